@@ -1,0 +1,71 @@
+"""The skeleton's outside: command line -> options -> main, and every mistake as one line and exit code 2."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done; the message is the one line they read."""
+
+
+def run(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:
+    """Runs a command: `--preset NAME` chooses the defaults, every other option overrides them."""
+    try:
+        main(parse(options, presets, sys.argv[1:]))
+    except UsageError as error:
+        _exit(str(error), 2)
+    except KeyboardInterrupt:
+        _exit("interrupted; no results were written", 130)
+
+
+def parse(options: type[Options], presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:
+    """Options from command line arguments; a UsageError where they make none."""
+    preset = _last_value(arguments, "--preset")
+    box = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(box):
+            return tyro.cli(options, args=arguments, default=presets.get(preset or "", tyro.MISSING_NONPROP))
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise UsageError(f"{_first_paragraph(box.getvalue())}; --help lists the options") from None
+
+
+@contextlib.contextmanager
+def usage_errors() -> Any:
+    """Turns the library's ValueError and TypeError into a UsageError: for the checks that come before the work."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def _last_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of `--flag value` or `--flag=value`, needed before tyro knows the defaults."""
+    value = None
+    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if word == flag:
+            value = following
+        elif word.startswith(f"{flag}="):
+            value = word.removeprefix(f"{flag}=")
+    return value
+
+
+def _first_paragraph(box: str) -> str:
+    """tyro frames its errors: the text above the first inner rule, on one line."""
+    lines = [line.strip("│ ") for line in box.splitlines() if not line.startswith(("╭", "╰"))]
+    rule = next((number for number, line in enumerate(lines) if line.startswith("─")), len(lines))
+    return re.sub(r"\s+", " ", " ".join(lines[:rule])).strip().rstrip(".")
+
+
+def _exit(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}" if code == 2 else message, file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,64 @@
+"""Checks of arguments: what can be known before a program is traced, said in one sentence.
+
+A value that is being traced has no number yet and passes; what is wrong with it shows as NaN in the results.
+"""
+
+import math
+import operator
+
+import jax
+import jax.numpy as jnp
+
+
+def check_count(name: str, value: int, minimum: int) -> int:
+    """Returns `value` as an int, or says that `name` must be an integer of at least `minimum`."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        count = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}") from None
+    if count < minimum:
+        raise ValueError(f"{name} must be an integer >= {minimum}, got {count}")
+    return count
+
+
+def check_positive(name: str, value: jax.typing.ArrayLike) -> None:
+    """Says that `name` must be one finite number above 0, unless it is or is being traced."""
+    if isinstance(value, jax.core.Tracer):
+        if value.shape:
+            raise ValueError(f"{name} must be a single number, got an array of shape {value.shape}")
+        return
+    try:
+        if isinstance(value, str):
+            raise TypeError
+        number = float(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be a finite number > 0, got {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be a finite number > 0, got {number}")
+
+
+def check_key(key: jax.Array) -> None:
+    """Says that `key` must be one key of `jax.random`, of the typed or the older kind."""
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+        raise TypeError(f"key must come from jax.random.key(seed), got {key!r}")
+    keys_shape = key.shape if jnp.issubdtype(dtype, jax.dtypes.prng_key) else key.shape[:-1]
+    if keys_shape or not (key.shape or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+        raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
+
+
+def check_images(name: str, array: jax.Array) -> None:
+    """Says that `name` must be a batch of images (batch, height, width, channels) of floating point."""
+    shape, dtype = jnp.shape(array), jnp.result_type(array)
+    if len(shape) != 4:
+        raise ValueError(f"{name} must have shape (batch, height, width, channels), got {shape}")
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
+
+
+def check_same_shape(name: str, array: jax.Array, other_name: str, other: jax.Array) -> None:
+    """Says that two arrays must have one shape, which broadcasting would otherwise hide."""
+    if jnp.shape(array) != jnp.shape(other):
+        raise ValueError(f"{name} must have the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(array)}")

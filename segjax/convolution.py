@@ -1,0 +1,86 @@
+"""The one place that knows how XLA must be fed: a convolution that is fast in loops and under `vmap`.
+
+On a CPU, XLA has one fast convolution, NHWC x HWIO, and two traps around it (docs/performance.md has the numbers):
+
+- Inside `scan`, the gradients that JAX derives arrive with permuted dimensions, on a path some 20 times slower. Here
+  both gradients are written as ordinary NHWC x HWIO convolutions.
+- Under `vmap` over kernels (many runs at once) they become grouped convolutions, again some 20 times slower. Here a
+  batch of convolutions is a loop over them.
+
+Elsewhere (GPU, TPU) the plain convolution and JAX's own rules are used.
+"""
+
+from collections.abc import Sequence
+
+import jax
+from jax import lax
+from jax.custom_batching import sequential_vmap
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+
+
+@jax.custom_vjp
+def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Cross-correlation with stride 1, zero-padded to the same size: what PyTorch calls a convolution.
+
+    An even kernel pads one more zero after than before, as PyTorch's `padding="same"` does. Reverse-mode
+    differentiable only: its gradient is written by hand, so `jax.jvp` and `jax.hessian` refuse it.
+
+    Args:
+        inputs: (batch, height, width, channels_in).
+        kernel: (kernel_height, kernel_width, channels_in, channels_out), of the same dtype.
+
+    Returns:
+        (batch, height, width, channels_out).
+    """
+    return lax.platform_dependent(inputs, kernel, cpu=_forward_on_cpu, default=_plain)
+
+
+def _conv2d_forward(inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return conv2d(inputs, kernel), (inputs, kernel)
+
+
+def _conv2d_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return lax.platform_dependent(*residuals, cotangent, cpu=_backward_on_cpu, default=_plain_backward)
+
+
+conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+
+
+def _convolve(inputs: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    return lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+
+
+def _same_padding(kernel: jax.Array) -> list[tuple[int, int]]:
+    return [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
+
+
+def _plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _convolve(inputs, kernel, _same_padding(kernel))
+
+
+def _plain_backward(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _, pullback = jax.vjp(_plain, inputs, kernel)
+    return pullback(cotangent)
+
+
+_forward_on_cpu = sequential_vmap(_plain)
+
+
+@sequential_vmap
+def _backward_on_cpu(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Both gradients as NHWC x HWIO convolutions.
+
+    Each transpose is fenced: without the barrier XLA folds it into the convolution's dimension numbers, which is the
+    slow path again.
+    """
+    fence = lax.optimization_barrier
+    padding = _same_padding(kernel)
+    flipped = fence(kernel[::-1, ::-1].swapaxes(2, 3))
+    inputs_gradient = _convolve(cotangent, flipped, [(after, before) for before, after in padding])
+    # The kernel's gradient correlates the inputs with the cotangent: channels_in take the place of the batch, the
+    # batch that of the channels, and the cotangent is a kernel as large as the image.
+    images = fence(inputs.transpose(3, 1, 2, 0))
+    image_sized_kernel = fence(cotangent.transpose(1, 2, 0, 3))
+    kernel_gradient = _convolve(images, image_sized_kernel, padding)
+    return inputs_gradient, fence(kernel_gradient).transpose(1, 2, 0, 3)

@@ -1,0 +1,47 @@
+"""Losses on logits: (logits, mask) -> one number for each example; the caller averages.
+
+`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1. Gradients flow to the logits.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from segjax.checks import check_same_shape
+
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def mean_squared_error(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over pixels of (sigmoid(logits) - mask)^2: the loss of every run in the notebook. Shape (batch,)."""
+    check_same_shape("logits", logits, "mask", mask)
+    return _pixel_mean((jax.nn.sigmoid(logits) - mask) ** 2)
+
+
+def binary_cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Mean over pixels of the cross entropy, in nats. Shape (batch,).
+
+    The notebook writes it as a sum over pixels; the mean is what `torch.nn.BCELoss` gives. Exact for large logits,
+    where PyTorch's clips the logarithm at -100.
+    """
+    check_same_shape("logits", logits, "mask", mask)
+    return _pixel_mean(optax.sigmoid_binary_cross_entropy(logits, mask))
+
+
+def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """1 - (2 sum(w p) + 1) / (sum(w) + sum(p) + 1), with w the mask and p the probability. Shape (batch,).
+
+    The sums run over the pixels of an example, as Dice's overlap does; the notebook writes the formula with a pixel's
+    index. The ones keep it defined, and 0, where mask and prediction are both empty.
+    """
+    check_same_shape("logits", logits, "mask", mask)
+    probability = jax.nn.sigmoid(logits)
+    axes = tuple(range(1, mask.ndim))
+    overlap = jnp.sum(mask * probability, axis=axes)
+    return 1 - (2 * overlap + 1) / (jnp.sum(mask, axis=axes) + jnp.sum(probability, axis=axes) + 1)
+
+
+def _pixel_mean(values: jax.Array) -> jax.Array:
+    return jnp.mean(values, axis=tuple(range(1, values.ndim)))

@@ -1,0 +1,99 @@
+"""The notebook's PyTorch weights to and from ours, by the names of its `state_dict`; no PyTorch is needed.
+
+    conv{1,2,3}.0.{weight,bias}                     convolutions, (out, in, height, width) in PyTorch
+    bn.{weight,bias,running_mean,running_var,...}   the shared BatchNorm, and again as conv{1,2,3}.2.*
+    out.{weight,bias}                               the last convolution
+
+A network with one BatchNorm a layer has the same names without `bn.*`, and its own arrays in each `conv{i}.2.*`.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from segjax.models import Variables
+
+_LAYERS = (1, 2, 3)
+# (ours in its collection, PyTorch's)
+_NORM_PARAMS = (("scale", "weight"), ("bias", "bias"))
+_NORM_STATS = (("mean", "running_mean"), ("var", "running_var"))
+
+
+def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
+    """The variables of a `SegmentationCNN`: {"params", "batch_stats"}, from named arrays.
+
+    `shared_norm` is what the names say: True where `bn.*` is among them. The counter `num_batches_tracked` is not
+    kept, since a BatchNorm with a momentum never reads it. Float64 arrays stay float64 where x64 is enabled.
+
+    Raises:
+        ValueError: naming the arrays that are missing or unknown, or the one whose shape does not fit.
+    """
+    shared = any(name.startswith("bn.") for name in arrays)
+    _check_names(arrays, shared)
+    params, batch_stats = {}, {}
+    for ours, theirs in _convolutions():
+        weight = jnp.asarray(arrays[f"{theirs}.weight"])
+        if weight.ndim != 4:
+            raise ValueError(f"{theirs}.weight must have shape (out, in, height, width), got {weight.shape}")
+        params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
+    for ours, theirs in _norms(shared):
+        params[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_PARAMS}
+        batch_stats[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_STATS}
+    variables = {"params": params, "batch_stats": batch_stats}
+    _check_shapes(variables)
+    return variables
+
+
+def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
+    """NumPy arrays by PyTorch's names, for `load_state_dict` after `torch.from_numpy`.
+
+    Args:
+        variables: of a `SegmentationCNN`.
+        num_batches_tracked: PyTorch's counter of forward passes, which is not kept here and has no effect there.
+    """
+    params, batch_stats = variables["params"], variables["batch_stats"]
+    shared = "norm" in params
+    arrays = {}
+    for ours, theirs in _convolutions():
+        arrays[f"{theirs}.weight"] = np.ascontiguousarray(np.asarray(params[ours]["kernel"]).transpose(3, 2, 0, 1))
+        arrays[f"{theirs}.bias"] = np.asarray(params[ours]["bias"])
+    aliases = [("norm", f"conv{layer}.2") for layer in _LAYERS] if shared else []
+    for ours, theirs in [*_norms(shared), *aliases]:
+        arrays |= {f"{theirs}.{other}": np.asarray(params[ours][name]) for name, other in _NORM_PARAMS}
+        arrays |= {f"{theirs}.{other}": np.asarray(batch_stats[ours][name]) for name, other in _NORM_STATS}
+        arrays[f"{theirs}.num_batches_tracked"] = np.asarray(num_batches_tracked, np.int64)
+    return arrays
+
+
+def _convolutions() -> list[tuple[str, str]]:
+    return [*((f"conv{layer}", f"conv{layer}.0") for layer in _LAYERS), ("out", "out")]
+
+
+def _norms(shared: bool) -> list[tuple[str, str]]:
+    return [("norm", "bn")] if shared else [(f"norm{layer}", f"conv{layer}.2") for layer in _LAYERS]
+
+
+def _check_names(arrays: Mapping[str, jax.typing.ArrayLike], shared: bool) -> None:
+    needed = {f"{theirs}.{name}" for _, theirs in _convolutions() for name in ("weight", "bias")}
+    norm_names = [theirs for _, theirs in (*_NORM_PARAMS, *_NORM_STATS)]
+    needed |= {f"{theirs}.{name}" for _, theirs in _norms(shared) for name in norm_names}
+    aliases = {f"conv{layer}.2.{name}" for layer in _LAYERS for name in norm_names} if shared else set()
+    missing = sorted(needed - set(arrays))
+    unknown = sorted(name for name in set(arrays) - needed - aliases if not name.endswith(".num_batches_tracked"))
+    if missing or unknown:
+        raise ValueError(f"arrays must be the notebook's state_dict; missing: {missing}, unknown: {unknown}")
+
+
+def _check_shapes(variables: Variables) -> None:
+    """Each layer must take what the one before it gives, and each vector must match its convolution."""
+    params = variables["params"]
+    width, kernel_size = params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[:2]
+    for layer, arrays in params.items():
+        for name, array in {**arrays, **variables["batch_stats"].get(layer, {})}.items():
+            features = 1 if layer == "out" else width
+            channels = params["conv1"]["kernel"].shape[2] if layer == "conv1" else width
+            wanted = (*kernel_size, channels, features) if name == "kernel" else (features,)
+            if array.shape != wanted:
+                raise ValueError(f"arrays: {layer} {name} must have shape {wanted}, got {array.shape}")

@@ -1,0 +1,256 @@
+"""Training as pure functions: a step, a whole run as one program, and the same run in chunks for people.
+
+A run draws a fresh batch at every step from `fold_in(data_key, step)`. One key therefore fixes the initial weights
+and every image, whatever the optimizer, the rate and the chunk size: runs of one key are paired.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from segjax import metrics
+from segjax.checks import check_count, check_key, check_positive
+from segjax.losses import Loss, mean_squared_error
+from segjax.models import Variables, predict
+from segjax.optimizers import Optimizer, adam
+from segjax.textures import Batch, generate_data
+
+
+class TrainState(NamedTuple):
+    """What the next step needs; arrays only. `step` counts the updates done, int32."""
+
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    step: jax.Array
+
+    @property
+    def variables(self) -> Variables:
+        """The model's variables, as `model.apply` and `segjax.predict` take them."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+class History(NamedTuple):
+    """What a person wants of each step, before its update: the batch's mean loss and its counts. Leaves (num_steps,)."""
+
+    loss: jax.Array
+    counts: metrics.Counts
+
+
+Generate = Callable[..., Batch]
+Train = Callable[[jax.Array, jax.typing.ArrayLike], tuple[TrainState, History]]
+Report = Callable[[TrainState, History], None]
+
+
+class _Keys(NamedTuple):
+    init: jax.Array
+    data: jax.Array
+
+
+def create_state(
+    model: nn.Module, optimizer: Optimizer, key: jax.Array, image: jax.Array, learning_rate: jax.typing.ArrayLike
+) -> TrainState:
+    """Initial weights and optimizer state; `image` gives the shape and dtype alone."""
+    variables = model.init(key, image, train=False)
+    params = variables["params"]
+    return TrainState(params, variables.get("batch_stats", {}), optimizer(learning_rate).init(params), jnp.int32(0))
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: Optimizer,
+    loss: Loss,
+    state: TrainState,
+    batch: Batch,
+    learning_rate: jax.typing.ArrayLike,
+) -> tuple[TrainState, History]:
+    """One gradient step on one batch, in train mode; the returned `History` has scalar leaves."""
+
+    def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        logits, updates = model.apply(variables, batch.image, train=True, mutable=["batch_stats"])
+        return jnp.mean(loss(logits, batch.mask)), (logits, updates.get("batch_stats", {}))
+
+    (value, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    updates, opt_state = optimizer(learning_rate).update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    history = History(value, metrics.count(logits, batch.mask))
+    return TrainState(params, batch_stats, opt_state, state.step + 1), history
+
+
+def make_train(
+    model: nn.Module,
+    *,
+    optimizer: Optimizer = adam,
+    loss: Loss = mean_squared_error,
+    num_steps: int = 1000,
+    generate: Generate = generate_data,
+    **generate_options: Any,
+) -> Train:
+    """Makes `train(key, learning_rate) -> (state, history)`: a whole run, to be jitted into one XLA program.
+
+    Args:
+        model: a Linen module, image -> logits; its BatchNorm state is carried along.
+        optimizer: learning rate -> optax transformation, such as those of `OPTIMIZERS`.
+        loss: (logits, mask) -> (batch,).
+        num_steps: updates, >= 1.
+        generate: (key, **generate_options) -> Batch, pure.
+        generate_options: for `generate_data`: batch_size, image_size, sigma1, sigma2, sigma; the sigmas may be traced.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+
+    >>> train = jax.jit(segjax.make_train(segjax.SegmentationCNN(), num_steps=100, image_size=64))
+    >>> state, history = train(jax.random.key(0), 1e-3)
+    >>> keys = jax.random.split(jax.random.key(0), 4)
+    >>> states, histories = jax.jit(jax.vmap(train, in_axes=(0, None)))(keys, 1e-3)
+    """
+    num_steps = check_count("num_steps", num_steps, minimum=1)
+    init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
+
+    def train(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[TrainState, History]:
+        key, learning_rate = _check_run(key, learning_rate)
+        return advance(key, init(key, learning_rate), learning_rate, num_steps, num_steps)
+
+    return train
+
+
+class Fit(NamedTuple):
+    """A run in compiled chunks, between which the host can look, report and stop; made by `make_fit`.
+
+    `fit(key, learning_rate)` gives what `train` gives, bit for bit on a CPU and whatever the chunk size. Rates, keys
+    and lengths are arguments of the compiled programs: one compilation serves them all.
+
+    Attributes:
+        init: (key, learning_rate) -> state.
+        advance: (key, state, learning_rate, n) -> (state, history) for n <= chunk_size steps, of which the first n rows
+            of the history tell. It consumes its `state`, whose buffers are reused.
+        num_steps, chunk_size: as given to `make_fit`.
+    """
+
+    init: Callable[..., TrainState]
+    advance: Callable[..., tuple[TrainState, History]]
+    num_steps: int
+    chunk_size: int
+
+    def __call__(
+        self, key: jax.Array, learning_rate: jax.typing.ArrayLike, report: Report | None = None
+    ) -> tuple[TrainState, History]:
+        """Trains for `num_steps`; the history is of NumPy arrays.
+
+        Args:
+            key, learning_rate: as for `train`.
+            report: called after each chunk with the state, valid until the next chunk, and the chunk's history.
+        """
+        key, learning_rate = _check_run(key, learning_rate)
+        state, chunks = self.init(key, learning_rate), []
+        for start in range(0, self.num_steps, self.chunk_size):
+            num_steps = min(self.chunk_size, self.num_steps - start)
+            state, history = self.advance(key, state, learning_rate, num_steps)
+            chunks.append(jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], history))
+            if report is not None:
+                report(state, chunks[-1])
+        return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
+
+    def compile(self, key: jax.Array, learning_rate: jax.typing.ArrayLike) -> None:
+        """Compiles the run, by doing no step of it, so that what follows can be timed without."""
+        key, learning_rate = _check_run(key, learning_rate)
+        jax.block_until_ready(self.advance(key, self.init(key, learning_rate), learning_rate, 0))
+
+
+def make_fit(
+    model: nn.Module,
+    *,
+    optimizer: Optimizer = adam,
+    loss: Loss = mean_squared_error,
+    num_steps: int = 1000,
+    chunk_size: int = 50,
+    generate: Generate = generate_data,
+    **generate_options: Any,
+) -> Fit:
+    """Makes `fit(key, learning_rate, report=None) -> (state, history)`: the run of `make_train`, in chunks.
+
+    Args:
+        chunk_size: steps between two looks of the host, >= 1; 10 to 100 cost nothing that can be measured.
+        model, optimizer, loss, num_steps, generate, generate_options: as in `make_train`.
+    """
+    num_steps = check_count("num_steps", num_steps, minimum=1)
+    chunk_size = check_count("chunk_size", chunk_size, minimum=1)
+    init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
+    # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and a chunk of one step
+    # is the same loop as any other, with the same rounding.
+    advance_chunk = jax.jit(partial(advance, capacity=chunk_size), donate_argnums=1)
+    return Fit(jax.jit(init), advance_chunk, num_steps, chunk_size)
+
+
+def evaluate(
+    model: nn.Module,
+    variables: Variables,
+    key: jax.Array,
+    num_batches: int = 16,
+    generate: Generate = generate_data,
+    **generate_options: Any,
+) -> metrics.Counts:
+    """Counts of `segjax.predict` over fresh batches, the same ones for every model given one key: to be jitted.
+
+    Args:
+        model, variables: `state.variables` after training.
+        key: of the held-out images; training never draws from it directly.
+        num_batches: batches of `generate`, whose size matters to models that predict with batch statistics.
+        generate, generate_options: as in `make_train`.
+    """
+    check_key(key)
+    indices = jnp.arange(check_count("num_batches", num_batches, minimum=1))
+
+    def count_batch(index: jax.Array) -> metrics.Counts:
+        batch = generate(jax.random.fold_in(key, index), **generate_options)
+        return metrics.count(predict(model, variables, batch.image), batch.mask)
+
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), lax.map(count_batch, indices))
+
+
+def _make_run(
+    model: nn.Module, optimizer: Optimizer, loss: Loss, generate: Generate
+) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, History]]]:
+    """The two pure functions of a run: its first state, and n further steps."""
+    # Traced once here, so that a bad option is an error where it was given.
+    image = jax.eval_shape(generate, jax.random.key(0)).image
+
+    def init(key: jax.Array, learning_rate: jax.Array) -> TrainState:
+        return create_state(model, optimizer, _split(key).init, jnp.zeros(image.shape, image.dtype), learning_rate)
+
+    def step(key: jax.Array, state: TrainState, learning_rate: jax.Array) -> tuple[TrainState, History]:
+        batch = generate(jax.random.fold_in(_split(key).data, state.step))
+        return train_step(model, optimizer, loss, state, batch, learning_rate)
+
+    def advance(
+        key: jax.Array, state: TrainState, learning_rate: jax.Array, num_steps: int, capacity: int
+    ) -> tuple[TrainState, History]:
+        _, row = jax.eval_shape(step, key, state, learning_rate)
+        history = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), row)
+
+        def body(index: jax.Array, carry: tuple[TrainState, History]) -> tuple[TrainState, History]:
+            state, row = step(key, carry[0], learning_rate)
+            return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), carry[1], row)
+
+        return lax.fori_loop(0, num_steps, body, (state, history))
+
+    return init, advance
+
+
+def _split(key: jax.Array) -> _Keys:
+    return _Keys(*jax.random.split(key))
+
+
+def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
+    check_key(key)
+    check_positive("learning_rate", learning_rate)
+    # One dtype for Python and NumPy numbers alike: no second trace.
+    return key, jnp.asarray(learning_rate, float)
