@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -51,7 +52,7 @@ def usage_errors() -> Any:
 def _last_value(arguments: Sequence[str], flag: str) -> str | None:
     """The value of `--flag value` or `--flag=value`, needed before tyro knows the defaults."""
     value = None
-    for word, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for word, following in itertools.zip_longest(arguments, arguments[1:]):
         if word == flag:
             value = following
         elif word.startswith(f"{flag}="):

@@ -96,10 +96,10 @@ def main(options: Options) -> None:
 
 def prepare(options: Options) -> dict[str, Any]:
     """A compiled-once `fit` for each optimizer, after a check of every option."""
-    check_positive("--learning-rate", options.learning_rate)
-    check_count("--iterations", options.iterations, minimum=1)
-    check_count("--seeds", options.seeds, minimum=1)
-    check_count("--seed", options.seed, minimum=0)
+    for name in ("learning_rate", "sigma1", "sigma2", "sigma"):
+        check_positive(flag(name), getattr(options, name))
+    for name, minimum in (("iterations", 1), ("batch_size", 1), ("image_size", 2), ("seeds", 1), ("seed", 0)):
+        check_count(flag(name), getattr(options, name), minimum)
     if options.seed + options.seeds > 2**32:
         raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
     if not options.optimizers or len(set(options.optimizers)) < len(options.optimizers):
@@ -117,6 +117,10 @@ def prepare(options: Options) -> dict[str, Any]:
         )
         for name in options.optimizers
     }
+
+
+def flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def texture(options: Options) -> dict[str, Any]:

@@ -14,7 +14,7 @@ A tour, in the order in which data walks through the package:
     plotting       arrays -> Figure; not imported here, so that segjax needs no matplotlib
 
     >>> import jax, segjax
-    >>> train = segjax.make_train(segjax.SegmentationCNN(), num_steps=100)
+    >>> train = segjax.make_train(segjax.SegmentationCNN(), num_steps=20, image_size=32, sigma=6.4)
     >>> state, history = jax.jit(train)(jax.random.key(0), 1e-3)
 """
 

@@ -39,8 +39,8 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
         axes.set_yscale("log" if panel.log else "linear")
         axes.margins(x=0)
         axes.grid(alpha=0.3)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
+    drawn = {line.get_label(): line for axes in figure.axes for line in axes.lines}
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=min(len(drawn), 4), frameon=False)
     figure.suptitle(title)
     return figure
 

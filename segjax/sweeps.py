@@ -24,7 +24,12 @@ def sweep(
     Returns:
         States and histories whose leaves have the leading axes (seeds, rates).
 
+    >>> import jax, segjax
+    >>> train = segjax.make_train(segjax.SegmentationCNN(num_channels=2), num_steps=5, image_size=16, sigma=3)
+    >>> keys = jax.random.split(jax.random.key(0), 3)
     >>> states, histories = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-3, 1e-2]))(keys)
+    >>> histories.loss.shape
+    (3, 2, 5)
     """
     rates = jnp.asarray(learning_rates, float)
     if jnp.shape(keys) == () or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:

@@ -47,7 +47,7 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
 
 
 def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
-    """NumPy arrays by PyTorch's names, for `load_state_dict` after `torch.from_numpy`.
+    """NumPy arrays by PyTorch's names, fresh and writable, for `load_state_dict` after `torch.from_numpy`.
 
     Args:
         variables: of a `SegmentationCNN`.
@@ -57,13 +57,13 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
     shared = "norm" in params
     arrays = {}
     for ours, theirs in _convolutions():
-        arrays[f"{theirs}.weight"] = np.ascontiguousarray(np.asarray(params[ours]["kernel"]).transpose(3, 2, 0, 1))
-        arrays[f"{theirs}.bias"] = np.asarray(params[ours]["bias"])
+        arrays[f"{theirs}.weight"] = np.array(params[ours]["kernel"]).transpose(3, 2, 0, 1).copy()
+        arrays[f"{theirs}.bias"] = np.array(params[ours]["bias"])
     aliases = [("norm", f"conv{layer}.2") for layer in _LAYERS] if shared else []
     for ours, theirs in [*_norms(shared), *aliases]:
-        arrays |= {f"{theirs}.{other}": np.asarray(params[ours][name]) for name, other in _NORM_PARAMS}
-        arrays |= {f"{theirs}.{other}": np.asarray(batch_stats[ours][name]) for name, other in _NORM_STATS}
-        arrays[f"{theirs}.num_batches_tracked"] = np.asarray(num_batches_tracked, np.int64)
+        arrays |= {f"{theirs}.{other}": np.array(params[ours][name]) for name, other in _NORM_PARAMS}
+        arrays |= {f"{theirs}.{other}": np.array(batch_stats[ours][name]) for name, other in _NORM_STATS}
+        arrays[f"{theirs}.num_batches_tracked"] = np.array(num_batches_tracked, np.int64)
     return arrays
 
 

@@ -107,17 +107,23 @@ def make_train(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
 
-    >>> train = jax.jit(segjax.make_train(segjax.SegmentationCNN(), num_steps=100, image_size=64))
-    >>> state, history = train(jax.random.key(0), 1e-3)
+    >>> import jax, segjax
+    >>> train = segjax.make_train(segjax.SegmentationCNN(num_channels=2), num_steps=5, image_size=16, sigma=3)
+    >>> state, history = jax.jit(train)(jax.random.key(0), 1e-3)
     >>> keys = jax.random.split(jax.random.key(0), 4)
     >>> states, histories = jax.jit(jax.vmap(train, in_axes=(0, None)))(keys, 1e-3)
+    >>> history.loss.shape, histories.loss.shape
+    ((5,), (4, 5))
     """
     num_steps = check_count("num_steps", num_steps, minimum=1)
     init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
 
     def train(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[TrainState, History]:
         key, learning_rate = _check_run(key, learning_rate)
-        return advance(key, init(key, learning_rate), learning_rate, num_steps, num_steps)
+        # The compiler must not know the number of steps: it would compile another loop, with other rounding, than the
+        # one that `make_fit` runs.
+        hidden_num_steps = lax.optimization_barrier(jnp.int32(num_steps))
+        return advance(key, init(key, learning_rate), learning_rate, hidden_num_steps, num_steps)
 
     return train
 
@@ -231,7 +237,7 @@ def _make_run(
         return train_step(model, optimizer, loss, state, batch, learning_rate)
 
     def advance(
-        key: jax.Array, state: TrainState, learning_rate: jax.Array, num_steps: int, capacity: int
+        key: jax.Array, state: TrainState, learning_rate: jax.Array, num_steps: jax.Array, capacity: int
     ) -> tuple[TrainState, History]:
         _, row = jax.eval_shape(step, key, state, learning_rate)
         history = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), row)

@@ -1,12 +1,26 @@
-"""Golden arrays of PyTorch (tests/data/README.md) and small sizes shared by the tests."""
+"""Golden arrays of PyTorch (tests/data/README.md) and what several tests share."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+
+# Most of the tests' time is LLVM's. Less of its optimisation halves the whole; what XLA does before it, the form of the
+# convolutions included, stays the same. Must be set before jax is imported.
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import settings
 
 DATA = Path(__file__).parent / "data"
+
+# Golden numbers are of full float32; a GPU would else multiply in TF32.
+jax.config.update("jax_default_matmul_precision", "highest")
+
+# Compilation takes its time, and a test must fail today as it did yesterday.
+settings.register_profile("segjax", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("segjax")
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -35,7 +49,7 @@ def golden_trajectories() -> dict[str, np.ndarray]:
 
 
 @pytest.fixture
-def x64():
+def x64() -> Iterator[None]:
     """Float64 for one test alone."""
     with jax.enable_x64(True):
         yield

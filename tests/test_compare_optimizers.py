@@ -1,0 +1,125 @@
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from experiments import command, compare_optimizers
+from experiments.compare_optimizers import Options
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--preset", "quick", "--iterations", "4", "--image-size", "16", "--sigma", "4", "--seeds", "2"]
+
+
+def parse(*arguments):
+    return command.parse(Options, compare_optimizers.PRESETS, arguments)
+
+
+def run(*arguments):
+    compare_optimizers.main(parse(*TINY, "--optimizers", "sgd", "adam", *arguments))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The folder that a small run writes."""
+    out = tmp_path_factory.mktemp("results") / "nested"
+    run("--out", str(out))
+    return out
+
+
+def test_writes_every_file(results):
+    names = {"curves.png", "predictions.png", "results.json", "runs.csv"}
+    assert {path.name for path in results.iterdir()} == names
+    for name in ("curves.png", "predictions.png"):
+        assert (results / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_tell_what_made_them(results):
+    document = json.loads((results / "results.json").read_text())
+    assert document["options"]["iterations"] == 4
+    assert document["versions"]["jax"] == jax.__version__
+    assert document["device"]["platform"] == jax.default_backend()
+    runs = document["runs"]
+    assert [(run["optimizer"], run["seed"]) for run in runs] == [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
+    for run in runs:
+        assert len(run["curves"]["loss"]) == len(run["curves"]["agreement"]) == 4
+        assert run["loss"] == pytest.approx(sum(run["curves"]["loss"]) / 4, rel=1e-6)
+        assert 0 <= run["iou"] <= run["accuracy"] <= 1
+    # Paired: the first loss of a seed is every optimizer's.
+    assert runs[0]["curves"]["loss"][0] == runs[2]["curves"]["loss"][0]
+    assert runs[0]["curves"]["loss"][0] != runs[1]["curves"]["loss"][0]
+    losses = [run["loss"] for run in runs[:2]]
+    assert document["summary"]["sgd"]["loss"] == pytest.approx(
+        {"mean": sum(losses) / 2, "min": min(losses), "max": max(losses)}
+    )
+
+
+def test_table_has_a_row_a_run(results):
+    with (results / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    runs = json.loads((results / "results.json").read_text())["runs"]
+    assert [float(row["iou"]) for row in rows] == [run["iou"] for run in runs]
+    assert "curves" not in rows[0]
+
+
+def test_results_are_not_overwritten_unasked(results):
+    before = (results / "results.json").read_bytes()
+    with pytest.raises(command.UsageError, match="already holds files.*--overwrite"):
+        run("--out", str(results))
+    assert (results / "results.json").read_bytes() == before
+
+
+def test_same_command_same_numbers(results, tmp_path):
+    run("--out", str(tmp_path))
+    first, second = (json.loads((out / "results.json").read_text())["runs"] for out in (results, tmp_path))
+    for a, b in zip(first, second, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+def test_presets_are_defaults():
+    assert parse() == Options()
+    assert parse("--preset=quick").iterations == 100
+    assert parse("--preset", "quick", "--iterations", "7") == Options(
+        preset="quick", iterations=7, image_size=64, sigma=12.8
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--optimizers", "sgd", "sdg"], "--optimizers must be of: sgd, momentum, rmsprop, adam; got 'sdg'"),
+        (["--optimizers"], "--optimizers must be different names out of"),
+        (["--optimizers", "sgd", "sgd"], "--optimizers must be different names out of"),
+        (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be a finite number > 0"),
+        (["--iterations", "0"], "--iterations must be an integer >= 1"),
+        (["--iterations", "many"], "--iterations"),
+        (["--seeds", "0"], "--seeds must be an integer >= 1"),
+        (["--seed", "-1"], "--seed must be an integer >= 0"),
+        (["--seed", "4294967296"], "--seed must be below"),
+        (["--batch-size", "0"], "--batch-size must be an integer >= 1"),
+        (["--image-size", "1"], "--image-size must be an integer >= 2"),
+        (["--sigma", "-2"], "--sigma must be a finite number > 0"),
+        (["--sigma1", "nan"], "--sigma1 must be a finite number > 0"),
+        (["--preset", "slow"], "'slow'.*--preset"),
+        (["--what"], "--what"),
+        (["--out", "/proc/nowhere"], "--out /proc/nowhere cannot be written"),
+        (["--out", __file__], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    with pytest.raises(command.UsageError, match=message) as error:
+        compare_optimizers.main(parse(*arguments, *out))
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_exits_with_2():
+    arguments = ["-m", "experiments.compare_optimizers", "--sigma", "0"]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --sigma must be a finite number > 0, got 0.0\n"

@@ -1,0 +1,58 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import to_nhwc
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from segjax import losses
+
+ALL = [losses.mean_squared_error, losses.binary_cross_entropy, losses.dice]
+MASK = jnp.array([[1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]).reshape(2, 2, 2, 1)
+
+
+@pytest.mark.parametrize(("loss", "name"), [(losses.mean_squared_error, "mse"), (losses.binary_cross_entropy, "bce")])
+def test_matches_pytorch(loss, name, golden_model):
+    probability = to_nhwc(golden_model["train/output"]).astype(np.float64)
+    logits = np.log(probability) - np.log1p(-probability)
+    value = loss(jnp.asarray(logits, jnp.float32), to_nhwc(golden_model["mask"])).mean()
+    assert float(value) == pytest.approx(float(golden_model[f"loss/{name}"]), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_one_number_for_each_example(loss):
+    logits = jax.random.normal(jax.random.key(0), MASK.shape)
+    values = loss(logits, MASK)
+    chex.assert_shape(values, (2,))
+    for index in range(2):
+        np.testing.assert_allclose(values[index], loss(logits[index : index + 1], MASK[index : index + 1])[0], rtol=1e-6)
+
+
+def test_closed_forms_at_probability_one_half():
+    logits = jnp.zeros_like(MASK)
+    np.testing.assert_allclose(losses.mean_squared_error(logits, MASK), 0.25)
+    np.testing.assert_allclose(losses.binary_cross_entropy(logits, MASK), np.log(2), rtol=1e-6)
+    # 1 - (2 * 1.5 + 1) / (3 + 2 + 1) and 1 - 1 / (0 + 2 + 1)
+    np.testing.assert_allclose(losses.dice(logits, MASK), [1 / 3, 2 / 3], rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_a_perfect_prediction_costs_nothing(loss):
+    np.testing.assert_allclose(loss(200 * (2 * MASK - 1), MASK), 0, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss", ALL)
+@given(logits=hnp.arrays(np.float32, (2, 2, 2, 1), elements=st.floats(-1e4, 1e4, width=32)))
+def test_finite_with_finite_gradients_at_any_logit(loss, logits):
+    value, gradient = jax.value_and_grad(lambda x: loss(x, MASK).sum())(jnp.asarray(logits))
+    chex.assert_tree_all_finite((value, gradient))
+    assert value >= -1e-6
+
+
+@pytest.mark.parametrize("loss", ALL)
+def test_refuses_shapes_that_would_broadcast(loss):
+    with pytest.raises(ValueError, match="logits must have the shape of mask"):
+        loss(MASK[..., 0], MASK)

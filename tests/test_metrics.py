@@ -1,0 +1,81 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import to_nhwc
+from hypothesis import given
+from hypothesis import strategies as st
+
+from segjax import metrics
+
+RATIOS = [metrics.accuracy, metrics.iou, metrics.precision, metrics.recall, metrics.f1, metrics.agreement]
+
+
+def counts(tp=0, fp=0, fn=0, tn=0, agreeing=0):
+    return metrics.Counts(*(jnp.int32(value) for value in (tp, fp, fn, tn, agreeing)))
+
+
+def test_counts_match_pytorch(golden_model):
+    probability = to_nhwc(golden_model["train/output"]).astype(np.float64)
+    logits = jnp.asarray(np.log(probability) - np.log1p(-probability), jnp.float32)
+    counted = metrics.count(logits, to_nhwc(golden_model["mask"]))
+    assert [int(value) for value in counted[:4]] == golden_model["counts"].tolist()
+    assert float(metrics.agreement(counted)) == pytest.approx(float(golden_model["train/agreement"]))
+
+
+def test_closed_forms():
+    result = counts(tp=3, fp=1, fn=2, tn=4, agreeing=5)
+    expected = [7 / 10, 3 / 6, 3 / 4, 3 / 5, 6 / 9, 5 / 10]
+    np.testing.assert_allclose([ratio(result) for ratio in RATIOS], expected, rtol=1e-6)
+
+
+def test_agreement_counts_the_sure_and_right_alone():
+    logits = jnp.array([5.0, -5.0, 1.0, -1.0, 5.0, -5.0])
+    mask = jnp.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    counted = metrics.count(logits, mask)
+    assert float(metrics.agreement(counted)) == pytest.approx(2 / 6)
+    assert float(metrics.accuracy(counted)) == pytest.approx(4 / 6)
+
+
+@given(*[st.lists(st.integers(0, 10**6), min_size=5, max_size=5)] * 2)
+def test_counts_add(first, second):
+    """Any ratio of added counts lies between those of the parts."""
+    a, b = metrics.Counts(*jnp.int32(first)), metrics.Counts(*jnp.int32(second))
+    total = jax.tree.map(jnp.add, a, b)
+    for ratio in RATIOS:
+        low, high = sorted([float(ratio(a)), float(ratio(b))])
+        assert low - 1e-5 <= float(ratio(total)) <= high + 1e-5
+    iou, f1 = float(metrics.iou(total)), float(metrics.f1(total))
+    assert f1 == pytest.approx(2 * iou / (1 + iou), abs=1e-5)
+
+
+def test_counts_of_a_split_batch_add_to_those_of_the_whole():
+    logits = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    mask = (jax.random.normal(jax.random.key(1), (4, 8, 8, 1)) > 0).astype(jnp.float32)
+    parts = jax.vmap(metrics.count)(logits, mask)
+    chex.assert_trees_all_equal(jax.tree.map(partial(jnp.sum, axis=0), parts), metrics.count(logits, mask))
+    assert sum(int(value) for value in metrics.count(logits, mask)[:4]) == mask.size
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_nothing_wanted_and_nothing_given_is_perfect(ratio):
+    assert float(ratio(counts(tn=9, agreeing=9))) == 1
+    assert float(ratio(counts())) == 1
+
+
+def test_a_false_positive_on_an_empty_mask():
+    result = counts(fp=1, tn=8)
+    assert float(metrics.iou(result)) == float(metrics.f1(result)) == float(metrics.precision(result)) == 0
+    assert float(metrics.recall(result)) == 1
+
+
+def test_running_mean():
+    np.testing.assert_allclose(metrics.running_mean([[3.0, 1.0, 2.0]]), [[3.0, 2.0, 2.0]])
+
+
+def test_refuses_shapes_that_would_broadcast():
+    with pytest.raises(ValueError, match="logits must have the shape of mask"):
+        metrics.count(jnp.zeros((2, 4, 4)), jnp.zeros((2, 4, 4, 1)))

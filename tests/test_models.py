@@ -1,0 +1,131 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import to_nhwc, under
+
+import segjax
+
+KEY = jax.random.key(0)
+IMAGE = jax.random.uniform(jax.random.key(1), (2, 12, 12, 1))
+
+
+@pytest.fixture
+def notebook(golden_model):
+    """The golden network and its variables, image and mask."""
+    variables = segjax.torch_weights.from_state_dict(under(golden_model, "state/"))
+    return segjax.SegmentationCNN(), variables, to_nhwc(golden_model["x"]), to_nhwc(golden_model["mask"])
+
+
+def test_train_output_and_running_statistics_match_pytorch(notebook, golden_model):
+    model, variables, image, _ = notebook
+    logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), to_nhwc(golden_model["train/output"]), rtol=0, atol=1e-5)
+    statistics = updates["batch_stats"]["norm"]
+    np.testing.assert_allclose(statistics["mean"], golden_model["after/bn.running_mean"], rtol=3e-4)
+    np.testing.assert_allclose(statistics["var"], golden_model["after/bn.running_var"], rtol=3e-4)
+
+
+def test_eval_output_matches_pytorch(notebook, golden_model):
+    model, variables, image, _ = notebook
+    probability = jax.nn.sigmoid(model.apply(variables, image, train=False))
+    np.testing.assert_allclose(probability, to_nhwc(golden_model["eval/output"]), rtol=0, atol=1e-5)
+
+
+def test_every_gradient_matches_pytorch(notebook, golden_model):
+    model, variables, image, mask = notebook
+
+    def objective(params):
+        logits, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        return segjax.losses.mean_squared_error(logits, mask).mean()
+
+    value, gradient = jax.value_and_grad(objective)(variables["params"])
+    assert float(value) == pytest.approx(float(golden_model["train/loss"]), rel=1e-5)
+    state = segjax.torch_weights.to_state_dict({"params": gradient, "batch_stats": variables["batch_stats"]})
+    for name, golden in under(golden_model, "grad/").items():
+        np.testing.assert_allclose(state[name], golden, rtol=1e-4, atol=1e-4 * np.abs(golden).max(), err_msg=name)
+
+
+def test_parameter_count_and_table():
+    variables = segjax.SegmentationCNN().init(KEY, IMAGE, train=False)
+    assert segjax.count_parameters(variables) == 13_681
+    table = segjax.parameter_table(variables).splitlines()
+    counts = {line.split()[0]: line.split()[-1] for line in table}
+    assert counts == {"conv1": "416", "norm": "32", "conv2": "6,416", "conv3": "6,416", "out": "401", "total": "13,681"}
+    assert "kernel 5x5x1x16" in table[[line.split()[0] for line in table].index("conv1")]
+
+
+def test_separate_norms():
+    model = segjax.SegmentationCNN(num_channels=3, kernel_size=3, shared_norm=False)
+    variables = model.init(KEY, IMAGE, train=False)
+    assert {"norm1", "norm2", "norm3"} == set(variables["batch_stats"])
+    assert "norm" not in variables["params"]
+
+
+def test_initial_law_is_pytorch_s():
+    params = segjax.SegmentationCNN().init(KEY, IMAGE, train=False)["params"]
+    for layer, channels in (("conv1", 1), ("conv2", 16), ("conv3", 16), ("out", 16)):
+        bound = (25 * channels) ** -0.5
+        for array in params[layer].values():
+            assert np.abs(array).max() <= bound
+        # A uniform law of this width has the standard deviation bound / sqrt(3).
+        assert np.std(params[layer]["kernel"]) == pytest.approx(bound / 3**0.5, rel=0.1)
+        assert np.any(params[layer]["bias"] != 0)
+
+
+def test_initial_weights_do_not_depend_on_the_image():
+    model = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
+    chex.assert_trees_all_equal(model.init(KEY, IMAGE), model.init(KEY, jnp.zeros_like(IMAGE)))
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4])
+def test_keeps_the_size_of_the_image(kernel_size):
+    logits, _ = segjax.SegmentationCNN(2, kernel_size).init_with_output(KEY, IMAGE)
+    chex.assert_equal_shape([logits, IMAGE])
+
+
+def test_dtype_follows_the_image(x64):
+    image = IMAGE.astype(jnp.float64)
+    logits, variables = segjax.SegmentationCNN(2, 3).init_with_output(KEY, image, train=True)
+    assert {leaf.dtype for leaf in jax.tree.leaves((logits, variables))} == {jnp.dtype("float64")}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_predict_takes_the_statistics_that_work(shared):
+    """The notebook's flaw 7: after training, a shared BatchNorm is at chance in evaluation mode."""
+    model = segjax.SegmentationCNN(num_channels=4, shared_norm=shared)
+    train = segjax.make_train(model, num_steps=150, batch_size=4, image_size=32, sigma=6.4)
+    batch = segjax.generate_data(jax.random.key(7), 8, 32, sigma=6.4)
+
+    @jax.jit
+    def accuracies(key):
+        variables = train(key, 1e-2)[0].variables
+        batched, _ = model.apply(variables, batch.image, train=True, mutable=["batch_stats"])
+        running = model.apply(variables, batch.image, train=False)
+        predicted = segjax.predict(model, variables, batch.image)
+        return [segjax.metrics.accuracy(segjax.metrics.count(x, batch.mask)) for x in (predicted, batched, running)]
+
+    predicted, batched, running = accuracies(KEY)
+    assert predicted == (batched if shared else running)
+    assert predicted > 0.8
+    if shared:
+        assert running < 0.7
+
+
+@pytest.mark.parametrize(
+    ("error", "image", "message"),
+    [
+        (ValueError, jnp.zeros((12, 12, 1)), "image must have shape"),
+        (TypeError, jnp.zeros((1, 12, 12, 1), int), "image must be of a floating dtype"),
+    ],
+)
+def test_refuses_other_images(error, image, message):
+    with pytest.raises(error, match=message):
+        segjax.SegmentationCNN().init(KEY, image)
+
+
+@pytest.mark.parametrize("options", [{"num_channels": 0}, {"kernel_size": 0}])
+def test_refuses_sizes_below_one(options):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer >= 1"):
+        segjax.SegmentationCNN(**options).init(KEY, IMAGE)

@@ -1,0 +1,91 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import to_nhwc, under
+
+import segjax
+from segjax.training import TrainState, train_step
+
+NAMES = list(segjax.OPTIMIZERS)
+
+
+def train_on(golden, name, dtype):
+    """Losses and final state of our steps from PyTorch's initial state, on its images."""
+    optimizer, rate = segjax.OPTIMIZERS[name], float(golden[f"{name}/lr"])
+    initial = {key: array.astype(dtype) for key, array in under(golden, "init/").items()}
+    variables = segjax.torch_weights.from_state_dict(initial)
+    params = variables["params"]
+    state = TrainState(params, variables["batch_stats"], optimizer(rate).init(params), jnp.int32(0))
+
+    @jax.jit
+    def train(state, batches):
+        def step(state, batch):
+            return train_step(
+                segjax.SegmentationCNN(), optimizer, segjax.losses.mean_squared_error, state, batch, rate
+            )
+
+        return jax.lax.scan(step, state, batches)
+
+    batches = segjax.Batch(*(jnp.asarray(to_nhwc(golden[key]), dtype) for key in ("images", "masks")))
+    state, history = train(state, batches)
+    return np.asarray(history.loss, np.float64), state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_trajectory_is_pytorch_s(name, golden_trajectories, x64):
+    losses, state = train_on(golden_trajectories, name, np.float64)
+    np.testing.assert_allclose(losses, golden_trajectories[f"{name}/float64/losses"], rtol=1e-9)
+    final = segjax.torch_weights.to_state_dict(state.variables, num_batches_tracked=90)
+    for key, golden in under(golden_trajectories, f"{name}/final/").items():
+        # Flax's running variance is the biased one: a factor 4096 / 4095 on these 4 images of 32 x 32.
+        tolerance = 3e-4 if key == "bn.running_var" else 1e-8
+        np.testing.assert_allclose(final[key], golden, rtol=tolerance, atol=1e-10, err_msg=key)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float32_begins_as_pytorch_does(name, golden_trajectories):
+    losses, _ = train_on(golden_trajectories, name, np.float32)
+    np.testing.assert_allclose(losses[:5], golden_trajectories[f"{name}/float32/losses"][:5], rtol=1e-4)
+
+
+def steps(name, gradients, rate):
+    """The parameter after steps with the given gradients, from PyTorch's documented updates, starting at 1."""
+    p, velocity, square, first = 1.0, 0.0, 0.0, 0.0
+    for count, g in enumerate(gradients, start=1):
+        if name == "sgd":
+            p -= rate * g
+        elif name == "momentum":
+            velocity = 0.9 * velocity + g
+            p -= rate * velocity
+        elif name == "rmsprop":
+            square = 0.99 * square + 0.01 * g**2
+            p -= rate * g / (square**0.5 + 1e-8)
+        else:
+            first, square = 0.9 * first + 0.1 * g, 0.999 * square + 0.001 * g**2
+            p -= rate * first / (1 - 0.9**count) / ((square / (1 - 0.999**count)) ** 0.5 + 1e-8)
+    return p
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", [1.0, 1e-7], ids=["usual", "gradients as small as epsilon"])
+def test_steps_are_the_documented_ones(name, scale, x64):
+    gradients = [scale * g for g in (0.5, -1.0, 2.0, 0.25)]
+    optimizer = segjax.OPTIMIZERS[name](0.1)
+    params, state = jnp.float64(1.0), optimizer.init(jnp.float64(1.0))
+    for gradient in gradients:
+        updates, state = optimizer.update(jnp.float64(gradient), state, params)
+        params = optax.apply_updates(params, updates)
+    assert float(params) == pytest.approx(steps(name, gradients, 0.1), rel=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_keeps_dtype_and_structure(name):
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
+    optimizer = segjax.OPTIMIZERS[name](jnp.float32(0.1))
+    state = optimizer.init(params)
+    updates, after = jax.jit(optimizer.update)(params, state, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)

@@ -1,0 +1,171 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import load, under
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+
+import segjax
+
+KEY = jax.random.key(0)
+SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_matches_pytorch(case):
+    golden = under(load("generator"), f"{case}/")
+    _, _, sigma1, sigma2, sigma = golden["params"]
+    batch = segjax.compose_batch(golden["noise"][:, :, 0], sigma1, sigma2, sigma)
+    np.testing.assert_allclose(batch.image[..., 0], golden["image"][:, 0], rtol=0, atol=1e-5)
+    assert np.mean(batch.mask[..., 0] != golden["mask"][:, 0]) <= 1e-4
+
+
+@pytest.mark.parametrize("case", range(5))
+def test_kernel_matches_pytorch(case):
+    golden = under(load("generator"), f"{case}/")
+    size = int(golden["params"][0])
+    for sigma, kernel in under(golden, "gaussian/").items():
+        centre = slice(None) if size <= 64 else slice(size // 2 - 4, size // 2 + 4)
+        ours = segjax.gaussian_kernel(size, float(sigma))[centre, centre]
+        np.testing.assert_allclose(ours, kernel, rtol=1e-4, atol=1e-6 * kernel.max())
+
+
+@pytest.mark.parametrize("size", [2, 3, 16, 17])
+def test_blur_is_the_dense_convolution_in_float64(size, x64):
+    noise = jax.random.normal(KEY, (3, 2, size, size))
+    left = (size - 1) // 2
+
+    def dense(fields, sigma):
+        kernel = segjax.gaussian_kernel(size, sigma)[:, :, None, None]
+        padding = [(left, size - 1 - left)] * 2
+        dimensions = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(fields[..., None], kernel, (1, 1), padding, dimension_numbers=dimensions)
+
+    mask = dense(noise[0], 3.0) > 0
+    image = dense(jnp.where(mask, dense(noise[1], 0.7), dense(noise[2], 1.5))[..., 0], 1.0)
+    image -= image.min(axis=(1, 2), keepdims=True)
+    image /= image.max(axis=(1, 2), keepdims=True)
+    batch = segjax.compose_batch(noise, 0.7, 1.5, 3.0)
+    chex.assert_trees_all_close(batch, segjax.Batch(image, mask * 1.0), rtol=0, atol=1e-12)
+
+
+@given(
+    size=st.sampled_from([2, 3, 16, 17]),
+    sigmas=st.tuples(*[st.floats(-3, 3).map(lambda power: 10**power)] * 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_images_and_masks_keep_their_range(size, sigmas, seed):
+    batch = segjax.generate_data(jax.random.key(seed), 2, size, *sigmas)
+    chex.assert_shape(batch, (2, size, size, 1))
+    chex.assert_tree_all_finite(batch)
+    assert batch.image.min() >= 0
+    assert batch.image.max() <= 1
+    assert set(np.unique(batch.mask)) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("size", [2, 3, 17, 128])
+@pytest.mark.parametrize("sigma", [1e-3, 0.03, 1e3])
+def test_finite_where_the_notebook_is_nan(size, sigma):
+    chex.assert_tree_all_finite(segjax.generate_data(KEY, 1, size, sigma, sigma, sigma))
+    assert np.sum(segjax.gaussian_kernel(size, sigma)) == pytest.approx(1, abs=1e-5)
+
+
+def test_the_notebook_defaults():
+    batch = jax.eval_shape(segjax.generate_data, KEY)
+    assert batch.image.shape == batch.mask.shape == (8, 128, 128, 1)
+
+
+def test_a_constant_image_is_zero():
+    batch = segjax.compose_batch(jnp.zeros((3, 1, 8, 8)), 1.0, 1.0, 1.0)
+    np.testing.assert_array_equal(batch.image, 0)
+
+
+def test_pure_function_of_the_key():
+    first = segjax.generate_data(KEY, **SMALL)
+    chex.assert_trees_all_equal(first, segjax.generate_data(KEY, **SMALL))
+    other = segjax.generate_data(jax.random.key(1), **SMALL)
+    assert np.any(first.image != other.image)
+
+
+def test_jit_changes_nothing():
+    jitted = jax.jit(partial(segjax.generate_data, **SMALL))(KEY)
+    chex.assert_trees_all_close(jitted, segjax.generate_data(KEY, **SMALL), atol=1e-6)
+
+
+def test_vmap_over_keys_and_sigmas():
+    keys, sigma1 = jax.random.split(KEY, 3), jnp.array([0.2, 1.0, 5.0])
+    batches = jax.vmap(partial(segjax.generate_data, **SMALL))(keys, sigma1=sigma1)
+    for index in range(3):
+        single = segjax.generate_data(keys[index], sigma1=sigma1[index], **SMALL)
+        chex.assert_trees_all_close(jax.tree.map(lambda leaf, i=index: leaf[i], batches), single, atol=1e-6)
+
+
+def test_same_noise_whatever_the_sigmas():
+    masks = [segjax.generate_data(KEY, sigma1=sigma1, **SMALL).mask for sigma1 in (0.2, 5.0)]
+    np.testing.assert_array_equal(*masks)
+
+
+def test_sigmas_are_arguments_of_one_program():
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def generate(*sigmas):
+        return segjax.generate_data(KEY, 2, 16, *sigmas)
+
+    generate(0.2, 1.2, 4.0)
+    generate(0.5, 2.5, 8.0)
+
+
+def test_dtype_follows_the_noise(x64):
+    assert segjax.generate_data(KEY, **SMALL).image.dtype == jnp.float64
+    noise = jnp.ones((3, 1, 4, 4), jnp.float32)
+    chex.assert_tree_all_finite(segjax.compose_batch(noise, 1.0, 1.0, 1.0))
+    assert segjax.compose_batch(noise, 1.0, 1.0, 1.0).image.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("name", ["sigma1", "sigma2", "sigma"])
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
+def test_refuses_a_sigma_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
+        segjax.generate_data(KEY, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"batch_size": 0}, "batch_size must be an integer >= 1"),
+        (ValueError, {"image_size": 1}, "image_size must be an integer >= 2"),
+        (TypeError, {"image_size": 16.0}, "image_size must be an integer >= 2"),
+        (TypeError, {"batch_size": True}, "batch_size must be an integer >= 1"),
+        (TypeError, {"sigma1": "wide"}, "sigma1 must be a finite number > 0"),
+        (TypeError, {"sigma1": jnp.ones(2)}, "sigma1 must be a finite number > 0"),
+    ],
+)
+def test_refuses_bad_options(error, options, message):
+    with pytest.raises(error, match=message):
+        segjax.generate_data(KEY, **options)
+
+
+@pytest.mark.parametrize(
+    ("error", "key"), [(TypeError, 0), (ValueError, jax.random.split(KEY, 2)), (TypeError, jnp.ones(2))]
+)
+def test_refuses_what_is_not_one_key(error, key):
+    with pytest.raises(error, match="key must"):
+        segjax.generate_data(key)
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8), (3, 1, 8, 9), (3, 1, 1, 1), (3, 0, 8, 8)])
+def test_refuses_noise_of_another_shape(shape):
+    with pytest.raises(ValueError, match="noise must have shape"):
+        segjax.compose_batch(jnp.zeros(shape), 1.0, 1.0, 1.0)
+
+
+def test_refuses_noise_of_integers():
+    with pytest.raises(TypeError, match="noise must be of a floating dtype"):
+        segjax.compose_batch(jnp.zeros((3, 1, 8, 8), int), 1.0, 1.0, 1.0)

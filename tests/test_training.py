@@ -1,0 +1,170 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import segjax
+
+KEY = jax.random.key(0)
+MODEL = segjax.SegmentationCNN(num_channels=4, kernel_size=3)
+SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
+STEPS = 7
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A short run as one program."""
+    return jax.jit(segjax.make_train(MODEL, num_steps=STEPS, **SMALL))(KEY, 1e-2)
+
+
+def test_state_and_history(run):
+    state, history = run
+    assert int(state.step) == STEPS
+    chex.assert_tree_shape_prefix(history, (STEPS,))
+    chex.assert_tree_all_finite(run)
+    assert set(state.variables) == {"params", "batch_stats"}
+    np.testing.assert_array_equal(sum(history.counts[:4]), 2 * 16 * 16)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 2, 7, 50])
+def test_chunks_change_no_bit(run, chunk_size):
+    seen = []
+    fit = segjax.make_fit(MODEL, num_steps=STEPS, chunk_size=chunk_size, **SMALL)
+    result = fit(KEY, 1e-2, lambda state, history: seen.append((int(state.step), len(history.loss))))
+    chex.assert_trees_all_equal(result, run)
+    assert sum(rows for _, rows in seen) == seen[-1][0] == STEPS
+    assert max(rows for _, rows in seen) <= chunk_size
+
+
+def test_same_key_same_run(run):
+    chex.assert_trees_all_equal(jax.jit(segjax.make_train(MODEL, num_steps=STEPS, **SMALL))(KEY, 1e-2), run)
+
+
+def test_a_longer_run_begins_as_the_shorter_one(run):
+    _, longer = jax.jit(segjax.make_train(MODEL, num_steps=STEPS + 3, **SMALL))(KEY, 1e-2)
+    np.testing.assert_allclose(longer.loss[:STEPS], run[1].loss, rtol=1e-5)
+
+
+def test_vmap_over_seeds_and_rates(run):
+    train = segjax.make_train(MODEL, num_steps=STEPS, **SMALL)
+    keys = jnp.stack([KEY, jax.random.key(1)])
+    nested = jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))
+    _, histories = jax.jit(nested)(keys, jnp.array([1e-3, 1e-2]))
+    chex.assert_tree_shape_prefix(histories, (2, 2, STEPS))
+    # Rounding differs under vmap, and training multiplies it: the first steps tell.
+    np.testing.assert_allclose(histories.loss[0, 1, :3], run[1].loss[:3], rtol=1e-3)
+
+
+def test_runs_of_a_key_are_paired():
+    """Equal weights for every optimizer; and the first loss, before any update, says that the images are equal too."""
+    fits = {name: segjax.make_fit(MODEL, optimizer=o, num_steps=1, **SMALL) for name, o in segjax.OPTIMIZERS.items()}
+    weights = [fit.init(KEY, 1e-3).params for fit in fits.values()]
+    for other in weights[1:]:
+        chex.assert_trees_all_equal(other, weights[0])
+    losses = {float(fits[name](KEY, rate)[1].loss[0]) for name in ("sgd", "adam") for rate in (1e-3, 1.0)}
+    assert len(losses) == 1
+    assert float(fits["sgd"](jax.random.key(1), 1e-3)[1].loss[0]) not in losses
+
+
+def test_one_compilation_for_every_rate_seed_and_length():
+    chex.clear_trace_counter()
+
+    # Traced when made and twice in `advance` for the shapes, then once to be compiled; never again.
+    @chex.assert_max_traces(n=4)
+    def generate(key):
+        return segjax.generate_data(key, **SMALL)
+
+    fit = segjax.make_fit(MODEL, num_steps=5, chunk_size=2, generate=generate)
+    fit.compile(KEY, 1e-3)
+    for seed, rate in ((0, 1e-3), (1, 1e-2), (2, np.float32(0.1)), (3, 1)):
+        fit(jax.random.key(seed), rate)
+    assert fit.advance._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", list(segjax.OPTIMIZERS))
+def test_the_loss_falls_on_one_batch(name):
+    rate = {"sgd": 1.0, "momentum": 0.1, "rmsprop": 1e-2, "adam": 1e-2}[name]
+    batch = segjax.generate_data(KEY, **SMALL)
+    fit = segjax.make_fit(MODEL, optimizer=segjax.OPTIMIZERS[name], num_steps=100, generate=lambda key: batch)
+    _, history = fit(KEY, rate)
+    assert history.loss[-1] < 0.7 * history.loss[0]
+
+
+@pytest.mark.parametrize("loss", [segjax.losses.binary_cross_entropy, segjax.losses.dice])
+def test_other_losses_train(loss):
+    batch = segjax.generate_data(KEY, **SMALL)
+    _, history = segjax.make_fit(MODEL, loss=loss, num_steps=100, generate=lambda key: batch)(KEY, 1e-2)
+    assert history.loss[-1] < 0.8 * history.loss[0]
+
+
+def test_any_optax_optimizer_and_schedule():
+    def scheduled(rate):
+        return optax.lion(optax.cosine_decay_schedule(rate, STEPS))
+
+    state, history = jax.jit(segjax.make_train(MODEL, optimizer=scheduled, num_steps=STEPS, **SMALL))(KEY, 1e-3)
+    chex.assert_tree_all_finite((state.params, history.loss))
+
+
+def test_a_diverging_run_shows_it():
+    train = segjax.make_train(MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=5, **SMALL)
+    _, history = jax.jit(train)(KEY, jnp.float32(np.finfo(np.float32).max))
+    assert not np.all(np.isfinite(history.loss))
+
+
+def test_float64_throughout(x64):
+    state, history = jax.jit(segjax.make_train(MODEL, num_steps=2, **SMALL))(KEY, 1e-3)
+    floating = [leaf.dtype for leaf in jax.tree.leaves((state, history.loss)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    assert set(floating) == {jnp.dtype("float64")}
+
+
+def test_evaluate_is_the_mean_over_fresh_batches(run):
+    state, _ = run
+    evaluate = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))
+    counts = evaluate(state.variables, KEY)
+    assert int(sum(counts[:4])) == 3 * 2 * 16 * 16
+    parts = []
+    for index in range(3):
+        batch = segjax.generate_data(jax.random.fold_in(KEY, index), **SMALL)
+        logits = segjax.predict(MODEL, state.variables, batch.image)
+        parts.append(float(segjax.metrics.accuracy(segjax.metrics.count(logits, batch.mask))))
+    assert float(segjax.metrics.accuracy(counts)) == pytest.approx(np.mean(parts), abs=3e-3)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"num_steps": 0}, "num_steps must be an integer >= 1"),
+        (TypeError, {"num_steps": 1.5}, "num_steps must be an integer >= 1"),
+        (ValueError, {"batch_size": 0}, "batch_size must be an integer >= 1"),
+        (ValueError, {"image_size": 1}, "image_size must be an integer >= 2"),
+        (ValueError, {"sigma2": -1.0}, "sigma2 must be a finite number > 0"),
+        (TypeError, {"sigma3": 1.0}, "sigma3"),
+    ],
+)
+def test_refuses_bad_options_when_made(make, error, options, message):
+    with pytest.raises(error, match=message):
+        make(MODEL, **options)
+
+
+def test_refuses_a_chunk_below_one():
+    with pytest.raises(ValueError, match="chunk_size must be an integer >= 1"):
+        segjax.make_fit(MODEL, chunk_size=0)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+@pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan"), float("inf")])
+def test_refuses_a_rate_out_of_range(make, rate):
+    with pytest.raises(ValueError, match="learning_rate must be a finite number > 0"):
+        make(MODEL, **SMALL)(KEY, rate)
+
+
+def test_refuses_what_is_not_a_key():
+    with pytest.raises(TypeError, match="key must come from"):
+        segjax.make_train(MODEL, **SMALL)(0, 1e-3)
+    with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
+        segjax.evaluate(MODEL, {}, KEY, num_batches=0)
