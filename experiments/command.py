@@ -40,6 +40,11 @@ def parse(options: type[Options], presets: Mapping[str, Options], arguments: Seq
         raise UsageError(f"{_first_paragraph(box.getvalue())}; --help lists the options") from None
 
 
+def flag(name: str) -> str:
+    """How the command line spells an option."""
+    return "--" + name.replace("_", "-")
+
+
 @contextlib.contextmanager
 def usage_errors() -> Any:
     """Turns the library's ValueError and TypeError into a UsageError: for the checks that come before the work."""

@@ -97,9 +97,9 @@ def main(options: Options) -> None:
 def prepare(options: Options) -> dict[str, Any]:
     """A compiled-once `fit` for each optimizer, after a check of every option."""
     for name in ("learning_rate", "sigma1", "sigma2", "sigma"):
-        check_positive(flag(name), getattr(options, name))
+        check_positive(command.flag(name), getattr(options, name))
     for name, minimum in (("iterations", 1), ("batch_size", 1), ("image_size", 2), ("seeds", 1), ("seed", 0)):
-        check_count(flag(name), getattr(options, name), minimum)
+        check_count(command.flag(name), getattr(options, name), minimum)
     if options.seed + options.seeds > 2**32:
         raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
     if not options.optimizers or len(set(options.optimizers)) < len(options.optimizers):
@@ -119,10 +119,6 @@ def prepare(options: Options) -> dict[str, Any]:
     }
 
 
-def flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def texture(options: Options) -> dict[str, Any]:
     names = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
     return {name: getattr(options, name) for name in names}
@@ -135,7 +131,8 @@ def train_all(
     evaluate = jax.jit(
         partial(segjax.evaluate, segjax.SegmentationCNN(), num_batches=HELD_OUT_BATCHES, **texture(options))
     )
-    runs, states = [], {}
+    runs: list[dict[str, Any]] = []
+    states: dict[str, segjax.TrainState] = {}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=None),
@@ -209,14 +206,15 @@ def table(summary: dict[str, dict[str, dict[str, float]]], options: Options) -> 
         caption="Loss and agreement: running means while training; accuracy and IoU: held-out images.",
         box=box.SIMPLE_HEAVY,
         padding=(0, 1),
+        pad_edge=False,
     )
     result.add_column("optimizer")
     for heading in HEADINGS.values():
         result.add_column(heading, justify="right")
     for name, numbers in summary.items():
         cells = [
-            f"{n['mean']:{form}}\n[dim]{n['min']:{form}}–{n['max']:{form}}[/]"
-            for n, form in zip(numbers.values(), (".4f", ".4f", ".3f", ".3f", ".1f"), strict=True)
+            f"{n['mean']:{form}}\n[dim]{n['min']:{form}}-{n['max']:{form}}[/]"
+            for n, form in zip(numbers.values(), (".4f", ".3f", ".3f", ".3f", ".1f"), strict=True)
         ]
         result.add_row(name, *cells)
     return result

@@ -38,7 +38,11 @@ def claim(out: Path, overwrite: bool) -> None:
 
 
 def save(
-    out: Path, options: Any, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], figures: Mapping[str, Figure]
+    out: Path,
+    options: Any,
+    results: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    figures: Mapping[str, Figure],
 ) -> None:
     """Writes the figures, `runs.csv` (a row a run) and, last, `results.json`: where that one is, all are.
 

@@ -1,6 +1,6 @@
 """Networks that predict the mask: image -> logits, as Flax Linen modules with BatchNorm state."""
 
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -101,9 +101,8 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     answer for an image then depends a little on the other images of the batch. Others use their running statistics.
     """
     if getattr(model, "shared_norm", False):
-        logits, _ = model.apply(variables, image, train=True, mutable=["batch_stats"])
-        return logits
-    return model.apply(variables, image, train=False)
+        return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
+    return cast(jax.Array, model.apply(variables, image, train=False))
 
 
 def count_parameters(variables: Variables) -> int:

@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 class History(NamedTuple):
-    """What a person wants of each step, before its update: the batch's mean loss and its counts. Leaves (num_steps,)."""
+    """What a person wants of each step, before its update: the batch's mean loss and counts; leaves (num_steps,)."""
 
     loss: jax.Array
     counts: metrics.Counts

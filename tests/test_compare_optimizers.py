@@ -67,7 +67,7 @@ def test_table_has_a_row_a_run(results):
 
 def test_results_are_not_overwritten_unasked(results):
     before = (results / "results.json").read_bytes()
-    with pytest.raises(command.UsageError, match="already holds files.*--overwrite"):
+    with pytest.raises(command.UsageError, match=r"already holds files.*--overwrite"):
         run("--out", str(results))
     assert (results / "results.json").read_bytes() == before
 

@@ -28,7 +28,9 @@ def test_one_number_for_each_example(loss):
     values = loss(logits, MASK)
     chex.assert_shape(values, (2,))
     for index in range(2):
-        np.testing.assert_allclose(values[index], loss(logits[index : index + 1], MASK[index : index + 1])[0], rtol=1e-6)
+        np.testing.assert_allclose(
+            values[index], loss(logits[index : index + 1], MASK[index : index + 1])[0], rtol=1e-6
+        )
 
 
 def test_closed_forms_at_probability_one_half():

@@ -23,9 +23,7 @@ def train_on(golden, name, dtype):
     @jax.jit
     def train(state, batches):
         def step(state, batch):
-            return train_step(
-                segjax.SegmentationCNN(), optimizer, segjax.losses.mean_squared_error, state, batch, rate
-            )
+            return train_step(segjax.SegmentationCNN(), optimizer, segjax.losses.mean_squared_error, state, batch, rate)
 
         return jax.lax.scan(step, state, batches)
 

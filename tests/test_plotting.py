@@ -6,7 +6,10 @@ from segjax import plotting
 
 def test_training_curves():
     runs = np.array([[3.0, 2.0, 1.0], [5.0, 4.0, np.nan]])
-    panels = [plotting.Panel("loss", {"sgd": runs, "adam": runs[:1]}, log=True), plotting.Panel("agreement", {"sgd": runs})]
+    panels = [
+        plotting.Panel("loss", {"sgd": runs, "adam": runs[:1]}, log=True),
+        plotting.Panel("agreement", {"sgd": runs}),
+    ]
     figure = plotting.training_curves(panels, "title")
     assert isinstance(figure, Figure)
     loss, agreement = figure.axes
@@ -24,3 +27,11 @@ def test_predictions():
     np.testing.assert_array_equal(drawn[:3], [image, mask, 1 - image])
     assert [axes.get_title() for axes in figure.axes[:3]] == ["input image", "true mask", "prediction"]
     assert [figure.axes[row].get_ylabel() for row in (0, 3)] == ["sgd", "adam"]
+
+
+def test_bars():
+    figure = plotting.bars({"slow": np.array([10.0, 30.0, 20.0]), "fast": np.array([1.0])}, "time (ms)", "title")
+    axes = figure.axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [20, 1]
+    assert (axes.get_xlabel(), axes.get_xscale()) == ("time (ms)", "log")
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["slow", "fast"]

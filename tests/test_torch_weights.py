@@ -58,7 +58,8 @@ def test_pytorch_agrees(state):
     arrays = {name: torch.from_numpy(array) for name, array in to_state_dict(from_state_dict(state)).items()}
     norm = torch.nn.BatchNorm2d(16)
     layers = [
-        torch.nn.Sequential(torch.nn.Conv2d(channels, 16, 5, padding=2), torch.nn.ReLU(), norm) for channels in (1, 16, 16)
+        torch.nn.Sequential(torch.nn.Conv2d(channels, 16, 5, padding=2), torch.nn.ReLU(), norm)
+        for channels in (1, 16, 16)
     ]
     network = torch.nn.Sequential()
     for name, module in zip(("bn", "conv1", "conv2", "conv3"), (norm, *layers), strict=True):

@@ -117,7 +117,9 @@ def test_a_diverging_run_shows_it():
 
 def test_float64_throughout(x64):
     state, history = jax.jit(segjax.make_train(MODEL, num_steps=2, **SMALL))(KEY, 1e-3)
-    floating = [leaf.dtype for leaf in jax.tree.leaves((state, history.loss)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    floating = [
+        leaf.dtype for leaf in jax.tree.leaves((state, history.loss)) if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
     assert set(floating) == {jnp.dtype("float64")}
 
 
