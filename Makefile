@@ -7,7 +7,7 @@ INSTALLED := .venv/installed
 .PHONY: compare test lint benchmark
 
 compare: $(INSTALLED)
-	$(BIN)/python -m experiments.compare_optimizers --preset quick --overwrite
+	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

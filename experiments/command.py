@@ -33,11 +33,18 @@ def parse(options: type[Options], presets: Mapping[str, Options], arguments: Seq
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
-            return tyro.cli(options, args=arguments, default=presets.get(preset or "", tyro.MISSING_NONPROP))
+            default = presets.get(preset or "", tyro.MISSING_NONPROP)
+            return tyro.cli(options, prog=" ".join(program()), args=arguments, default=default)
     except SystemExit as end:
         if not end.code:
             raise
         raise UsageError(f"{_first_paragraph(box.getvalue())}; --help lists the options") from None
+
+
+def program() -> list[str]:
+    """The words that start this command."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
 
 
 def flag(name: str) -> str:

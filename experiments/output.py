@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.command import UsageError
+from experiments.command import UsageError, program
 
 RESULTS = "results.json"
 
@@ -67,7 +67,7 @@ def provenance(options: Any) -> dict[str, Any]:
     device = jax.devices()[0]
     packages = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
     return {
-        "command": shlex.join(["python", "-m", _module(), *sys.argv[1:]]),
+        "command": shlex.join([*program(), *sys.argv[1:]]),
         "options": dataclasses.asdict(options),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in packages}},
         "device": {
@@ -79,11 +79,6 @@ def provenance(options: Any) -> dict[str, Any]:
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _module() -> str:
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else Path(sys.argv[0]).stem
 
 
 def _version(package: str) -> str | None:

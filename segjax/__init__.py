@@ -11,6 +11,7 @@ A tour, in the order in which data walks through the package:
     training       make_train: a whole run as one pure function; make_fit: the same run in chunks, for people
     sweeps         sweep: every seed at every rate in one program
     torch_weights  to and from the names of PyTorch's state_dict
+    checks         what the others ask of their arguments, said in one sentence
     plotting       arrays -> Figure; not imported here, so that segjax needs no matplotlib
 
     >>> import jax, segjax

@@ -42,10 +42,10 @@ def check_positive(name: str, value: jax.typing.ArrayLike) -> None:
 def check_key(key: jax.Array) -> None:
     """Says that `key` must be one key of `jax.random`, of the typed or the older kind."""
     dtype = getattr(key, "dtype", None)
-    if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed and dtype != jnp.uint32:
         raise TypeError(f"key must come from jax.random.key(seed), got {key!r}")
-    keys_shape = key.shape if jnp.issubdtype(dtype, jax.dtypes.prng_key) else key.shape[:-1]
-    if keys_shape or not (key.shape or jnp.issubdtype(dtype, jax.dtypes.prng_key)):
+    if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
 
 
