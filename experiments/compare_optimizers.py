@@ -199,10 +199,11 @@ def summarize(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def table(summary: dict[str, dict[str, dict[str, float]]], options: Options) -> Table:
-    """Mean over seeds, and under it the range."""
+    """Mean over seeds, and under it the range where there is one."""
+    protocol = f"{options.iterations} iterations at learning rate {options.learning_rate:g}"
+    many = options.seeds > 1
     result = Table(
-        title=f"{options.iterations} iterations at learning rate {options.learning_rate:g}: mean over "
-        f"{options.seeds} seed{'s'[: options.seeds != 1]} (lowest to highest)",
+        title=f"{protocol}: " + (f"mean and range of {options.seeds} seeds" if many else f"seed {options.seed} alone"),
         caption="Loss and agreement: running means while training; accuracy and IoU: held-out images.",
         box=box.SIMPLE_HEAVY,
         padding=(0, 1),
@@ -213,8 +214,8 @@ def table(summary: dict[str, dict[str, dict[str, float]]], options: Options) -> 
         result.add_column(heading, justify="right")
     for name, numbers in summary.items():
         cells = [
-            f"{n['mean']:{form}}\n[dim]{n['min']:{form}}-{n['max']:{form}}[/]"
-            for n, form in zip(numbers.values(), (".4f", ".3f", ".3f", ".3f", ".1f"), strict=True)
+            f"{n['mean']:{form}}" + (f"\n[dim]{n['min']:{form}}-{n['max']:{form}}[/]" if many else "")
+            for n, form in zip(numbers.values(), (".4f", ".3f", ".3f", ".3f", ".0f"), strict=True)
         ]
         result.add_row(name, *cells)
     return result

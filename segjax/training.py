@@ -96,6 +96,8 @@ def make_train(
 ) -> Train:
     """Makes `train(key, learning_rate) -> (state, history)`: a whole run, to be jitted into one XLA program.
 
+    The run is a loop whose length the compiler does not know: it cannot be differentiated through.
+
     Args:
         model: a Linen module, image -> logits; its BatchNorm state is carried along.
         optimizer: learning rate -> optax transformation, such as those of `OPTIMIZERS`.
