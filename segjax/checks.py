@@ -5,6 +5,7 @@ A value that is being traced has no number yet and passes; what is wrong with it
 
 import math
 import operator
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,7 @@ def check_positive(name: str, value: jax.typing.ArrayLike) -> None:
     try:
         if isinstance(value, str):
             raise TypeError
-        number = float(value)  # type: ignore[arg-type]
+        number = float(cast(float, value))
     except TypeError:
         raise TypeError(f"{name} must be a finite number > 0, got {value!r}") from None
     if not (math.isfinite(number) and number > 0):
