@@ -2,10 +2,10 @@
 
 On a CPU, XLA has one fast convolution, NHWC x HWIO, and two traps around it:
 
-- Inside `scan`, the gradients that JAX derives arrive with permuted dimensions, on a path that is not optimised at all. Here
-  both gradients are written as ordinary NHWC x HWIO convolutions.
-- Under `vmap` over kernels (many runs at once) they become grouped convolutions, which are as slow. Here a
-  batch of convolutions is a loop over them.
+- Inside `scan`, the gradients that JAX derives arrive with permuted dimensions, on a path that is not optimised at
+  all. Here both gradients are written as ordinary NHWC x HWIO convolutions.
+- Under `vmap` over kernels (many runs at once) they become grouped convolutions, which are as slow. Here a batch of
+  convolutions is a loop over them.
 
 Elsewhere (GPU, TPU) the plain convolution and JAX's own rules are used.
 """
