@@ -5,7 +5,7 @@ import io
 import itertools
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -24,7 +24,7 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
     except UsageError as error:
         _exit(str(error), 2)
     except KeyboardInterrupt:
-        _exit("interrupted; no results were written", 130)
+        _exit("interrupted; finished runs are kept, and the same command goes on from there", 130)
 
 
 def parse(options: type[Options], presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:
@@ -50,6 +50,12 @@ def program() -> list[str]:
 def flag(name: str) -> str:
     """How the command line spells an option."""
     return "--" + name.replace("_", "-")
+
+
+def check_name(name: str, value: str, known: Iterable[str]) -> None:
+    """Raises a ValueError that lists the names an option may have, where it has another."""
+    if value not in known:
+        raise ValueError(f"{flag(name)} must be of: {', '.join(known)}; got {value!r}")
 
 
 @contextlib.contextmanager

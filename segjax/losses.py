@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +42,9 @@ def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
     axes = tuple(range(1, mask.ndim))
     overlap = jnp.sum(mask * probability, axis=axes)
     return 1 - (2 * overlap + 1) / (jnp.sum(mask, axis=axes) + jnp.sum(probability, axis=axes) + 1)
+
+
+LOSSES = MappingProxyType({"mse": mean_squared_error, "bce": binary_cross_entropy, "dice": dice})
 
 
 def _pixel_mean(values: jax.Array) -> jax.Array:

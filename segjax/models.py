@@ -1,5 +1,6 @@
 """Networks that predict the mask: image -> logits, as Flax Linen modules with BatchNorm state."""
 
+from types import MappingProxyType
 from typing import Any, cast
 
 import flax.linen as nn
@@ -13,11 +14,11 @@ Variables = dict[str, Any]
 
 
 class SegmentationCNN(nn.Module):
-    """The notebook's network: three times conv - ReLU - BatchNorm, then a convolution to one logit a pixel.
+    """The notebook's network: `depth` times conv - ReLU - BatchNorm, then a convolution to one logit a pixel.
 
     The notebook ends in a sigmoid; here the losses and metrics apply it, since they are exact on logits.
 
-    With `shared_norm=True` all three layers share one BatchNorm, as in the notebook. Its running statistics mix three
+    With `shared_norm=True` all hidden layers share one BatchNorm, as in the notebook. Its running statistics mix the
     layers, so that `train=False` predicts at chance level: predict with batch statistics (`segjax.predict` does).
     With `shared_norm=False` each layer has its own, and the running statistics work at prediction.
 
@@ -25,11 +26,18 @@ class SegmentationCNN(nn.Module):
         num_channels: width of the hidden layers.
         kernel_size: side of the kernels in pixels; an even one keeps the image's size here, unlike the notebook's.
         shared_norm: one BatchNorm for all layers (the notebook), or one a layer.
+        depth: number of hidden layers, 3 in the notebook.
     """
 
     num_channels: int = 16
     kernel_size: int = 5
     shared_norm: bool = True
+    depth: int = 3
+
+    @property
+    def receptive_field(self) -> int:
+        """Side in pixels of the square of the image that one logit sees, batch statistics aside."""
+        return 1 + (self.depth + 1) * (self.kernel_size - 1)
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
@@ -42,10 +50,11 @@ class SegmentationCNN(nn.Module):
         check_images("image", image)
         check_count("num_channels", self.num_channels, minimum=1)
         check_count("kernel_size", self.kernel_size, minimum=1)
+        check_count("depth", self.depth, minimum=1)
         if self.shared_norm:
-            norms = [_batch_norm("norm", image.dtype, train)] * 3
+            norms = [_batch_norm("norm", image.dtype, train)] * self.depth
         else:
-            norms = [_batch_norm(f"norm{layer}", image.dtype, train) for layer in (1, 2, 3)]
+            norms = [_batch_norm(f"norm{layer}", image.dtype, train) for layer in range(1, self.depth + 1)]
 
         x = image
         for layer, norm in enumerate(norms, start=1):
@@ -92,6 +101,21 @@ def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
         force_float32_reductions=False,
         name=name,
     )
+
+
+# The networks that experiments know by name; all but the first can predict with their running statistics.
+ARCHITECTURES = MappingProxyType(
+    {
+        "notebook": SegmentationCNN(),
+        "separate_norm": SegmentationCNN(shared_norm=False),
+        "narrow": SegmentationCNN(num_channels=8, shared_norm=False),
+        "wide": SegmentationCNN(num_channels=32, shared_norm=False),
+        "kernel_3": SegmentationCNN(kernel_size=3, shared_norm=False),
+        "kernel_7": SegmentationCNN(kernel_size=7, shared_norm=False),
+        "shallow": SegmentationCNN(depth=1, shared_norm=False),
+        "deep": SegmentationCNN(depth=5, shared_norm=False),
+    }
+)
 
 
 def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Array:

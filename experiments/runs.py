@@ -1,0 +1,306 @@
+"""Training runs: what one is, how many are trained with progress, and where finished ones are kept.
+
+Each finished run is a file under `runs/` in the folder of results, so that an interrupted command loses only the run
+that it was in: the same command goes on from there.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import segjax
+from experiments import command
+from segjax import checkpoints, metrics
+from segjax.checks import check_count, check_positive
+from segjax.losses import LOSSES
+from segjax.models import ARCHITECTURES
+from segjax.schedules import SCHEDULES, scheduled
+
+# Held-out images: the same for every run.
+HELD_OUT_KEY, HELD_OUT_BATCHES = 20240130, 16
+# Steps between two looks at the progress.
+CHUNK_SIZE = 10
+METRICS = {
+    "accuracy": metrics.accuracy,
+    "iou": metrics.iou,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "f1": metrics.f1,
+    "agreement": metrics.agreement,
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every training experiment lets its user choose."""
+
+    preset: str = "full"
+    """Defaults of all other options: the full experiment, or a small one."""
+    iterations: int = 1000
+    """Training steps of a run, each on a fresh batch."""
+    batch_size: int = 8
+    """Images a batch."""
+    image_size: int = 128
+    """Height and width of the images, in pixels."""
+    sigma1: float = 0.2
+    """Width of the texture inside the mask, in pixels."""
+    sigma2: float = 1.2
+    """Width of the texture outside the mask, in pixels."""
+    sigma: float = 25.6
+    """Width of the mask's smooth field, in pixels."""
+    schedule: str = "constant"
+    """How the learning rate moves in a run: constant, exponential, cosine, warmup or one_cycle."""
+    seeds: int = 3
+    """Number of seeds, each a run of everything that is compared."""
+    seed: int = 0
+    """The first seed; the others follow it."""
+    out: Path = Path("results")
+    """Folder for the figures, report.html, results.json and runs.csv."""
+    overwrite: bool = False
+    """Write into a folder that already holds files."""
+
+
+def check(options: Options) -> None:
+    """Raises ValueError or TypeError for what is wrong with the options that all share."""
+    for name in ("sigma1", "sigma2", "sigma"):
+        check_positive(command.flag(name), getattr(options, name))
+    for name, minimum in (("iterations", 1), ("batch_size", 1), ("image_size", 2), ("seeds", 1), ("seed", 0)):
+        check_count(command.flag(name), getattr(options, name), minimum)
+    if options.seed + options.seeds > 2**32:
+        raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
+    command.check_name("schedule", options.schedule, SCHEDULES)
+
+
+def texture(options: Options) -> dict[str, Any]:
+    """The options of `generate_data`."""
+    names = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
+    return {name: getattr(options, name) for name in names}
+
+
+def seeds(options: Options) -> range:
+    return range(options.seed, options.seed + options.seeds)
+
+
+class Run(NamedTuple):
+    """One training run, by names and numbers alone; `label` is what people call it, the same for all its seeds."""
+
+    label: str
+    seed: int
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    iterations: int = 1000
+    schedule: str = "constant"
+    loss: str = "mse"
+    architecture: str = "notebook"
+
+
+class Result(NamedTuple):
+    """A finished run: its curves (iterations,), and what it scores on held-out images.
+
+    `counts` are those of `segjax.predict`, `running_counts` those with the running statistics of the BatchNorms;
+    `losses` are the mean of each loss of `LOSSES` on the same images. `seconds` is training alone, compiled.
+    """
+
+    run: Run
+    history: segjax.History
+    variables: dict[str, Any]
+    counts: metrics.Counts
+    running_counts: metrics.Counts
+    losses: dict[str, float]
+    seconds: float
+
+
+def train_all(
+    runs: Sequence[Run], options: Options, console: Console, report: Callable[[Result], None] | None = None
+) -> list[Result]:
+    """Every run, in order, with progress; those that `options.out` already holds are read from there."""
+    folder = options.out / "runs"
+    folder.mkdir(exist_ok=True)
+    results: list[Result] = []
+    trainer = Trainer(texture(options))
+    with progress_bar(console) as progress:
+        bar = progress.add_task("", total=sum(run.iterations for run in runs))
+        for run in runs:
+            path = folder / f"{run.label.replace(' ', '-')}-seed{run.seed}.safetensors"
+            if path.exists():
+                result = read(path, run, trainer.texture)
+                progress.update(bar, advance=run.iterations)
+            else:
+                result = trainer.train(run, progress, bar)
+                write(path, result, trainer.texture)
+            results.append(result)
+            if report:
+                report(result)
+    return results
+
+
+def progress_bar(console: Console) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=console, expand=True)
+
+
+class Trainer:
+    """Compiles each program once, whatever the number of seeds and rates that use it."""
+
+    def __init__(self, texture: dict[str, Any]) -> None:
+        self.texture = texture
+        self._fits: dict[Any, segjax.training.Fit] = {}
+        self._evaluate: dict[Any, Callable[..., Any]] = {}
+
+    def fit(self, run: Run) -> segjax.training.Fit:
+        """The compiled training program of a run."""
+        program = run._replace(label="", seed=0, learning_rate=0.0)
+        if program not in self._fits:
+            optimizer = segjax.OPTIMIZERS[run.optimizer]
+            if run.schedule != "constant":
+                optimizer = scheduled(optimizer, SCHEDULES[run.schedule], run.iterations)
+            self._fits[program] = segjax.make_fit(
+                ARCHITECTURES[run.architecture],
+                optimizer=optimizer,
+                loss=LOSSES[run.loss],
+                num_steps=run.iterations,
+                chunk_size=min(CHUNK_SIZE, run.iterations),
+                **self.texture,
+            )
+        return self._fits[program]
+
+    def train(
+        self,
+        run: Run,
+        progress: Progress,
+        bar: Any,
+        watch: Callable[[segjax.TrainState, segjax.History], None] | None = None,
+    ) -> Result:
+        """One run, after compiling it; `watch` is called after every chunk."""
+        key, name = jax.random.key(run.seed), f"{run.label}, seed {run.seed}"
+        progress.update(bar, description=f"{name}: compiling")
+        fit = self.fit(run)
+        fit.compile(key, run.learning_rate)
+        total, steps = 0.0, 0
+
+        def report(state: segjax.TrainState, history: segjax.History) -> None:
+            nonlocal total, steps
+            total, steps = total + float(history.loss.sum()), steps + len(history.loss)
+            progress.update(bar, advance=len(history.loss), description=f"{name}: running loss {total / steps:.4e}")
+            if watch:
+                watch(state, history)
+
+        start = time.perf_counter()
+        state, history = jax.block_until_ready(fit(key, run.learning_rate, report))
+        seconds = time.perf_counter() - start
+        progress.update(bar, description=f"{name}: evaluating")
+        counts, running_counts, losses = self.evaluate(run.architecture, state.variables)
+        return Result(run, history, jax.device_get(state.variables), counts, running_counts, losses, seconds)
+
+    def evaluate(
+        self, architecture: str, variables: Any
+    ) -> tuple[metrics.Counts, metrics.Counts, dict[str, float]]:
+        """Counts by `predict`, counts by running statistics, and the mean of each loss, on the held-out images."""
+        if architecture not in self._evaluate:
+            self._evaluate[architecture] = jax.jit(partial(held_out, ARCHITECTURES[architecture], self.texture))
+        counts, running_counts, losses = jax.device_get(self._evaluate[architecture](variables))
+        return counts, running_counts, {name: float(value) for name, value in losses.items()}
+
+
+def held_out(
+    model: nn.Module, texture: dict[str, Any], variables: Any
+) -> tuple[metrics.Counts, metrics.Counts, dict[str, jax.Array]]:
+    """What a model scores on the held-out images, whose first batch `held_out_batch` gives; to be jitted."""
+
+    def score(index: jax.Array) -> Any:
+        batch = segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture)
+        logits = segjax.predict(model, variables, batch.image)
+        running = model.apply(variables, batch.image, train=False)
+        losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
+        return metrics.count(logits, batch.mask), metrics.count(running, batch.mask), losses
+
+    counts, running_counts, losses = jax.lax.map(score, jnp.arange(HELD_OUT_BATCHES))
+    total = partial(jax.tree.map, lambda leaf: leaf.sum(axis=0))
+    return total(counts), total(running_counts), jax.tree.map(jnp.mean, losses)
+
+
+def held_out_batch(texture: dict[str, Any]) -> segjax.Batch:
+    """The first of the held-out batches, for pictures."""
+    return segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), 0), **texture)
+
+
+def describe(result: Result) -> dict[str, Any]:
+    """A finished run as a row of numbers."""
+    loss, agreement = result.history.loss, metrics.agreement(result.history.counts)
+    return {
+        **result.run._asdict(),
+        "running_loss": float(metrics.running_mean(loss)[-1]),
+        "final_loss": final_loss(loss),
+        "running_agreement": float(metrics.running_mean(agreement)[-1]),
+        **{f"held_out_{name}": float(metric(result.counts)) for name, metric in METRICS.items()},
+        "held_out_accuracy_running_statistics": float(metrics.accuracy(result.running_counts)),
+        **{f"held_out_{name}": value for name, value in result.losses.items()},
+        "diverged_at": diverged_at(loss),
+        "seconds": result.seconds,
+    }
+
+
+def curves(result: Result) -> dict[str, np.ndarray]:
+    """What `results.json` keeps of every step."""
+    return {"loss": result.history.loss, "agreement": np.asarray(metrics.agreement(result.history.counts))}
+
+
+def final_loss(loss: np.ndarray) -> float:
+    """Mean of the last tenth of the steps: where the run is, without where it came from."""
+    return float(np.mean(loss[-max(1, len(loss) // 10) :], dtype=np.float64))
+
+
+def diverged_at(loss: np.ndarray) -> int | None:
+    """The first step whose loss is not finite; else the run's end, where that is worse than the untrained network."""
+    unfinite = np.flatnonzero(~np.isfinite(loss))
+    if unfinite.size:
+        return int(unfinite[0]) + 1
+    return len(loss) if len(loss) > 1 and final_loss(loss) > loss[0] else None
+
+
+def write(path: Path, result: Result, texture: dict[str, Any]) -> None:
+    """Keeps a finished run: arrays as they are, numbers in the metadata."""
+    arrays = {
+        "variables": result.variables,
+        "loss": result.history.loss,
+        "history": result.history.counts._asdict(),
+        "counts": result.counts._asdict(),
+        "running_counts": result.running_counts._asdict(),
+    }
+    numbers = {"losses": result.losses, "seconds": result.seconds}
+    checkpoints.save(path, arrays, {"run": result.run._asdict(), "texture": texture, **numbers})
+
+
+def read(path: Path, run: Run, texture: dict[str, Any]) -> Result:
+    """A finished run from its file; a UsageError where the file holds another one."""
+    try:
+        arrays, metadata = checkpoints.load(path)
+    except (ValueError, OSError) as error:
+        raise command.UsageError(f"{error}; delete it, or pass --overwrite") from error
+    wanted = {**run._asdict(), **texture}
+    found = {**metadata.get("run", {}), **metadata.get("texture", {})}
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise command.UsageError(
+                f"{path} is a run with {name} {found.get(name)}, not {value}; name another --out, or pass --overwrite"
+            )
+    history = segjax.History(arrays["loss"], metrics.Counts(**arrays["history"]))
+    counts, running = metrics.Counts(**arrays["counts"]), metrics.Counts(**arrays["running_counts"])
+    return Result(run, history, arrays["variables"], counts, running, metadata["losses"], metadata["seconds"])
