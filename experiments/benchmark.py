@@ -26,10 +26,10 @@ import numpy as np
 from jax import lax
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 import segjax
 from experiments import command, output
+from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count
 from segjax.optimizers import adam
@@ -54,7 +54,7 @@ class Options:
     repeats: int = 5
     """Measurements of each, taken in turns; the median counts."""
     out: Path = Path("results/benchmark")
-    """Folder for the figure, results.json and runs.csv."""
+    """Folder for the figure, report.html, results.json and runs.csv."""
     overwrite: bool = False
     """Write into a folder that already holds files."""
 
@@ -79,7 +79,6 @@ def main(options: Options) -> None:
     seconds = measure(programs(options), options.repeats, console)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     ratios = {name: medians[over] / medians[under] for name, (over, under, _) in RATIOS.items()}
-    console.print(table(seconds, ratios, title(options)))
     rows = [
         {"program": name, "repeat": repeat, "seconds": value}
         for name, values in seconds.items()
@@ -88,8 +87,8 @@ def main(options: Options) -> None:
     results = {"experiment": "benchmark", "seconds": seconds, "medians": medians, "ratios": ratios}
     milliseconds = {name: 1e3 * np.array(values) for name, values in seconds.items()}
     figure = plotting.bars(milliseconds, "time (ms)", title(options))
-    output.save(options.out, options, results, rows, {"times": figure})
-    console.print(f"Wrote times.png, runs.csv and results.json to {options.out}", soft_wrap=True)
+    report = Report(question(__doc__), [], [table(seconds, ratios, title(options))], {"times": figure})
+    output.finish(options, results, rows, report, console)
 
 
 def title(options: Options) -> str:
@@ -178,16 +177,12 @@ def measure(programs: dict[str, Callable[[], Any]], repeats: int, console: Conso
 
 
 def table(seconds: dict[str, list[float]], ratios: dict[str, float], caption: str) -> Table:
-    result = Table(title="Times and ratios", caption=caption)
-    for heading in ("what", "measured", "goal, 128 x 128"):
-        result.add_column(heading)
+    rows = []
     for name, values in seconds.items():
         milliseconds = [1e3 * value for value in (statistics.median(values), min(values), max(values))]
-        result.add_row(name, "{:.1f} ms ({:.1f}-{:.1f})".format(*milliseconds), "")
-    result.add_section()
-    for name, ratio in ratios.items():
-        result.add_row(name, f"{ratio:.4g}", RATIOS[name][2])
-    return result
+        rows.append([name, "{:.1f} ms\n{:.1f}-{:.1f}".format(*milliseconds), ""])
+    rows += [[name, f"{ratio:.4g}", RATIOS[name][2]] for name, ratio in ratios.items()]
+    return Table("Times and ratios", ("what", "measured", "goal, 128 x 128"), rows, caption)
 
 
 if __name__ == "__main__":

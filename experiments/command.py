@@ -58,6 +58,14 @@ def check_name(name: str, value: str, known: Iterable[str]) -> None:
         raise ValueError(f"{flag(name)} must be of: {', '.join(known)}; got {value!r}")
 
 
+def check_names(name: str, values: Sequence[str], known: Iterable[str]) -> None:
+    """The same for an option that takes several names, each once."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{flag(name)} must be different names out of: {', '.join(known)}")
+    for value in values:
+        check_name(name, value, known)
+
+
 @contextlib.contextmanager
 def usage_errors() -> Any:
     """Turns the library's ValueError and TypeError into a UsageError: for the checks that come before the work."""

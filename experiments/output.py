@@ -19,47 +19,71 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from experiments.command import UsageError, program
+from experiments.report import Report, show, to_html
 
-RESULTS = "results.json"
+RESULTS, RUNS = "results.json", "runs"
 
 
 def claim(out: Path, overwrite: bool) -> None:
-    """Makes the folder and tries to write in it, before any work; refuses one that holds anything already."""
+    """Makes the folder and tries to write in it, before any work.
+
+    It refuses a folder that holds anything but the finished runs of an interrupted command, unless told to overwrite:
+    then those are deleted.
+    """
     try:
-        if out.is_dir() and any(out.iterdir()) and not overwrite:
+        if out.is_dir() and any(path.name != RUNS for path in out.iterdir()) and not overwrite:
             raise UsageError(f"--out {out} already holds files; name another folder, or pass --overwrite")
         out.mkdir(parents=True, exist_ok=True)
+        if overwrite:
+            for path in (out / RUNS).glob("*.safetensors"):
+                path.unlink()
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
-def save(
-    out: Path,
+def finish(
     options: Any,
     results: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]],
-    figures: Mapping[str, Figure],
+    report: Report,
+    console: Console,
 ) -> None:
-    """Writes the figures, `runs.csv` (a row a run) and, last, `results.json`: where that one is, all are.
+    """Says the report and writes the folder: figures, `runs.csv` (a row a run), `report.html` and `results.json`.
 
-    `results.json` holds what `results` does (arrays as lists, numbers that are not finite as null), with what is
-    needed to make it again: the command, the options, the versions, the device.
+    `results.json` is the last: where it is, all are. It holds what `results` does (arrays as lists, numbers that are
+    not finite as null), with what is needed to make it again: the command, the options, the versions, the device.
     """
-    for name, figure in figures.items():
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        _write(out / f"{name}.png", buffer.getvalue())
+    show(report, console)
+    document = _plain({**provenance(options), **results})
+    pictures = {name: png(figure) for name, figure in report.figures.items()}
+    files = {f"{name}.png": picture for name, picture in pictures.items()}
+    files["runs.csv"] = _csv(rows)
+    files["report.html"] = to_html(report, pictures, document).encode()
+    files[RESULTS] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
+    for name, content in files.items():
+        write(options.out / name, content)
+    console.print(
+        f"Wrote {', '.join(list(files)[:-1])} and {RESULTS} to {options.out}", soft_wrap=True, highlight=False
+    )
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    _write(out / "runs.csv", table.getvalue().encode())
-    document = {**provenance(options), **results}
-    _write(out / RESULTS, (json.dumps(_plain(document), indent=1, allow_nan=False) + "\n").encode())
+    return table.getvalue().encode()
 
 
 def provenance(options: Any) -> dict[str, Any]:
@@ -114,7 +138,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _write(path: Path, content: bytes) -> None:
+def write(path: Path, content: bytes) -> None:
     """Whole or not at all: a temporary file in the same folder, then a rename."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)

@@ -1,5 +1,4 @@
-"""Does the notebook hold? Every number it publishes beside ours over seeds, and its eight flaws shown in numbers.
-"""
+"""Does the notebook hold? Every number it publishes beside ours over seeds, and its eight flaws shown in numbers."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -19,11 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import segjax
-from experiments import command
+from experiments import command, output
 from segjax import checkpoints, metrics
 from segjax.checks import check_count, check_positive
 from segjax.losses import LOSSES
-from segjax.models import ARCHITECTURES
+from segjax.models import ARCHITECTURES, from_config, to_config
 from segjax.schedules import SCHEDULES, scheduled
 
 # Held-out images: the same for every run.
@@ -36,18 +36,15 @@ METRICS = {
     "precision": metrics.precision,
     "recall": metrics.recall,
     "f1": metrics.f1,
-    "agreement": metrics.agreement,
 }
 
 
 @dataclass(frozen=True)
-class Options:
-    """What every training experiment lets its user choose."""
+class Data:
+    """What every experiment that draws images lets its user choose."""
 
     preset: str = "full"
     """Defaults of all other options: the full experiment, or a small one."""
-    iterations: int = 1000
-    """Training steps of a run, each on a fresh batch."""
     batch_size: int = 8
     """Images a batch."""
     image_size: int = 128
@@ -58,30 +55,47 @@ class Options:
     """Width of the texture outside the mask, in pixels."""
     sigma: float = 25.6
     """Width of the mask's smooth field, in pixels."""
-    schedule: str = "constant"
-    """How the learning rate moves in a run: constant, exponential, cosine, warmup or one_cycle."""
-    seeds: int = 3
-    """Number of seeds, each a run of everything that is compared."""
     seed: int = 0
-    """The first seed; the others follow it."""
+    """The first seed; others follow it."""
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False
     """Write into a folder that already holds files."""
 
 
-def check(options: Options) -> None:
-    """Raises ValueError or TypeError for what is wrong with the options that all share."""
+@dataclass(frozen=True)
+class Options(Data):
+    """The same for one that trains for a number of steps."""
+
+    iterations: int = 1000
+    """Training steps of a run, each on a fresh batch."""
+    schedule: str = "constant"
+    """How the learning rate moves in a run: constant, exponential, cosine, warmup or one_cycle."""
+    seeds: int = 3
+    """Number of seeds, each a run of everything that is compared."""
+
+
+def check_data(options: Data) -> None:
+    """Raises ValueError or TypeError for what is wrong with the options of the images."""
     for name in ("sigma1", "sigma2", "sigma"):
         check_positive(command.flag(name), getattr(options, name))
-    for name, minimum in (("iterations", 1), ("batch_size", 1), ("image_size", 2), ("seeds", 1), ("seed", 0)):
+    for name, minimum in (("batch_size", 1), ("image_size", 2), ("seed", 0)):
+        check_count(command.flag(name), getattr(options, name), minimum)
+    if options.seed >= 2**32:
+        raise ValueError(f"--seed must be below 2^32, got {options.seed}")
+
+
+def check(options: Options) -> None:
+    """The same for all the options of a training experiment."""
+    check_data(options)
+    for name, minimum in (("iterations", 1), ("seeds", 1)):
         check_count(command.flag(name), getattr(options, name), minimum)
     if options.seed + options.seeds > 2**32:
         raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
     command.check_name("schedule", options.schedule, SCHEDULES)
 
 
-def texture(options: Options) -> dict[str, Any]:
+def texture(options: Data) -> dict[str, Any]:
     """The options of `generate_data`."""
     names = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
     return {name: getattr(options, name) for name in names}
@@ -100,7 +114,7 @@ class Run(NamedTuple):
     learning_rate: float = 1e-3
     iterations: int = 1000
     schedule: str = "constant"
-    loss: str = "mse"
+    objective: str = "mse"
     architecture: str = "notebook"
 
 
@@ -124,7 +138,7 @@ def train_all(
     runs: Sequence[Run], options: Options, console: Console, report: Callable[[Result], None] | None = None
 ) -> list[Result]:
     """Every run, in order, with progress; those that `options.out` already holds are read from there."""
-    folder = options.out / "runs"
+    folder = options.out / output.RUNS
     folder.mkdir(exist_ok=True)
     results: list[Result] = []
     trainer = Trainer(texture(options))
@@ -174,7 +188,7 @@ class Trainer:
             self._fits[program] = segjax.make_fit(
                 ARCHITECTURES[run.architecture],
                 optimizer=optimizer,
-                loss=LOSSES[run.loss],
+                loss=LOSSES[run.objective],
                 num_steps=run.iterations,
                 chunk_size=min(CHUNK_SIZE, run.iterations),
                 **self.texture,
@@ -209,9 +223,7 @@ class Trainer:
         counts, running_counts, losses = self.evaluate(run.architecture, state.variables)
         return Result(run, history, jax.device_get(state.variables), counts, running_counts, losses, seconds)
 
-    def evaluate(
-        self, architecture: str, variables: Any
-    ) -> tuple[metrics.Counts, metrics.Counts, dict[str, float]]:
+    def evaluate(self, architecture: str, variables: Any) -> tuple[metrics.Counts, metrics.Counts, dict[str, float]]:
         """Counts by `predict`, counts by running statistics, and the mean of each loss, on the held-out images."""
         if architecture not in self._evaluate:
             self._evaluate[architecture] = jax.jit(partial(held_out, ARCHITECTURES[architecture], self.texture))
@@ -227,7 +239,7 @@ def held_out(
     def score(index: jax.Array) -> Any:
         batch = segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture)
         logits = segjax.predict(model, variables, batch.image)
-        running = model.apply(variables, batch.image, train=False)
+        running = cast(jax.Array, model.apply(variables, batch.image, train=False))
         losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
         return metrics.count(logits, batch.mask), metrics.count(running, batch.mask), losses
 
@@ -242,15 +254,16 @@ def held_out_batch(texture: dict[str, Any]) -> segjax.Batch:
 
 
 def describe(result: Result) -> dict[str, Any]:
-    """A finished run as a row of numbers."""
-    loss, agreement = result.history.loss, metrics.agreement(result.history.counts)
+    """A finished run as a row: what it was, its running means, then its scores on the held-out images."""
+    loss, agreement = np.asarray(result.history.loss), metrics.agreement(result.history.counts)
     return {
         **result.run._asdict(),
-        "running_loss": float(metrics.running_mean(loss)[-1]),
+        "loss": float(metrics.running_mean(loss)[-1]),
         "final_loss": final_loss(loss),
-        "running_agreement": float(metrics.running_mean(agreement)[-1]),
-        **{f"held_out_{name}": float(metric(result.counts)) for name, metric in METRICS.items()},
-        "held_out_accuracy_running_statistics": float(metrics.accuracy(result.running_counts)),
+        "agreement": float(metrics.running_mean(agreement)[-1]),
+        **{name: float(metric(result.counts)) for name, metric in METRICS.items()},
+        "accuracy_by_running_statistics": float(metrics.accuracy(result.running_counts)),
+        "held_out_agreement": float(metrics.agreement(result.counts)),
         **{f"held_out_{name}": value for name, value in result.losses.items()},
         "diverged_at": diverged_at(loss),
         "seconds": result.seconds,
@@ -259,7 +272,7 @@ def describe(result: Result) -> dict[str, Any]:
 
 def curves(result: Result) -> dict[str, np.ndarray]:
     """What `results.json` keeps of every step."""
-    return {"loss": result.history.loss, "agreement": np.asarray(metrics.agreement(result.history.counts))}
+    return {"loss": np.asarray(result.history.loss), "agreement": np.asarray(metrics.agreement(result.history.counts))}
 
 
 def final_loss(loss: np.ndarray) -> float:
@@ -273,6 +286,23 @@ def diverged_at(loss: np.ndarray) -> int | None:
     if unfinite.size:
         return int(unfinite[0]) + 1
     return len(loss) if len(loss) > 1 and final_loss(loss) > loss[0] else None
+
+
+def save_model(path: Path, architecture: str, variables: Any, texture: dict[str, Any]) -> None:
+    """Writes a trained network as one file, with the textures that it was trained on."""
+    model = to_config(ARCHITECTURES[architecture])
+    checkpoints.save(path, variables, {"model": model, "texture": texture})
+
+
+def load_model(path: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
+    """The network, its variables and its textures; a UsageError where the file is no such model."""
+    try:
+        variables, metadata = checkpoints.load(path)
+        return from_config(metadata["model"]), variables, metadata["texture"]
+    except OSError as error:
+        raise command.UsageError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, KeyError) as error:
+        raise command.UsageError(f"{path} is not a model of these experiments: {error}") from error
 
 
 def write(path: Path, result: Result, texture: dict[str, Any]) -> None:

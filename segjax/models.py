@@ -1,5 +1,6 @@
 """Networks that predict the mask: image -> logits, as Flax Linen modules with BatchNorm state."""
 
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -63,6 +64,72 @@ class SegmentationCNN(nn.Module):
         return Conv(1, self.kernel_size, name="out")(x)
 
 
+class UNet(nn.Module):
+    """A small U-Net (Ronneberger, Fischer and Brox, 2015): what the notebook calls its network a simple form of.
+
+    Each level is one conv - ReLU - BatchNorm on the way down and one on the way up, with the skip between them, and
+    two at the bottom. Levels halve the image by averaging, and double the width. Each layer has its own BatchNorm.
+
+    Attributes:
+        num_channels: width of the first level.
+        kernel_size: side of the kernels.
+        levels: number of halvings.
+        patch: the first layer sees the image as squares of `patch` x `patch` pixels, one channel a pixel, and the last
+            one gives a logit for each: a fraction of the cost of full resolution.
+    """
+
+    num_channels: int = 16
+    kernel_size: int = 3
+    levels: int = 2
+    patch: int = 1
+
+    @property
+    def receptive_field(self) -> int:
+        """Side in pixels of the square of the image that one logit sees at most, batch statistics aside."""
+        before, after = (self.kernel_size - 1) // 2, self.kernel_size // 2
+
+        def side(pixel: int) -> int:
+            # From the logit back to the image: what a convolution adds, and what each halving rounds to.
+            first = last = pixel // self.patch
+            first, last = first - before, last + after
+            for _ in range(self.levels):
+                first, last = (first - before) // 2, (last + after) // 2
+            first, last = first - 2 * before, last + 2 * after
+            for _ in range(self.levels):
+                first, last = 2 * first - before, 2 * last + 1 + after
+            return self.patch * (last - first + 1)
+
+        return max(side(pixel) for pixel in range(self.patch * 2**self.levels))
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        """As in `SegmentationCNN`; an image whose sides are no multiple of patch * 2^levels is padded by its edge."""
+        check_images("image", image)
+        for name, minimum in (("num_channels", 1), ("kernel_size", 1), ("levels", 0), ("patch", 1)):
+            check_count(name, getattr(self, name), minimum)
+
+        def block(x: jax.Array, features: int, name: str) -> jax.Array:
+            x = Conv(features, self.kernel_size, name=f"conv_{name}")(x)
+            return _batch_norm(f"norm_{name}", image.dtype, train)(nn.relu(x))
+
+        height, width = image.shape[1:3]
+        multiple = self.patch * 2**self.levels
+        padding = ((0, 0), (0, -height % multiple), (0, -width % multiple), (0, 0))
+        x = _space_to_depth(jnp.pad(image, padding, mode="edge"), self.patch)
+        skips = []
+        for level in range(self.levels):
+            x = block(x, self.num_channels * 2**level, f"down{level}")
+            skips.append(x)
+            x = _halve(x)
+        for name in ("bottom1", "bottom2"):
+            x = block(x, self.num_channels * 2**self.levels, name)
+        for level in reversed(range(self.levels)):
+            x = jnp.concatenate([_double(x), skips[level]], axis=-1)
+            x = block(x, self.num_channels * 2**level, f"up{level}")
+        x = _depth_to_space(Conv(self.patch**2, self.kernel_size, name="out")(x), self.patch)
+        return x[:, :height, :width]
+
+
 class Conv(nn.Module):
     """`conv2d` with a bias, initialised by PyTorch's law: all uniform within +-1/sqrt(fan_in).
 
@@ -103,6 +170,31 @@ def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
     )
 
 
+def _space_to_depth(x: jax.Array, side: int) -> jax.Array:
+    """(b, h, w, c) -> (b, h / side, w / side, side * side * c)."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // side, side, width // side, side, channels).swapaxes(2, 3)
+    return x.reshape(batch, height // side, width // side, side * side * channels)
+
+
+def _depth_to_space(x: jax.Array, side: int) -> jax.Array:
+    """The inverse of `_space_to_depth`."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, side, side, channels // side**2).swapaxes(2, 3)
+    return x.reshape(batch, height * side, width * side, channels // side**2)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    """The mean of each 2 x 2 square: by a reshape, since XLA's pooling has a slow gradient on a CPU."""
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+
+
+def _double(x: jax.Array) -> jax.Array:
+    """Each pixel as a 2 x 2 square."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+
+
 # The networks that experiments know by name; all but the first can predict with their running statistics.
 ARCHITECTURES = MappingProxyType(
     {
@@ -114,8 +206,37 @@ ARCHITECTURES = MappingProxyType(
         "kernel_7": SegmentationCNN(kernel_size=7, shared_norm=False),
         "shallow": SegmentationCNN(depth=1, shared_norm=False),
         "deep": SegmentationCNN(depth=5, shared_norm=False),
+        "unet": UNet(),
+        "unet_patch_2": UNet(patch=2),
     }
 )
+
+
+_NETWORKS = {network.__name__: network for network in (SegmentationCNN, UNet)}
+
+
+def to_config(model: nn.Module) -> dict[str, Any]:
+    """A network of this module as JSON's types, for a file beside its variables."""
+    if type(model).__name__ not in _NETWORKS:
+        raise ValueError(f"model must be of: {', '.join(_NETWORKS)}; got {type(model).__name__}")
+    fields = {name: getattr(model, name) for name in type(model).__annotations__}
+    return {"network": type(model).__name__, **fields}
+
+
+def from_config(config: Mapping[str, Any]) -> nn.Module:
+    """The network that `to_config` described.
+
+    Raises:
+        ValueError: if the network or one of its options is unknown here.
+    """
+    options = dict(config)
+    network = options.pop("network", None)
+    if network not in _NETWORKS:
+        raise ValueError(f"config must name a network of: {', '.join(_NETWORKS)}; got {network!r}")
+    try:
+        return cast(nn.Module, _NETWORKS[network](**options))
+    except TypeError as error:
+        raise ValueError(f"config has options that {network} does not have: {error}") from None
 
 
 def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Array:

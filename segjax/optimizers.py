@@ -10,7 +10,8 @@ from types import MappingProxyType
 import jax
 import optax
 
-Rate = jax.typing.ArrayLike | optax.Schedule
+Schedule = Callable[[jax.typing.ArrayLike], jax.typing.ArrayLike]
+Rate = jax.typing.ArrayLike | Schedule
 Optimizer = Callable[[Rate], optax.GradientTransformation]
 
 

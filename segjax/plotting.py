@@ -1,78 +1,250 @@
 """Figures from arrays. Nothing here computes, loads, saves or shows; importing it loads matplotlib."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 # Okabe and Ito's colours, told apart by colour-blind readers; black and the pale yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
 _PROBABILITY = matplotlib.colormaps["cividis"]
 _MASK = ListedColormap([_PROBABILITY(0.0), _PROBABILITY(1.0)])
 
 
+Kind = Literal["image", "mask", "probability", "signed", "feature"]
+
+
 class Panel(NamedTuple):
-    """One axes of curves: name -> (runs, steps), drawn as the mean over runs in the band from lowest to highest."""
+    """One axes of curves: name -> (runs, points), drawn as the mean over runs in the band from lowest to highest.
+
+    Attributes:
+        ylabel: with its unit.
+        curves: where a run is not finite, its curve ends. More than six are taken as ordered, dark to light.
+        log: a logarithmic vertical axis.
+        x: (points,), or None for iterations 1, 2, ...
+        xlabel: with its unit.
+        xlog: a logarithmic horizontal axis.
+        marks: text -> the x of a vertical line.
+    """
 
     ylabel: str
     curves: Mapping[str, np.ndarray]
     log: bool = False
+    x: np.ndarray | None = None
+    xlabel: str = "iteration"
+    xlog: bool = False
+    marks: Mapping[str, float] = {}
+
+
+class Picture(NamedTuple):
+    """An (n, n) array to be looked at: an image or a mask in [0, 1], a probability, or signed weights around 0."""
+
+    title: str
+    array: ArrayLike
+    kind: Kind = "image"
 
 
 def training_curves(panels: Sequence[Panel], title: str) -> Figure:
-    """Curves over iterations, a panel beside the other, with one legend. Where a run is not finite its curve ends."""
+    """Curves over iterations or another quantity, a panel beside the other, with one legend."""
     figure = Figure(figsize=(5.5 * len(panels), 4.4), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for index, (name, runs) in enumerate(panel.curves.items()):
+        styles = _styles(len(panel.curves))
+        for (name, runs), style in zip(panel.curves.items(), styles, strict=True):
             runs = np.atleast_2d(runs)
-            steps = np.arange(1, runs.shape[1] + 1)
-            style = {"color": COLOURS[index % len(COLOURS)], "linestyle": _LINES[index % len(_LINES)]}
-            axes.plot(steps, runs.mean(axis=0), label=name, linewidth=1.8, **style)
-            axes.fill_between(steps, runs.min(axis=0), runs.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
-        axes.set(xlabel="iteration", ylabel=panel.ylabel)
+            x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
+            axes.plot(x, runs.mean(axis=0), label=name, linewidth=1.8, **style)
+            if len(runs) > 1:
+                axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+        for index, (text, place) in enumerate(panel.marks.items()):
+            axes.axvline(place, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.set_yscale("log" if panel.log else "linear")
+        axes.set_xscale("log" if panel.xlog else "linear")
+        if panel.x is None:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.margins(x=0)
         axes.grid(alpha=0.3)
-    drawn = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    figure.legend(
-        list(drawn.values()), list(drawn), loc="outside lower center", ncols=min(len(drawn), 4), frameon=False
-    )
+    _legend(figure)
     figure.suptitle(title)
     return figure
 
 
 def predictions(image: ArrayLike, mask: ArrayLike, probabilities: Mapping[str, ArrayLike], title: str) -> Figure:
     """A row for each prediction: input image, true mask, probability of the mask; all (n, n), in [0, 1]."""
-    rows = len(probabilities)
-    figure = Figure(figsize=(8.4, 2.5 * rows + 0.7), layout="constrained")
-    grid = figure.subplots(rows, 3, squeeze=False)
-    for row, (name, probability) in zip(grid, probabilities.items(), strict=True):
-        row[0].imshow(image, cmap="gray", vmin=0, vmax=1)
-        row[1].imshow(mask, cmap=_MASK, vmin=0, vmax=1, interpolation="nearest")
-        drawn = row[2].imshow(probability, cmap=_PROBABILITY, vmin=0, vmax=1, interpolation="nearest")
-        row[0].set_ylabel(name, fontsize=11)
-        for axes in row:
-            axes.set(xticks=[], yticks=[])
-    for axes, heading in zip(grid[0], ("input image", "true mask", "prediction"), strict=True):
-        axes.set_title(heading)
-    figure.colorbar(drawn, ax=grid[:, 2], label="probability of the mask", shrink=max(0.5, 1 / rows))
+    grid = [
+        [Picture("", image), Picture("", mask, "mask"), Picture("", probability, "probability")]
+        for probability in probabilities.values()
+    ]
+    headings = ("input image", "true mask", "prediction")
+    grid[0] = [picture._replace(title=heading) for picture, heading in zip(grid[0], headings, strict=True)]
+    return pictures(grid, title, list(probabilities))
+
+
+def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str] = (), size: float = 2.5) -> Figure:
+    """Pictures in rows, all of one length; a name before each row, and a colour bar where there are probabilities.
+
+    Args:
+        size: side of a picture in inches.
+    """
+    rows, columns = len(grid), len(grid[0])
+    # The smallest figure that holds a title of usual length.
+    width = max(size * columns + 0.9, 5.6)
+    figure = Figure(figsize=(width, (size + 0.1) * rows + 0.7), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    probability = None
+    for row, line in enumerate(grid):
+        for column, picture in enumerate(line):
+            drawn = _draw(axes[row, column], picture)
+            probability = drawn if picture.kind == "probability" else probability
+    for name, row_axes in zip(names, axes, strict=False):
+        row_axes[0].set_ylabel(name, fontsize=11)
+    if probability is not None:
+        figure.colorbar(probability, ax=axes[:, -1], label="probability of the mask", shrink=max(0.5, 1 / rows))
     figure.suptitle(title)
     return figure
 
 
-def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str) -> Figure:
-    """A horizontal bar for each name: the median of its values (repeats,), on a log axis, with their range."""
+def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = True) -> Figure:
+    """A horizontal bar for each name: the median of its values (repeats,), with their range."""
     figure = Figure(figsize=(8.4, 0.45 * len(values) + 1.6), layout="constrained")
     axes = figure.subplots()
     medians = np.array([np.median(repeats) for repeats in values.values()])
     ranges = np.array([[np.median(r) - np.min(r), np.max(r) - np.median(r)] for r in values.values()]).T
-    axes.barh(list(values), medians, xerr=ranges, color=COLOURS[0], ecolor="black", capsize=3, log=True)
+    axes.barh(list(values), medians, xerr=ranges, color=COLOURS[0], ecolor="black", capsize=3, log=log)
     axes.invert_yaxis()
     axes.set(xlabel=xlabel, title=title)
     axes.grid(axis="x", alpha=0.3)
     return figure
+
+
+def heatmap(
+    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: Sequence[str], form: str, title: str
+) -> Figure:
+    """A matrix (rows, columns) with its numbers written in it.
+
+    Args:
+        labels: of the vertical axis, the horizontal axis, and the colour.
+        form: of a number, such as ".3f"; one that is not finite stays blank.
+    """
+    size = (1.0 * len(columns) + 3.2, 0.62 * len(rows) + 2.0)
+    figure = Figure(figsize=(max(size[0], 6.0), max(size[1], 3.2)), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(values, cmap=_PROBABILITY, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(ylabel=labels[0], xlabel=labels[1])
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            colour = "black" if np.asarray(drawn.norm(value), float) > 0.55 else "white"
+            axes.text(column, row, format(value, form), ha="center", va="center", color=colour)
+    figure.colorbar(drawn, ax=axes, label=labels[2])
+    figure.suptitle(title)
+    return figure
+
+
+def scores(values: Mapping[str, np.ndarray], groups: Sequence[str], xlabels: Sequence[str], title: str) -> Figure:
+    """Names down the side and a panel for each quantity: every run's dot, and a bar at their mean.
+
+    Args:
+        values: name -> (quantities, runs).
+        groups: the quantities' names, above the panels.
+        xlabels: the quantities with their units.
+    """
+    figure = Figure(figsize=(3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    for index, (axes, group, xlabel) in enumerate(zip(panels, groups, xlabels, strict=True)):
+        for row, runs in enumerate(values.values()):
+            axes.plot(runs[index], np.full(len(runs[index]), row), "o", color=COLOURS[0], alpha=0.6, markersize=5)
+            axes.plot(np.mean(runs[index]), row, "|", color="black", markersize=14, markeredgewidth=2)
+        axes.set(xlabel=xlabel, title=group)
+        axes.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(values)), list(values))
+    panels[0].set_ylim(len(values) - 0.5, -0.5)
+    figure.suptitle(title)
+    return figure
+
+
+def sensitivity(
+    rates: np.ndarray, losses: Mapping[str, np.ndarray], diverged: Mapping[str, np.ndarray], ylabel: str, title: str
+) -> Figure:
+    """Loss against learning rate, both logarithmic: mean and range over seeds, crosses where runs diverged.
+
+    Args:
+        rates: (rates,).
+        losses: name -> (seeds, rates), NaN where a run was not made.
+        diverged: name -> (seeds, rates), bool; a diverged run counts for no mean, and is a cross at the top.
+    """
+    figure = Figure(figsize=(7.6, 4.9), layout="constrained")
+    axes = figure.subplots()
+    finite = np.concatenate([np.ravel(losses[name][~diverged[name]]) for name in losses])
+    top = 1.6 * (np.nanmax(finite) if np.isfinite(finite).any() else 1.0)
+    for index, (name, values) in enumerate(losses.items()):
+        colour, line, marker = (styles[index % len(styles)] for styles in (COLOURS, _LINES, _MARKERS))
+        kept = np.ma.masked_invalid(np.where(diverged[name], np.nan, values))
+        axes.plot(rates, kept.mean(axis=0), color=colour, linestyle=line, marker=marker, label=name)
+        axes.fill_between(rates, kept.min(axis=0), kept.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        lost = rates[diverged[name].any(axis=0)]
+        # A row of crosses for each name, so that none hides another.
+        axes.plot(lost, np.full(len(lost), top * 1.25**index), "x", color=colour, markersize=8)
+    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=ylabel)
+    axes.plot([], [], "x", color="black", label="some seed diverged")
+    axes.grid(alpha=0.3, which="both")
+    _legend(figure)
+    figure.suptitle(title)
+    return figure
+
+
+def tradeoff(
+    points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str, title: str, xlog: bool = True
+) -> Figure:
+    """A labelled point (x, y) for each name."""
+    figure = Figure(figsize=(7.6, 4.9), layout="constrained")
+    axes = figure.subplots()
+    for index, (name, (x, y)) in enumerate(points.items()):
+        axes.plot(x, y, _MARKERS[index % len(_MARKERS)], color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if xlog else "linear")
+    axes.margins(0.12)
+    axes.grid(alpha=0.3, which="both")
+    _legend(figure)
+    figure.suptitle(title)
+    return figure
+
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    """A colour and a dash for each curve."""
+    if count > len(COLOURS):
+        return [{"color": _PROBABILITY(0.95 * i / (count - 1)), "linestyle": _LINES[i % 2]} for i in range(count)]
+    return [{"color": COLOURS[i], "linestyle": _LINES[i % len(_LINES)]} for i in range(count)]
+
+
+def _legend(figure: Figure) -> None:
+    """One legend under all the axes, each name once."""
+    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
+    drawn = {label: line for label, line in lines.items() if not label.startswith("_")}
+    longest = max(len(label) for label in drawn)
+    columns = min(len(drawn), 2 if longest > 22 and len(figure.axes) == 1 else 4)
+    figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False)
+
+
+def _draw(axes: Axes, picture: Picture) -> Any:
+    array = np.asarray(picture.array)
+    # A constant array has no range of its own; the smallest float keeps matplotlib's scale defined.
+    reach = max(float(np.abs(array).max()), float(np.finfo(np.float32).tiny))
+    styles: dict[str, dict[str, Any]] = {
+        "image": {"cmap": "gray", "vmin": 0, "vmax": 1},
+        "mask": {"cmap": _MASK, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
+        "probability": {"cmap": _PROBABILITY, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
+        "signed": {"cmap": "PuOr", "vmin": -reach, "vmax": reach, "interpolation": "nearest"},
+        "feature": {"cmap": "cividis", "interpolation": "nearest"},
+    }
+    axes.set(xticks=[], yticks=[])
+    axes.set_title(picture.title, fontsize=10)
+    return axes.imshow(array, **styles[picture.kind])

@@ -40,7 +40,7 @@ def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
 def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A straight line up to the peak over the first tenth of the run, then the peak; no step is wasted at rate 0."""
     steps = max(1, num_steps // 10)
-    return lambda step: learning_rate * jnp.minimum(1, (step + 1) / steps)
+    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, (step + 1) / steps)
 
 
 def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -54,7 +54,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         rising = 1 - (1 - 1 / 25) * up(step)
-        return learning_rate * jnp.where(jnp.asarray(step) < rise, rising, down(step - rise))
+        return jnp.asarray(learning_rate) * jnp.where(jnp.asarray(step) < rise, rising, down(step - rise))
 
     return rate
 
