@@ -17,7 +17,7 @@ from typing import Literal
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, summary
+from experiments import command, output, runs, settings, summary
 from experiments.report import Report, question
 from experiments.runs import Run
 from segjax import plotting
@@ -25,7 +25,7 @@ from segjax.checks import check_positive
 
 
 @dataclass(frozen=True)
-class Options(runs.Options):
+class Options(settings.Options):
     """Trains the notebook's network with several optimizers, paired over seeds, and compares them."""
 
     preset: Literal["notebook", "quick"] = "notebook"
@@ -45,7 +45,7 @@ PRESETS = {
 
 def main(options: Options) -> None:
     with command.usage_errors():
-        runs.check(options)
+        settings.check(options)
         check_positive("--learning-rate", options.learning_rate)
         command.check_names("optimizers", options.optimizers, segjax.OPTIMIZERS)
     output.claim(options.out, options.overwrite)
@@ -53,7 +53,7 @@ def main(options: Options) -> None:
     planned = [
         Run(name, seed, name, options.learning_rate, options.iterations, options.schedule)
         for name in options.optimizers
-        for seed in runs.seeds(options)
+        for seed in settings.seeds(options)
     ]
     results = runs.train_all(planned, options, console)
     rate = f"learning rate {options.learning_rate:g}"

@@ -27,14 +27,14 @@ from experiments.report import Report, show, to_html
 RESULTS, RUNS = "results.json", "runs"
 
 
-def claim(out: Path, overwrite: bool) -> None:
+def claim(out: Path, overwrite: bool, again: bool = False) -> None:
     """Makes the folder and tries to write in it, before any work.
 
     It refuses a folder that holds anything but the finished runs of an interrupted command, unless told to overwrite:
-    then those are deleted.
+    then those are deleted. `again` is for a command that makes its report anew from the runs that are there.
     """
     try:
-        if out.is_dir() and any(path.name != RUNS for path in out.iterdir()) and not overwrite:
+        if out.is_dir() and any(path.name != RUNS for path in out.iterdir()) and not (overwrite or again):
             raise UsageError(f"--out {out} already holds files; name another folder, or pass --overwrite")
         out.mkdir(parents=True, exist_ok=True)
         if overwrite:

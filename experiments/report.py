@@ -141,7 +141,8 @@ def _rich(table: Table) -> RichTable:
     )
     for column, name in enumerate(table.headings):
         numeric = all(_is_number(row[column]) for row in table.rows)
-        result.add_column(escape(name), justify="right" if numeric and column else "left")
+        longest = max((len(word) for word in name.split()), default=0)
+        result.add_column(escape(name), justify="right" if numeric and column else "left", min_width=longest)
     for row in table.rows:
         first_and_rest = (cell.partition("\n") for cell in row)
         result.add_row(

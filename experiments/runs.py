@@ -6,7 +6,6 @@ that it was in: the same command goes on from there.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,9 +18,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import segjax
-from experiments import command, output
+from experiments import command, output, settings
 from segjax import checkpoints, metrics
-from segjax.checks import check_count, check_positive
 from segjax.losses import LOSSES
 from segjax.models import ARCHITECTURES, from_config, to_config
 from segjax.schedules import SCHEDULES, scheduled
@@ -37,72 +35,6 @@ METRICS = {
     "recall": metrics.recall,
     "f1": metrics.f1,
 }
-
-
-@dataclass(frozen=True)
-class Data:
-    """What every experiment that draws images lets its user choose."""
-
-    preset: str = "full"
-    """Defaults of all other options: the full experiment, or a small one."""
-    batch_size: int = 8
-    """Images a batch."""
-    image_size: int = 128
-    """Height and width of the images, in pixels."""
-    sigma1: float = 0.2
-    """Width of the texture inside the mask, in pixels."""
-    sigma2: float = 1.2
-    """Width of the texture outside the mask, in pixels."""
-    sigma: float = 25.6
-    """Width of the mask's smooth field, in pixels."""
-    seed: int = 0
-    """The first seed; others follow it."""
-    out: Path = Path("results")
-    """Folder for the figures, report.html, results.json and runs.csv."""
-    overwrite: bool = False
-    """Write into a folder that already holds files."""
-
-
-@dataclass(frozen=True)
-class Options(Data):
-    """The same for one that trains for a number of steps."""
-
-    iterations: int = 1000
-    """Training steps of a run, each on a fresh batch."""
-    schedule: str = "constant"
-    """How the learning rate moves in a run: constant, exponential, cosine, warmup or one_cycle."""
-    seeds: int = 3
-    """Number of seeds, each a run of everything that is compared."""
-
-
-def check_data(options: Data) -> None:
-    """Raises ValueError or TypeError for what is wrong with the options of the images."""
-    for name in ("sigma1", "sigma2", "sigma"):
-        check_positive(command.flag(name), getattr(options, name))
-    for name, minimum in (("batch_size", 1), ("image_size", 2), ("seed", 0)):
-        check_count(command.flag(name), getattr(options, name), minimum)
-    if options.seed >= 2**32:
-        raise ValueError(f"--seed must be below 2^32, got {options.seed}")
-
-
-def check(options: Options) -> None:
-    """The same for all the options of a training experiment."""
-    check_data(options)
-    for name, minimum in (("iterations", 1), ("seeds", 1)):
-        check_count(command.flag(name), getattr(options, name), minimum)
-    if options.seed + options.seeds > 2**32:
-        raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
-    command.check_name("schedule", options.schedule, SCHEDULES)
-
-
-def texture(options: Data) -> dict[str, Any]:
-    """The options of `generate_data`."""
-    names = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
-    return {name: getattr(options, name) for name in names}
-
-
-def seeds(options: Options) -> range:
-    return range(options.seed, options.seed + options.seeds)
 
 
 class Run(NamedTuple):
@@ -134,28 +66,28 @@ class Result(NamedTuple):
     seconds: float
 
 
-def train_all(
-    runs: Sequence[Run], options: Options, console: Console, report: Callable[[Result], None] | None = None
-) -> list[Result]:
+def train_all(runs: Sequence[Run], options: settings.Training, console: Console) -> list[Result]:
     """Every run, in order, with progress; those that `options.out` already holds are read from there."""
-    folder = options.out / output.RUNS
-    folder.mkdir(exist_ok=True)
+    (options.out / output.RUNS).mkdir(exist_ok=True)
     results: list[Result] = []
-    trainer = Trainer(texture(options))
+    trainer = Trainer(settings.texture(options))
     with progress_bar(console) as progress:
         bar = progress.add_task("", total=sum(run.iterations for run in runs))
         for run in runs:
-            path = folder / f"{run.label.replace(' ', '-')}-seed{run.seed}.safetensors"
-            if path.exists():
-                result = read(path, run, trainer.texture)
+            file = path(options, run)
+            if file.exists():
+                result = read(file, run, trainer.texture)
                 progress.update(bar, advance=run.iterations)
             else:
                 result = trainer.train(run, progress, bar)
-                write(path, result, trainer.texture)
+                write(file, result, trainer.texture)
             results.append(result)
-            if report:
-                report(result)
     return results
+
+
+def path(options: settings.Training, run: Run) -> Path:
+    """Where a finished run is kept."""
+    return options.out / output.RUNS / f"{run.label.replace(' ', '-')}-seed{run.seed}.safetensors"
 
 
 def progress_bar(console: Console) -> Progress:
@@ -173,8 +105,8 @@ def progress_bar(console: Console) -> Progress:
 class Trainer:
     """Compiles each program once, whatever the number of seeds and rates that use it."""
 
-    def __init__(self, texture: dict[str, Any]) -> None:
-        self.texture = texture
+    def __init__(self, texture: dict[str, Any], chunk_size: int = CHUNK_SIZE) -> None:
+        self.texture, self.chunk_size = texture, chunk_size
         self._fits: dict[Any, segjax.training.Fit] = {}
         self._evaluate: dict[Any, Callable[..., Any]] = {}
 
@@ -190,7 +122,7 @@ class Trainer:
                 optimizer=optimizer,
                 loss=LOSSES[run.objective],
                 num_steps=run.iterations,
-                chunk_size=min(CHUNK_SIZE, run.iterations),
+                chunk_size=min(self.chunk_size, run.iterations),
                 **self.texture,
             )
         return self._fits[program]

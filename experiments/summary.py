@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import segjax
-from experiments import runs
+from experiments import runs, settings
 from experiments.report import Table
 from experiments.runs import Result
 from segjax import metrics, plotting
@@ -49,7 +49,7 @@ def running(results: Sequence[Result], curve: str) -> dict[str, np.ndarray]:
     }
 
 
-def over_seeds(options: runs.Options) -> str:
+def over_seeds(options: settings.Options) -> str:
     return f"mean and range of {options.seeds} seeds" if options.seeds > 1 else f"seed {options.seed}"
 
 
@@ -61,7 +61,7 @@ def spread(numbers: np.ndarray, form: str) -> str:
 
 def table(
     results: Sequence[Result],
-    options: runs.Options,
+    options: settings.Options,
     title: str,
     columns: Mapping[str, tuple[str, str]] = SCORES,
     note: str = NOTE,
@@ -98,9 +98,9 @@ def probability(result: Result, image: jax.Array) -> np.ndarray:
     return np.asarray(jax.nn.sigmoid(logits))[..., 0]
 
 
-def predictions(results: Sequence[Result], options: runs.Options) -> Figure:
+def predictions(results: Sequence[Result], options: settings.Options) -> Figure:
     """The first held-out image as the first seed of each label sees it."""
-    batch = runs.held_out_batch(runs.texture(options))
+    batch = runs.held_out_batch(settings.texture(options))
     seen = {label: probability(group[0], batch.image)[0] for label, group in by_label(results).items()}
     title = f"A held-out image after {options.iterations} iterations, seed {options.seed}"
     return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], seen, title)

@@ -16,6 +16,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _PROBABILITY = matplotlib.colormaps["cividis"]
+_BARS = {"probability": "probability of the mask", "signed": "weight"}
 _MASK = ListedColormap([_PROBABILITY(0.0), _PROBABILITY(1.0)])
 
 
@@ -45,7 +46,11 @@ class Panel(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An (n, n) array to be looked at: an image or a mask in [0, 1], a probability, or signed weights around 0."""
+    """An (n, n) array to be looked at.
+
+    An image, a mask and a probability are in [0, 1]; signed weights lie around 0, on one scale for a figure; a feature
+    is drawn from its own lowest value to its highest.
+    """
 
     title: str
     array: ArrayLike
@@ -89,25 +94,30 @@ def predictions(image: ArrayLike, mask: ArrayLike, probabilities: Mapping[str, A
 
 
 def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str] = (), size: float = 2.5) -> Figure:
-    """Pictures in rows, all of one length; a name before each row, and a colour bar where there are probabilities.
+    """Pictures in rows, of which the last may be shorter; a colour bar for probabilities, or for signed weights.
 
     Args:
+        names: one before each row.
         size: side of a picture in inches.
     """
-    rows, columns = len(grid), len(grid[0])
-    # The smallest figure that holds a title of usual length.
-    width = max(size * columns + 0.9, 5.6)
-    figure = Figure(figsize=(width, (size + 0.1) * rows + 0.7), layout="constrained")
+    rows, columns = len(grid), max(map(len, grid))
+    # No narrower than a title of usual length.
+    figure = Figure(figsize=(max(size * columns + 0.9, 6.4), (size + 0.1) * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    probability = None
-    for row, line in enumerate(grid):
-        for column, picture in enumerate(line):
-            drawn = _draw(axes[row, column], picture)
-            probability = drawn if picture.kind == "probability" else probability
-    for name, row_axes in zip(names, axes, strict=False):
-        row_axes[0].set_ylabel(name, fontsize=11)
-    if probability is not None:
-        figure.colorbar(probability, ax=axes[:, -1], label="probability of the mask", shrink=max(0.5, 1 / rows))
+    signed = [np.abs(picture.array).max() for row in grid for picture in row if picture.kind == "signed"]
+    reach = float(max(signed, default=0.0)) or 1.0
+    measured = None
+    for row, line in zip(axes, grid, strict=True):
+        for cell in row[len(line) :]:
+            cell.axis("off")
+        for cell, picture in zip(row, line, strict=False):
+            drawn = _draw(cell, picture, reach)
+            measured = (picture.kind, drawn) if picture.kind in _BARS else measured
+    for name, row in zip(names, axes, strict=False):
+        row[0].set_ylabel(name, fontsize=11)
+    if measured:
+        kind, drawn = measured
+        figure.colorbar(drawn, ax=axes[:, -1], label=_BARS[kind], shrink=max(0.5, 1 / rows))
     figure.suptitle(title)
     return figure
 
@@ -126,26 +136,41 @@ def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = 
 
 
 def heatmap(
-    values: np.ndarray, rows: Sequence[str], columns: Sequence[str], labels: Sequence[str], form: str, title: str
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    labels: Sequence[str],
+    form: str,
+    title: str,
+    ranks: np.ndarray | None = None,
 ) -> Figure:
     """A matrix (rows, columns) with its numbers written in it.
 
     Args:
         labels: of the vertical axis, the horizontal axis, and the colour.
         form: of a number, such as ".3f"; one that is not finite stays blank.
+        ranks: (rows, columns), more is better, for columns that do not compare: each is coloured from its own worst to
+            its best. Without them the values give the colours.
     """
     size = (1.0 * len(columns) + 3.2, 0.62 * len(rows) + 2.0)
     figure = Figure(figsize=(max(size[0], 6.0), max(size[1], 3.2)), layout="constrained")
     axes = figure.subplots()
-    drawn = axes.imshow(values, cmap=_PROBABILITY, aspect="auto")
+    shades = np.asarray(values, float)
+    if ranks is not None:
+        worst, best = ranks.min(axis=0), ranks.max(axis=0)
+        shades = (ranks - worst) / np.where(best > worst, best - worst, 1)
+    drawn = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(ylabel=labels[0], xlabel=labels[1])
+    middle = (np.nanmin(shades) + np.nanmax(shades)) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            colour = "black" if np.asarray(drawn.norm(value), float) > 0.55 else "white"
+            colour = "black" if shades[row, column] > middle else "white"
             axes.text(column, row, format(value, form), ha="center", va="center", color=colour)
-    figure.colorbar(drawn, ax=axes, label=labels[2])
+    bar = figure.colorbar(drawn, ax=axes, label=labels[2])
+    if ranks is not None:
+        bar.set_ticks([0, 1], labels=["worst", "best"])
     figure.suptitle(title)
     return figure
 
@@ -168,6 +193,23 @@ def scores(values: Mapping[str, np.ndarray], groups: Sequence[str], xlabels: Seq
         axes.grid(alpha=0.3)
     panels[0].set_yticks(range(len(values)), list(values))
     panels[0].set_ylim(len(values) - 0.5, -0.5)
+    figure.suptitle(title)
+    return figure
+
+
+def dots(
+    values: Mapping[str, np.ndarray], reference: np.ndarray, xlabel: str, labels: tuple[str, str], title: str
+) -> Figure:
+    """Names down the side, on a log axis: a dot for each run (runs,), and a diamond at a reference value for each."""
+    figure = Figure(figsize=(7.6, 0.3 * len(values) + 1.9), layout="constrained")
+    axes = figure.subplots()
+    for row, runs in enumerate(values.values()):
+        axes.plot(runs, np.full(len(runs), row), "o", color=COLOURS[0], alpha=0.7, label=labels[0])
+    axes.plot(reference, range(len(values)), "D", color=COLOURS[1], fillstyle="none", markersize=8, label=labels[1])
+    axes.set_yticks(range(len(values)), list(values))
+    axes.set(xscale="log", xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
+    axes.grid(alpha=0.3, which="both")
+    _legend(figure)
     figure.suptitle(title)
     return figure
 
@@ -209,7 +251,9 @@ def tradeoff(
     figure = Figure(figsize=(7.6, 4.9), layout="constrained")
     axes = figure.subplots()
     for index, (name, (x, y)) in enumerate(points.items()):
-        axes.plot(x, y, _MARKERS[index % len(_MARKERS)], color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
+        # Another marker in each round of the colours.
+        marker = _MARKERS[(index + index // len(COLOURS)) % len(_MARKERS)]
+        axes.plot(x, y, marker, color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if xlog else "linear")
     axes.margins(0.12)
     axes.grid(alpha=0.3, which="both")
@@ -230,21 +274,19 @@ def _legend(figure: Figure) -> None:
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     drawn = {label: line for label, line in lines.items() if not label.startswith("_")}
     longest = max(len(label) for label in drawn)
-    columns = min(len(drawn), 2 if longest > 22 and len(figure.axes) == 1 else 4)
+    columns = min(len(drawn), 2 if longest > 22 and len(figure.axes) == 1 else 5)
     figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False)
 
 
-def _draw(axes: Axes, picture: Picture) -> Any:
-    array = np.asarray(picture.array)
-    # A constant array has no range of its own; the smallest float keeps matplotlib's scale defined.
-    reach = max(float(np.abs(array).max()), float(np.finfo(np.float32).tiny))
+def _draw(axes: Axes, picture: Picture, reach: float) -> Any:
+    """`reach` is the largest weight of the figure, so that signed pictures share one scale."""
     styles: dict[str, dict[str, Any]] = {
         "image": {"cmap": "gray", "vmin": 0, "vmax": 1},
         "mask": {"cmap": _MASK, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
         "probability": {"cmap": _PROBABILITY, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
         "signed": {"cmap": "PuOr", "vmin": -reach, "vmax": reach, "interpolation": "nearest"},
-        "feature": {"cmap": "cividis", "interpolation": "nearest"},
+        "feature": {"cmap": "gray", "interpolation": "nearest"},
     }
     axes.set(xticks=[], yticks=[])
     axes.set_title(picture.title, fontsize=10)
-    return axes.imshow(array, **styles[picture.kind])
+    return axes.imshow(np.asarray(picture.array), **styles[picture.kind])

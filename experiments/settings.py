@@ -1,0 +1,74 @@
+"""The options that experiments share, and their checks: images, training, seeds."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments import command
+from segjax.checks import check_count, check_positive
+from segjax.schedules import SCHEDULES
+
+
+@dataclass(frozen=True)
+class Data:
+    """What every experiment that draws images lets its user choose."""
+
+    preset: str = "full"
+    """Defaults of all other options: the full experiment, or a small one."""
+    batch_size: int = 8
+    """Images a batch."""
+    image_size: int = 128
+    """Height and width of the images, in pixels."""
+    sigma1: float = 0.2
+    """Width of the texture inside the mask, in pixels."""
+    sigma2: float = 1.2
+    """Width of the texture outside the mask, in pixels."""
+    sigma: float = 25.6
+    """Width of the mask's smooth field, in pixels."""
+    seed: int = 0
+    """The first seed; others follow it."""
+    out: Path = Path("results")
+    """Folder for the figures, report.html, results.json and runs.csv."""
+    overwrite: bool = False
+    """Write into a folder that already holds files."""
+
+
+@dataclass(frozen=True)
+class Training(Data):
+    """The same for one that trains for a number of steps."""
+
+    iterations: int = 1000
+    """Training steps of a run, each on a fresh batch."""
+    schedule: str = "constant"
+    """How the learning rate moves in a run: constant, exponential, cosine, warmup or one_cycle."""
+
+
+@dataclass(frozen=True)
+class Options(Training):
+    """The same for one that compares over seeds."""
+
+    seeds: int = 3
+    """Number of seeds, each a run of everything that is compared."""
+
+
+def check(options: Data) -> None:
+    """Raises ValueError or TypeError for what is wrong with the options above."""
+    for name in ("sigma1", "sigma2", "sigma"):
+        check_positive(command.flag(name), getattr(options, name))
+    for name, minimum in (("batch_size", 1), ("image_size", 2), ("iterations", 1), ("seeds", 1), ("seed", 0)):
+        if hasattr(options, name):
+            check_count(command.flag(name), getattr(options, name), minimum)
+    if options.seed + getattr(options, "seeds", 1) > 2**32:
+        raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
+    if isinstance(options, Training):
+        command.check_name("schedule", options.schedule, SCHEDULES)
+
+
+def texture(options: Data) -> dict[str, Any]:
+    """The options of `generate_data`."""
+    names = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
+    return {name: getattr(options, name) for name in names}
+
+
+def seeds(options: Options) -> range:
+    return range(options.seed, options.seed + options.seeds)
