@@ -52,14 +52,16 @@ class Options(settings.Data):
     """Defaults of all other options: the full time, or a short one."""
     seconds: float = 60.0
     """Time to compile and train."""
-    architecture: str = "separate_norm"
+    batch_size: int = 4
+    architecture: str = "patch"
     """A name of segjax.models.ARCHITECTURES whose running statistics work: any but notebook."""
     optimizer: str = "adam"
     """One of sgd, momentum, rmsprop, adam."""
     learning_rate: float = 1e-2
     """Peak learning rate."""
-    schedule: str = "cosine"
-    """How the learning rate moves with the clock: constant, exponential, cosine, warmup or one_cycle."""
+    schedule: str = "warmup_cosine"
+    """How the learning rate moves with the clock: constant, exponential, cosine, warmup,
+    warmup_cosine or one_cycle."""
     loss: str = "bce"
     """One of mse, bce, dice."""
     held_out: int = 256

@@ -4,12 +4,14 @@ A tour, in the order in which data walks through the package:
 
     textures       generate_data(key) -> Batch(image, mask): two textures split by a random smooth mask
     convolution    conv2d: the convolution, fed to XLA so that loops and vmap stay fast
-    models         SegmentationCNN: image -> logits; predict, count_parameters, parameter_table
+    models         SegmentationCNN, UNet: image -> logits; predict, count_parameters, parameter_table
     losses         (logits, mask) -> a loss for each example
     metrics        additive counts, then accuracy, IoU, precision, recall, F1 and the notebook's agreement
     optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam as PyTorch defines them
+    schedules      SCHEDULES: rates that move in a run, from constant to one_cycle
     training       make_train: a whole run as one pure function; make_fit: the same run in chunks, for people
     sweeps         sweep: every seed at every rate in one program
+    checkpoints    a tree of arrays and its metadata as one file; import it by its name
     torch_weights  to and from the names of PyTorch's state_dict
     checks         what the others ask of their arguments, said in one sentence
     plotting       arrays -> Figure; not imported here, so that segjax needs no matplotlib
@@ -19,8 +21,8 @@ A tour, in the order in which data walks through the package:
     >>> state, history = jax.jit(train)(jax.random.key(0), 1e-3)
 """
 
-from segjax import losses, metrics, torch_weights
-from segjax.models import SegmentationCNN, count_parameters, parameter_table, predict
+from segjax import losses, metrics, schedules, torch_weights
+from segjax.models import SegmentationCNN, UNet, count_parameters, parameter_table, predict
 from segjax.optimizers import OPTIMIZERS
 from segjax.sweeps import sweep
 from segjax.textures import Batch, compose_batch, gaussian_kernel, generate_data
@@ -32,6 +34,7 @@ __all__ = [
     "History",
     "SegmentationCNN",
     "TrainState",
+    "UNet",
     "compose_batch",
     "count_parameters",
     "evaluate",
@@ -43,6 +46,7 @@ __all__ = [
     "metrics",
     "parameter_table",
     "predict",
+    "schedules",
     "sweep",
     "torch_weights",
 ]

@@ -43,6 +43,12 @@ def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
     return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, (step + 1) / steps)
 
 
+def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
+    """The product of `warmup` and `cosine`: gentle at both ends."""
+    rising, falling = warmup(1.0, num_steps), cosine(1.0, num_steps)
+    return lambda step: jnp.asarray(learning_rate) * rising(step) * falling(step)
+
+
 def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Cosine from 1/25 of the peak up over the first 30 % of the run, then down to 1/250,000 of it (Smith, 2018).
 
@@ -60,7 +66,14 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
 
 
 SCHEDULES = MappingProxyType(
-    {"constant": constant, "exponential": exponential, "cosine": cosine, "warmup": warmup, "one_cycle": one_cycle}
+    {
+        "constant": constant,
+        "exponential": exponential,
+        "cosine": cosine,
+        "warmup": warmup,
+        "warmup_cosine": warmup_cosine,
+        "one_cycle": one_cycle,
+    }
 )
 
 

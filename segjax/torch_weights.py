@@ -50,10 +50,16 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
     """NumPy arrays by PyTorch's names, fresh and writable, for `load_state_dict` after `torch.from_numpy`.
 
     Args:
-        variables: of a `SegmentationCNN`.
+        variables: of a `SegmentationCNN` of depth 3.
         num_batches_tracked: PyTorch's counter of forward passes, which is not kept here and has no effect there.
+
+    Raises:
+        ValueError: if the network is not of the notebook's depth.
     """
     params, batch_stats = variables["params"], variables["batch_stats"]
+    layers = {name for name in params if not name.startswith("norm")}
+    if layers != {ours for ours, _ in _convolutions()}:
+        raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")
     shared = "norm" in params
     arrays = {}
     for ours, theirs in _convolutions():

@@ -19,8 +19,14 @@ EXPERIMENTS = {
         ["--iterations", "4", "--optimizers", "sgd", "adam", "--rates", "1e-2", "1"],
         {"rate_sensitivity", "curves_sgd", "curves_adam"},
     ),
-    "compare_optimizers": (["--iterations", "4", "--image-size", "16", "--optimizers", "sgd"], {"curves", "predictions"}),
-    "compare_losses": (["--iterations", "4", "--losses", "mse", "dice"], {"loss_by_metric", "agreement", "predictions"}),
+    "compare_optimizers": (
+        ["--iterations", "4", "--image-size", "16", "--optimizers", "sgd"],
+        {"curves", "predictions"},
+    ),
+    "compare_losses": (
+        ["--iterations", "4", "--losses", "mse", "dice"],
+        {"loss_by_metric", "agreement", "predictions"},
+    ),
     "compare_architectures": (
         ["--iterations", "4", "--architectures", "notebook", "kernel_3", "--image-size", "16"],
         {"budgets", "cost_and_quality"},

@@ -1,4 +1,7 @@
+import json
+
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,6 +9,7 @@ import pytest
 from conftest import to_nhwc, under
 
 import segjax
+from segjax.models import PatchCNN, from_config, to_config
 
 KEY = jax.random.key(0)
 IMAGE = jax.random.uniform(jax.random.key(1), (2, 12, 12, 1))
@@ -125,7 +129,120 @@ def test_refuses_other_images(error, image, message):
         segjax.SegmentationCNN().init(KEY, image)
 
 
-@pytest.mark.parametrize("options", [{"num_channels": 0}, {"kernel_size": 0}])
+@pytest.mark.parametrize("options", [{"num_channels": 0}, {"kernel_size": 0}, {"depth": 0}])
 def test_refuses_sizes_below_one(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer >= 1"):
         segjax.SegmentationCNN(**options).init(KEY, IMAGE)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_depth_is_the_number_of_hidden_layers(depth):
+    variables = segjax.SegmentationCNN(2, 3, shared_norm=False, depth=depth).init(KEY, IMAGE)
+    assert set(variables["params"]) == {
+        "out",
+        *(f"{kind}{layer}" for kind in ("conv", "norm") for layer in range(1, depth + 1)),
+    }
+
+
+NETWORKS = [
+    segjax.SegmentationCNN(2, 4, shared_norm=False, depth=2),
+    segjax.UNet(2, levels=0),
+    segjax.UNet(2),
+    segjax.UNet(2, 4, levels=1),
+    PatchCNN(4, depth=1, standardize=False),
+    PatchCNN(9, 2, depth=2, patch=3, standardize=False),
+]
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_receptive_field_is_what_moves_a_logit(model):
+    """The widest reach of a logit's gradient, over all its places in the squares that the network halves."""
+    size = 48 * (model.receptive_field // 48 + 3)
+    image = jnp.ones((1, size, size, 1))
+    # With no weight below 0 nothing cancels and no ReLU is closed.
+    variables = jax.tree.map(jnp.abs, model.init(KEY, image))
+
+    @jax.jit
+    def reach(place):
+        gradient = jax.grad(lambda x: model.apply(variables, x)[0, place, size // 2, 0])(image)
+        rows = jnp.any(gradient[0, ..., 0] != 0, axis=1)
+        return size - jnp.argmax(rows[::-1]) - jnp.argmax(rows)
+
+    assert max(int(reach(size // 2 + offset)) for offset in range(12)) == model.receptive_field
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])
+@pytest.mark.parametrize("model", [segjax.UNet(2, levels=2), PatchCNN(9, depth=1, patch=3)], ids=str)
+def test_keeps_any_size(shape, model):
+    image = jnp.ones((2, *shape, 1))
+    logits, _ = model.init_with_output(KEY, image)
+    assert logits.shape == image.shape
+
+
+def test_patch_network_sees_no_scale():
+    model = PatchCNN(4, depth=1)
+    variables = model.init(KEY, IMAGE)
+    np.testing.assert_allclose(model.apply(variables, 3 * IMAGE + 1), model.apply(variables, IMAGE), atol=1e-4)
+    flat = model.apply(variables, jnp.full_like(IMAGE, 0.5))
+    assert np.all(np.isfinite(flat))
+
+
+def test_unet_padding_is_not_seen_where_there_is_none():
+    """A larger image whose sides fit gives the same logits away from its edge."""
+    model = segjax.UNet(2, levels=1)
+    image = jax.random.uniform(KEY, (1, 64, 64, 1))
+    variables = model.init(KEY, image)
+    whole, part = model.apply(variables, image), model.apply(variables, image[:, :47, :47])
+    margin = model.receptive_field
+    np.testing.assert_allclose(part[:, :-margin, :-margin], whole[:, : 47 - margin, : 47 - margin], atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [segjax.UNet(4, levels=1), PatchCNN(8, depth=2)], ids=str)
+def test_learns_and_is_evaluated_by_its_running_statistics(model):
+    options = {"batch_size": 4, "image_size": 32, "sigma": 6.4}
+    loss = segjax.losses.binary_cross_entropy
+    optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=150)
+    train = segjax.make_train(model, optimizer=optimizer, loss=loss, num_steps=150, **options)
+    state, _ = jax.jit(train)(KEY, 1e-2)
+    counts = jax.jit(lambda variables: segjax.evaluate(model, variables, jax.random.key(7), 4, **options))(
+        state.variables
+    )
+    assert segjax.metrics.accuracy(counts) > 0.8
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_configuration_there_and_back(model):
+    config = json.loads(json.dumps(to_config(model)))
+    assert from_config(config) == model
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "config must name a network of: SegmentationCNN, UNet, PatchCNN; got None"),
+        ({"network": "ResNet"}, "got 'ResNet'"),
+        ({"network": "UNet", "width": 3}, "options that UNet does not have"),
+    ],
+)
+def test_refuses_other_configurations(config, message):
+    with pytest.raises(ValueError, match=message):
+        from_config(config)
+
+
+def test_refuses_to_describe_other_networks():
+    with pytest.raises(ValueError, match="model must be of: SegmentationCNN, UNet, PatchCNN; got Dense"):
+        to_config(nn.Dense(3))
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        (segjax.UNet, {"levels": -1}, "levels must be an integer >= 0"),
+        (segjax.UNet, {"num_channels": 0}, "num_channels must be an integer >= 1"),
+        (PatchCNN, {"patch": 0}, "patch must be an integer >= 1"),
+        (PatchCNN, {"num_channels": 6}, r"num_channels must be a multiple of patch\^2 = 4, got 6"),
+    ],
+)
+def test_other_networks_refuse_sizes_out_of_range(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        network(**options).init(KEY, IMAGE)

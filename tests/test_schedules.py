@@ -35,6 +35,10 @@ def test_warmup():
     np.testing.assert_allclose(rates("warmup", 40)[:6], PEAK * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-6)
 
 
+def test_warmup_cosine_is_their_product():
+    np.testing.assert_allclose(rates("warmup_cosine", 40), rates("warmup", 40) * rates("cosine", 40) / PEAK, rtol=1e-5)
+
+
 def test_one_cycle():
     values = rates("one_cycle", 100)
     assert values[0] == pytest.approx(PEAK / 25)
@@ -63,6 +67,9 @@ def test_pytorch_agrees(name):
         "exponential": lambda: schedulers.LambdaLR(optimizer, lambda step: 0.95 ** (step // 2)),
         "cosine": lambda: schedulers.CosineAnnealingLR(optimizer, T_max=200),
         "warmup": lambda: schedulers.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 20)),
+        "warmup_cosine": lambda: schedulers.LambdaLR(
+            optimizer, lambda step: min(1, (step + 1) / 20) * (1 + np.cos(np.pi * step / 200)) / 2
+        ),
         "one_cycle": lambda: schedulers.OneCycleLR(optimizer, max_lr=PEAK, total_steps=200, cycle_momentum=False),
     }
     scheduler, theirs = make[name](), []

@@ -52,6 +52,12 @@ def test_names_the_shape_that_does_not_fit(state):
         from_state_dict(state | {"conv1.0.weight": np.zeros(3)})
 
 
+def test_refuses_another_depth():
+    variables = segjax.SegmentationCNN(2, 3, depth=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    with pytest.raises(ValueError, match=r"SegmentationCNN of depth 3, got the layers \['conv1', .*'conv4', 'out'\]"):
+        to_state_dict(variables)
+
+
 def test_pytorch_agrees(state):
     """The notebook's own layers, loaded from our arrays, predict what we predict."""
     torch = pytest.importorskip("torch")
