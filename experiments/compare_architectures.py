@@ -1,6 +1,6 @@
 """Which architecture is worth its cost? Width, kernel, depth, BatchNorm and a U-Net, at equal steps and equal seconds.
 
-    python -m experiments.compare_architectures                    64 x 64 images, 300 steps, 3 seeds
+    python -m experiments.compare_architectures                    64 x 64 images, 200 steps, 3 seeds
     python -m experiments.compare_architectures --preset quick     32 x 32 images, 3 architectures, 30 steps, 1 seed
 
 Every architecture trains twice a seed: for `--iterations` steps, and for as many as fit into the seconds that the
@@ -9,7 +9,7 @@ images with their own way of predicting (`segjax.predict`): batch statistics for
 running statistics for the others. FLOPs are those of one image forward, as XLA counts them.
 
 Expect a wider view (kernel, depth, U-Net) to win at equal steps, and much of that to be lost at equal seconds.
-About 15 minutes on 2 CPU cores; quick, 50 seconds.
+About 10 minutes on 2 CPU cores; quick, 40 seconds.
 """
 
 import time
@@ -43,7 +43,7 @@ class Options(settings.Options):
     """Defaults of all other options: the full comparison, or a small one."""
     image_size: int = 64
     sigma: float = 12.8
-    iterations: int = 300
+    iterations: int = 200
     """The budget of steps; the budget of seconds is what the first architecture needs for them."""
     schedule: str = "cosine"
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)

@@ -1,13 +1,13 @@
 """Which loss should the network be trained with? Squared error, cross entropy and Dice, each judged by every metric.
 
-    python -m experiments.compare_losses                    64 x 64 images, 1000 iterations, 3 seeds
+    python -m experiments.compare_losses                    64 x 64 images, 300 iterations, 3 seeds
     python -m experiments.compare_losses --preset quick     32 x 32 images, 60 iterations, 2 seeds
 
 The notebook writes the three down and trains with the first. Runs of one seed are paired: the same initial weights and
 images. All use Adam, whose step does not depend on the scale of the loss, at one rate. Each is judged on held-out
 images by the metrics and by all three losses.
 
-Expect cross entropy to lead by a little, and each loss to be best or nearly so at itself. 6 to 10 minutes on 2 CPU
+Expect cross entropy to lead by a little, and each loss to be best or nearly so at itself. 2 to 3 minutes on 2 CPU
 cores; quick, 20 seconds.
 """
 
@@ -50,6 +50,7 @@ class Options(settings.Options):
     """Defaults of all other options: the full comparison, or a small one."""
     image_size: int = 64
     sigma: float = 12.8
+    iterations: int = 300
     losses: tuple[str, ...] = tuple(LOSSES)
     """Any of mse, bce, dice."""
     optimizer: str = "adam"

@@ -96,7 +96,8 @@ def main(options: Options) -> None:
     title = (
         f"{options.architecture}, {options.optimizer} at {options.learning_rate:g}, {options.schedule}, {size} images"
     )
-    reached = [f"{name} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]
+    headings = {"accuracy": "accuracy", "iou": "IoU"}
+    reached = [f"{headings[name]} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]
     use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(options.out / MODEL)])
     sentences = [
         f"After {last['seconds']:.1f} s, {snapshots[-1].step} steps: {', '.join(reached)}, in evaluation mode, on "

@@ -35,3 +35,82 @@ def test_bars():
     assert [bar.get_width() for bar in axes.patches] == [20, 1]
     assert (axes.get_xlabel(), axes.get_xscale()) == ("time (ms)", "log")
     assert [label.get_text() for label in axes.get_yticklabels()] == ["slow", "fast"]
+
+
+def test_curves_over_another_quantity():
+    x = np.geomspace(1e-3, 1, 4)
+    panel = plotting.Panel("loss", {"all": np.ones((2, 4))}, x=x, xlabel="rate", xlog=True, marks={"best": 0.1})
+    axes = plotting.training_curves([panel], "title").axes[0]
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), x)
+    assert (axes.get_xlabel(), axes.get_xscale()) == ("rate", "log")
+    assert axes.lines[1].get_xdata()[0] == 0.1
+
+
+def test_many_curves_are_told_apart():
+    curves = {str(index): np.arange(3.0) + index for index in range(9)}
+    lines = plotting.training_curves([plotting.Panel("loss", curves)], "title").axes[0].lines
+    assert len({(str(line.get_color()), line.get_linestyle()) for line in lines}) == 9
+
+
+def test_pictures_of_one_kind_share_a_scale():
+    grid = [[plotting.Picture("a", np.eye(2), "signed"), plotting.Picture("b", -3 * np.eye(2), "signed")], []]
+    grid[1] = [plotting.Picture("c", np.zeros((2, 2)), "signed")]
+    figure = plotting.pictures(grid, "title", ("first", "second"))
+    drawn = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_clim() for axes in drawn] == [(-3, 3)] * 3
+    assert [axes.get_title() for axes in drawn] == ["a", "b", "c"]
+    assert [drawn[0].get_ylabel(), drawn[2].get_ylabel()] == ["first", "second"]
+    # The place without a picture is empty, and the colour bar says what it measures.
+    assert [axes.axison for axes in figure.axes].count(False) == 1
+    assert figure.axes[-1].get_ylabel() == "weight"
+
+
+def test_heatmap_writes_its_numbers():
+    values = np.array([[1.0, np.nan], [3.0, 4.0]])
+    axes, bar = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("down", "across", "colour"), ".1f", "title").axes
+    assert [text.get_text() for text in axes.texts] == ["1.0", "3.0", "4.0"]
+    assert (axes.get_ylabel(), axes.get_xlabel(), bar.get_ylabel()) == ("down", "across", "colour")
+
+
+def test_heatmap_by_ranks_colours_each_column_alone():
+    values = np.array([[1.0, 100.0], [2.0, 50.0]])
+    ranks = values * [1, -1]
+    axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", ranks).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [1, 1]])
+
+
+def test_scores_and_dots_show_every_run():
+    values = {"a": np.array([[1.0, 2.0], [3.0, 4.0]]), "b": np.array([[5.0, 6.0], [7.0, 8.0]])}
+    panels = plotting.scores(values, ["first", "second"], ["x", "y"], "title").axes
+    assert [axes.get_title() for axes in panels] == ["first", "second"]
+    np.testing.assert_array_equal(panels[1].lines[2].get_xdata(), [7, 8])
+    np.testing.assert_array_equal(panels[1].lines[3].get_xdata(), [7.5])
+    axes = plotting.dots({"a": np.array([1.0, 2.0])}, np.array([3.0]), "loss", ("ours", "theirs"), "title").axes[0]
+    assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2], [3]]
+    assert axes.get_xscale() == "log"
+
+
+def test_sensitivity_shows_what_diverged_as_diverged():
+    rates = np.array([0.1, 1.0, 10.0])
+    losses = {"adam": np.array([[1.0, 0.5, 9.0], [3.0, 0.5, 0.1]])}
+    diverged = {"adam": np.array([[False, False, True], [False, False, False]])}
+    figure = plotting.sensitivity(rates, losses, diverged, "loss", "title")
+    mean, crosses = figure.axes[0].lines[:2]
+    # The run that diverged counts for no mean; its rate has a cross above all that is drawn.
+    np.testing.assert_allclose(mean.get_ydata(), [2, 0.5, 0.1])
+    assert list(crosses.get_xdata()) == [10]
+    assert crosses.get_ydata()[0] > 3
+    assert "some seed diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_sensitivity_where_everything_diverged():
+    lost = np.ones((1, 2), bool)
+    figure = plotting.sensitivity(np.array([1.0, 2.0]), {"sgd": np.full((1, 2), np.nan)}, {"sgd": lost}, "loss", "t")
+    assert len(figure.axes[0].lines[1].get_xdata()) == 2
+
+
+def test_tradeoff_tells_many_points_apart():
+    points = {str(index): (index + 1.0, 0.5) for index in range(10)}
+    axes = plotting.tradeoff(points, "time (ms)", "accuracy", "title").axes[0]
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 10
+    assert (axes.get_xlabel(), axes.get_xscale()) == ("time (ms)", "log")
