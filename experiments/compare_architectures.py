@@ -26,8 +26,6 @@ from experiments import command, output, runs, settings, summary
 from experiments.report import Report, Table, question
 from experiments.runs import Result, Run
 from segjax import checkpoints, plotting
-from segjax.checks import check_positive
-from segjax.losses import LOSSES
 from segjax.models import ARCHITECTURES
 
 STEPS, SECONDS = "equal steps", "equal seconds"
@@ -82,10 +80,7 @@ class Cost(NamedTuple):
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-        check_positive("--learning-rate", options.learning_rate)
         command.check_names("architectures", options.architectures, ARCHITECTURES)
-        command.check_name("optimizer", options.optimizer, segjax.OPTIMIZERS)
-        command.check_name("loss", options.loss, LOSSES)
     output.claim(options.out, options.overwrite)
     console = Console()
     costs = measure(options, console)

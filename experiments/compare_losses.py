@@ -19,14 +19,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-import segjax
 from experiments import command, output, runs, settings, summary
 from experiments.report import Report, question
 from experiments.runs import Result, Run
 from segjax import plotting
-from segjax.checks import check_positive
 from segjax.losses import LOSSES
-from segjax.models import ARCHITECTURES
 
 # column of a row -> (heading, form, whether more is better)
 JUDGES = {
@@ -71,10 +68,7 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-        check_positive("--learning-rate", options.learning_rate)
         command.check_names("losses", options.losses, LOSSES)
-        command.check_name("optimizer", options.optimizer, segjax.OPTIMIZERS)
-        command.check_name("architecture", options.architecture, ARCHITECTURES)
     output.claim(options.out, options.overwrite)
     console = Console()
     planned = [

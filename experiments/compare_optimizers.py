@@ -21,7 +21,6 @@ from experiments import command, output, runs, settings, summary
 from experiments.report import Report, question
 from experiments.runs import Run
 from segjax import plotting
-from segjax.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-        check_positive("--learning-rate", options.learning_rate)
         command.check_names("optimizers", options.optimizers, segjax.OPTIMIZERS)
     output.claim(options.out, options.overwrite)
     console = Console()

@@ -125,8 +125,6 @@ def check(options: Options) -> None:
     if options.low >= options.high:
         raise ValueError(f"--low must be below --high, got {options.low:g} and {options.high:g}")
     check_count("--steps", options.steps, 10)
-    for name, known in (("optimizer", segjax.OPTIMIZERS), ("loss", LOSSES), ("architecture", ARCHITECTURES)):
-        command.check_name(name, getattr(options, name), known)
 
 
 def seeds(options: Options) -> range:

@@ -32,7 +32,6 @@ from experiments import command, output, runs, settings
 from experiments.report import Report, Table, question
 from experiments.runs import Run
 from segjax import metrics, plotting
-from segjax.checks import check_count
 from segjax.models import ARCHITECTURES, Conv, Variables
 
 # Kernels and maps that one picture shows at most, a side.
@@ -66,8 +65,6 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-        check_count("--iterations", options.iterations, 1)
-        command.check_name("architecture", options.architecture, ARCHITECTURES)
     loaded = runs.load_model(options.model) if options.model else None
     output.claim(options.out, options.overwrite)
     console = Console()

@@ -1,11 +1,16 @@
 """The options that experiments share, and their checks: images, training, seeds."""
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from experiments import command
 from segjax.checks import check_count, check_positive
+from segjax.losses import LOSSES
+from segjax.models import ARCHITECTURES
+from segjax.optimizers import OPTIMIZERS
 from segjax.schedules import SCHEDULES
 
 
@@ -52,17 +57,29 @@ class Options(Training):
     """Number of seeds, each a run of everything that is compared."""
 
 
-def check(options: Data) -> None:
-    """Raises ValueError or TypeError for what is wrong with the options above."""
-    for name in ("sigma1", "sigma2", "sigma"):
-        check_positive(command.flag(name), getattr(options, name))
+# What an option that names one thing may name.
+NAMES: dict[str, Iterable[str]] = {
+    "schedule": SCHEDULES,
+    "optimizer": OPTIMIZERS,
+    "loss": LOSSES,
+    "architecture": ARCHITECTURES,
+}
+
+
+def check(options: Any) -> None:
+    """Raises ValueError or TypeError for what is wrong with the options that experiments share."""
+    present = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    for name in ("sigma1", "sigma2", "sigma", "learning_rate"):
+        if name in present:
+            check_positive(command.flag(name), present[name])
     for name, minimum in (("batch_size", 1), ("image_size", 2), ("iterations", 1), ("seeds", 1), ("seed", 0)):
-        if hasattr(options, name):
-            check_count(command.flag(name), getattr(options, name), minimum)
-    if options.seed + getattr(options, "seeds", 1) > 2**32:
+        if name in present:
+            check_count(command.flag(name), present[name], minimum)
+    if options.seed + present.get("seeds", 1) > 2**32:
         raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
-    if isinstance(options, Training):
-        command.check_name("schedule", options.schedule, SCHEDULES)
+    for name, known in NAMES.items():
+        if name in present:
+            command.check_name(name, present[name], known)
 
 
 def texture(options: Data) -> dict[str, Any]:

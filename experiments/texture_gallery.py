@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs
+from experiments import command, output, runs, settings
 from experiments.report import Report, Table, question
 from segjax import metrics, plotting
 from segjax.checks import check_count, check_positive
@@ -106,16 +106,13 @@ def main(options: Options) -> None:
 
 
 def check(options: Options) -> None:
-    for name in ("sigma1", "sigma2", "sigma"):
-        check_positive(command.flag(name), getattr(options, name))
+    settings.check(options)
     for sigma in options.map_sigmas:
         check_positive("--map-sigmas", sigma)
     if len(set(options.map_sigmas)) < max(2, len(options.map_sigmas)):
         raise ValueError("--map-sigmas must be at least two different widths")
-    for name, minimum in (("image_size", 2), ("map_size", 2), ("map_steps", 1), ("seed", 0)):
-        check_count(command.flag(name), getattr(options, name), minimum)
-    if options.seed >= 2**32:
-        raise ValueError(f"--seed must be below 2^32, got {options.seed}")
+    check_count("--map-size", options.map_size, 2)
+    check_count("--map-steps", options.map_steps, 1)
 
 
 def gallery(options: Options) -> Figure:

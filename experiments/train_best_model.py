@@ -112,11 +112,7 @@ def main(options: Options) -> None:
 def check(options: Options) -> None:
     settings.check(options)
     check_positive("--seconds", options.seconds)
-    check_positive("--learning-rate", options.learning_rate)
     check_count("--held-out", options.held_out, 1)
-    known = {"optimizer": segjax.OPTIMIZERS, "loss": LOSSES, "schedule": SCHEDULES, "architecture": ARCHITECTURES}
-    for name, names in known.items():
-        command.check_name(name, getattr(options, name), names)
     if getattr(ARCHITECTURES[options.architecture], "shared_norm", False):
         raise ValueError("--architecture must have running statistics that work; those of a shared BatchNorm do not")
 

@@ -27,8 +27,7 @@ from experiments import command, output, runs, settings, summary
 from experiments.report import Report, question
 from experiments.runs import Run
 from segjax import plotting
-from segjax.checks import check_count, check_positive
-from segjax.losses import LOSSES
+from segjax.checks import check_count
 from segjax.models import ARCHITECTURES, predict
 
 MODEL = "model.safetensors"
@@ -74,10 +73,7 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-        check_positive("--learning-rate", options.learning_rate)
         check_count("--show-every", options.show_every, 1)
-        for name, known in (("optimizer", segjax.OPTIMIZERS), ("loss", LOSSES), ("architecture", ARCHITECTURES)):
-            command.check_name(name, getattr(options, name), known)
     output.claim(options.out, options.overwrite)
     console = Console()
     label = f"{options.optimizer} {options.learning_rate:g}"

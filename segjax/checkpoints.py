@@ -50,7 +50,8 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
             entries = file.metadata() or {}
             if _ENTRY not in entries:
                 raise ValueError(f"{path} is a safetensors file, but not one of segjax")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            names = file.keys()
+            arrays = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     return unflatten_dict(arrays, sep="/"), json.loads(entries[_ENTRY])
