@@ -56,7 +56,7 @@ class Options:
     out: Path = Path("results/benchmark")
     """Folder for the figure, report.html, results.json and runs.csv."""
     overwrite: bool = False
-    """Write into a folder that already holds files."""
+    """Begin anew in a folder that already holds files: deletes the results that it holds."""
 
 
 PRESETS = {"notebook": Options(), "quick": Options(preset="quick", image_size=32, steps=2, repeats=2)}

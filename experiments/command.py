@@ -6,6 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import tyro
@@ -20,11 +21,21 @@ class UsageError(Exception):
 def run(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:
     """Runs a command: `--preset NAME` chooses the defaults, every other option overrides them."""
     try:
-        main(parse(options, presets, sys.argv[1:]))
+        parsed = parse(options, presets, sys.argv[1:])
+        try:
+            main(parsed)
+        except KeyboardInterrupt:
+            _exit(_interrupted(getattr(parsed, "out", Path())), 130)
     except UsageError as error:
         _exit(str(error), 2)
-    except KeyboardInterrupt:
-        _exit("interrupted; finished runs are kept, and the same command goes on from there", 130)
+
+
+def _interrupted(out: Path) -> str:
+    """What is left of a command that was stopped."""
+    kept = len(list(out.glob("runs/*-seed*.safetensors")))
+    if not kept:
+        return "interrupted; no run was finished"
+    return f"interrupted; the same command without --overwrite goes on from the {kept} finished runs kept in {out}"
 
 
 def parse(options: type[Options], presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:

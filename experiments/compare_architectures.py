@@ -108,15 +108,22 @@ def measure(options: Options, console: Console) -> dict[str, Cost]:
     """The cost of each architecture; kept with the runs, so that a command that goes on plans the same steps."""
     path = options.out / output.RUNS / "step_seconds.safetensors"
     path.parent.mkdir(exist_ok=True)
-    seconds: dict[str, Any] = {}
+    timed = {"optimizer": options.optimizer, "loss": options.loss, **settings.texture(options)}
+    seconds: dict[str, float] = {}
     if path.exists():
-        seconds = {name: float(value) for name, value in checkpoints.load(path)[0].items()}
-    if set(seconds) != set(options.architectures):
+        try:
+            values, kept = checkpoints.load(path)
+        except ValueError as error:
+            raise command.UsageError(f"{error}; delete it, or pass --overwrite") from error
+        if kept == timed:
+            seconds = {name: float(value) for name, value in values.items()}
+    missing = [name for name in options.architectures if name not in seconds]
+    if missing:
         trainer = runs.Trainer(settings.texture(options), TIMED_STEPS)
         with runs.progress_bar(console) as progress:
-            for name in progress.track(options.architectures, description="timing a step of each"):
+            for name in progress.track(missing, description="timing a step of each"):
                 seconds[name] = step_seconds(options, trainer, name)
-        checkpoints.save(path, {name: np.float64(value) for name, value in seconds.items()}, {})
+        checkpoints.save(path, {name: np.float64(value) for name, value in seconds.items()}, timed)
     image = jax.numpy.zeros((1, options.image_size, options.image_size, 1))
     return {name: cost(name, image, seconds[name]) for name in options.architectures}
 

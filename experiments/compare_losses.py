@@ -96,10 +96,10 @@ def main(options: Options) -> None:
         "predictions": summary.predictions(results, options),
     }
     columns = {column: (heading, form) for column, (heading, form, _) in JUDGES.items()}
-    halves = [dict(list(columns.items())[:6]), dict(list(columns.items())[6:])]
+    parts = [dict(list(columns.items())[:4]), dict(list(columns.items())[4:])]
     tables = [
-        summary.table(results, options, f"{title}, by {name}", half, "Held-out images; a row for each training loss.")
-        for name, half in zip(("metrics", "losses"), halves, strict=True)
+        summary.table(results, options, f"{title}, by {name}", part, "Held-out images; a row for each training loss.")
+        for name, part in zip(("metrics", "the other judges"), parts, strict=True)
     ]
     report = Report(question(__doc__), findings(results), tables, figures)
     output.finish(options, *summary.document("compare_losses", results), report, console)
@@ -126,13 +126,7 @@ def findings(results: list[Result]) -> list[str]:
     """The best of each judge, and whether it was so for every seed."""
     sentences = []
     for column, (heading, form, better) in JUDGES.items():
-        scores = summary.values(results, column)
-        sign = 1 if better else -1
-        best = max(scores, key=lambda label: sign * scores[label].mean())
-        rivals = [sign * scores[label] for label in scores if label != best]
-        wins = np.all([sign * scores[best] > rival for rival in rivals], axis=0) if rivals else np.ones(1, bool)
-        seeds = f"ahead in {int(wins.sum())} of {len(wins)} seeds"
-        sentences.append(f"Best by {heading}: {best} ({scores[best].mean():{form}}), {seeds}.")
+        sentences.append(summary.leader(summary.values(results, column), heading, form, better))
     return sentences
 
 

@@ -64,7 +64,11 @@ def main(options: Options) -> None:
         "predictions": summary.predictions(results, options),
     }
     table = summary.table(results, options, f"{options.iterations} iterations at {rate}")
-    report = Report(question(__doc__), [], [table], figures)
+    findings = [
+        summary.leader(summary.values(results, column), *summary.SCORES[column], better=column != "loss")
+        for column in ("loss", "agreement", "accuracy", "iou")
+    ]
+    report = Report(question(__doc__), findings, [table], figures)
     output.finish(options, *summary.document("compare_optimizers", results), report, console)
 
 

@@ -6,7 +6,7 @@
     python -m experiments.find_learning_rate --sweep results/tune_learning_rate/results.json
 
 The rate grows geometrically from `--low` to `--high` in one run (Smith, 2017), on a fresh batch each step. The loss is
-smoothed over steps and, on a logarithmic scale, averaged over seeds; the suggestion is a third of the rate at which it
+smoothed over steps and averaged over seeds; the suggestion is a third of the rate at which it
 is lowest: past the minimum the run is falling apart, and at it the rate is already too large to be kept for long. The
 notebook tried a finder and gave up on it.
 
@@ -26,7 +26,7 @@ import optax
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings
+from experiments import command, output, runs, settings, summary
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count, check_positive
@@ -76,7 +76,7 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         check(options)
-        sweep = read_sweep(options.sweep, options.optimizer) if options.sweep else None
+        sweep = read_sweep(options) if options.sweep else None
     output.claim(options.out, options.overwrite)
     console = Console()
     losses = range_test(options, console)
@@ -84,13 +84,18 @@ def main(options: Options) -> None:
     smoothed = np.stack([smooth(run) for run in losses])
     suggested, each = suggest(rates, smoothed), [suggest(rates, run[None]) for run in smoothed]
     sentences = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {listed(each)})."]
+    lowest = int(np.argmin(smoothed.mean(axis=0)))
+    if not np.isfinite(smoothed.mean(axis=0)[lowest]):
+        sentences = ["No suggestion: the loss is not finite from the first step; try a lower --low."]
+    elif lowest in (0, options.steps - 1):
+        sentences.append(f"The loss is lowest at the {'last' if lowest else 'first'} rate: widen --low to --high.")
     results: dict[str, Any] = {"experiment": "find_learning_rate", "suggested_rate": suggested, "each_seed": each}
     figures = {
         "range_test": plotting.training_curves(
             [
                 plotting.Panel(
                     f"loss ({options.loss}), smoothed",
-                    {f"mean and range of {options.seeds} seeds": smoothed},
+                    {f"loss, {summary.over_seeds(options)}": smoothed},
                     log=True,
                     x=rates,
                     xlabel="learning rate, growing in the run",
@@ -111,7 +116,7 @@ def main(options: Options) -> None:
             )
         else:
             sentences.append(f"Regret against the sweep, whose best rate is {best:g}: {regret:+.1%} of its final loss.")
-    rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(seeds(options), each, strict=True)]
+    rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(settings.seeds(options), each, strict=True)]
     rows_table = [[str(row["seed"]), f"{row['suggested_rate']:.3g}"] for row in rows] + [["all", f"{suggested:.3g}"]]
     table = Table("Suggested rates", ("seed", "rate"), rows_table, f"{options.optimizer}, {options.architecture}")
     results |= {"rates": rates, "losses": losses}
@@ -125,10 +130,6 @@ def check(options: Options) -> None:
     if options.low >= options.high:
         raise ValueError(f"--low must be below --high, got {options.low:g} and {options.high:g}")
     check_count("--steps", options.steps, 10)
-
-
-def seeds(options: Options) -> range:
-    return range(options.seed, options.seed + options.seeds)
 
 
 def rate_at(options: Options, step: Any) -> Any:
@@ -153,7 +154,7 @@ def range_test(options: Options, console: Console) -> np.ndarray:
     losses = []
     with runs.progress_bar(console) as progress:
         bar = progress.add_task("compiling", total=options.steps * options.seeds)
-        for seed in seeds(options):
+        for seed in settings.seeds(options):
 
             def report(_: segjax.TrainState, history: segjax.History, seed: int = seed) -> None:
                 progress.update(bar, advance=len(history.loss), description=f"seed {seed}")
@@ -173,15 +174,20 @@ def smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    """A third of the rate at which the mean log-loss over runs (runs, steps) is lowest."""
-    return float(rates[np.argmin(np.log(smoothed).mean(axis=0))] / SAFETY)
+    """A third of the rate at which the mean over runs (runs, steps) is lowest."""
+    return float(rates[np.argmin(smoothed.mean(axis=0))] / SAFETY)
 
 
-def read_sweep(path: Path, optimizer: str) -> tuple[np.ndarray, np.ndarray]:
-    """Rates and mean final losses of an optimizer in a sweep; NaN where a run diverged."""
+def read_sweep(options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and mean final losses of the optimizer in a sweep of the same task; NaN where a run diverged."""
+    path, optimizer = Path(options.sweep or ""), options.optimizer
     try:
         document = json.loads(path.read_text())
+        if document["experiment"] != "tune_learning_rate":
+            raise ValueError
         rows = [row for row in document["runs"] if row["optimizer"] == optimizer]
+        task = {**settings.texture(options), "objective": options.loss, "architecture": options.architecture}
+        found = {**document["options"], **rows[0]}
         rates = sorted({row["learning_rate"] for row in rows})
         losses = [
             np.mean(
@@ -191,10 +197,13 @@ def read_sweep(path: Path, optimizer: str) -> tuple[np.ndarray, np.ndarray]:
         ]
     except OSError as error:
         raise ValueError(f"--sweep {path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ValueError(f"--sweep {path} is not the results.json of experiments.tune_learning_rate") from error
+    for name, value in task.items():
+        if found.get(name) != value:
+            raise ValueError(f"--sweep {path} has {name} {found.get(name)}, not {value}: another task")
     if not np.isfinite(losses).any():
-        raise ValueError(f"--sweep {path} has no finished run of {optimizer}")
+        raise ValueError(f"--sweep {path} has no run of {optimizer} that did not diverge")
     return np.array(rates), np.array(losses)
 
 

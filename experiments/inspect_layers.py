@@ -6,8 +6,9 @@
 
 - `kernels_*`: the weights of each convolution, a row for each output channel.
 - `features_*`: what each layer gives for one held-out image.
-- `removal`: held-out accuracy when a layer is skipped (where its input and output have one width), when its output is
-  replaced by its mean over the image, and when a channel of it is.
+- `removal`: held-out accuracy when a layer's convolution is skipped (where its input and output have one width; the
+  BatchNorm behind it stays, and fits badly then), when its output is replaced by its mean over the image, and when a
+  channel of it is.
 
 Expect the first layer to be filters of fine detail, without which nothing is left, and most
 single channels to matter little.
@@ -48,7 +49,8 @@ class Options(settings.Data):
     image_size: int = 64
     sigma: float = 12.8
     model: Path | None = None
-    """A model.safetensors of experiments.train_model or train_best_model; without it a network is trained first."""
+    """A model.safetensors of experiments.train_model or train_best_model, which brings its own architecture and
+    textures; without it a network is trained first."""
     architecture: str = "separate_norm"
     """The network to train, a name of segjax.models.ARCHITECTURES; a --model has its own."""
     iterations: int = 300
@@ -178,7 +180,8 @@ def features(layer: str, maps: np.ndarray, batch: segjax.Batch) -> Figure:
         plotting.Picture(f"channel {index}", channel, "feature") for index, channel in enumerate(channels[:MOST_SHOWN])
     ]
     first = f", first {MOST_SHOWN} of {len(channels)} channels" if len(channels) > MOST_SHOWN else ""
-    return plotting.pictures(rows_of(cells, 6), f"What {layer} gives, before ReLU{first}", size=1.6)
+    what = "the logits" if layer == "out" else "before ReLU"
+    return plotting.pictures(rows_of(cells, 6), f"What {layer} gives, {what}{first}; each on its own scale", size=1.6)
 
 
 def rows_of(cells: list[Any], columns: int) -> list[list[Any]]:

@@ -11,6 +11,10 @@ ADAM_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 5.0)
 LOSS, AGREEMENT, LAST = "running-mean loss", "running-mean agreement", "agreement of the last batch"
 
 
+# The note on its last run, which it made with momentum and called SGD.
+MISNAMED = 'its "SGD"'
+
+
 class Published(NamedTuple):
     """A number of the notebook: of which run, after how many of its thousand-step parts, and what it is."""
 
@@ -55,8 +59,8 @@ PUBLISHED = (
     Published("rmsprop 0.001", 1, AGREEMENT, 0.9356),
     Published("momentum 0.001", 1, LOSS, 3.8248e-2),
     Published("momentum 0.001", 1, AGREEMENT, 0.7434),
-    Published("sgd 0.001", 1, LOSS, 4.5060e-2, 'its "SGD"'),
-    Published("sgd 0.001", 1, AGREEMENT, 0.7185, 'its "SGD"'),
+    Published("sgd 0.001", 1, LOSS, 4.5060e-2, MISNAMED),
+    Published("sgd 0.001", 1, AGREEMENT, 0.7185, MISNAMED),
     Published("momentum 0.001", 1, LOSS, 4.5060e-2, 'its "SGD", as momentum'),
     Published("momentum 0.001", 1, AGREEMENT, 0.7185, 'its "SGD", as momentum'),
 )

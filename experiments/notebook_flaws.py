@@ -96,15 +96,16 @@ def single_channel_entropy() -> str:
 
 
 def other_sum(results: Sequence[Result], steps: int) -> str:
-    """Its `avg_loss` was left over from the last Adam rate; divided by the step it fell to that run's mean."""
-    group = {name: [r for r in results if r.run.label == name] for name in ("adam 5", "rmsprop 0.001")}
+    """Its `avg_loss` was left over from the long SGD run, and is divided by RMSprop's steps."""
+    group = {name: [r for r in results if r.run.label == name] for name in ("sgd 0.001", "rmsprop 0.001")}
     if not all(group.values()):
         return "(not run)"
-    left_over = quantity(group["adam 5"][0], LOSS, steps) * steps
+    long = group["sgd 0.001"][0]
+    left_over = quantity(long, LOSS, long.run.iterations) * long.run.iterations
     true = quantity(group["rmsprop 0.001"][0], LOSS, steps)
     return (
-        f"It plots the sum of the Adam run at rate 5 (here {left_over:.0f}), divided by the step: from {left_over:.0f} "
-        f"down to {left_over / steps:.3f}, where RMSprop's own running mean ends at {true:.4f}."
+        f"It plots the summed loss of the long SGD run (here {left_over:.0f}) over RMSprop's steps: from "
+        f"{left_over:.0f} down to {left_over / steps:.3f}, where RMSprop's own running mean ends at {true:.4f}."
     )
 
 

@@ -25,21 +25,29 @@ from experiments.command import UsageError, program
 from experiments.report import Report, show, to_html
 
 RESULTS, RUNS = "results.json", "runs"
+# What experiments write before they are finished.
+BESIDE = ("iteration-*.png", "model.safetensors", f"{RUNS}/*.safetensors")
 
 
-def claim(out: Path, overwrite: bool, again: bool = False) -> None:
+def claim(out: Path, overwrite: bool, again: str = "") -> None:
     """Makes the folder and tries to write in it, before any work.
 
     It refuses a folder that holds anything but the finished runs of an interrupted command, unless told to overwrite:
-    then those are deleted. `again` is for a command that makes its report anew from the runs that are there.
+    then all that experiments write there is deleted. `again` names an experiment that makes its report anew from the
+    runs that are there: its own finished folder is not refused.
     """
     try:
-        if out.is_dir() and any(path.name != RUNS for path in out.iterdir()) and not (overwrite or again):
+        held = {path.name for path in out.iterdir()} - {RUNS} if out.is_dir() else set()
+        if held and not overwrite and not (again and _results(out).get("experiment") == again):
             raise UsageError(f"--out {out} already holds files; name another folder, or pass --overwrite")
         out.mkdir(parents=True, exist_ok=True)
         if overwrite:
-            for path in (out / RUNS).glob("*.safetensors"):
-                path.unlink()
+            # The results first: where they are, all is as they say.
+            for name in (RESULTS, *_results(out).get("files", [])):
+                (out / Path(name).name).unlink(missing_ok=True)
+            for pattern in BESIDE:
+                for path in out.glob(pattern):
+                    path.unlink()
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
@@ -64,12 +72,22 @@ def finish(
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     files["runs.csv"] = _csv(rows)
     files["report.html"] = to_html(report, pictures, document).encode()
+    document["files"] = list(files)
     files[RESULTS] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
     for name, content in files.items():
         write(options.out / name, content)
     console.print(
         f"Wrote {', '.join(list(files)[:-1])} and {RESULTS} to {options.out}", soft_wrap=True, highlight=False
     )
+
+
+def _results(out: Path) -> dict[str, Any]:
+    """The results that a folder holds; nothing where there are none that can be read."""
+    try:
+        document = json.loads((out / RESULTS).read_text())
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def png(figure: Figure) -> bytes:

@@ -213,11 +213,14 @@ def final_loss(loss: np.ndarray) -> float:
 
 
 def diverged_at(loss: np.ndarray) -> int | None:
-    """The first step whose loss is not finite; else the run's end, where that is worse than the untrained network."""
+    """The first step whose loss is not finite; else the run's end, where that is clearly worse than its beginning.
+
+    Clearly is by a fifth: the loss of an untrained network moves by a few hundredths of itself from batch to batch.
+    """
     unfinite = np.flatnonzero(~np.isfinite(loss))
     if unfinite.size:
         return int(unfinite[0]) + 1
-    return len(loss) if len(loss) > 1 and final_loss(loss) > loss[0] else None
+    return len(loss) if len(loss) > 1 and final_loss(loss) > 1.2 * loss[0] else None
 
 
 def save_model(path: Path, architecture: str, variables: Any, texture: dict[str, Any]) -> None:

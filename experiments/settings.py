@@ -35,7 +35,7 @@ class Data:
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False
-    """Write into a folder that already holds files."""
+    """Begin anew in a folder that already holds files: deletes the results and the finished runs that it holds."""
 
 
 @dataclass(frozen=True)
@@ -88,5 +88,5 @@ def texture(options: Data) -> dict[str, Any]:
     return {name: getattr(options, name) for name in names}
 
 
-def seeds(options: Options) -> range:
+def seeds(options: Any) -> range:
     return range(options.seed, options.seed + options.seeds)

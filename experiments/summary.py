@@ -49,8 +49,27 @@ def running(results: Sequence[Result], curve: str) -> dict[str, np.ndarray]:
     }
 
 
-def over_seeds(options: settings.Options) -> str:
+def over_seeds(options: Any) -> str:
     return f"mean and range of {options.seeds} seeds" if options.seeds > 1 else f"seed {options.seed}"
+
+
+def leader(scores: Mapping[str, np.ndarray], heading: str, form: str, better: bool) -> str:
+    """A sentence: whose mean over seeds is best, and in how many of the paired seeds it is ahead of all others.
+
+    Args:
+        scores: label -> (seeds,).
+        better: whether more is better; what is not finite never is.
+    """
+    ranks = {
+        label: np.where(np.isfinite(values), values if better else -values, -np.inf) for label, values in scores.items()
+    }
+    best = max(ranks, key=lambda label: ranks[label].mean())
+    rivals = [ranks[label] for label in ranks if label != best]
+    sentence = f"Best by {heading}: {best} ({scores[best].mean():{form}})"
+    if rivals:
+        wins = np.all([ranks[best] > rival for rival in rivals], axis=0)
+        sentence += f", ahead of all others in {int(wins.sum())} of {len(wins)} seeds"
+    return sentence + "."
 
 
 def spread(numbers: np.ndarray, form: str) -> str:

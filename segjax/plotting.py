@@ -1,5 +1,6 @@
 """Figures from arrays. Nothing here computes, loads, saves or shows; importing it loads matplotlib."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -59,7 +60,7 @@ class Picture(NamedTuple):
 
 def training_curves(panels: Sequence[Panel], title: str) -> Figure:
     """Curves over iterations or another quantity, a panel beside the other, with one legend."""
-    figure = Figure(figsize=(5.5 * len(panels), 4.4), layout="constrained")
+    figure = Figure(figsize=(max(5.5 * len(panels), 7.6), 4.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         styles = _styles(len(panel.curves))
         for (name, runs), style in zip(panel.curves.items(), styles, strict=True):
@@ -78,7 +79,7 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
         axes.margins(x=0)
         axes.grid(alpha=0.3)
     _legend(figure)
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -118,7 +119,7 @@ def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str]
     if measured:
         kind, drawn = measured
         figure.colorbar(drawn, ax=axes[:, -1], label=_BARS[kind], shrink=max(0.5, 1 / rows))
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -130,8 +131,9 @@ def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = 
     ranges = np.array([[np.median(r) - np.min(r), np.max(r) - np.median(r)] for r in values.values()]).T
     axes.barh(list(values), medians, xerr=ranges, color=COLOURS[0], ecolor="black", capsize=3, log=log)
     axes.invert_yaxis()
-    axes.set(xlabel=xlabel, title=title)
+    axes.set(xlabel=xlabel)
     axes.grid(axis="x", alpha=0.3)
+    _title(figure, title)
     return figure
 
 
@@ -157,8 +159,11 @@ def heatmap(
     axes = figure.subplots()
     shades = np.asarray(values, float)
     if ranks is not None:
-        worst, best = ranks.min(axis=0), ranks.max(axis=0)
-        shades = (ranks - worst) / np.where(best > worst, best - worst, 1)
+        # What is not finite is worst of all; where all are equal, all are best.
+        ranks = np.where(np.isfinite(ranks), ranks, np.nan)
+        worst, best = np.nanmin(ranks, axis=0), np.nanmax(ranks, axis=0)
+        shades = np.where(best > worst, (ranks - worst) / np.where(best > worst, best - worst, 1), 1.0)
+        shades = np.where(np.isfinite(ranks), shades, 0.0)
     drawn = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto")
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
@@ -171,7 +176,7 @@ def heatmap(
     bar = figure.colorbar(drawn, ax=axes, label=labels[2])
     if ranks is not None:
         bar.set_ticks([0, 1], labels=["worst", "best"])
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -193,7 +198,7 @@ def scores(values: Mapping[str, np.ndarray], groups: Sequence[str], xlabels: Seq
         axes.grid(alpha=0.3)
     panels[0].set_yticks(range(len(values)), list(values))
     panels[0].set_ylim(len(values) - 0.5, -0.5)
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -210,7 +215,7 @@ def dots(
     axes.set(xscale="log", xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -240,7 +245,7 @@ def sensitivity(
     axes.plot([], [], "x", color="black", label="some seed diverged")
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -258,7 +263,7 @@ def tradeoff(
     axes.margins(0.12)
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
-    figure.suptitle(title)
+    _title(figure, title)
     return figure
 
 
@@ -269,12 +274,18 @@ def _styles(count: int) -> list[dict[str, Any]]:
     return [{"color": COLOURS[i], "linestyle": _LINES[i % len(_LINES)]} for i in range(count)]
 
 
+def _title(figure: Figure, title: str) -> None:
+    """Over all the axes, on as many lines as its letters of 0.13 inches take."""
+    figure.suptitle(textwrap.fill(title, max(20, int(figure.get_figwidth() / 0.13))))
+
+
 def _legend(figure: Figure) -> None:
     """One legend under all the axes, each name once."""
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     drawn = {label: line for label, line in lines.items() if not label.startswith("_")}
-    longest = max(len(label) for label in drawn)
-    columns = min(len(drawn), 2 if longest > 22 and len(figure.axes) == 1 else 5)
+    # An average letter is 0.085 inches wide, a line and its gaps 0.7.
+    widest = 0.085 * max(len(label) for label in drawn) + 0.7
+    columns = max(1, min(len(drawn), int(figure.get_figwidth() / widest)))
     figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False)
 
 

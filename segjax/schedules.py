@@ -24,12 +24,11 @@ def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sched
 def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The notebook's 0.95^epoch: what `torch.optim.lr_scheduler.LambdaLR` gives when stepped once an epoch.
 
-    An epoch is a hundredth of the run, at least one step: at the notebook's 10,000 steps its 100 epochs of 100. A run
-    of 100 steps or more ends at 0.95^99, about 0.6 % of the peak. The notebook also updated the weights only once an
-    epoch, on a loss that is always 0.
+    An epoch is a hundredth of the run, as in the notebook, whose epochs have 100 batches: a run of 100 steps or more
+    ends at 0.95^99, about 0.6 % of the peak. The notebook updated the weights only once an epoch, on a loss that is
+    always 0.
     """
-    epoch = max(1, num_steps // 100)
-    return optax.exponential_decay(learning_rate, transition_steps=epoch, decay_rate=0.95, staircase=True)
+    return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * jnp.asarray(step) // num_steps)
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:

@@ -31,7 +31,7 @@ def results(tmp_path_factory):
 
 
 def test_writes_every_file(results):
-    names = {"curves.png", "predictions.png", "results.json", "runs.csv"}
+    names = {"curves.png", "predictions.png", "report.html", "results.json", "runs.csv", "runs"}
     assert {path.name for path in results.iterdir()} == names
     for name in ("curves.png", "predictions.png"):
         assert (results / name).read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,7 @@
 """What every experiment promises: its quick preset runs, writes every file, and says its mistakes in one line."""
 
 import csv
+import dataclasses
 import importlib
 import json
 import re
@@ -37,7 +38,7 @@ EXPERIMENTS = {
     ),
     "train_best_model": (["--seconds", "3", "--held-out", "8"], {"quality_over_time", "predictions"}),
     "reproduce_notebook": (
-        ["--iterations", "3", "--long-iterations", "5", "--image-size", "16", "--sigma", "4", "--seeds", "1"],
+        ["--iterations", "3", "--long-iterations", "6", "--image-size", "16", "--sigma", "4", "--seeds", "1"],
         {"published_losses", "optimizers", "adam_rates"},
     ),
 }
@@ -105,6 +106,44 @@ def test_the_report_is_one_page_that_fetches_nothing(finished):
     assert json.loads((out / "results.json").read_text())["command"] in shown
 
 
+def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
+    arguments = EXPERIMENTS["find_learning_rate"][0]
+    for name in ("old.png", "iteration-000001.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "results.json").write_text(json.dumps({"files": ["old.png", "../outside"]}))
+    (tmp_path.parent / "outside").write_bytes(b"")
+    with pytest.raises(command.UsageError, match="already holds files"):
+        run("find_learning_rate", *arguments, "--out", str(tmp_path))
+    run("find_learning_rate", *arguments, "--out", str(tmp_path), "--overwrite")
+    names = {"mine.png", "range_test.png", "report.html", "results.json", "runs.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert (tmp_path.parent / "outside").exists()
+
+
+def test_only_its_own_finished_folder_is_reported_again(tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({"experiment": "compare_optimizers"}))
+    with pytest.raises(command.UsageError, match="already holds files"):
+        run("reproduce_notebook", "--report-only", "--out", str(tmp_path))
+    with pytest.raises(command.UsageError, match="--overwrite would delete the runs"):
+        run("reproduce_notebook", "--report-only", "--overwrite", "--out", str(tmp_path))
+
+
+def test_an_interrupted_command_says_what_is_kept(tmp_path, monkeypatch, capsys):
+    def stop(options):
+        raise KeyboardInterrupt
+
+    script = module("compare_losses")
+    monkeypatch.setattr("sys.argv", ["it", "--out", str(tmp_path)])
+    for kept, message in ((0, "no run was finished"), (1, "goes on from the 1 finished runs kept in")):
+        (tmp_path / "runs").mkdir(exist_ok=True)
+        for seed in range(kept):
+            (tmp_path / "runs" / f"mse-seed{seed}.safetensors").touch()
+        with pytest.raises(SystemExit) as end:
+            command.run(stop, script.Options, script.PRESETS)
+        assert end.value.code == 130
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_help_reads_well(name, capsys):
     script = module(name)
@@ -112,8 +151,10 @@ def test_help_reads_well(name, capsys):
         command.parse(script.Options, script.PRESETS, ["--help"])
     assert end.value.code == 0
     text = capsys.readouterr().out
-    # Every option has a line of help beside its default.
-    assert text.count("(default:") + text.count("(required)") >= text.count("│ --")
+    # A sentence before each default, of every option and of no other.
+    words = re.sub(r"[\s│]+", " ", text)
+    sentences = re.findall(r"[.;] \(default:", words)
+    assert len(sentences) == words.count("(default:") == len(dataclasses.fields(script.Options))
     assert "results/" in text
 
 

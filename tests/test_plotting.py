@@ -1,4 +1,6 @@
 import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from segjax import plotting
@@ -107,6 +109,25 @@ def test_sensitivity_where_everything_diverged():
     lost = np.ones((1, 2), bool)
     figure = plotting.sensitivity(np.array([1.0, 2.0]), {"sgd": np.full((1, 2), np.nan)}, {"sgd": lost}, "loss", "t")
     assert len(figure.axes[0].lines[1].get_xdata()) == 2
+
+
+@pytest.mark.parametrize("names", [8, 30])
+@pytest.mark.parametrize("panels", [1, 2])
+def test_title_and_legend_stay_inside_the_figure(names, panels):
+    curves = {f"curve {'n' * names} {index}": np.ones(3) * index for index in range(8)}
+    figure = plotting.training_curves([plotting.Panel("loss", curves)] * panels, "A title " * 20)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    for part in (figure.legends[0], figure.texts[0]):
+        box = part.get_window_extent(canvas.get_renderer())
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.x1
+
+
+def test_heatmap_by_ranks_passes_over_what_is_not_finite():
+    values = np.array([[1.0, np.nan], [2.0, 3.0]])
+    axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", values).axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [1, 1]])
 
 
 def test_tradeoff_tells_many_points_apart():

@@ -4,7 +4,7 @@ from scipy import stats
 from test_runs import result
 
 from experiments import notebook, notebook_flaws
-from experiments.reproduce_notebook import Options, compare, plan, prediction_interval, verdict
+from experiments.reproduce_notebook import Comparison, Options, compare, findings, plan, prediction_interval, verdict
 
 
 def test_prediction_interval_of_two_values():
@@ -50,9 +50,22 @@ def test_the_long_run_is_its_seeds_only():
 def test_ours_are_taken_at_the_same_step():
     long, short = result([0.4, 0.2, 0.3, 0.5], "sgd 0.001", 0), result([0.2, 0.4], "sgd 0.001", 1)
     options = Options(iterations=2, long_iterations=4)
-    first, last = (notebook.Published("sgd 0.001", thousands, notebook.LOSS, 0.3) for thousands in (1, 10))
+    first, last = (notebook.Published("sgd 0.001", thousands, notebook.LOSS, 0.3) for thousands in (1, 2))
     assert compare(first, [long, short], options).ours == pytest.approx([0.3, 0.3])
     assert compare(last, [long, short], options).ours == pytest.approx([0.35])
+    # What no run of ours reaches is not compared, nor is anything of another protocol.
+    assert compare(last._replace(thousands=10), [long, short], options).ours == []
+    assert compare(first, [long, short], options).verdict == "another protocol: no verdict"
+
+
+def test_the_count_takes_each_published_number_once():
+    row = Comparison("sgd", 1000, notebook.LOSS, 0.1, "", [0.1, 0.2], "within our range")
+    misnamed = row._replace(note=notebook.MISNAMED, verdict="no: above ours")
+    single = row._replace(verdict="one run: no verdict")
+    found = findings([row, misnamed, single])
+    assert found[0].startswith("1 of 1 published numbers")
+    assert len(found) == 2
+    assert findings([single]) == ["No verdict: it takes at least two seeds of the notebook's own protocol."]
 
 
 def test_quantities_are_the_notebook_s():
@@ -84,7 +97,7 @@ def test_paired_differences_are_adam_less_rmsprop():
 
 
 def test_the_plotted_curve_is_another_run_s_sum():
-    results = [result([0.5, 0.5], "adam 5"), result([0.2, 0.1], "rmsprop 0.001")]
-    assert "from 1 down to 0.500, where RMSprop's own running mean ends at 0.1500" in notebook_flaws.other_sum(
+    results = [result([0.5] * 4, "sgd 0.001"), result([0.2, 0.1], "rmsprop 0.001")]
+    assert "from 2 down to 1.000, where RMSprop's own running mean ends at 0.1500" in notebook_flaws.other_sum(
         results, 2
     )

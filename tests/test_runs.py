@@ -1,11 +1,15 @@
 import json
 
+import chex
+import jax
 import numpy as np
 import pytest
 
+import segjax
 from experiments import command, compare_losses, runs, settings, summary
 from experiments.runs import Result, Run
 from segjax import History, metrics
+from segjax.models import ARCHITECTURES
 
 SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--losses", "mse"]
 
@@ -90,6 +94,7 @@ def test_there_and_back_is_identical(tmp_path):
         ([0.3, np.nan, 0.1], 2),
         ([np.inf, 0.2, 0.1], 1),
         ([0.3, 0.2, 0.4], 3),
+        ([0.3, 0.2, 0.31], None),
         ([0.3], None),
     ],
 )
@@ -123,8 +128,25 @@ def test_summaries_group_seeds():
     assert len(rows) == 3
 
 
+def test_the_leader_is_ahead_in_paired_seeds():
+    scores = {"a": np.array([0.9, 0.5]), "b": np.array([0.8, 0.7]), "c": np.array([np.nan, 0.9])}
+    assert summary.leader(scores, "accuracy", ".2f", True) == (
+        "Best by accuracy: b (0.75), ahead of all others in 0 of 2 seeds."
+    )
+    assert summary.leader({"a": scores["a"]}, "loss", ".1f", False) == "Best by loss: a (0.7)."
+    assert summary.leader({"a": scores["a"], "b": scores["b"]}, "loss", ".1f", False) == (
+        "Best by loss: a (0.7), ahead of all others in 1 of 2 seeds."
+    )
+
+
 def test_held_out_images_are_those_of_evaluate():
     texture = settings.texture(settings.Data(batch_size=2, image_size=16, sigma=4.0))
-    batch = runs.held_out_batch(texture)
-    assert batch.image.shape == (2, 16, 16, 1)
-    np.testing.assert_array_equal(batch.image, runs.held_out_batch(texture).image)
+    model, batch = ARCHITECTURES["kernel_3"], runs.held_out_batch(texture)
+    variables = model.init(jax.random.key(0), batch.image)
+    counts, running, _ = jax.jit(lambda variables: runs.held_out(model, texture, variables))(variables)
+    key = jax.random.key(runs.HELD_OUT_KEY)
+    expected = segjax.evaluate(model, variables, key, runs.HELD_OUT_BATCHES, **texture)
+    chex.assert_trees_all_equal(counts, expected, running)
+    # The picture's batch is the first of them.
+    first = segjax.evaluate(model, variables, key, 1, **texture)
+    chex.assert_trees_all_equal(metrics.count(segjax.predict(model, variables, batch.image), batch.mask), first)

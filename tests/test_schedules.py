@@ -26,6 +26,11 @@ def test_exponential_is_the_notebook_s():
         assert float(schedule(step)) == pytest.approx(PEAK * 0.95 ** (step // 100), rel=1e-5)
 
 
+@pytest.mark.parametrize("num_steps", [100, 150, 199, 1000])
+def test_exponential_ends_at_the_same_share_of_the_peak(num_steps):
+    assert rates("exponential", num_steps)[-1] == pytest.approx(PEAK * 0.95**99, rel=1e-5)
+
+
 def test_cosine():
     steps = np.arange(50)
     np.testing.assert_allclose(rates("cosine", 50), PEAK * (1 + np.cos(np.pi * steps / 50)) / 2, rtol=1e-5, atol=1e-9)

@@ -1,4 +1,7 @@
+import html
 import json
+import re
+import shlex
 
 import jax
 import numpy as np
@@ -53,12 +56,14 @@ def test_reloading_gives_identical_predictions(tmp_path):
 
 def test_the_printed_command_uses_the_model(trained, tmp_path):
     out, _ = trained
-    document = run(inspect_layers, tmp_path, "--model", str(out / "model.safetensors"))
+    page = (out / "report.html").read_text()
+    (printed,) = re.findall(r"python -m experiments\.inspect_layers ([^<]*)", page)
+    document = run(inspect_layers, tmp_path, *shlex.split(html.unescape(printed)))
     assert document["texture"]["image_size"] == 16
     assert {row["layer"] for row in document["removals"]} == {"", "conv1", "conv2", "conv3", "out"}
 
 
-def test_the_best_model_keeps_to_its_time_and_tells_how_it_grew(tmp_path):
+def test_the_best_model_is_the_last_and_tells_how_it_grew(tmp_path):
     document = run(train_best_model, tmp_path, "--seconds", "4", "--image-size", "16", "--held-out", "12")
     rows = document["snapshots"]
     assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})

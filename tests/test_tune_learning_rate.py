@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from test_runs import result
@@ -97,9 +99,42 @@ def test_regret_is_interpolated_in_log_log(rate, regret):
     assert found == (None if regret is None else pytest.approx(regret))
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"runs": [{}]}', '{"runs": []}'])
-def test_refuses_another_sweep(content, tmp_path):
+def sweep_file(path, **changes):
+    options = {"batch_size": 8, "image_size": 64, "sigma1": 0.2, "sigma2": 1.2, "sigma": 12.8}
+    rows = [
+        {"optimizer": "adam", "learning_rate": rate, "final_loss": loss, "diverged_at": None}
+        for rate, loss in ((1e-2, 0.3), (1e-3, 0.1), (1e-3, 0.3))
+    ]
+    rows[0]["diverged_at"] = 5
+    rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
+    document = {"experiment": "tune_learning_rate", "options": options, "runs": rows, **changes}
+    path.write_text(json.dumps(document))
+    return find_learning_rate.Options(sweep=path)
+
+
+def test_reads_the_mean_over_seeds_of_a_sweep(tmp_path):
+    rates, losses = find_learning_rate.read_sweep(sweep_file(tmp_path / "results.json"))
+    np.testing.assert_allclose(rates, [1e-3, 1e-2])
+    np.testing.assert_allclose(losses, [0.2, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experiment": "compare_losses"}, "is not the results.json of experiments.tune_learning_rate"),
+        ({"runs": []}, "is not the results.json of"),
+        ({"runs": [{}]}, "is not the results.json of"),
+        ({"options": {"image_size": 32}}, "has batch_size None, not 8: another task"),
+    ],
+)
+def test_refuses_another_sweep(changes, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        find_learning_rate.read_sweep(sweep_file(tmp_path / "results.json", **changes))
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_refuses_what_is_no_sweep(content, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(content)
-    with pytest.raises(ValueError, match=r"--sweep .*results\.json"):
-        find_learning_rate.read_sweep(path, "adam")
+    with pytest.raises(ValueError, match=r"--sweep .*results\.json is not"):
+        find_learning_rate.read_sweep(find_learning_rate.Options(sweep=path))
