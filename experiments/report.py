@@ -7,6 +7,7 @@ import base64
 import html
 import json
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -137,12 +138,19 @@ def _is_number(cell: str) -> bool:
 
 def _rich(table: Table) -> RichTable:
     result = RichTable(
-        title=escape(table.title), caption=escape(table.note), box=box.SIMPLE_HEAVY, padding=(0, 1), pad_edge=False
+        title=escape(table.title),
+        caption=escape(table.note),
+        box=box.SIMPLE_HEAVY,
+        padding=(0, 1),
+        pad_edge=False,
+        collapse_padding=True,
     )
     for column, name in enumerate(table.headings):
-        numeric = all(_is_number(row[column]) for row in table.rows)
-        longest = max((len(word) for word in name.split()), default=0)
-        result.add_column(escape(name), justify="right" if numeric and column else "left", min_width=longest)
+        cells = [row[column] for row in table.rows]
+        # A heading takes more lines, not more width, than what stands under it: rich would cut numbers to make room.
+        width = max((len(text) for cell in [*cells, *name.split()] for text in cell.splitlines()), default=1)
+        wrapped = "\n".join(textwrap.wrap(name, width))
+        result.add_column(escape(wrapped), justify="right" if column and all(map(_is_number, cells)) else "left")
     for row in table.rows:
         first_and_rest = (cell.partition("\n") for cell in row)
         result.add_row(

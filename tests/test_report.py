@@ -33,6 +33,16 @@ def test_screen_shows_every_cell_and_sentence():
         assert part in text
 
 
+def test_screen_cuts_no_word_where_it_is_narrow():
+    rows = [["a_long_name_it_is", *["0.945\n0.924-0.956"] * 4]]
+    console = Console(file=io.StringIO(), width=80)
+    report.show(Report("?", [], [Table("t", ("", *["a heading of many words"] * 4), rows)], {}), console)
+    text = console.file.getvalue()
+    assert text.count("0.924-0.956") == 4
+    assert "a_long_name_it_is" in text
+    assert "…" not in text
+
+
 def test_document_has_a_row_a_line():
     text = report.to_markdown(Report("Question?", ["Found."], [TABLE], {"a_figure": Figure()}), DOCUMENT, "images")
     assert "| a\\|b <c> | 0.5<br>0.4-0.6 |" in text
