@@ -1,13 +1,13 @@
 """Which optimizer trains the notebook's network best? SGD, SGD with momentum, RMSprop and Adam at one learning rate.
 
     python -m experiments.compare_optimizers                    the notebook's protocol, over 3 seeds
-    python -m experiments.compare_optimizers --preset quick     64 x 64, 100 iterations
+    python -m experiments.compare_optimizers --preset quick     64 x 64, 60 iterations
 
 Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook made one
 run each and called a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum
 well behind and plain SGD far behind: that is a statement about this one rate, which was tuned for Adam.
 
-On 2 CPU cores, an iteration takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about a minute for the quick preset.
+On 2 CPU cores, an iteration takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, under a minute for the quick preset.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Options(settings.Options):
 
 PRESETS = {
     "notebook": Options(),
-    "quick": Options(preset="quick", iterations=100, image_size=64, sigma=12.8),
+    "quick": Options(preset="quick", iterations=60, image_size=64, sigma=12.8),
 }
 
 

@@ -81,7 +81,7 @@ def test_same_command_same_numbers(results, tmp_path):
 
 def test_presets_are_defaults():
     assert parse() == Options()
-    assert parse("--preset=quick").iterations == 100
+    assert parse("--preset=quick").iterations == 60
     assert parse("--preset", "quick", "--iterations", "7") == Options(
         preset="quick", iterations=7, image_size=64, sigma=12.8
     )
