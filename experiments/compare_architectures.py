@@ -120,18 +120,17 @@ def measure(options: Options, console: Console) -> dict[str, Cost]:
             seconds = {name: float(value) for name, value in values.items()}
     missing = [name for name in options.architectures if name not in seconds]
     if missing:
-        trainer = runs.Trainer(settings.texture(options), TIMED_STEPS)
         with runs.progress_bar(console) as progress:
             for name in progress.track(missing, description="timing a step of each"):
-                seconds[name] = step_seconds(options, trainer, name)
+                seconds[name] = step_seconds(options, name)
         checkpoints.save(path, {name: np.float64(value) for name, value in seconds.items()}, timed)
     image = jax.numpy.zeros((1, options.image_size, options.image_size, 1))
     return {name: cost(name, image, seconds[name]) for name in options.architectures}
 
 
-def step_seconds(options: Options, trainer: runs.Trainer, name: str) -> float:
+def step_seconds(options: Options, name: str) -> float:
     run = Run("", 0, options.optimizer, options.learning_rate, TIMED_STEPS, "constant", options.loss, name)
-    fit, key, seconds = trainer.fit(run), jax.random.key(0), []
+    fit, key, seconds = runs.program(run, settings.texture(options)), jax.random.key(0), []
     fit.compile(key, run.learning_rate)
     for _ in range(2):
         start = time.perf_counter()

@@ -84,10 +84,10 @@ def main(options: Options) -> None:
 
 def train(options: Options, console: Console) -> tuple[nn.Module, Variables, dict[str, Any]]:
     run = Run("training", options.seed, "adam", 1e-2, options.iterations, "cosine", "bce", options.architecture)
+    texture = settings.texture(options)
     with runs.progress_bar(console) as progress:
-        trainer = runs.Trainer(settings.texture(options))
-        result = trainer.train(run, progress, progress.add_task("", total=run.iterations))
-    return ARCHITECTURES[options.architecture], result.variables, trainer.texture
+        result = runs.train(run, texture, progress, progress.add_task("", total=run.iterations))
+    return ARCHITECTURES[options.architecture], result.variables, texture
 
 
 Change = Callable[[jax.Array, jax.Array], jax.Array]

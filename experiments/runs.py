@@ -6,7 +6,7 @@ that it was in: the same command goes on from there.
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -70,17 +70,17 @@ def train_all(runs: Sequence[Run], options: settings.Training, console: Console)
     """Every run, in order, with progress; those that `options.out` already holds are read from there."""
     (options.out / output.RUNS).mkdir(exist_ok=True)
     results: list[Result] = []
-    trainer = Trainer(settings.texture(options))
+    texture = settings.texture(options)
     with progress_bar(console) as progress:
         bar = progress.add_task("", total=sum(run.iterations for run in runs))
         for run in runs:
             file = path(options, run)
             if file.exists():
-                result = read(file, run, trainer.texture)
+                result = read(file, run, texture)
                 progress.update(bar, advance=run.iterations)
             else:
-                result = trainer.train(run, progress, bar)
-                write(file, result, trainer.texture)
+                result = train(run, texture, progress, bar)
+                write(file, result, texture)
             results.append(result)
     return results
 
@@ -102,71 +102,67 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*columns, console=console, expand=True)
 
 
-class Trainer:
-    """Compiles each program once, whatever the number of seeds and rates that use it."""
+def train(
+    run: Run,
+    texture: dict[str, Any],
+    progress: Progress,
+    bar: Any,
+    watch: Callable[[segjax.TrainState, segjax.History], None] | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> Result:
+    """One run, after compiling it; `watch` is called after every chunk."""
+    key, name = jax.random.key(run.seed), f"{run.label}, seed {run.seed}"
+    progress.update(bar, description=f"{name}: compiling")
+    fit = program(run, texture, chunk_size)
+    fit.compile(key, run.learning_rate)
+    total, steps = 0.0, 0
 
-    def __init__(self, texture: dict[str, Any], chunk_size: int = CHUNK_SIZE) -> None:
-        self.texture, self.chunk_size = texture, chunk_size
-        self._fits: dict[Any, segjax.training.Fit] = {}
-        self._evaluate: dict[Any, Callable[..., Any]] = {}
+    def report(state: segjax.TrainState, history: segjax.History) -> None:
+        nonlocal total, steps
+        total, steps = total + float(history.loss.sum()), steps + len(history.loss)
+        progress.update(bar, advance=len(history.loss), description=f"{name}: running loss {total / steps:.4e}")
+        if watch:
+            watch(state, history)
 
-    def fit(self, run: Run) -> segjax.training.Fit:
-        """The compiled training program of a run."""
-        program = run._replace(label="", seed=0, learning_rate=0.0)
-        if program not in self._fits:
-            optimizer = segjax.OPTIMIZERS[run.optimizer]
-            if run.schedule != "constant":
-                optimizer = scheduled(optimizer, SCHEDULES[run.schedule], run.iterations)
-            self._fits[program] = segjax.make_fit(
-                ARCHITECTURES[run.architecture],
-                optimizer=optimizer,
-                loss=LOSSES[run.objective],
-                num_steps=run.iterations,
-                chunk_size=min(self.chunk_size, run.iterations),
-                **self.texture,
-            )
-        return self._fits[program]
+    start = time.perf_counter()
+    state, history = jax.block_until_ready(fit(key, run.learning_rate, report))
+    seconds = time.perf_counter() - start
+    progress.update(bar, description=f"{name}: evaluating")
+    scores = jax.device_get(_evaluation(run.architecture, tuple(texture.items()))(state.variables))
+    losses = {loss: float(value) for loss, value in scores[2].items()}
+    return Result(run, history, jax.device_get(state.variables), scores[0], scores[1], losses, seconds)
 
-    def train(
-        self,
-        run: Run,
-        progress: Progress,
-        bar: Any,
-        watch: Callable[[segjax.TrainState, segjax.History], None] | None = None,
-    ) -> Result:
-        """One run, after compiling it; `watch` is called after every chunk."""
-        key, name = jax.random.key(run.seed), f"{run.label}, seed {run.seed}"
-        progress.update(bar, description=f"{name}: compiling")
-        fit = self.fit(run)
-        fit.compile(key, run.learning_rate)
-        total, steps = 0.0, 0
 
-        def report(state: segjax.TrainState, history: segjax.History) -> None:
-            nonlocal total, steps
-            total, steps = total + float(history.loss.sum()), steps + len(history.loss)
-            progress.update(bar, advance=len(history.loss), description=f"{name}: running loss {total / steps:.4e}")
-            if watch:
-                watch(state, history)
+def program(run: Run, texture: dict[str, Any], chunk_size: int = CHUNK_SIZE) -> segjax.training.Fit:
+    """The training program of a run, compiled once for all the seeds and rates that use it."""
+    shared = run._replace(label="", seed=0, learning_rate=0.0)
+    return _program(shared, tuple(texture.items()), min(chunk_size, run.iterations))
 
-        start = time.perf_counter()
-        state, history = jax.block_until_ready(fit(key, run.learning_rate, report))
-        seconds = time.perf_counter() - start
-        progress.update(bar, description=f"{name}: evaluating")
-        counts, running_counts, losses = self.evaluate(run.architecture, state.variables)
-        return Result(run, history, jax.device_get(state.variables), counts, running_counts, losses, seconds)
 
-    def evaluate(self, architecture: str, variables: Any) -> tuple[metrics.Counts, metrics.Counts, dict[str, float]]:
-        """Counts by `predict`, counts by running statistics, and the mean of each loss, on the held-out images."""
-        if architecture not in self._evaluate:
-            self._evaluate[architecture] = jax.jit(partial(held_out, ARCHITECTURES[architecture], self.texture))
-        counts, running_counts, losses = jax.device_get(self._evaluate[architecture](variables))
-        return counts, running_counts, {name: float(value) for name, value in losses.items()}
+@cache
+def _program(run: Run, texture: tuple[tuple[str, Any], ...], chunk_size: int) -> segjax.training.Fit:
+    optimizer = segjax.OPTIMIZERS[run.optimizer]
+    if run.schedule != "constant":
+        optimizer = scheduled(optimizer, SCHEDULES[run.schedule], run.iterations)
+    return segjax.make_fit(
+        ARCHITECTURES[run.architecture],
+        optimizer=optimizer,
+        loss=LOSSES[run.objective],
+        num_steps=run.iterations,
+        chunk_size=chunk_size,
+        **dict(texture),
+    )
+
+
+@cache
+def _evaluation(architecture: str, texture: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    return jax.jit(partial(held_out, ARCHITECTURES[architecture], dict(texture)))
 
 
 def held_out(
     model: nn.Module, texture: dict[str, Any], variables: Any
 ) -> tuple[metrics.Counts, metrics.Counts, dict[str, jax.Array]]:
-    """What a model scores on the held-out images, whose first batch `held_out_batch` gives; to be jitted."""
+    """Counts by `predict`, counts by running statistics and the mean of each loss on the held-out images; to be jitted."""
 
     def score(index: jax.Array) -> Any:
         batch = segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture)

@@ -88,8 +88,8 @@ def main(options: Options) -> None:
         options.architecture,
     )
     # A chunk must end where a picture is due.
-    trainer = runs.Trainer(settings.texture(options), math.gcd(options.show_every, runs.CHUNK_SIZE))
-    batch = runs.held_out_batch(trainer.texture)
+    texture, chunk_size = settings.texture(options), math.gcd(options.show_every, runs.CHUNK_SIZE)
+    batch = runs.held_out_batch(texture)
     image, mask = np.asarray(batch.image[0, ..., 0]), np.asarray(batch.mask[0, ..., 0])
     look = jax.jit(
         lambda variables: jax.nn.sigmoid(predict(ARCHITECTURES[run.architecture], variables, batch.image))[0, ..., 0]
@@ -105,8 +105,9 @@ def main(options: Options) -> None:
             output.write(options.out / f"iteration-{step:06}.png", output.png(figure))
 
     with runs.progress_bar(console) as progress:
-        result = trainer.train(run, progress, progress.add_task("", total=run.iterations), watch)
-    runs.save_model(options.out / MODEL, run.architecture, result.variables, trainer.texture)
+        bar = progress.add_task("", total=run.iterations)
+        result = runs.train(run, texture, progress, bar, watch, chunk_size)
+    runs.save_model(options.out / MODEL, run.architecture, result.variables, texture)
 
     rows = [list(shown)[index] for index in np.unique(np.linspace(0, len(shown) - 1, MOST_ROWS).astype(int))]
     title = f"{label}, {options.schedule} schedule, {options.loss} loss, {options.architecture}, seed {options.seed}"

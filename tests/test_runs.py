@@ -35,15 +35,15 @@ def execute(out, *arguments):
 
 def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeypatch):
     whole = execute(tmp_path / "whole")
-    train, calls = runs.Trainer.train, []
+    train, calls = runs.train, []
 
-    def interrupted(self, run, *arguments):
+    def interrupted(run, *arguments):
         calls.append(run.seed)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return train(self, run, *arguments)
+        return train(run, *arguments)
 
-    monkeypatch.setattr(runs.Trainer, "train", interrupted)
+    monkeypatch.setattr(runs, "train", interrupted)
     out = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
         execute(out)
