@@ -8,7 +8,7 @@ from experiments.runs import Result
 from segjax import metrics
 
 ADAM_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 5.0)
-LOSS, AGREEMENT, LAST = "running-mean loss", "running-mean agreement", "agreement of the last batch"
+LOSS, AGREEMENT, LAST = "loss", "agreement", "last batch's agreement"
 
 
 # The note on its last run, which it made with momentum and called SGD.

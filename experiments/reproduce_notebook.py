@@ -174,8 +174,8 @@ def comparison_tables(comparison: Sequence[Comparison]) -> list[Table]:
     counts = sorted({len(row.ours) for row in comparison})
     seeds = " or ".join(map(str, counts))
     note = (
-        f"Ours over {seeds} seeds. The verdict asks whether the published run could be one more of ours, at 95 %: by "
-        "chance 1 in 20 could not, and few seeds make wide intervals."
+        f"Loss and agreement: running means. Ours over {seeds} seeds. The verdict asks whether the published run could "
+        "be one more of ours, at 95 %: by chance 1 in 20 could not, and few seeds make wide intervals."
     )
     return [Table("Published numbers beside ours", headings, rows, note)]
 

@@ -162,7 +162,7 @@ def _evaluation(architecture: str, texture: tuple[tuple[str, Any], ...]) -> Call
 def held_out(
     model: nn.Module, texture: dict[str, Any], variables: Any
 ) -> tuple[metrics.Counts, metrics.Counts, dict[str, jax.Array]]:
-    """Counts by `predict`, counts by running statistics and the mean of each loss on the held-out images; to be jitted."""
+    """Counts by `predict`, counts by running statistics, and mean losses on the held-out images; to be jitted."""
 
     def score(index: jax.Array) -> Any:
         batch = segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture)

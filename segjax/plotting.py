@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 # Okabe and Ito's colours, told apart by colour-blind readers; black and the pale yellow left out.
@@ -72,11 +73,13 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
         for index, (text, place) in enumerate(panel.marks.items()):
             axes.axvline(place, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
-        axes.set_yscale("log" if panel.log else "linear")
-        axes.set_xscale("log" if panel.xlog else "linear")
+        axes.margins(x=0)
         if panel.x is None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.margins(x=0)
+        if panel.xlog:
+            _make_log(axes, "x")
+        if panel.log:
+            _make_log(axes, "y")
         axes.grid(alpha=0.3)
     _legend(figure)
     _title(figure, title)
@@ -212,7 +215,8 @@ def dots(
         axes.plot(runs, np.full(len(runs), row), "o", color=COLOURS[0], alpha=0.7, label=labels[0])
     axes.plot(reference, range(len(values)), "D", color=COLOURS[1], fillstyle="none", markersize=8, label=labels[1])
     axes.set_yticks(range(len(values)), list(values))
-    axes.set(xscale="log", xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
+    axes.set(xlabel=xlabel, ylim=(len(values) - 0.5, -0.5))
+    _make_log(axes, "x")
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
     _title(figure, title)
@@ -241,7 +245,9 @@ def sensitivity(
         lost = rates[diverged[name].any(axis=0)]
         # A row of crosses for each name, so that none hides another.
         axes.plot(lost, np.full(len(lost), top * 1.25**index), "x", color=colour, markersize=8)
-    axes.set(xscale="log", yscale="log", xlabel="learning rate", ylabel=ylabel)
+    axes.set(xlabel="learning rate", ylabel=ylabel)
+    _make_log(axes, "x")
+    _make_log(axes, "y")
     axes.plot([], [], "x", color="black", label="some seed diverged")
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
@@ -259,12 +265,25 @@ def tradeoff(
         # Another marker in each round of the colours.
         marker = _MARKERS[(index + index // len(COLOURS)) % len(_MARKERS)]
         axes.plot(x, y, marker, color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
-    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if xlog else "linear")
     axes.margins(0.12)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    if xlog:
+        _make_log(axes, "x")
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
     _title(figure, title)
     return figure
+
+
+def _make_log(axes: Axes, name: Literal["x", "y"]) -> None:
+    """A logarithmic axis, after its data are drawn: plain numbers where it is short, powers of ten where it is long."""
+    axis: Axis = axes.xaxis if name == "x" else axes.yaxis
+    (axes.set_xscale if name == "x" else axes.set_yscale)("log")
+    low, high = axis.get_view_interval()
+    short = high < 300 * low
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=99))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if short else LogFormatterSciNotation())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _styles(count: int) -> list[dict[str, Any]]:
