@@ -55,6 +55,9 @@ class Options(settings.Data):
     """The network to train, a name of segjax.models.ARCHITECTURES; a --model has its own."""
     iterations: int = 300
     """Steps to train it, with Adam at 0.01 on the cross entropy."""
+    schedule: str = "cosine"
+    """How the learning rate moves as it trains: constant, exponential, cosine, warmup,
+    warmup_cosine or one_cycle."""
     out: Path = Path("results/inspect_layers")
 
 
@@ -83,7 +86,7 @@ def main(options: Options) -> None:
 
 
 def train(options: Options, console: Console) -> tuple[nn.Module, Variables, dict[str, Any]]:
-    run = Run("training", options.seed, "adam", 1e-2, options.iterations, "cosine", "bce", options.architecture)
+    run = Run("training", options.seed, "adam", 1e-2, options.iterations, options.schedule, "bce", options.architecture)
     texture = settings.texture(options)
     with runs.progress_bar(console) as progress:
         result = runs.train(run, texture, progress, progress.add_task("", total=run.iterations))
