@@ -56,8 +56,7 @@ class Options(settings.Data):
     iterations: int = 300
     """Steps to train it, with Adam at 0.01 on the cross entropy."""
     schedule: str = "cosine"
-    """How the learning rate moves as it trains: constant, exponential, cosine, warmup,
-    warmup_cosine or one_cycle."""
+    """How the learning rate moves as it trains: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     out: Path = Path("results/inspect_layers")
 
 

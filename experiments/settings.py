@@ -45,8 +45,7 @@ class Training(Data):
     iterations: int = 1000
     """Training steps of a run, each on a fresh batch."""
     schedule: str = "constant"
-    """How the learning rate moves in a run: constant, exponential, cosine, warmup,
-    warmup_cosine or one_cycle."""
+    """How the learning rate moves in a run: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
 
 
 @dataclass(frozen=True)

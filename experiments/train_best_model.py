@@ -60,8 +60,7 @@ class Options(settings.Data):
     learning_rate: float = 1e-2
     """Peak learning rate."""
     schedule: str = "warmup_cosine"
-    """How the learning rate moves with the clock: constant, exponential, cosine, warmup,
-    warmup_cosine or one_cycle."""
+    """How the learning rate moves with the clock: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     loss: str = "bce"
     """One of mse, bce, dice."""
     held_out: int = 256
