@@ -192,7 +192,7 @@ def draw(results: Sequence[Result], comparison: Sequence[Comparison], options: O
             np.array([row.published for row in shown]),
             "running-mean loss (mean squared error)",
             ("ours, each seed", "published"),
-            "Run and iterations; * where the notebook has two numbers",
+            "Published losses beside ours; * where the notebook has two",
         )
     }
     short = {
