@@ -7,7 +7,10 @@ import pytest
 import segjax
 
 MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
-TRAIN = segjax.make_train(MODEL, num_steps=3, batch_size=2, image_size=16, sigma=4.0)
+# Plain SGD: Adam's first step is the sign of the gradient, in which a last digit can be worth a whole step.
+TRAIN = segjax.make_train(
+    MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=3, batch_size=2, image_size=16, sigma=4.0
+)
 KEYS = jax.random.split(jax.random.key(0), 2)
 RATES = [1e-3, 1e-2, 1e-1]
 
@@ -19,9 +22,8 @@ def test_every_seed_at_every_rate(batch_size):
     single = jax.jit(TRAIN)
     for seed, key in enumerate(KEYS):
         for index, rate in enumerate(RATES):
-            # Training multiplies rounding, which the width of the batch changes: the first steps tell.
-            expected = single(key, rate)[1].loss[:2]
-            np.testing.assert_allclose(histories.loss[seed, index, :2], expected, rtol=1e-2)
+            # The width of the batch changes the rounding.
+            np.testing.assert_allclose(histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
 
 
 @pytest.mark.parametrize("keys", [jax.random.key(0), jnp.zeros((2, 2), jnp.uint32)])
