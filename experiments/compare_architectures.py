@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, summary
+from experiments import command, output, settings, summary, training
 from experiments.report import Report, Table, question
 from experiments.runs import Result, Run
 from segjax import checkpoints, plotting
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
     output.claim(options.out, options.overwrite)
     console = Console()
     costs = measure(options, console)
-    results = runs.train_all(plan(options, costs), options, console)
+    results = training.train_all(plan(options, costs), options, console)
     figures = draw(options, results, costs)
     report = Report(question(__doc__), findings(results), [table(options, results, costs)], figures)
     document, rows = summary.document("compare_architectures", results)
@@ -120,7 +120,7 @@ def measure(options: Options, console: Console) -> dict[str, Cost]:
             seconds = {name: float(value) for name, value in values.items()}
     missing = [name for name in options.architectures if name not in seconds]
     if missing:
-        with runs.progress_bar(console) as progress:
+        with training.progress_bar(console) as progress:
             for name in progress.track(missing, description="timing a step of each"):
                 seconds[name] = step_seconds(options, name)
         checkpoints.save(path, {name: np.float64(value) for name, value in seconds.items()}, timed)
@@ -130,7 +130,7 @@ def measure(options: Options, console: Console) -> dict[str, Cost]:
 
 def step_seconds(options: Options, name: str) -> float:
     run = Run("", 0, options.optimizer, options.learning_rate, TIMED_STEPS, "constant", options.loss, name)
-    fit, key, seconds = runs.program(run, settings.texture(options)), jax.random.key(0), []
+    fit, key, seconds = training.program(run, settings.texture(options)), jax.random.key(0), []
     fit.compile(key, run.learning_rate)
     for _ in range(2):
         start = time.perf_counter()

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments import command, output, runs, settings, summary
+from experiments import command, output, settings, summary, training
 from experiments.report import Report, question
 from experiments.runs import Result, Run
 from segjax import plotting
@@ -85,7 +85,7 @@ def main(options: Options) -> None:
         for loss in options.losses
         for seed in settings.seeds(options)
     ]
-    results = runs.train_all(planned, options, console)
+    results = training.train_all(planned, options, console)
     title = f"{options.optimizer} at {options.learning_rate:g}, {options.iterations} iterations"
     figures = {
         "loss_by_metric": matrix(results, f"{title}; mean over seeds: {options.seeds}"),

@@ -26,7 +26,7 @@ import optax
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, summary
+from experiments import command, output, settings, summary, training
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count, check_positive
@@ -148,11 +148,11 @@ def range_test(options: Options, console: Console) -> np.ndarray:
         optimizer=scheduled(segjax.OPTIMIZERS[options.optimizer], growing, options.steps),
         loss=LOSSES[options.loss],
         num_steps=options.steps,
-        chunk_size=runs.CHUNK_SIZE,
+        chunk_size=training.CHUNK_SIZE,
         **settings.texture(options),
     )
     losses = []
-    with runs.progress_bar(console) as progress:
+    with training.progress_bar(console) as progress:
         bar = progress.add_task("compiling", total=options.steps * options.seeds)
         for seed in settings.seeds(options):
 

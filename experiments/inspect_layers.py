@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings
+from experiments import command, output, runs, settings, training
 from experiments.report import Report, Table, question
 from experiments.runs import Run
 from segjax import metrics, plotting
@@ -73,7 +73,7 @@ def main(options: Options) -> None:
     output.claim(options.out, options.overwrite)
     console = Console()
     model, variables, texture = loaded or train(options, console)
-    batch = runs.held_out_batch(texture)
+    batch = training.held_out_batch(texture)
     maps = feature_maps(model, variables, batch.image)
     rows = removals(model, variables, texture, maps, console)
     figures = {f"kernels_{layer}": kernels(layer, variables) for layer in maps}
@@ -87,8 +87,8 @@ def main(options: Options) -> None:
 def train(options: Options, console: Console) -> tuple[nn.Module, Variables, dict[str, Any]]:
     run = Run("training", options.seed, "adam", 1e-2, options.iterations, options.schedule, "bce", options.architecture)
     texture = settings.texture(options)
-    with runs.progress_bar(console) as progress:
-        result = runs.train(run, texture, progress, progress.add_task("", total=run.iterations))
+    with training.progress_bar(console) as progress:
+        result = training.train(run, texture, progress, progress.add_task("", total=run.iterations))
     return ARCHITECTURES[options.architecture], result.variables, texture
 
 
@@ -137,7 +137,7 @@ def removals(
     model: nn.Module, variables: Variables, texture: dict[str, Any], maps: dict[str, np.ndarray], console: Console
 ) -> list[dict[str, Any]]:
     """Held-out accuracy whole, and without each layer and each channel."""
-    keys = [jax.random.fold_in(jax.random.key(runs.HELD_OUT_KEY), index) for index in range(HELD_OUT_BATCHES)]
+    keys = [jax.random.fold_in(jax.random.key(training.HELD_OUT_KEY), index) for index in range(HELD_OUT_BATCHES)]
     batches = [segjax.generate_data(key, **texture) for key in keys]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 
@@ -154,7 +154,7 @@ def removals(
             changes += [(layer, f"channel {index}", partial(flatten, index)) for index in range(array.shape[-1])]
     whole = accuracy(partial(segjax.predict, model, variables))
     rows: list[dict[str, Any]] = [{"layer": "", "removed": "nothing", "accuracy": whole, "loss_of_accuracy": 0.0}]
-    with runs.progress_bar(console) as progress:
+    with training.progress_bar(console) as progress:
         for layer, name, change in progress.track(changes, description="removing each layer and channel"):
             kept = accuracy(partial(altered, model, variables, layer, change))
             rows.append({"layer": layer, "removed": name, "accuracy": kept, "loss_of_accuracy": whole - kept})

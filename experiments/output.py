@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from experiments.command import UsageError, program
-from experiments.report import Report, show, to_html
+from experiments.report import Report, show, to_html, to_latex
 
 RESULTS, RUNS = "results.json", "runs"
 # What experiments write before they are finished.
@@ -61,16 +61,18 @@ def finish(
     report: Report,
     console: Console,
 ) -> None:
-    """Says the report and writes the folder: figures, `runs.csv` (a row a run), `report.html` and `results.json`.
+    """Says the report and writes the folder: figures, `runs.csv` (a row a run), `tables.tex`, `report.html` and
+    `results.json`.
 
     `results.json` is the last: where it is, all are. It holds what `results` does (arrays as lists, numbers that are
     not finite as null), with what is needed to make it again: the command, the options, the versions, the device.
     """
     show(report, console)
-    document = _plain({**provenance(options), **results})
+    document = _plain({**provenance(options), **results, "warnings": report.warnings})
     pictures = {name: png(figure) for name, figure in report.figures.items()}
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     files["runs.csv"] = _csv(rows)
+    files["tables.tex"] = to_latex(report).encode()
     files["report.html"] = to_html(report, pictures, document).encode()
     document["files"] = list(files)
     files[RESULTS] = (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()

@@ -26,9 +26,17 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; font-weight: 600; padding: .4rem 0; }
 th, td { padding: .25rem .8rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
 td.number { text-align: right; white-space: nowrap; }
+ul.warning { background: #fff3d6; border-left: .3rem solid #e69f00; padding: .5rem 1rem .5rem 2.2rem; }
 p.note { color: #555; font-size: .9rem; }
 code, pre { background: #f4f4f4; padding: .1rem .3rem; } pre { padding: .6rem; overflow-x: auto; }
 """
+_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+}
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
 
 
@@ -49,12 +57,14 @@ class Report(NamedTuple):
         findings: sentences, in the order of their weight.
         tables: shown on the screen as well.
         figures: file name without its ending -> Figure.
+        warnings: sentences that say what the findings do not rest on.
     """
 
     question: str
     findings: Sequence[str]
     tables: Sequence[Table]
     figures: Mapping[str, Figure]
+    warnings: Sequence[str] = ()
 
 
 def question(doc: str | None) -> str:
@@ -68,6 +78,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_rich(table))
     for sentence in report.findings:
         console.print(f"- {escape(sentence)}", highlight=False)
+    for sentence in report.warnings:
+        console.print(f"[bold]Warning:[/] {escape(sentence)}", highlight=False)
 
 
 def to_html(report: Report, pictures: Mapping[str, bytes], document: Mapping[str, Any]) -> str:
@@ -82,6 +94,9 @@ def to_html(report: Report, pictures: Mapping[str, bytes], document: Mapping[str
     parts += [f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"]
     if report.findings:
         parts += ["<ul>", *(f"<li>{html.escape(sentence)}</li>" for sentence in report.findings), "</ul>"]
+    if report.warnings:
+        items = (f"<li>{html.escape(sentence)}</li>" for sentence in report.warnings)
+        parts += ['<ul class="warning">', *items, "</ul>"]
     parts += [_html_table(table) for table in report.tables]
     for name, picture in pictures.items():
         label = html.escape(heading(name))
@@ -101,6 +116,7 @@ def to_markdown(report: Report, document: Mapping[str, Any], folder: str) -> str
     """The same as a document whose figures are files in `folder`."""
     lines = [f"# {report.question}", ""]
     lines += [f"- {sentence}" for sentence in report.findings]
+    lines += [f"- Warning: {sentence}" for sentence in report.warnings]
     for table in report.tables:
         lines += [
             "",
@@ -125,6 +141,11 @@ def to_markdown(report: Report, document: Mapping[str, Any], folder: str) -> str
         f"{machine}; {versions}; {document['date']}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def to_latex(report: Report) -> str:
+    """The tables alone, for a document that loads the package booktabs."""
+    return "\n".join(_latex_table(table) for table in report.tables)
 
 
 def heading(name: str) -> str:
@@ -174,3 +195,20 @@ def _html_cell(cell: str) -> str:
 
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
+
+
+def _latex_table(table: Table) -> str:
+    numbers = [all(_is_number(row[column]) for row in table.rows) for column in range(len(table.headings))]
+    columns = "".join("r" if number and index else "l" for index, number in enumerate(numbers))
+    rows = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in [table.headings, *table.rows]]
+    caption = _latex(f"{table.title}. {table.note}" if table.note else table.title)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}"]
+    lines += [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _latex(text: str) -> str:
+    """Text as LaTeX shows it; two lines as a stack of them."""
+    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
+    stacked = escaped.replace("\n", r" \\ ")
+    return rf"\shortstack{{{stacked}}}" if "\n" in escaped else escaped

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from experiments import command, output, runs, settings, summary
+from experiments import command, output, runs, settings, summary, training
 from experiments.notebook import ADAM_RATES, LOSS, MISNAMED, PUBLISHED, Published, quantity
 from experiments.notebook_flaws import Flaw, demonstrate
 from experiments.report import Report, Table, question, to_markdown
@@ -70,7 +70,7 @@ def main(options: Options) -> None:
         planned = [run for run in planned if runs.path(options, run).exists()]
         if not planned:
             raise command.UsageError(f"--out {options.out} holds no finished run to report")
-    results = runs.train_all(planned, options, console)
+    results = training.train_all(planned, options, console)
     comparison = [compare(number, results, options) for number in PUBLISHED]
     flaws = demonstrate(results, options.iterations, options.image_size)
     figures = draw(results, comparison, options)

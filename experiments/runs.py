@@ -1,33 +1,16 @@
-"""Training runs: what one is, how many are trained with progress, and where finished ones are kept.
+"""Training runs: what one is, what a finished one says, and the files that keep it."""
 
-Each finished run is a file under `runs/` in the folder of results, so that an interrupted command loses only the run
-that it was in: the same command goes on from there.
-"""
-
-import time
-from collections.abc import Callable, Sequence
-from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import segjax
 from experiments import command, output, settings
 from segjax import checkpoints, metrics
-from segjax.losses import LOSSES
 from segjax.models import ARCHITECTURES, from_config, to_config
-from segjax.schedules import SCHEDULES, scheduled
 
-# Held-out images: the same for every run.
-HELD_OUT_KEY, HELD_OUT_BATCHES = 20240130, 16
-# Steps between two looks at the progress.
-CHUNK_SIZE = 10
 METRICS = {
     "accuracy": metrics.accuracy,
     "iou": metrics.iou,
@@ -66,119 +49,10 @@ class Result(NamedTuple):
     seconds: float
 
 
-def train_all(runs: Sequence[Run], options: settings.Training, console: Console) -> list[Result]:
-    """Every run, in order, with progress; those that `options.out` already holds are read from there."""
-    (options.out / output.RUNS).mkdir(exist_ok=True)
-    results: list[Result] = []
-    texture = settings.texture(options)
-    with progress_bar(console) as progress:
-        bar = progress.add_task("", total=sum(run.iterations for run in runs))
-        for run in runs:
-            file = path(options, run)
-            if file.exists():
-                result = read(file, run, texture)
-                progress.update(bar, advance=run.iterations)
-            else:
-                result = train(run, texture, progress, bar)
-                write(file, result, texture)
-            results.append(result)
-    return results
-
-
 def path(options: settings.Training, run: Run) -> Path:
     """Where a finished run is kept."""
-    return options.out / output.RUNS / f"{run.label.replace(' ', '-')}-seed{run.seed}.safetensors"
-
-
-def progress_bar(console: Console) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=console, expand=True)
-
-
-def train(
-    run: Run,
-    texture: dict[str, Any],
-    progress: Progress,
-    bar: Any,
-    watch: Callable[[segjax.TrainState, segjax.History], None] | None = None,
-    chunk_size: int = CHUNK_SIZE,
-) -> Result:
-    """One run, after compiling it; `watch` is called after every chunk."""
-    key, name = jax.random.key(run.seed), f"{run.label}, seed {run.seed}"
-    progress.update(bar, description=f"{name}: compiling")
-    fit = program(run, texture, chunk_size)
-    fit.compile(key, run.learning_rate)
-    total, steps = 0.0, 0
-
-    def report(state: segjax.TrainState, history: segjax.History) -> None:
-        nonlocal total, steps
-        total, steps = total + float(history.loss.sum()), steps + len(history.loss)
-        progress.update(bar, advance=len(history.loss), description=f"{name}: running loss {total / steps:.4e}")
-        if watch:
-            watch(state, history)
-
-    start = time.perf_counter()
-    state, history = jax.block_until_ready(fit(key, run.learning_rate, report))
-    seconds = time.perf_counter() - start
-    progress.update(bar, description=f"{name}: evaluating")
-    scores = jax.device_get(_evaluation(run.architecture, tuple(texture.items()))(state.variables))
-    losses = {loss: float(value) for loss, value in scores[2].items()}
-    return Result(run, history, jax.device_get(state.variables), scores[0], scores[1], losses, seconds)
-
-
-def program(run: Run, texture: dict[str, Any], chunk_size: int = CHUNK_SIZE) -> segjax.training.Fit:
-    """The training program of a run, compiled once for all the seeds and rates that use it."""
-    shared = run._replace(label="", seed=0, learning_rate=0.0)
-    return _program(shared, tuple(texture.items()), min(chunk_size, run.iterations))
-
-
-@cache
-def _program(run: Run, texture: tuple[tuple[str, Any], ...], chunk_size: int) -> segjax.training.Fit:
-    optimizer = segjax.OPTIMIZERS[run.optimizer]
-    if run.schedule != "constant":
-        optimizer = scheduled(optimizer, SCHEDULES[run.schedule], run.iterations)
-    return segjax.make_fit(
-        ARCHITECTURES[run.architecture],
-        optimizer=optimizer,
-        loss=LOSSES[run.objective],
-        num_steps=run.iterations,
-        chunk_size=chunk_size,
-        **dict(texture),
-    )
-
-
-@cache
-def _evaluation(architecture: str, texture: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
-    return jax.jit(partial(held_out, ARCHITECTURES[architecture], dict(texture)))
-
-
-def held_out(
-    model: nn.Module, texture: dict[str, Any], variables: Any
-) -> tuple[metrics.Counts, metrics.Counts, dict[str, jax.Array]]:
-    """Counts by `predict`, counts by running statistics, and mean losses on the held-out images; to be jitted."""
-
-    def score(index: jax.Array) -> Any:
-        batch = segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture)
-        logits = segjax.predict(model, variables, batch.image)
-        running = cast(jax.Array, model.apply(variables, batch.image, train=False))
-        losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
-        return metrics.count(logits, batch.mask), metrics.count(running, batch.mask), losses
-
-    counts, running_counts, losses = jax.lax.map(score, jnp.arange(HELD_OUT_BATCHES))
-    total = partial(jax.tree.map, lambda leaf: leaf.sum(axis=0))
-    return total(counts), total(running_counts), jax.tree.map(jnp.mean, losses)
-
-
-def held_out_batch(texture: dict[str, Any]) -> segjax.Batch:
-    """The first of the held-out batches, for pictures."""
-    return segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), 0), **texture)
+    label = run.label.replace(" ", "-").replace(":", ".")
+    return options.out / output.RUNS / f"{label}-seed{run.seed}.safetensors"
 
 
 def describe(result: Result) -> dict[str, Any]:
@@ -200,7 +74,12 @@ def describe(result: Result) -> dict[str, Any]:
 
 def curves(result: Result) -> dict[str, np.ndarray]:
     """What `results.json` keeps of every step."""
-    return {"loss": np.asarray(result.history.loss), "agreement": np.asarray(metrics.agreement(result.history.counts))}
+    counts = result.history.counts
+    return {
+        "loss": np.asarray(result.history.loss),
+        "agreement": np.asarray(metrics.agreement(counts)),
+        "iou": np.asarray(metrics.iou(counts)),
+    }
 
 
 def final_loss(loss: np.ndarray) -> float:

@@ -56,6 +56,18 @@ class Options(Training):
     """Number of seeds, each a run of everything that is compared."""
 
 
+@dataclass(frozen=True)
+class Processes(Options):
+    """The same for one that several processes can run together, each started with the same options but its id."""
+
+    coordinator: str = ""
+    """HOST:PORT at which the first process is reached; auto takes all three from the scheduler (Slurm, Open MPI)."""
+    num_processes: int = 1
+    """Number of processes that train together, each with all its devices."""
+    process_id: int = 0
+    """Which of them this is, from 0, the one that writes the results."""
+
+
 # What an option that names one thing may name.
 NAMES: dict[str, Iterable[str]] = {
     "schedule": SCHEDULES,

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import segjax
-from experiments import runs, settings
+from experiments import runs, settings, training
 from experiments.report import Table
 from experiments.runs import Result
 from segjax import metrics, plotting
@@ -51,6 +51,10 @@ def running(results: Sequence[Result], curve: str) -> dict[str, np.ndarray]:
 
 def over_seeds(options: Any) -> str:
     return f"mean and range of {options.seeds} seeds" if options.seeds > 1 else f"seed {options.seed}"
+
+
+def listed(seeds: Sequence[int]) -> str:
+    return f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
 
 
 def leader(scores: Mapping[str, np.ndarray], heading: str, form: str, better: bool) -> str:
@@ -119,7 +123,7 @@ def probability(result: Result, image: jax.Array) -> np.ndarray:
 
 def predictions(results: Sequence[Result], options: settings.Options) -> Figure:
     """The first held-out image as the first seed of each label sees it."""
-    batch = runs.held_out_batch(settings.texture(options))
+    batch = training.held_out_batch(settings.texture(options))
     seen = {label: probability(group[0], batch.image)[0] for label, group in by_label(results).items()}
     title = f"A held-out image after {options.iterations} iterations, seed {options.seed}"
     return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], seen, title)

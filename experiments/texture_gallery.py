@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings
+from experiments import command, output, settings, training
 from experiments.report import Report, Table, question
 from segjax import metrics, plotting
 from segjax.checks import check_count, check_positive
@@ -163,7 +163,7 @@ def difficulty(options: Options, console: Console) -> list[dict[str, float]]:
 
     pairs = list(itertools.combinations(sorted(options.map_sigmas), 2))
     rows = []
-    with runs.progress_bar(console) as progress:
+    with training.progress_bar(console) as progress:
         for pair in progress.track(pairs, description="mapping the difficulty"):
             rows.append({"sigma1": pair[0], "sigma2": pair[1], "error": float(error(*map(jnp.float32, pair)))})
     return rows

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, summary
+from experiments import command, output, runs, settings, summary, training
 from experiments.report import Report, question
 from experiments.runs import Run
 from segjax import plotting
@@ -88,8 +88,8 @@ def main(options: Options) -> None:
         options.architecture,
     )
     # A chunk must end where a picture is due.
-    texture, chunk_size = settings.texture(options), math.gcd(options.show_every, runs.CHUNK_SIZE)
-    batch = runs.held_out_batch(texture)
+    texture, chunk_size = settings.texture(options), math.gcd(options.show_every, training.CHUNK_SIZE)
+    batch = training.held_out_batch(texture)
     image, mask = np.asarray(batch.image[0, ..., 0]), np.asarray(batch.mask[0, ..., 0])
     look = jax.jit(
         lambda variables: jax.nn.sigmoid(predict(ARCHITECTURES[run.architecture], variables, batch.image))[0, ..., 0]
@@ -104,9 +104,9 @@ def main(options: Options) -> None:
             figure = plotting.predictions(image, mask, {name: shown[name]}, f"A held-out image, {label}")
             output.write(options.out / f"iteration-{step:06}.png", output.png(figure))
 
-    with runs.progress_bar(console) as progress:
+    with training.progress_bar(console) as progress:
         bar = progress.add_task("", total=run.iterations)
-        result = runs.train(run, texture, progress, bar, watch, chunk_size)
+        result = training.train(run, texture, progress, bar, watch, chunk_size)
     runs.save_model(options.out / MODEL, run.architecture, result.variables, texture)
 
     rows = [list(shown)[index] for index in np.unique(np.linspace(0, len(shown) - 1, MOST_ROWS).astype(int))]

@@ -22,11 +22,12 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, summary
+from experiments import command, output, runs, settings, summary, tuning
+from experiments.notebook import ADAM_RATES
 from experiments.report import Report, Table, question
-from experiments.runs import Result, Run
+from experiments.runs import Result
+from experiments.tuning import Best, Candidate
 from segjax import plotting
-from segjax.checks import check_positive
 
 # Rates that --extend may add on one side.
 MOST_ADDED = 3
@@ -42,8 +43,9 @@ class Options(settings.Options):
     sigma: float = 12.8
     seeds: int = 2
     optimizers: tuple[str, ...] = tuple(segjax.OPTIMIZERS)
-    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam."""
-    rates: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 5.0)
+    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion; rates of
+    its own are given as optax:lion=1e-5,1e-4."""
+    rates: tuple[float, ...] = ADAM_RATES
     """Learning rates, each tried for every optimizer; the notebook's eight."""
     extend: bool = False
     """While an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
@@ -60,24 +62,24 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-        command.check_names("optimizers", options.optimizers, segjax.OPTIMIZERS)
-        for rate in options.rates:
-            check_positive("--rates", rate)
-        if not options.rates or len(set(options.rates)) < len(options.rates):
-            raise ValueError("--rates must be different numbers > 0")
+        candidates = tuning.candidates(options.optimizers, options.rates)
     output.claim(options.out, options.overwrite)
     console = Console()
-    results = train_grid(options, sorted(options.rates), options.optimizers, console)
-    while options.extend and (beyond := extension(results, options)):
-        for name, rate in beyond.items():
-            console.print(f"the best rate of {name} is at the edge of its grid: trying {rate:g}")
-            results += train_grid(options, [rate], [name], console)
+    seeds = settings.seeds(options)
+    results = tuning.train_grid(candidates, seeds, options, console)
+    while options.extend and (beyond := extension(results, candidates)):
+        for candidate in beyond:
+            console.print(
+                f"the best rate of {candidate.optimizer} is an edge of its grid: trying {candidate.rates[0]:g}"
+            )
+        results += tuning.train_grid(beyond, seeds, options, console)
 
-    results.sort(key=lambda result: (options.optimizers.index(result.run.optimizer), result.run.learning_rate))
-    losses, diverged, rates = grid(results)
-    best = {name: best_rate(rates, losses[name], diverged[name]) for name in losses}
-    seeds = summary.over_seeds(options)
-    title = f"{options.iterations} iterations, {options.image_size} x {options.image_size} images, {seeds}"
+    order = [candidate.optimizer for candidate in candidates]
+    results.sort(key=lambda result: (order.index(result.run.optimizer), result.run.learning_rate))
+    losses, diverged, rates = tuning.grid(results)
+    best = {name: tuning.best_rate(rates, losses[name], diverged[name]) for name in losses}
+    over = summary.over_seeds(options)
+    title = f"{options.iterations} iterations, {options.image_size} x {options.image_size} images, {over}"
     figures = {"rate_sensitivity": plotting.sensitivity(rates, losses, diverged, "mean loss, last tenth", title)}
     for name in losses:
         own = [
@@ -86,66 +88,31 @@ def main(options: Options) -> None:
             if result.run.optimizer == name
         ]
         panel = plotting.Panel("running-mean loss (mean squared error)", summary.running(own, "loss"), log=True)
-        figures[f"curves_{name}"] = plotting.training_curves([panel], f"{name}: {seeds} at each rate")
-    report = Report(question(__doc__), findings(best, losses, diverged, rates), tables(results, best, seeds), figures)
+        figures[f"curves_{name}"] = plotting.training_curves([panel], f"{name}: {over} at each rate")
+    report = Report(question(__doc__), findings(best, losses, diverged, rates), tables(results, best, over), figures)
     document, rows = summary.document("tune_learning_rate", results)
     output.finish(options, {**document, "best_rates": best}, rows, report, console)
 
 
-def train_grid(options: Options, rates: Sequence[float], optimizers: Sequence[str], console: Console) -> list[Result]:
-    planned = [
-        Run(f"{name} {rate:g}", seed, name, rate, options.iterations, options.schedule)
-        for name in optimizers
-        for rate in rates
-        for seed in settings.seeds(options)
-    ]
-    return runs.train_all(planned, options, console)
-
-
-def grid(results: Sequence[Result]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
-    """optimizer -> (seeds, rates) of final losses, NaN where a rate was not tried; the same of what diverged; rates."""
-    rates = sorted({result.run.learning_rate for result in results})
-    seeds = sorted({result.run.seed for result in results})
-    names = list(dict.fromkeys(result.run.optimizer for result in results))
-    losses = {name: np.full((len(seeds), len(rates)), np.nan) for name in names}
-    diverged = {name: np.zeros((len(seeds), len(rates)), bool) for name in names}
-    for result in results:
-        place = seeds.index(result.run.seed), rates.index(result.run.learning_rate)
-        losses[result.run.optimizer][place] = runs.final_loss(np.asarray(result.history.loss))
-        diverged[result.run.optimizer][place] = runs.diverged_at(np.asarray(result.history.loss)) is not None
-    return losses, diverged, np.array(rates)
-
-
-def best_rate(rates: np.ndarray, losses: np.ndarray, diverged: np.ndarray) -> dict[str, float | str | None]:
-    """The rate of the lowest mean loss among those at which no seed diverged, and whether it is an edge of the grid."""
-    tried = np.flatnonzero(np.isfinite(losses).any(axis=0) | diverged.any(axis=0))
-    means = np.where(diverged.any(axis=0), np.nan, losses.mean(axis=0))
-    if not np.isfinite(means).any():
-        return {"rate": None, "loss": None, "edge": None}
-    place = int(np.nanargmin(means))
-    edge = "lowest" if place == tried[0] else "highest" if place == tried[-1] else None
-    return {"rate": float(rates[place]), "loss": float(means[place]), "edge": edge}
-
-
-def extension(results: Sequence[Result], options: Options) -> dict[str, float]:
-    """optimizer -> the next rate to try: as far beyond the edge as the edge is from its neighbour."""
-    losses, diverged, rates = grid(results)
-    beyond = {}
-    for name in losses:
+def extension(results: Sequence[Result], candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The next rate to try of each whose best is an edge: as far beyond it as the edge is from its neighbour."""
+    losses, diverged, rates = tuning.grid(results)
+    beyond = []
+    for name, given in candidates:
         tried = rates[np.isfinite(losses[name]).any(axis=0) | diverged[name].any(axis=0)]
-        best = best_rate(rates, losses[name], diverged[name])
+        best = tuning.best_rate(rates, losses[name], diverged[name])
         if best["edge"] is None or len(tried) < 2:
             continue
         lowest = best["edge"] == "lowest"
-        added = sum(tried < min(options.rates)) if lowest else sum(tried > max(options.rates))
+        added = sum(tried < min(given)) if lowest else sum(tried > max(given))
         if added < MOST_ADDED:
             ratio = tried[0] / tried[1] if lowest else tried[-1] / tried[-2]
-            beyond[name] = float(f"{(tried[0] if lowest else tried[-1]) * ratio:.6g}")
+            beyond.append(Candidate(name, (float(f"{(tried[0] if lowest else tried[-1]) * ratio:.6g}"),)))
     return beyond
 
 
 def findings(
-    best: dict[str, dict[str, float | str | None]],
+    best: dict[str, Best],
     losses: dict[str, np.ndarray],
     diverged: dict[str, np.ndarray],
     rates: np.ndarray,
@@ -164,7 +131,7 @@ def findings(
     return sentences
 
 
-def tables(results: Sequence[Result], best: dict[str, dict[str, float | str | None]], seeds: str) -> list[Table]:
+def tables(results: Sequence[Result], best: dict[str, Best], seeds: str) -> list[Table]:
     rows = []
     for label, group in summary.by_label(results).items():
         described = [runs.describe(result) for result in group]

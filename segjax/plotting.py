@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+Band = tuple[np.ndarray, np.ndarray]
 # Okabe and Ito's colours, told apart by colour-blind readers; black and the pale yellow left out.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", "--", "-.", ":")
@@ -31,6 +33,7 @@ class Panel(NamedTuple):
     Attributes:
         ylabel: with its unit.
         curves: where a run is not finite, its curve ends. More than six are taken as ordered, dark to light.
+        bands: name -> its band's lower and upper edge, (points,) each, in place of lowest and highest.
         log: a logarithmic vertical axis.
         x: (points,), or None for iterations 1, 2, ...
         xlabel: with its unit.
@@ -45,6 +48,7 @@ class Panel(NamedTuple):
     xlabel: str = "iteration"
     xlog: bool = False
     marks: Mapping[str, float] = {}
+    bands: Mapping[str, Band] = {}
 
 
 class Picture(NamedTuple):
@@ -68,8 +72,9 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
             runs = np.atleast_2d(runs)
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
             axes.plot(x, runs.mean(axis=0), label=name, linewidth=1.8, **style)
-            if len(runs) > 1:
-                axes.fill_between(x, runs.min(axis=0), runs.max(axis=0), color=style["color"], alpha=0.2, linewidth=0)
+            if len(runs) > 1 or name in panel.bands:
+                band = panel.bands.get(name, (runs.min(axis=0), runs.max(axis=0)))
+                axes.fill_between(x, *band, color=style["color"], alpha=0.2, linewidth=0)
         for index, (text, place) in enumerate(panel.marks.items()):
             axes.axvline(place, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
@@ -224,14 +229,20 @@ def dots(
 
 
 def sensitivity(
-    rates: np.ndarray, losses: Mapping[str, np.ndarray], diverged: Mapping[str, np.ndarray], ylabel: str, title: str
+    rates: np.ndarray,
+    losses: Mapping[str, np.ndarray],
+    diverged: Mapping[str, np.ndarray],
+    ylabel: str,
+    title: str,
+    bands: Mapping[str, Band] = MappingProxyType({}),
 ) -> Figure:
-    """Loss against learning rate, both logarithmic: mean and range over seeds, crosses where runs diverged.
+    """Loss against learning rate, both logarithmic: mean and band over seeds, crosses where runs diverged.
 
     Args:
         rates: (rates,).
         losses: name -> (seeds, rates), NaN where a run was not made.
         diverged: name -> (seeds, rates), bool; a diverged run counts for no mean, and is a cross at the top.
+        bands: name -> lower and upper edge, (rates,) each, NaN where there is none; the range where it is not given.
     """
     figure = Figure(figsize=(7.6, 4.9), layout="constrained")
     axes = figure.subplots()
@@ -240,8 +251,11 @@ def sensitivity(
     for index, (name, values) in enumerate(losses.items()):
         colour, line, marker = (styles[index % len(styles)] for styles in (COLOURS, _LINES, _MARKERS))
         kept = np.ma.masked_invalid(np.where(diverged[name], np.nan, values))
-        axes.plot(rates, kept.mean(axis=0), color=colour, linestyle=line, marker=marker, label=name)
-        axes.fill_between(rates, kept.min(axis=0), kept.max(axis=0), color=colour, alpha=0.2, linewidth=0)
+        band = bands.get(name, (kept.min(axis=0), kept.max(axis=0)))
+        # A rate that only others tried is no gap in the line.
+        tried = np.isfinite(values).any(axis=0) | diverged[name].any(axis=0)
+        axes.plot(rates[tried], kept.mean(axis=0)[tried], color=colour, linestyle=line, marker=marker, label=name)
+        axes.fill_between(rates[tried], *(edge[tried] for edge in band), color=colour, alpha=0.2, linewidth=0)
         lost = rates[diverged[name].any(axis=0)]
         # A row of crosses for each name, so that none hides another.
         axes.plot(lost, np.full(len(lost), top * 1.25**index), "x", color=colour, markersize=8)
@@ -251,6 +265,32 @@ def sensitivity(
     axes.plot([], [], "x", color="black", label="some seed diverged")
     axes.grid(alpha=0.3, which="both")
     _legend(figure)
+    _title(figure, title)
+    return figure
+
+
+def differences(
+    estimates: Mapping[str, Sequence[tuple[float, float, float]]], xlabels: Sequence[str], title: str
+) -> Figure:
+    """Names down the side and a panel for each quantity: a difference and its interval, with a line at none.
+
+    Args:
+        estimates: name -> (value, low, high) for each quantity; one that is not finite is left out.
+        xlabels: the quantities with their units.
+    """
+    figure = Figure(figsize=(max(3.9 * len(xlabels) + 1.6, 7.6), 0.42 * len(estimates) + 1.8), layout="constrained")
+    panels = figure.subplots(1, len(xlabels), squeeze=False, sharey=True)[0]
+    for index, (axes, xlabel) in enumerate(zip(panels, xlabels, strict=True)):
+        axes.axvline(0, color="black", linewidth=1)
+        for row, intervals in enumerate(estimates.values()):
+            value, low, high = intervals[index]
+            axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=2)
+            axes.plot(value, row, "o", color=COLOURS[0])
+        axes.set(xlabel=xlabel)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.grid(alpha=0.3)
+    panels[0].set_yticks(range(len(estimates)), list(estimates))
+    panels[0].set_ylim(len(estimates) - 0.5, -0.5)
     _title(figure, title)
     return figure
 

@@ -4,8 +4,9 @@ A run draws a fresh batch at every step from `fold_in(data_key, step)`. One key 
 and every image, whatever the optimizer, the rate and the chunk size: runs of one key are paired.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -45,7 +46,7 @@ class History(NamedTuple):
 
 
 Generate = Callable[..., Batch]
-Train = Callable[[jax.Array, jax.typing.ArrayLike], tuple[TrainState, History]]
+Train = Callable[..., tuple[TrainState, History]]
 Report = Callable[[TrainState, History], None]
 
 
@@ -94,8 +95,9 @@ def make_train(
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Train:
-    """Makes `train(key, learning_rate) -> (state, history)`: a whole run, to be jitted into one XLA program.
+    """Makes `train(key, learning_rate, **numbers) -> (state, history)`: a whole run, to be jitted into one XLA program.
 
+    The numbers are options of `generate` that may be traced, such as sigma1; they go before the ones given here.
     The run is a loop whose length the compiler does not know: it cannot be differentiated through.
 
     Args:
@@ -120,12 +122,14 @@ def make_train(
     num_steps = check_count("num_steps", num_steps, minimum=1)
     init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
 
-    def train(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[TrainState, History]:
+    def train(
+        key: jax.Array, learning_rate: jax.typing.ArrayLike, **numbers: jax.typing.ArrayLike
+    ) -> tuple[TrainState, History]:
         key, learning_rate = _check_run(key, learning_rate)
         # The compiler must not know the number of steps: it would compile another loop, with other rounding, than the
         # one that `make_fit` runs.
         hidden_num_steps = lax.optimization_barrier(jnp.int32(num_steps))
-        return advance(key, init(key, learning_rate), learning_rate, hidden_num_steps, num_steps)
+        return advance(key, init(key, learning_rate), learning_rate, hidden_num_steps, num_steps, numbers)
 
     return train
 
@@ -234,18 +238,25 @@ def _make_run(
     def init(key: jax.Array, learning_rate: jax.Array) -> TrainState:
         return create_state(model, optimizer, _split(key).init, jnp.zeros(image.shape, image.dtype), learning_rate)
 
-    def step(key: jax.Array, state: TrainState, learning_rate: jax.Array) -> tuple[TrainState, History]:
-        batch = generate(jax.random.fold_in(_split(key).data, state.step))
+    def step(
+        key: jax.Array, state: TrainState, learning_rate: jax.Array, numbers: Mapping[str, jax.typing.ArrayLike]
+    ) -> tuple[TrainState, History]:
+        batch = generate(jax.random.fold_in(_split(key).data, state.step), **numbers)
         return train_step(model, optimizer, loss, state, batch, learning_rate)
 
     def advance(
-        key: jax.Array, state: TrainState, learning_rate: jax.Array, num_steps: jax.Array, capacity: int
+        key: jax.Array,
+        state: TrainState,
+        learning_rate: jax.Array,
+        num_steps: jax.Array,
+        capacity: int,
+        numbers: Mapping[str, jax.typing.ArrayLike] = MappingProxyType({}),
     ) -> tuple[TrainState, History]:
-        _, row = jax.eval_shape(step, key, state, learning_rate)
+        _, row = jax.eval_shape(partial(step, numbers=numbers), key, state, learning_rate)
         history = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), row)
 
         def body(index: jax.Array, carry: tuple[TrainState, History]) -> tuple[TrainState, History]:
-            state, row = step(key, carry[0], learning_rate)
+            state, row = step(key, carry[0], learning_rate, numbers)
             return state, jax.tree.map(lambda rows, value: rows.at[index].set(value), carry[1], row)
 
         return lax.fori_loop(0, num_steps, body, (state, history))

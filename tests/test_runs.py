@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import segjax
-from experiments import command, compare_losses, runs, settings, summary
+from experiments import command, compare_losses, runs, settings, summary, training
 from experiments.runs import Result, Run
 from segjax import History, metrics
 from segjax.models import ARCHITECTURES
@@ -35,7 +35,7 @@ def execute(out, *arguments):
 
 def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeypatch):
     whole = execute(tmp_path / "whole")
-    train, calls = runs.train, []
+    train, calls = training.train, []
 
     def interrupted(run, *arguments):
         calls.append(run.seed)
@@ -43,7 +43,7 @@ def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeyp
             raise KeyboardInterrupt
         return train(run, *arguments)
 
-    monkeypatch.setattr(runs, "train", interrupted)
+    monkeypatch.setattr(training, "train", interrupted)
     out = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
         execute(out)
@@ -141,11 +141,11 @@ def test_the_leader_is_ahead_in_paired_seeds():
 
 def test_held_out_images_are_those_of_evaluate():
     texture = settings.texture(settings.Data(batch_size=2, image_size=16, sigma=4.0))
-    model, batch = ARCHITECTURES["kernel_3"], runs.held_out_batch(texture)
+    model, batch = ARCHITECTURES["kernel_3"], training.held_out_batch(texture)
     variables = model.init(jax.random.key(0), batch.image)
-    counts, running, _ = jax.jit(lambda variables: runs.held_out(model, texture, variables))(variables)
-    key = jax.random.key(runs.HELD_OUT_KEY)
-    expected = segjax.evaluate(model, variables, key, runs.HELD_OUT_BATCHES, **texture)
+    counts, running, _ = jax.jit(lambda variables: training.held_out(model, texture, variables))(variables)
+    key = jax.random.key(training.HELD_OUT_KEY)
+    expected = segjax.evaluate(model, variables, key, training.HELD_OUT_BATCHES, **texture)
     chex.assert_trees_all_equal(counts, expected, running)
     # The picture's batch is the first of them.
     first = segjax.evaluate(model, variables, key, 1, **texture)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from test_runs import result
 
-from experiments import find_learning_rate, tune_learning_rate
-from experiments.tune_learning_rate import Options
+from experiments import find_learning_rate, tune_learning_rate, tuning
+from experiments.tuning import Candidate
 
 RATES = np.array([1e-3, 1e-2, 1e-1])
 
@@ -13,7 +13,7 @@ RATES = np.array([1e-3, 1e-2, 1e-1])
 def best(losses, diverged=None):
     losses = np.atleast_2d(losses).astype(float)
     diverged = np.zeros(losses.shape, bool) if diverged is None else np.atleast_2d(diverged)
-    return tune_learning_rate.best_rate(RATES, losses, diverged)
+    return tuning.best_rate(RATES, losses, diverged)
 
 
 def test_best_rate_is_that_of_the_lowest_mean():
@@ -42,7 +42,7 @@ def runs_at(losses, optimizer="adam"):
 
 def test_grid_places_every_run():
     results = [*runs_at([0.3, 0.2, np.nan]), *runs_at([0.4], "sgd")]
-    losses, diverged, rates = tune_learning_rate.grid(results)
+    losses, diverged, rates = tuning.grid(results)
     np.testing.assert_array_equal(rates, RATES)
     np.testing.assert_allclose(losses["adam"], [[0.3, 0.2, np.nan]], rtol=1e-6)
     np.testing.assert_allclose(losses["sgd"], [[0.4, np.nan, np.nan]], rtol=1e-6)
@@ -51,17 +51,16 @@ def test_grid_places_every_run():
 
 @pytest.mark.parametrize(
     ("losses", "beyond"),
-    [([0.1, 0.2, 0.3], {"adam": 1e-4}), ([0.3, 0.2, 0.1], {"adam": 1.0}), ([0.3, 0.1, 0.3], {})],
+    [([0.1, 0.2, 0.3], [1e-4]), ([0.3, 0.2, 0.1], [1.0]), ([0.3, 0.1, 0.3], [])],
 )
 def test_the_grid_extends_itself_beyond_its_edge(losses, beyond):
-    options = Options(rates=tuple(RATES), extend=True)
-    assert tune_learning_rate.extension(runs_at(losses), options) == pytest.approx(beyond)
+    extended = tune_learning_rate.extension(runs_at(losses), [Candidate("adam", tuple(RATES))])
+    assert [rate for candidate in extended for rate in candidate.rates] == pytest.approx(beyond)
 
 
 def test_the_grid_does_not_extend_for_ever():
-    options = Options(rates=(1.0, 2.0), extend=True)
     # Three rates below the grid that was asked for, the lowest still the best.
-    assert tune_learning_rate.extension(runs_at([0.1, 0.2, 0.3]), options) == {}
+    assert tune_learning_rate.extension(runs_at([0.1, 0.2, 0.3]), [Candidate("adam", (1.0, 2.0))]) == []
 
 
 def test_range_test_suggests_below_the_minimum():
