@@ -91,9 +91,7 @@ def _wanted(options: settings.Processes) -> bool:
     except (TypeError, ValueError) as error:
         raise UsageError(str(error)) from error
     if options.process_id >= options.num_processes:
-        raise UsageError(
-            f"--process-id must be below --num-processes, {options.num_processes}, got {options.process_id}"
-        )
+        raise UsageError(f"--process-id must be < --num-processes, {options.num_processes}, got {options.process_id}")
     host, _, port = options.coordinator.rpartition(":")
     if options.coordinator not in ("", "auto") and not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise UsageError(f"--coordinator must be HOST:PORT or auto, got {options.coordinator!r}")

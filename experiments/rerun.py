@@ -106,7 +106,7 @@ def rebuild(document: dict[str, Any], out: Path, overwrite: bool) -> tuple[Any, 
     try:
         script = importlib.import_module(f"experiments.{name}")
         types = get_type_hints(script.Options)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise command.UsageError(f"there is no experiment {name!r} to repeat") from error
     given = {**document["options"], "out": str(out), "overwrite": overwrite}
     given |= {field: value for field, value in SINGLE.items() if field in given}

@@ -31,9 +31,10 @@ def results(tmp_path_factory):
 
 
 def test_writes_every_file(results):
-    names = {"curves.png", "predictions.png", "report.html", "results.json", "runs.csv", "runs"}
+    pictures = {f"{name}.png" for name in ("curves", "paired_differences", "time_to_target", "predictions")}
+    names = pictures | {"report.html", "results.json", "runs.csv", "tables.tex", "runs"}
     assert {path.name for path in results.iterdir()} == names
-    for name in ("curves.png", "predictions.png"):
+    for name in pictures:
         assert (results / name).read_bytes().startswith(b"\x89PNG")
 
 
@@ -45,7 +46,7 @@ def test_results_tell_what_made_them(results):
     runs = document["runs"]
     assert [(run["optimizer"], run["seed"]) for run in runs] == [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
     for run in runs:
-        assert len(run["curves"]["loss"]) == len(run["curves"]["agreement"]) == 4
+        assert {name: len(curve) for name, curve in run["curves"].items()} == {"loss": 4, "agreement": 4, "iou": 4}
         assert run["loss"] == pytest.approx(sum(run["curves"]["loss"]) / 4, rel=1e-6)
         assert 0 <= run["iou"] <= run["accuracy"] <= 1
     # Paired: the first loss of a seed is every optimizer's.
@@ -79,6 +80,55 @@ def test_same_command_same_numbers(results, tmp_path):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
 
 
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """The results of a small comparison at rates of their own."""
+    out = tmp_path_factory.mktemp("tuned")
+    arguments = [
+        "--optimizers",
+        "sgd=0.1,1",
+        "optax:lion",
+        "--rates",
+        "1e-3",
+        "--tune",
+        "--tuning-seeds",
+        "1",
+        "--seed",
+        "7",
+    ]
+    compare_optimizers.main(parse(*TINY, *arguments, "--tuning-seed", "8", "--out", str(out)))
+    return json.loads((out / "results.json").read_text())
+
+
+def test_tuning_has_seeds_of_its_own(tuned):
+    trials = tuned["tuning"]["runs"]
+    assert [(run["label"], run["seed"]) for run in trials] == [("sgd 0.1", 8), ("sgd 1", 8), ("optax:lion 0.001", 8)]
+    best = min(trials[:2], key=lambda run: run["final_loss"])
+    assert tuned["tuning"]["best_rates"]["sgd"]["rate"] == best["learning_rate"]
+    compared = tuned["runs"]
+    assert [(run["optimizer"], run["seed"]) for run in compared] == [
+        ("sgd", 7),
+        ("sgd", 8),
+        ("optax:lion", 7),
+        ("optax:lion", 8),
+    ]
+    assert {run["learning_rate"] for run in compared} == {best["learning_rate"], 1e-3}
+
+
+def test_what_is_unfair_is_said(tuned):
+    said = "\n".join(tuned["warnings"])
+    for words in ("2 seeds give", "best rate of sgd is the", "budgets of tuning are unequal", "flatters the choice: 8"):
+        assert words in said
+
+
+def test_an_optimizer_may_have_a_rate_of_its_own():
+    options = parse("--optimizers", "sgd=0.5", "adam", "--seeds", "1")
+    rates = compare_optimizers.agreed_rates(compare_optimizers.check(options), None)
+    assert rates == {"sgd": 0.5, "adam": 1e-3}
+    assert [run.label for run in compare_optimizers.plan(rates, options)] == ["sgd 0.5", "adam 0.001"]
+    assert [run.label for run in compare_optimizers.plan({"sgd": 0.5, "adam": 0.5}, options)] == ["sgd", "adam"]
+
+
 def test_presets_are_defaults():
     assert parse() == Options()
     assert parse("--preset=quick").iterations == 60
@@ -90,11 +140,22 @@ def test_presets_are_defaults():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--optimizers", "sgd", "sdg"], "--optimizers must be of: sgd, momentum, rmsprop, adam; got 'sdg'"),
-        (["--optimizers"], "--optimizers must be different names out of"),
-        (["--optimizers", "sgd", "sgd"], "--optimizers must be different names out of"),
+        (
+            ["--optimizers", "sgd", "sdg"],
+            "--optimizers: 'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or",
+        ),
+        (["--optimizers"], "--optimizers must be different optimizers"),
+        (["--optimizers", "sgd", "sgd"], "--optimizers must be different optimizers"),
+        (["--optimizers", "sgd=0.1,1"], "--optimizers sgd= must have one rate; to choose among several pass --tune"),
+        (["--reference", "lion"], "--reference must be of: sgd, momentum, rmsprop, adam; got 'lion'"),
         (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number > 0"),
+        (["--tune", "--rates", "-1"], "--rates must be a finite number > 0"),
+        (["--tuning-seeds", "0"], "--tuning-seeds must be an integer >= 1"),
+        (["--tuning-seed", "-1"], "--tuning-seed must be an integer >= 0"),
+        (["--target-loss", "0"], "--target-loss must be a finite number > 0"),
+        (["--target-iou", "inf"], "--target-iou must be a finite number > 0"),
+        (["--num-processes", "2"], "--num-processes needs --coordinator"),
         (["--iterations", "0"], "--iterations must be an integer >= 1"),
         (["--iterations", "many"], "--iterations"),
         (["--seeds", "0"], "--seeds must be an integer >= 1"),

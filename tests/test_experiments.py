@@ -22,7 +22,7 @@ EXPERIMENTS = {
     ),
     "compare_optimizers": (
         ["--iterations", "4", "--image-size", "16", "--optimizers", "sgd"],
-        {"curves", "predictions"},
+        {"curves", "time_to_target", "predictions"},
     ),
     "compare_losses": (
         ["--iterations", "4", "--losses", "mse", "dice"],
@@ -115,7 +115,7 @@ def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
     with pytest.raises(command.UsageError, match="already holds files"):
         run("find_learning_rate", *arguments, "--out", str(tmp_path))
     run("find_learning_rate", *arguments, "--out", str(tmp_path), "--overwrite")
-    names = {"mine.png", "range_test.png", "report.html", "results.json", "runs.csv"}
+    names = {"mine.png", "range_test.png", "report.html", "results.json", "runs.csv", "tables.tex"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert (tmp_path.parent / "outside").exists()
 

@@ -21,6 +21,27 @@ def test_training_curves():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["sgd", "adam"]
 
 
+def test_bands_take_the_place_of_the_range():
+    runs, band = np.array([[1.0, 2.0], [3.0, 4.0]]), (np.array([0.0, 1.0]), np.array([5.0, 6.0]))
+    panel = plotting.Panel("loss", {"a": runs, "b": runs}, bands={"a": band})
+    axes = plotting.training_curves([panel], "title").axes[0]
+    assert [collection.get_datalim(axes.transData).intervaly.tolist() for collection in axes.collections] == [
+        [0, 6],
+        [1, 4],
+    ]
+
+
+def test_differences_show_intervals_beside_none():
+    estimates = {"a": [(0.1, -0.1, 0.3), (2.0, 1.0, 3.0)], "b": [(np.nan, np.nan, np.nan), (0.0, -1.0, 1.0)]}
+    left, right = plotting.differences(estimates, ("loss", "IoU"), "title").axes
+    assert (left.get_xlabel(), right.get_xlabel()) == ("loss", "IoU")
+    assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
+    zero, interval, value = left.lines[:3]
+    assert list(zero.get_xdata()) == [0, 0]
+    assert list(interval.get_xdata()) == [-0.1, 0.3]
+    assert list(value.get_xdata()) == [0.1]
+
+
 def test_predictions():
     image = np.linspace(0, 1, 16).reshape(4, 4)
     mask = (image > 0.5).astype(float)
@@ -103,6 +124,15 @@ def test_sensitivity_shows_what_diverged_as_diverged():
     assert list(crosses.get_xdata()) == [10]
     assert crosses.get_ydata()[0] > 3
     assert "some seed diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def test_a_rate_that_was_not_tried_is_no_gap():
+    rates, never = np.array([0.1, 1.0, 10.0]), np.zeros((2, 3), bool)
+    losses = {"a": np.array([[1.0, np.nan, 3.0], [2.0, np.nan, 4.0]])}
+    bands = {"a": (np.array([0.5, np.nan, 2.5]), np.array([2.5, np.nan, 4.5]))}
+    axes = plotting.sensitivity(rates, losses, {"a": never}, "loss", "title", bands).axes[0]
+    np.testing.assert_array_equal(axes.lines[0].get_data(), [[0.1, 10], [1.5, 3.5]])
+    assert axes.collections[0].get_datalim(axes.transData).intervaly.tolist() == [0.5, 4.5]
 
 
 def test_sensitivity_where_everything_diverged():

@@ -49,3 +49,22 @@ def test_document_has_a_row_a_line():
     assert "![A figure](images/a_figure.png)" in text
     assert "`python -m it --out 'a b'`" in text
     assert "2 cores of C" in text
+
+
+def test_warnings_are_shown_everywhere():
+    warned = Report("?", [], [], {}, ["Only 2 < 5 seeds."])
+    console = Console(file=io.StringIO(), width=80)
+    report.show(warned, console)
+    assert "Warning: Only 2 < 5 seeds." in console.file.getvalue()
+    assert '<ul class="warning">\n<li>Only 2 &lt; 5 seeds.</li>' in report.to_html(warned, {}, DOCUMENT)
+    assert "- Warning: Only 2 < 5 seeds." in report.to_markdown(warned, DOCUMENT, ".")
+
+
+def test_latex_escapes_and_stacks():
+    text = report.to_latex(Report("?", [], [TABLE, Table("100 %", ("", "a_b"), [["x\\y", "1 & 2"]])], {}))
+    assert text.count(r"\begin{tabular}{lr}") == text.count(r"\begin{tabular}{ll}") == 1
+    assert r"a|b \textless{}c\textgreater{} & \shortstack{0.5 \\ 0.4-0.6} \\" in text
+    assert r"\caption{A [title]. A note.}" in text
+    assert r"\caption{100 \%}" in text
+    assert r" & a\_b \\" in text
+    assert r"x\textbackslash{}y & 1 \& 2 \\" in text

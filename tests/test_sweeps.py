@@ -1,3 +1,9 @@
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -5,25 +11,123 @@ import numpy as np
 import pytest
 
 import segjax
+from segjax.sweeps import map_runs
 
 MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
 # Plain SGD: Adam's first step is the sign of the gradient, in which a last digit can be worth a whole step.
-TRAIN = segjax.make_train(
-    MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=3, batch_size=2, image_size=16, sigma=4.0
-)
+OPTIONS = {"optimizer": segjax.OPTIMIZERS["sgd"], "batch_size": 2, "image_size": 16, "sigma": 4.0}
+TRAIN = segjax.make_train(MODEL, num_steps=3, **OPTIONS)
 KEYS = jax.random.split(jax.random.key(0), 2)
 RATES = [1e-3, 1e-2, 1e-1]
 
 
 @pytest.mark.parametrize("batch_size", [None, 4])
 def test_every_seed_at_every_rate(batch_size):
-    states, histories = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, batch_size))(KEYS)
-    chex.assert_tree_shape_prefix((states, histories), (2, 3))
+    result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, batch_size=batch_size))(KEYS)
+    chex.assert_tree_shape_prefix((result.states, result.histories, result.diverged_at), (2, 3))
     single = jax.jit(TRAIN)
     for seed, key in enumerate(KEYS):
         for index, rate in enumerate(RATES):
             # The width of the batch changes the rounding.
-            np.testing.assert_allclose(histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
+            np.testing.assert_allclose(result.histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
+
+
+def test_axes_are_named_in_their_order_and_sweep_any_number():
+    result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [0.1], sigma2=[1.2, 3.0], sigma1=[0.5]))(KEYS)
+    assert list(result.axes) == ["key", "learning_rate", "sigma2", "sigma1"]
+    np.testing.assert_allclose(result.axes["sigma2"], [1.2, 3.0])
+    assert result.histories.loss.shape == (2, 1, 2, 1, 3)
+    wide = segjax.make_train(MODEL, num_steps=3, **OPTIONS, sigma2=3.0, sigma1=0.5)
+    expected = jax.jit(wide)(KEYS[1], 0.1)[1].loss
+    np.testing.assert_allclose(result.histories.loss[1, 0, 1, 0], expected, rtol=1e-4)
+
+
+def test_a_run_that_diverges_is_marked_and_disturbs_no_other():
+    mixed = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [1e-2, 1e30]))(KEYS)
+    alone = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [1e-2, 1e-3]))(KEYS)
+    first_lost = 1 + np.argmax(~np.isfinite(np.asarray(mixed.histories.loss[:, 1])), axis=-1)
+    np.testing.assert_array_equal(mixed.diverged_at, np.stack([[0, 0], first_lost], axis=-1))
+    assert (first_lost > 1).all()
+    kept = [jax.tree.map(lambda leaf: leaf[:, 0], (result.states, result.histories)) for result in (mixed, alone)]
+    chex.assert_trees_all_equal(*kept)
+
+
+def test_what_the_last_update_breaks_diverged_at_the_last_step():
+    one_step = segjax.make_train(MODEL, num_steps=1, **OPTIONS)
+    result = jax.jit(lambda keys: segjax.sweep(one_step, keys, [jnp.inf, 1e-2]))(KEYS)
+    assert np.isfinite(result.histories.loss).all()
+    np.testing.assert_array_equal(result.diverged_at, [[1, 0], [1, 0]])
+
+
+def temporaries(num_keys, num_steps, batch_size=None):
+    train = segjax.make_train(MODEL, num_steps=num_steps, **OPTIONS)
+    keys = jax.random.split(jax.random.key(0), num_keys)
+    program = jax.jit(lambda keys: segjax.sweep(train, keys, RATES, batch_size=batch_size))
+    return program.lower(keys).compile().memory_analysis().temp_size_in_bytes
+
+
+def test_memory_grows_with_the_width_alone():
+    least, run = temporaries(1, 3), 100  # bytes of a run's key, rate and place
+    assert temporaries(12, 3) < least + 12 * 3 * run
+    assert temporaries(4, 3, batch_size=4) > 2 * least
+    history_of_one_run = 1000 * 4 * len(jax.tree.leaves(segjax.History(0, segjax.metrics.Counts(*range(5)))))
+    assert temporaries(1, 1003) < least + 1.1 * history_of_one_run
+
+
+def test_rates_are_no_part_of_the_program():
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def program(keys, rates):
+        return segjax.sweep(TRAIN, keys, rates)
+
+    program(KEYS, jnp.array([1e-3, 1e-2]))
+    program(KEYS[::-1], jnp.array([1e-1, 1e-2]))
+
+
+MANY_DEVICES = """
+    import json, re
+    import jax, numpy as np, segjax
+    from test_sweeps import TRAIN, RATES
+
+    keys = jax.random.split(jax.random.key(0), 3)  # 9 runs on 4 devices: 3 places are left over
+    mesh = jax.make_mesh((2, 2), ("a", "b"))
+    one = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES))(keys)
+    program = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, mesh=mesh))
+    many = program(keys)
+    pairs = zip(*map(jax.tree.leaves, (one[1:], many[1:])))
+    blocks = re.split(r"\\n(?=\\S)", program.lower(keys).compile().as_text())
+    print(json.dumps({
+        "devices": jax.device_count(),
+        "equal": [bool(np.array_equal(a, b)) for a, b in pairs],
+        "axes": list(many.axes),
+        "blocks": [block.split()[0] for block in blocks if re.search(r" (all|reduce|collective)-[a-z-]+\\(", block)],
+        "loops": sum(" while(" in block for block in blocks),
+    }))
+"""
+
+
+def test_many_devices_give_the_bits_of_one():
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": f"{os.path.dirname(__file__)}:."}
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(MANY_DEVICES)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["devices"] == 4
+    assert len(found["equal"]) > 10
+    assert all(found["equal"])
+    assert found["axes"] == ["key", "learning_rate"]
+    # What the devices say to one another, they say when all runs are over: never inside a loop.
+    assert set(found["blocks"]) <= {"ENTRY"}
+    assert found["loops"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_map_runs_maps(batch_size):
+    rows, weights = jnp.arange(6.0).reshape(3, 2), {"w": jnp.array([1.0, 2.0, 3.0])}
+    result = jax.jit(lambda *a: map_runs(lambda row, tree: row * tree["w"], *a, batch_size=batch_size))(rows, weights)
+    np.testing.assert_array_equal(result, rows * weights["w"][:, None])
 
 
 @pytest.mark.parametrize("keys", [jax.random.key(0), jnp.zeros((2, 2), jnp.uint32)])
@@ -34,5 +138,14 @@ def test_refuses_other_keys(keys):
 
 @pytest.mark.parametrize("rates", [1e-3, [], [[1e-3]]])
 def test_refuses_other_rates(rates):
-    with pytest.raises(ValueError, match=r"learning_rates must have shape \(rates,\)"):
+    with pytest.raises(ValueError, match=r"learning_rate must have shape \(values,\)"):
         segjax.sweep(TRAIN, KEYS, rates)
+
+
+def test_refuses_other_numbers():
+    with pytest.raises(ValueError, match=r"sigma1 must have shape \(values,\)"):
+        segjax.sweep(TRAIN, KEYS, RATES, sigma1=0.2)
+    with pytest.raises(TypeError, match="sigma3"):
+        segjax.sweep(TRAIN, KEYS, RATES, sigma3=[0.2])
+    with pytest.raises(ValueError, match="batch_size must be an integer >= 1"):
+        segjax.sweep(TRAIN, KEYS, RATES, batch_size=0)

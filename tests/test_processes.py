@@ -1,0 +1,121 @@
+"""Real processes over loopback: two, each with two devices."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import command, compare_optimizers, processes, settings
+
+ROOT = Path(__file__).parents[1]
+# 3 runs of each optimizer on 4 devices.
+SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "2", "--seeds", "3"]
+SMALL += ["--optimizers", "sgd=0.01", "momentum=0.01"]
+
+
+def start(out, *arguments):
+    """Both processes, at a port that was free a moment ago."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    group = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--out", str(out)]
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *group, *arguments, "--process-id", index],
+            cwd=ROOT,
+            env={**os.environ, "XLA_FLAGS": flags},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in "01"
+    ]
+
+
+def runs_of(out):
+    return json.loads((out / "results.json").read_text())["runs"]
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    (_, errors), (second, _) = [
+        process.communicate(timeout=120) for process in start(tmp_path / "two", "--iterations", "3")
+    ]
+    assert not errors
+    assert "Wrote" not in second
+    options = command.parse(
+        compare_optimizers.Options,
+        compare_optimizers.PRESETS,
+        [*SMALL, "--iterations", "3", "--out", str(tmp_path / "one")],
+    )
+    compare_optimizers.main(options)
+    together, alone = runs_of(tmp_path / "two"), runs_of(tmp_path / "one")
+    assert [run["seed"] for run in together] == [0, 1, 2, 0, 1, 2]
+    for first, second in zip(together, alone, strict=True):
+        # Other numbers of devices sum in another order.
+        np.testing.assert_allclose(first["curves"]["loss"], second["curves"]["loss"], rtol=1e-4)
+        assert first["label"] == second["label"]
+        assert first["iou"] == pytest.approx(second["iou"], abs=1e-2)
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("victim", "how", "code"), [(1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (0, signal.SIGINT, 130)]
+)
+def test_a_dead_process_ends_the_other(victim, how, code, tmp_path):
+    # When those of sgd are kept, the program for momentum is still to be compiled.
+    both = start(tmp_path, "--iterations", "300")
+    try:
+        kept = tmp_path / "runs"
+        wait_for(lambda: len(list(kept.glob("sgd-seed?.safetensors"))) == 3)
+        both[victim].send_signal(how)
+        begin = time.monotonic()
+        _, said = both[1 - victim].communicate(timeout=60)
+        assert time.monotonic() - begin < 60
+        assert both[1 - victim].returncode == 1
+        assert both[victim].wait(timeout=60) == code
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+    last = said.strip().splitlines()[-1]
+    assert last.startswith(
+        f"error: process {victim} of 2 has ended; the runs that were finished are kept in {tmp_path}"
+    )
+    assert len(list(kept.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_processes": 0}, "--num-processes must be an integer >= 1"),
+        ({"process_id": -1}, "--process-id must be an integer >= 0"),
+        ({"num_processes": 2}, "--num-processes needs --coordinator HOST:PORT"),
+        ({"coordinator": "here:1", "process_id": 1}, "--process-id must be < --num-processes"),
+        ({"coordinator": "here"}, "--coordinator must be HOST:PORT or auto, got 'here'"),
+        ({"coordinator": "here:port"}, "--coordinator must be HOST:PORT or auto"),
+        ({"coordinator": "here:70000"}, "--coordinator must be HOST:PORT or auto"),
+    ],
+)
+def test_refuses(options, message):
+    with pytest.raises(command.UsageError, match=message), processes.joined(settings.Processes(**options)):
+        pytest.fail("nothing can be joined")
+
+
+def test_one_process_is_its_own_writer():
+    with processes.joined(settings.Processes()):
+        assert processes.is_writer()
+        array = np.array([1.0, 2.0])
+        assert processes.broadcast(array) is array
