@@ -65,7 +65,8 @@ PRESETS = {"notebook": Options(), "quick": Options(preset="quick", image_size=32
 RATIOS = {
     "dense generation / ours": (DENSE, "generation", "at least 1000"),
     "loop / step + generation": ("iteration in the loop", "step + generation", "at most 1.1"),
-    "sweep of 4 / 4 single runs": ("sweep of 4 runs", "4 single runs", "at most 1.1"),
+    "sweep of 4 / 4 single runs": ("sweep of 4 runs", "4 single runs", "at most 1.05"),
+    "sweep of 4, side by side / 4 single runs": ("sweep of 4 runs, side by side", "4 single runs", "none"),
     "vmap of 4 / 4 single runs": ("vmap of 4 runs", "4 single runs", "at most 1.5"),
 }
 
@@ -111,6 +112,7 @@ def programs(options: Options) -> dict[str, Callable[[], Any]]:
     train = segjax.make_train(model, num_steps=options.steps, **sizes)
     single = jax.jit(train)
     sweep = jax.jit(lambda keys, rate: segjax.sweep(train, keys, rate[None]))
+    wide = jax.jit(lambda keys, rate: segjax.sweep(train, keys, rate[None], batch_size=RUNS))
     vmapped = jax.jit(jax.vmap(train, in_axes=(0, None)))
     initial = fit.init(key, rate)
 
@@ -127,6 +129,7 @@ def programs(options: Options) -> dict[str, Callable[[], Any]]:
         "iteration in the loop": lambda: fit.advance(key, fit.init(key, rate), rate, options.steps),
         "4 single runs": lambda: [single(key, rate) for key in keys],
         "sweep of 4 runs": lambda: sweep(keys, rate),
+        "sweep of 4 runs, side by side": lambda: wide(keys, rate),
         "vmap of 4 runs": lambda: vmapped(keys, rate),
     }
 

@@ -1,7 +1,7 @@
 """Which optimizer trains the notebook's network best? SGD, momentum, RMSprop and Adam, at one rate or their own.
 
     python -m experiments.compare_optimizers                    the notebook's protocol: one rate, 3 seeds
-    python -m experiments.compare_optimizers --tune --seeds 5   each at its own best rate, found on other seeds
+    python -m experiments.compare_optimizers --preset fair      each at its own best rate, 5 seeds, 64 x 64
     python -m experiments.compare_optimizers --preset quick     64 x 64, 60 iterations
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
 
@@ -9,9 +9,9 @@ Runs of one seed are paired: the same initial weights and the same images for ev
 run each and called a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum
 well behind and plain SGD far behind: that is a statement about this one rate, which was tuned for Adam.
 
-On 2 CPU cores, an iteration takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, under a minute for the quick preset;
---tune adds 16 runs an optimizer. Several devices train runs side by side, and several processes share them
-(--coordinator).
+On 2 CPU cores, an iteration takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour for the fair preset
+(64 runs to tune, 20 to compare), under a minute for the quick one. Several devices train runs side by side, and several
+processes share them (--coordinator).
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ from segjax.checks import check_count, check_positive
 class Options(settings.Processes):
     """Trains the notebook's network with several optimizers, paired over seeds, and compares them."""
 
-    preset: Literal["notebook", "quick"] = "notebook"
-    """Defaults of all other options: the notebook's protocol, or a small one."""
+    preset: Literal["notebook", "fair", "quick"] = "notebook"
+    """Defaults of all other options: the notebook's protocol, every optimizer at its own best rate, or a small one."""
     optimizers: tuple[str, ...] = tuple(segjax.OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion; with a rate of
     its own as optax:lion=1e-4, with --tune a grid of its own as optax:lion=1e-5,1e-4."""
@@ -61,6 +61,8 @@ class Options(settings.Processes):
 
 PRESETS = {
     "notebook": Options(),
+    # Its tuning is experiments.tune_learning_rate.
+    "fair": Options(preset="fair", image_size=64, sigma=12.8, tune=True, tuning_seed=0, seed=2, seeds=5),
     "quick": Options(preset="quick", iterations=60, image_size=64, sigma=12.8),
 }
 

@@ -16,11 +16,6 @@ from jax.sharding import Mesh, PartitionSpec
 from segjax.checks import check_count
 from segjax.training import History, Train, TrainState
 
-# Runs side by side on one device. On a CPU a batch of runs costs more than the same runs one after the other
-# (docs/performance.md); on a GPU a single run is too small to fill it, and 16 take about 3 GB at the notebook's size.
-BATCH_SIZES = {"cpu": 1}
-_BATCH_SIZE_ELSEWHERE = 16
-
 
 class Sweep(NamedTuple):
     """What a sweep gives. Every leaf but those of `axes` has one leading axis for each of `axes`, in their order.
@@ -44,7 +39,7 @@ def sweep(
     keys: jax.Array,
     learning_rates: jax.typing.ArrayLike,
     *,
-    batch_size: int | None = None,
+    batch_size: int = 1,
     mesh: Mesh | None = None,
     **numbers: jax.typing.ArrayLike,
 ) -> Sweep:
@@ -57,7 +52,8 @@ def sweep(
         train: from `make_train`.
         keys: (seeds,) keys.
         learning_rates: (rates,).
-        batch_size: runs side by side on one device; None for one after the other on a CPU, 16 elsewhere.
+        batch_size: runs side by side on one device. One after the other costs no more than single runs, and on a CPU is
+            the fastest; how wide pays on a GPU has not been measured.
         mesh: devices over which the runs are dealt, such as `jax.make_mesh((jax.device_count(),), ("runs",))`; its axes
             may have any names. None for the default device.
         numbers: name -> (length,) values of an option of `generate` that may be traced, such as sigma1.
@@ -91,17 +87,12 @@ def sweep(
     return Sweep(axes, *jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), results))
 
 
-def map_runs(
-    function: Callable[..., Any], *arguments: Any, batch_size: int | None = None, mesh: Mesh | None = None
-) -> Any:
+def map_runs(function: Callable[..., Any], *arguments: Any, batch_size: int = 1, mesh: Mesh | None = None) -> Any:
     """`function` over the leading axis of every leaf of its arguments, as `jax.vmap` would: to be jitted.
 
     Each device of the mesh takes an equal share, the last run being repeated where they do not come out even, and goes
     through it `batch_size` at a time; both are as in `sweep`.
     """
-    platform = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-    if batch_size is None:
-        batch_size = BATCH_SIZES.get(platform, _BATCH_SIZE_ELSEWHERE)
     batch_size = check_count("batch_size", batch_size, minimum=1)
 
     def share(*arguments: Any) -> Any:

@@ -14,7 +14,8 @@ def test_measures_every_ratio(tmp_path):
     document = json.loads((tmp_path / "results.json").read_text())
     assert document["ratios"].keys() == benchmark.RATIOS.keys()
     assert all(value > 0 for values in document["seconds"].values() for value in values)
-    assert {path.name for path in tmp_path.iterdir()} == {"times.png", "runs.csv", "report.html", "results.json"}
+    names = {"times.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    assert {path.name for path in tmp_path.iterdir()} == names
 
 
 @pytest.mark.parametrize("name", ["repeats", "steps", "batch-size"])

@@ -21,7 +21,7 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 RATES = [1e-3, 1e-2, 1e-1]
 
 
-@pytest.mark.parametrize("batch_size", [None, 4])
+@pytest.mark.parametrize("batch_size", [1, 4])
 def test_every_seed_at_every_rate(batch_size):
     result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, batch_size=batch_size))(KEYS)
     chex.assert_tree_shape_prefix((result.states, result.histories, result.diverged_at), (2, 3))
@@ -59,7 +59,7 @@ def test_what_the_last_update_breaks_diverged_at_the_last_step():
     np.testing.assert_array_equal(result.diverged_at, [[1, 0], [1, 0]])
 
 
-def temporaries(num_keys, num_steps, batch_size=None):
+def temporaries(num_keys, num_steps, batch_size=1):
     train = segjax.make_train(MODEL, num_steps=num_steps, **OPTIONS)
     keys = jax.random.split(jax.random.key(0), num_keys)
     program = jax.jit(lambda keys: segjax.sweep(train, keys, RATES, batch_size=batch_size))
