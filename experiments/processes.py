@@ -63,8 +63,7 @@ def joined(options: settings.Processes) -> Iterator[None]:
         )
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the processes did not come together: {error}") from error
-    host = options.coordinator.rpartition(":")[0] if by_flags else socket.getfqdn()
-    connections = _connect(host)
+    connections = _connect(options.coordinator.rpartition(":")[0] if by_flags else "")
     left = threading.Event()
     for number, connection in connections.items():
         threading.Thread(target=_watch, args=(number, connection, connections, left, options), daemon=True).start()
@@ -101,12 +100,15 @@ def _wanted(options: settings.Processes) -> bool:
 
 
 def _connect(host: str) -> dict[int, socket.socket]:
-    """process -> connection: the first process with every other, each other with the first."""
+    """process -> connection: the first process with every other, each other with the first.
+
+    The first listens at `host`, or, where that is empty, at all addresses of its machine, and tells the others its name.
+    """
     index, count = jax.process_index(), jax.process_count()
     if index == 0:
         with socket.create_server((host, 0)) as server:
             server.settimeout(PATIENCE_S)
-            _tell_address(f"{host}:{server.getsockname()[1]}")
+            _tell_address(f"{host or socket.getfqdn()}:{server.getsockname()[1]}")
             connections = [server.accept()[0] for _ in range(count - 1)]
         numbered = {int.from_bytes(_read(connection, 4)): connection for connection in connections}
     else:

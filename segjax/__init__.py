@@ -7,10 +7,11 @@ A tour, in the order in which data walks through the package:
     models         SegmentationCNN, UNet: image -> logits; predict, count_parameters, parameter_table
     losses         (logits, mask) -> a loss for each example
     metrics        additive counts, then accuracy, IoU, precision, recall, F1 and the notebook's agreement
-    optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam as PyTorch defines them
+    optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam as PyTorch defines them; by_name for any of optax
     schedules      SCHEDULES: rates that move in a run, from constant to one_cycle
     training       make_train: a whole run as one pure function; make_fit: the same run in chunks, for people
-    sweeps         sweep: every seed at every rate in one program
+    sweeps         sweep: every seed at every rate in one program, on one device or many
+    statistics     what a few seeds say: intervals, paired differences, time to a target; import it by its name
     checkpoints    a tree of arrays and its metadata as one file; import it by its name
     torch_weights  to and from the names of PyTorch's state_dict
     checks         what the others ask of their arguments, said in one sentence

@@ -20,33 +20,44 @@ SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-siz
 SMALL += ["--optimizers", "sgd=0.01", "momentum=0.01"]
 
 
-def start(out, *arguments):
-    """Both processes, at a port that was free a moment ago."""
+def by_flags(index, port):
+    return ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", index], {}
+
+
+def by_scheduler(index, port):
+    """What Slurm would say to them; jax makes a port from the number of the job."""
+    slurm = {"JOB_ID": str(port), "STEP_NODELIST": "localhost", "NTASKS": "2", "PROCID": index, "LOCALID": index}
+    return ["--coordinator", "auto"], {f"SLURM_{name}": value for name, value in slurm.items()}
+
+
+def start(out, *arguments, join=by_flags):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    group = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--out", str(out)]
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *group, *arguments, "--process-id", index],
-            cwd=ROOT,
-            env={**os.environ, "XLA_FLAGS": flags},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    both = []
+    for index in "01":
+        group, environment = join(index, port)
+        both.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *arguments, *group, "--out", str(out)],
+                cwd=ROOT,
+                env={**os.environ, "XLA_FLAGS": flags, **environment},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
         )
-        for index in "01"
-    ]
+    return both
 
 
 def runs_of(out):
     return json.loads((out / "results.json").read_text())["runs"]
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
-    (_, errors), (second, _) = [
-        process.communicate(timeout=120) for process in start(tmp_path / "two", "--iterations", "3")
-    ]
+@pytest.mark.parametrize("join", [by_flags, by_scheduler])
+def test_two_processes_give_the_numbers_of_one(join, tmp_path):
+    both = start(tmp_path / "two", "--iterations", "3", join=join)
+    (_, errors), (second, _) = [process.communicate(timeout=120) for process in both]
     assert not errors
     assert "Wrote" not in second
     options = command.parse(
