@@ -102,7 +102,7 @@ def _wanted(options: settings.Processes) -> bool:
 def _connect(host: str) -> dict[int, socket.socket]:
     """process -> connection: the first process with every other, each other with the first.
 
-    The first listens at `host`, or, where that is empty, at all addresses of its machine, and tells the others its name.
+    The first listens at `host`, or, where that is empty, at all addresses of its machine, and says that one's name.
     """
     index, count = jax.process_index(), jax.process_count()
     if index == 0:

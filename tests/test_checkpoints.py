@@ -56,18 +56,96 @@ def test_metadata_that_is_not_json_writes_nothing(path):
     assert not path.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"\x10" + bytes(40)])
-def test_refuses_what_is_no_such_file(path, content):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is empty"),
+        (b"text", "is truncated, or no checkpoint"),
+        (b"\x10" + bytes(7) + b"[" * 40, "is not a checkpoint"),
+        (b"\x02" + bytes(7) + b"{}", "not one of segjax"),
+    ],
+)
+def test_refuses_what_is_no_checkpoint(path, content, message):
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"file.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=message):
         checkpoints.load(path)
 
 
-def test_refuses_a_truncated_file(path):
-    checkpoints.save(path, {"a": np.zeros(30)}, {})
-    path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="not a safetensors file"):
+@pytest.fixture
+def small(path):
+    """A small checkpoint: its bytes, arrays and metadata."""
+    tree = {"a": np.arange(3, dtype=np.float32), "b": {"c": np.int32(7)}}
+    checkpoints.save(path, tree, {"step": 3})
+    return path.read_bytes()
+
+
+def test_every_truncation_is_refused(path, small):
+    for length in range(len(small)):
+        path.write_bytes(small[:length])
+        with pytest.raises(ValueError, match=r"file.safetensors is (truncated|empty|not a checkpoint)"):
+            checkpoints.load(path)
+
+
+def test_every_flipped_bit_is_refused(path, small):
+    for bit in range(8 * len(small)):
+        damaged = bytearray(small)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"file.safetensors is (damaged|truncated|not|of format|a safetensors)"):
+            checkpoints.load(path)
+
+
+def test_anything_after_the_end_is_refused(path, small):
+    path.write_bytes(small + b"more")
+    with pytest.raises(ValueError, match="is damaged"):
         checkpoints.load(path)
+
+
+def test_refuses_a_newer_format(path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    checkpoints.save(path, {"a": np.zeros(3)}, {})
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match=r"is of format 2; this version of segjax reads format 1"):
+        checkpoints.load(path)
+
+
+def test_a_state_is_restored_into_its_template(path):
+    train = segjax.make_fit(segjax.SegmentationCNN(num_channels=2, kernel_size=3), num_steps=1, image_size=16, sigma=4)
+    state = train.init(jax.random.key(0), 1e-3)
+    checkpoints.save(path, {"state": state}, {})
+    arrays, _ = checkpoints.load(path)
+    template = jax.eval_shape(train.init, jax.random.key(0), 1e-3)
+    again = checkpoints.restore(template, arrays["state"])
+    assert jax.tree.structure(again) == jax.tree.structure(state)
+    for ours, read in zip(jax.tree.leaves(state), jax.tree.leaves(again), strict=True):
+        assert np.asarray(ours).tobytes() == read.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ({"a": np.zeros(3), "b": np.zeros(1)}, "it has no b"),
+        ({}, "it has a as well"),
+        ({"a": np.zeros(4)}, r"a is float64 of shape \(3,\), not float64 of shape \(4,\)"),
+        ({"a": np.zeros(3, np.float32)}, r"a is float64 of shape \(3,\), not float32"),
+    ],
+)
+def test_another_tree_is_refused_by_name(template, message):
+    with pytest.raises(ValueError, match=f"the file holds another tree: {message}"):
+        checkpoints.restore(template, {"a": np.zeros(3)})
+
+
+@pytest.mark.parametrize("fails", ["fsync", "replace"])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, small, fails, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    target = checkpoints.os if fails == "fsync" else type(path)
+    monkeypatch.setattr(target, fails, fail)
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(path, {"a": np.zeros(100)}, {})
+    assert path.read_bytes() == small
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
 def test_refuses_the_file_of_others(path):
