@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 
 import segjax
-from experiments import command, output
+from experiments import command, folder, output
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count
@@ -75,7 +75,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         for name, minimum in (("image_size", 2), ("batch_size", 1), ("steps", 1), ("repeats", 1)):
             check_count(command.flag(name), getattr(options, name), minimum)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     seconds = measure(programs(options), options.repeats, console)
     medians = {name: statistics.median(values) for name, values in seconds.items()}

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,9 @@ from typing import Any, NoReturn, TypeVar
 
 import tyro
 
+from experiments import interruption
+from experiments.interruption import Interrupted
+
 Options = TypeVar("Options")
 
 
@@ -18,24 +22,43 @@ class UsageError(Exception):
     """What the user asked for cannot be done; the message is the one line they read."""
 
 
+class Finished(BaseException):
+    """What the user asked for is done already, which is no error; the message is the one line they read."""
+
+
 def run(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:
     """Runs a command: `--preset NAME` chooses the defaults, every other option overrides them."""
+    interruption.install()
     try:
         parsed = parse(options, presets, sys.argv[1:])
+        if getattr(parsed, "deterministic", False):
+            # Read when jax first looks for devices, which nothing has done so far.
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
         try:
             main(parsed)
-        except KeyboardInterrupt:
-            _exit(_interrupted(getattr(parsed, "out", Path())), 130)
+        except Interrupted as stop:
+            _exit(_interrupted(getattr(parsed, "out", Path())), 128 + stop.number)
+        except OSError as error:
+            _exit(f"error: {error.filename or 'a file'}: {error.strerror}; what was kept before is as it was", 1)
     except UsageError as error:
-        _exit(str(error), 2)
+        _exit(f"error: {error}", 2)
+    except Finished as word:
+        print(word)
+
+
+def experiment(options: Any) -> str:
+    """The name of the experiment that options are of, run as a command or not."""
+    spec = getattr(sys.modules[type(options).__module__], "__spec__", None)
+    return str(spec.name if spec else type(options).__module__).rpartition(".")[2]
 
 
 def _interrupted(out: Path) -> str:
     """What is left of a command that was stopped."""
-    kept = len(list(out.glob("runs/*-seed*.safetensors")))
-    if not kept:
-        return "interrupted; no run was finished"
-    return f"interrupted; the same command without --overwrite goes on from the {kept} finished runs kept in {out}"
+    finished, begun = (len(list(out.glob(f"runs/*-seed*.{ending}"))) for ending in ("safetensors", "part"))
+    if not finished + begun:
+        return "interrupted; no run had begun"
+    kept = f"{finished} finished runs" + (f", {begun} begun" if begun else "")
+    return f"interrupted; the same command without --overwrite goes on from what is kept in {out}: {kept}"
 
 
 def parse(options: type[Options], presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:
@@ -105,5 +128,5 @@ def _first_paragraph(box: str) -> str:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}" if code == 2 else message, file=sys.stderr)
+    print(" ".join(message.split()), file=sys.stderr)
     raise SystemExit(code)

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, output, settings, summary, training
+from experiments import command, folder, output, settings, summary, training
 from experiments.report import Report, Table, question
 from experiments.runs import Result, Run
 from segjax import checkpoints, plotting
@@ -82,7 +82,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
         command.check_names("architectures", options.architectures, ARCHITECTURES)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     costs = measure(options, console)
     results = training.train_all(plan(options, costs), options, console)
@@ -107,7 +107,7 @@ def plan(options: Options, costs: dict[str, Cost]) -> list[Run]:
 
 def measure(options: Options, console: Console) -> dict[str, Cost]:
     """The cost of each architecture; kept with the runs, so that a command that goes on plans the same steps."""
-    path = options.out / output.RUNS / "step_seconds.safetensors"
+    path = options.out / folder.RUNS / "step_seconds.safetensors"
     path.parent.mkdir(exist_ok=True)
     timed = {"optimizer": options.optimizer, "loss": options.loss, **settings.texture(options)}
     seconds: dict[str, float] = {}

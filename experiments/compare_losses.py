@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from experiments import command, output, settings, summary, training
+from experiments import command, folder, output, settings, summary, training
 from experiments.report import Report, question
 from experiments.runs import Result, Run
 from segjax import plotting
@@ -69,7 +69,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
         command.check_names("losses", options.losses, LOSSES)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     planned = [
         Run(

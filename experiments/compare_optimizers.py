@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, comparison, output, processes, protocol, settings, summary, training, tuning
+from experiments import command, comparison, folder, output, processes, protocol, settings, summary, training, tuning
 from experiments.notebook import ADAM_RATES
 from experiments.report import Report, Table, question
 from experiments.runs import Result, Run
@@ -44,9 +44,9 @@ class Options(settings.Processes):
     """The rate of all optimizers without one of their own; not used with --tune."""
     reference: str = ""
     """Optimizer against which the others are held, seed by seed; the last of --optimizers by default."""
-    target_loss: float = 0.05
+    target_loss: float = 0.03
     """Loss to which the time is taken."""
-    target_iou: float = 0.9
+    target_iou: float = 0.95
     """IoU to which the time is taken."""
     tune: bool = False
     """First find each optimizer's best rate, on seeds of its own and with equal budgets."""
@@ -79,7 +79,7 @@ def main(options: Options) -> None:
         with command.usage_errors():
             candidates = check(options)
         if processes.is_writer():
-            output.claim(options.out, options.overwrite)
+            folder.claim(options)
         console = Console(quiet=not processes.is_writer())
         tuned = tune(candidates, options, console) if options.tune else None
         rates = agreed_rates(candidates, tuned)

@@ -26,7 +26,7 @@ import optax
 from rich.console import Console
 
 import segjax
-from experiments import command, output, settings, summary, training
+from experiments import command, folder, output, settings, summary, training
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count, check_positive
@@ -77,7 +77,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         check(options)
         sweep = read_sweep(options) if options.sweep else None
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     losses = range_test(options, console)
     rates = rate_at(options, np.arange(options.steps))

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, training
+from experiments import command, folder, output, runs, settings, training
 from experiments.report import Report, Table, question
 from experiments.runs import Run
 from segjax import metrics, plotting
@@ -41,7 +41,7 @@ HELD_OUT_BATCHES = 4
 
 
 @dataclass(frozen=True)
-class Options(settings.Data):
+class Options(settings.Training):
     """Shows what each layer of a trained network does."""
 
     preset: Literal["full", "quick"] = "full"
@@ -70,7 +70,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
     loaded = runs.load_model(options.model) if options.model else None
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     model, variables, texture = loaded or train(options, console)
     batch = training.held_out_batch(texture)
@@ -86,10 +86,8 @@ def main(options: Options) -> None:
 
 def train(options: Options, console: Console) -> tuple[nn.Module, Variables, dict[str, Any]]:
     run = Run("training", options.seed, "adam", 1e-2, options.iterations, options.schedule, "bce", options.architecture)
-    texture = settings.texture(options)
-    with training.progress_bar(console) as progress:
-        result = training.train(run, texture, progress, progress.add_task("", total=run.iterations))
-    return ARCHITECTURES[options.architecture], result.variables, texture
+    (result,) = training.train_all([run], options, console)
+    return ARCHITECTURES[options.architecture], result.variables, settings.texture(options)
 
 
 Change = Callable[[jax.Array, jax.Array], jax.Array]

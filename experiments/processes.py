@@ -18,7 +18,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from experiments import settings
-from experiments.command import UsageError
+from experiments.command import Finished, UsageError
+from experiments.interruption import Interrupted
 from segjax.checks import check_count
 
 # To find one another at the start, and to say good-bye at the end.
@@ -153,7 +154,8 @@ def _exit_at_once(error: BaseException) -> None:
     """What is left when all has been said: the exit code that `command.run` gives to this error."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(2 if isinstance(error, UsageError) else 130 if isinstance(error, KeyboardInterrupt) else 1)
+    codes = {UsageError: 2, Finished: 0}
+    os._exit(128 + error.number if isinstance(error, Interrupted) else codes.get(type(error), 1))
 
 
 def _end(reason: str, dead: int, connections: dict[int, socket.socket], options: settings.Processes) -> NoReturn:

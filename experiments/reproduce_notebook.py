@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from scipy import stats
 
-from experiments import command, output, runs, settings, summary, training
+from experiments import command, folder, output, runs, settings, summary, training
 from experiments.notebook import ADAM_RATES, LOSS, MISNAMED, PUBLISHED, Published, quantity
 from experiments.notebook_flaws import Flaw, demonstrate
 from experiments.report import Report, Table, question, to_markdown
 from experiments.runs import Result, Run
-from segjax import metrics, plotting
+from segjax import checkpoints, metrics, plotting
 from segjax.checks import check_count
 
 EXPERIMENT, DOCUMENT = "reproduce_notebook", "notebook-revisited.md"
@@ -63,7 +63,7 @@ def main(options: Options) -> None:
         if options.report_only and options.overwrite:
             raise ValueError("--overwrite would delete the runs that --report-only is to report")
     # A finished command may be typed again, with more seeds say: what is there is reported anew.
-    output.claim(options.out, options.overwrite, again=EXPERIMENT)
+    folder.claim(options, free=("seeds", "long_seeds", "report_only"))
     console = Console()
     planned = plan(options)
     if options.report_only:
@@ -80,7 +80,7 @@ def main(options: Options) -> None:
     document, rows = summary.document(EXPERIMENT, results)
     document |= {"published": [row._asdict() for row in comparison], "flaws": [flaw._asdict() for flaw in flaws]}
     text = to_markdown(report, output.provenance(options), ".")
-    output.write(options.out / DOCUMENT, text.encode())
+    checkpoints.write(options.out / DOCUMENT, text.encode())
     output.finish(options, document, rows, report, console)
 
 

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, get_type_hints
 import tyro
 from rich.console import Console
 
-from experiments import command, output
+from experiments import command, folder
 from experiments.processes import SINGLE
+from segjax import checkpoints
 
 # What may differ between two runs of one experiment: how and when it was made, and anything timed.
 UNCOMPARED = re.compile("command|date|options|versions|device|files|.*seconds.*")
@@ -50,13 +51,18 @@ class Difference(NamedTuple):
 
 def main(options: Options) -> None:
     before = read(options.results)
-    folder = options.results.resolve().parent
-    out = Path(options.out) if options.out else folder.with_name(f"{folder.name}-rerun")
-    if out.resolve() == folder:
+    home = options.results.resolve().parent
+    out = Path(options.out) if options.out else home.with_name(f"{home.name}-rerun")
+    if out.resolve() == home:
         raise command.UsageError(f"--out {out} is the folder of the results themselves")
     script, again = rebuild(before, out, options.overwrite)
-    script.main(again)
-    after = json.loads((out / output.RESULTS).read_text())
+    try:
+        script.main(again)
+    except command.Finished:
+        raise command.UsageError(
+            f"--out {out} holds these results already; name another, or pass --overwrite"
+        ) from None
+    after = json.loads((out / folder.RESULTS).read_text())
     found, compared = differences(before, after), sum(1 for _ in leaves(before))
     other = [
         f"{section} {name}: {before[section].get(name)}, now {after[section].get(name)}"
@@ -66,7 +72,7 @@ def main(options: Options) -> None:
     ]
     document = {"results": str(options.results), "compared": compared, "other": other}
     document["differences"] = [difference._asdict() for difference in found]
-    output.write(out / "rerun.json", (json.dumps(document, indent=1) + "\n").encode())
+    checkpoints.write(out / "rerun.json", (json.dumps(document, indent=1) + "\n").encode())
     say(found, compared, other)
     if found:
         raise SystemExit(1)

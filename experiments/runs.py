@@ -7,7 +7,7 @@ import flax.linen as nn
 import numpy as np
 
 import segjax
-from experiments import command, output, settings
+from experiments import command, folder, settings
 from segjax import checkpoints, metrics
 from segjax.models import ARCHITECTURES, from_config, to_config
 
@@ -49,10 +49,10 @@ class Result(NamedTuple):
     seconds: float
 
 
-def path(options: settings.Training, run: Run) -> Path:
-    """Where a finished run is kept."""
+def path(options: settings.Training, run: Run, ending: str = "safetensors") -> Path:
+    """Where a finished run is kept; one under way has the ending "part"."""
     label = run.label.replace(" ", "-").replace(":", ".")
-    return options.out / output.RUNS / f"{label}-seed{run.seed}.safetensors"
+    return options.out / folder.RUNS / f"{label}-seed{run.seed}.{ending}"
 
 
 def describe(result: Result) -> dict[str, Any]:
@@ -130,6 +130,38 @@ def write(path: Path, result: Result, texture: dict[str, Any]) -> None:
 
 def read(path: Path, run: Run, texture: dict[str, Any]) -> Result:
     """A finished run from its file; a UsageError where the file holds another one."""
+    arrays, metadata = _load(path, run, texture)
+    history = segjax.History(arrays["loss"], metrics.Counts(**arrays["history"]))
+    counts, running = metrics.Counts(**arrays["counts"]), metrics.Counts(**arrays["running_counts"])
+    return Result(run, history, arrays["variables"], counts, running, metadata["losses"], metadata["seconds"])
+
+
+class Begun(NamedTuple):
+    """A run under way: its state and history so far, and the seconds that they took."""
+
+    state: segjax.TrainState
+    history: segjax.History
+    seconds: float
+
+
+def write_begun(path: Path, run: Run, begun: Begun, texture: dict[str, Any]) -> None:
+    """Keeps a run under way."""
+    arrays = {"state": begun.state, "history": begun.history}
+    checkpoints.save(path, arrays, {"run": run._asdict(), "texture": texture, "seconds": begun.seconds})
+
+
+def read_begun(path: Path, run: Run, texture: dict[str, Any], template: segjax.TrainState) -> Begun:
+    """A run under way from its file; a UsageError where the file holds another one."""
+    arrays, metadata = _load(path, run, texture)
+    try:
+        state = checkpoints.restore(template, arrays["state"])
+    except ValueError as error:
+        raise command.UsageError(f"{path}: {error}; delete it, or pass --overwrite") from error
+    history = arrays["history"]
+    return Begun(state, segjax.History(history["loss"], metrics.Counts(**history["counts"])), metadata["seconds"])
+
+
+def _load(path: Path, run: Run, texture: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         arrays, metadata = checkpoints.load(path)
     except (ValueError, OSError) as error:
@@ -141,6 +173,4 @@ def read(path: Path, run: Run, texture: dict[str, Any]) -> Result:
             raise command.UsageError(
                 f"{path} is a run with {name} {found.get(name)}, not {value}; name another --out, or pass --overwrite"
             )
-    history = segjax.History(arrays["loss"], metrics.Counts(**arrays["history"]))
-    counts, running = metrics.Counts(**arrays["counts"]), metrics.Counts(**arrays["running_counts"])
-    return Result(run, history, arrays["variables"], counts, running, metadata["losses"], metadata["seconds"])
+    return arrays, metadata

@@ -46,6 +46,10 @@ class Training(Data):
     """Training steps of a run, each on a fresh batch."""
     schedule: str = "constant"
     """How the learning rate moves in a run: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
+    checkpoint_seconds: float = 30.0
+    """Time between two savings of a run that is under way: what a crash can cost."""
+    deterministic: bool = False
+    """Have a GPU choose operations that give the same bits every time; a CPU does so anyway."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ NAMES: dict[str, Iterable[str]] = {
 def check(options: Any) -> None:
     """Raises ValueError or TypeError for what is wrong with the options that experiments share."""
     present = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-    for name in ("sigma1", "sigma2", "sigma", "learning_rate"):
+    for name in ("sigma1", "sigma2", "sigma", "learning_rate", "checkpoint_seconds"):
         if name in present:
             check_positive(command.flag(name), present[name])
     for name, minimum in (("batch_size", 1), ("image_size", 2), ("iterations", 1), ("seeds", 1), ("seed", 0)):

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, output, settings, training
+from experiments import command, folder, output, settings, training
 from experiments.report import Report, Table, question
 from segjax import metrics, plotting
 from segjax.checks import check_count, check_positive
@@ -77,7 +77,7 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         check(options)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     rows = difficulty(options, console)
     errors = error_map(options, rows)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import segjax
-from experiments import command, output, runs, settings, training
+from experiments import command, folder, output, runs, settings, training
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count, check_positive
@@ -86,7 +86,7 @@ class Snapshot(NamedTuple):
 def main(options: Options) -> None:
     with command.usage_errors():
         check(options)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     snapshots = train(options, console)
     rows = judge(options, snapshots, console)

@@ -23,10 +23,10 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, summary, training
+from experiments import command, folder, output, runs, settings, summary, training
 from experiments.report import Report, question
 from experiments.runs import Run
-from segjax import plotting
+from segjax import checkpoints, plotting
 from segjax.checks import check_count
 from segjax.models import ARCHITECTURES, predict
 
@@ -74,7 +74,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
         check_count("--show-every", options.show_every, 1)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     label = f"{options.optimizer} {options.learning_rate:g}"
     run = Run(
@@ -94,22 +94,25 @@ def main(options: Options) -> None:
     look = jax.jit(
         lambda variables: jax.nn.sigmoid(predict(ARCHITECTURES[run.architecture], variables, batch.image))[0, ..., 0]
     )
-    shown: dict[str, np.ndarray] = {}
 
     def watch(state: segjax.TrainState, _: segjax.History) -> None:
         step = int(state.step)
         if step % options.show_every == 0 or step == options.iterations:
-            name = f"iteration {step}"
-            shown[name] = np.asarray(look(state.variables))
-            figure = plotting.predictions(image, mask, {name: shown[name]}, f"A held-out image, {label}")
-            output.write(options.out / f"iteration-{step:06}.png", output.png(figure))
+            seen, name = np.asarray(look(state.variables)), f"iteration {step}"
+            figure = plotting.predictions(image, mask, {name: seen}, f"A held-out image, {label}")
+            checkpoints.write(options.out / f"iteration-{step:06}.png", output.png(figure))
+            # For the figure of them all, also where the command was interrupted in between.
+            checkpoints.save(shown(step), {"probability": seen}, {"step": step})
 
-    with training.progress_bar(console) as progress:
-        bar = progress.add_task("", total=run.iterations)
-        result = training.train(run, texture, progress, bar, watch, chunk_size)
+    def shown(step: int) -> Path:
+        return options.out / folder.RUNS / f"iteration-{step:06}.safetensors"
+
+    (result,) = training.train_all([run], options, console, watch, chunk_size)
+    steps = sorted({*range(options.show_every, options.iterations, options.show_every), options.iterations})
     runs.save_model(options.out / MODEL, run.architecture, result.variables, texture)
 
-    rows = [list(shown)[index] for index in np.unique(np.linspace(0, len(shown) - 1, MOST_ROWS).astype(int))]
+    rows = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))]
+    seen = {f"iteration {step}": checkpoints.load(shown(step))[0]["probability"] for step in rows}
     title = f"{label}, {options.schedule} schedule, {options.loss} loss, {options.architecture}, seed {options.seed}"
     panels = [
         plotting.Panel(f"running-mean loss ({options.loss})", summary.running([result], "loss"), log=True),
@@ -117,7 +120,7 @@ def main(options: Options) -> None:
     ]
     figures = {
         "curves": plotting.training_curves(panels, title),
-        "predictions": plotting.predictions(image, mask, {name: shown[name] for name in rows}, title),
+        "predictions": plotting.predictions(image, mask, seen, title),
     }
     columns = {**summary.SCORES, "accuracy_by_running_statistics": ("accuracy, running statistics", ".3f")}
     one_seed = settings.Options(seed=options.seed, seeds=1)

@@ -1,7 +1,7 @@
 """How runs are trained: with progress, one after the other, or side by side where there are several devices.
 
-Each finished run is a file under `runs/` in the folder of results, so that an interrupted command loses only the runs
-that it was in: the same command goes on from there.
+Each run is a file under `runs/` in the folder of results, and one under way is saved from time to time and when it is
+interrupted: the same command goes on from there, bit for bit. Runs side by side are saved when they are finished alone.
 """
 
 import time
@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import segjax
-from experiments import output, processes, settings
-from experiments.runs import Result, Run, path, read, write
+from experiments import folder, interruption, processes, settings
+from experiments.interruption import Interrupted
+from experiments.runs import Begun, Result, Run, path, read, read_begun, write, write_begun
 from segjax import metrics
 from segjax.losses import LOSSES
 from segjax.models import ARCHITECTURES
@@ -33,15 +34,26 @@ HELD_OUT_KEY, HELD_OUT_BATCHES = 20240130, 16
 CHUNK_SIZE = 10
 
 
-def train_all(runs: Sequence[Run], options: settings.Training, console: Console) -> list[Result]:
+Watch = Callable[[segjax.TrainState, segjax.History], None]
+
+
+def train_all(
+    runs: Sequence[Run],
+    options: settings.Training,
+    console: Console,
+    watch: Watch | None = None,
+    chunk_size: int = CHUNK_SIZE,
+) -> list[Result]:
     """Every run, in order, with progress; those that `options.out` already holds are read from there.
+
+    `watch` is called after every chunk of a run, unless several are trained side by side.
 
     With several devices the runs of one program are trained side by side, one a device. Of several processes the first
     keeps the files and gets the results; the others get none.
     """
     texture, writer = settings.texture(options), processes.is_writer()
     if writer:
-        (options.out / output.RUNS).mkdir(exist_ok=True)
+        folder.keep(options)
     kept = processes.broadcast(np.array([writer and path(options, run).exists() for run in runs]))
     results = {
         run: read(path(options, run), run, texture) for run, there in zip(runs, kept, strict=True) if there and writer
@@ -53,9 +65,10 @@ def train_all(runs: Sequence[Run], options: settings.Training, console: Console)
             if jax.device_count() > 1:
                 trained = train_side_by_side(group, texture, progress, bar)
             else:
-                trained = [train(run, texture, progress, bar) for run in group]
+                trained = [train(run, options, progress, bar, watch, chunk_size) for run in group]
             for result in trained if writer else []:
                 write(path(options, result.run), result, texture)
+                path(options, result.run, "part").unlink(missing_ok=True)
                 results[result.run] = result
     return [results[run] for run in runs] if writer else []
 
@@ -83,33 +96,48 @@ def progress_bar(console: Console) -> Progress:
 
 
 def train(
-    run: Run,
-    texture: dict[str, Any],
-    progress: Progress,
-    bar: Any,
-    watch: Callable[[segjax.TrainState, segjax.History], None] | None = None,
-    chunk_size: int = CHUNK_SIZE,
+    run: Run, options: settings.Training, progress: Progress, bar: Any, watch: Watch | None, chunk_size: int
 ) -> Result:
-    """One run, after compiling it; `watch` is called after every chunk."""
+    """One run, after compiling it, or the rest of one that was interrupted."""
+    texture, file = settings.texture(options), path(options, run, "part")
     key, name = jax.random.key(run.seed), f"{run.label}, seed {run.seed}"
     progress.update(bar, description=f"{name}: compiling")
     fit = program(run, texture, chunk_size)
     fit.compile(key, run.learning_rate)
-    total, steps = 0.0, 0
+    begun = None
+    if file.exists():
+        begun = read_begun(file, run, texture, jax.eval_shape(fit.init, key, run.learning_rate))
+        progress.update(bar, advance=len(begun.history.loss))
+    before = begun.seconds if begun else 0.0
+    chunks = [begun.history] if begun else []
+    start = saved = time.perf_counter()
+    with interruption.deferred() as signals:
 
-    def report(state: segjax.TrainState, history: segjax.History) -> None:
-        nonlocal total, steps
-        total, steps = total + float(history.loss.sum()), steps + len(history.loss)
-        progress.update(bar, advance=len(history.loss), description=f"{name}: running loss {total / steps:.4e}")
-        if watch:
-            watch(state, history)
+        def report(state: segjax.TrainState, history: segjax.History) -> None:
+            nonlocal saved
+            chunks.append(history)
+            if watch:
+                watch(state, history)
+            loss = np.mean(np.concatenate([chunk.loss for chunk in chunks]), dtype=np.float64)
+            progress.update(bar, advance=len(history.loss), description=f"{name}: running loss {loss:.4e}")
+            now = time.perf_counter()
+            if signals or now - saved >= options.checkpoint_seconds:
+                whole = _joined(chunks)
+                chunks[:] = [whole]
+                write_begun(file, run, Begun(jax.device_get(state), whole, before + now - start), texture)
+                saved = time.perf_counter()
+            if signals:
+                raise Interrupted(signals[0])
 
-    start = time.perf_counter()
-    state, history = jax.block_until_ready(fit(key, run.learning_rate, report))
-    seconds = time.perf_counter() - start
+        state, history = jax.block_until_ready(fit(key, run.learning_rate, report, begun[:2] if begun else None))
+    seconds = before + time.perf_counter() - start
     progress.update(bar, description=f"{name}: evaluating")
     scores = jax.device_get(_evaluation(run.architecture, tuple(texture.items()))(state.variables))
     return _result(run, history, jax.device_get(state.variables), scores, seconds)
+
+
+def _joined(chunks: Sequence[segjax.History]) -> segjax.History:
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
 
 def _result(

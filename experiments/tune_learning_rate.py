@@ -22,7 +22,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, output, runs, settings, summary, tuning
+from experiments import command, folder, output, runs, settings, summary, tuning
 from experiments.notebook import ADAM_RATES
 from experiments.report import Report, Table, question
 from experiments.runs import Result
@@ -63,7 +63,7 @@ def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
         candidates = tuning.candidates(options.optimizers, options.rates)
-    output.claim(options.out, options.overwrite)
+    folder.claim(options)
     console = Console()
     seeds = settings.seeds(options)
     results = tuning.train_grid(candidates, seeds, options, console)

@@ -21,8 +21,9 @@ from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
 
 FORMAT = 1
-# The entries of the safetensors header, all text: the metadata is JSON, so that numbers and lists survive.
-_METADATA, _FORMAT, _CHECKSUM = "segjax", "segjax_format", "segjax_sha256"
+# The one entry of the safetensors header, JSON: format, checksum and metadata. Of several, the order would be random,
+# and two files of the same arrays would not be the same.
+_ENTRY = "segjax"
 
 
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
@@ -33,8 +34,8 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
         TypeError: if the metadata is not of JSON's types.
     """
     arrays = {name: np.array(leaf, order="C") for name, leaf in _named(jax.device_get(tree)).items()}
-    entries = {_METADATA: json.dumps(dict(metadata), sort_keys=True), _FORMAT: str(FORMAT)}
-    write(path, to_bytes(arrays, {**entries, _CHECKSUM: _checksum(arrays, entries)}))
+    entry = {"format": FORMAT, "metadata": dict(metadata), "sha256": _checksum(arrays, metadata)}
+    write(path, to_bytes(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)}))
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
@@ -47,9 +48,10 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise
+        # A full disk does not say of which file.
+        raise OSError(error.errno, error.strerror, str(path)) from error
     # Without it the rename itself may not survive a power failure.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
@@ -66,19 +68,17 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         ValueError: if it is not such a file, is truncated or damaged, or is of a newer format.
     """
     content = Path(path).read_bytes()
-    entries = _entries(path, content)
-    if _METADATA not in entries:
-        raise ValueError(f"{path} is a safetensors file, but not one of segjax")
-    if entries.get(_FORMAT) != str(FORMAT):
-        raise ValueError(f"{path} is of format {entries.get(_FORMAT, 0)}; this version of segjax reads format {FORMAT}")
+    entry = _entry(path, content)
+    if entry.get("format") != FORMAT:
+        raise ValueError(f"{path} is of format {entry.get('format', 0)}; this version of segjax reads format {FORMAT}")
     try:
         arrays = from_bytes(content)
+        intact = _checksum(arrays, entry["metadata"]) == entry["sha256"]
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    said = {name: entries[name] for name in (_METADATA, _FORMAT)}
-    if _checksum(arrays, said) != entries.get(_CHECKSUM):
+    if not intact:
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
-    return unflatten_dict(arrays, sep="/"), json.loads(entries[_METADATA])
+    return unflatten_dict(arrays, sep="/"), entry["metadata"]
 
 
 def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
@@ -87,6 +87,8 @@ def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: naming the first array that is missing, is too much, or has another shape or dtype.
     """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"arrays must be nested dicts of arrays, got {arrays!r:.60}")
     flat, wanted = flatten_dict(dict(arrays), sep="/"), _named(template)
     for name, leaf in wanted.items():
         if name not in flat:
@@ -108,8 +110,8 @@ def _named(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(place, simple=True, separator="/"): leaf for place, leaf in leaves}
 
 
-def _entries(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
-    """The header's own entries, after its length and those of the arrays have been held against the file's."""
+def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
+    """What `save` put into the header, after the length that this states has been held against the file's."""
     if not content:
         raise ValueError(f"{path} is empty")
     size = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else 0
@@ -124,11 +126,17 @@ def _entries(path: str | os.PathLike[str], content: bytes) -> dict[str, str]:
         raise ValueError(f"{path} {what}: its header cannot be read") from error
     if end > len(content):
         raise ValueError(f"{path} is truncated: it has {len(content)} of {end} bytes")
-    return entries if isinstance(entries, dict) else {}
+    if not isinstance(entries, dict) or _ENTRY not in entries:
+        raise ValueError(f"{path} is a safetensors file, but not one of segjax")
+    try:
+        entry = json.loads(entries[_ENTRY])
+        return {**entry}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], entries: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(dict(entries), sort_keys=True).encode())
+def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())

@@ -5,10 +5,12 @@ A value that is being traced has no number yet and passes; what is wrong with it
 
 import math
 import operator
-from typing import cast
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_count(name: str, value: int, minimum: int) -> int:
@@ -50,8 +52,45 @@ def check_key(key: jax.Array) -> None:
         raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
 
 
+def check_array(name: str, array: Any) -> None:
+    """Says that `name` must be an array of JAX or NumPy that holds numbers; a list, which has no dtype, is none."""
+    if not isinstance(array, jax.Array | np.ndarray | np.generic):
+        raise TypeError(f"{name} must be an array of numbers, got {array!r:.60}")
+    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        raise TypeError(f"{name} must be an array of numbers, got one of dtype {array.dtype}")
+
+
+def check_real(name: str, values: Any) -> np.ndarray:
+    """Returns `values`, an array or lists, as a NumPy array of float64, or says that they must be real numbers."""
+    array = np.asarray(values)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be real numbers, got {values!r:.60}")
+    return array.astype(np.float64)
+
+
+def check_model(model: Any) -> None:
+    """Says that `model` must be a module of Flax Linen."""
+    if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("init", "apply")):
+        raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {model!r:.60}")
+
+
+def check_variables(variables: Any) -> None:
+    """Says that `variables` must be what `model.init` gives, as far as can be seen without the model."""
+    collections = variables.values() if isinstance(variables, Mapping) and "params" in variables else [None]
+    if not all(isinstance(collection, Mapping) for collection in collections):
+        raise TypeError(f"variables must be a dict of dicts with 'params', as model.init gives, got {variables!r:.60}")
+
+
+def check_callable(name: str, function: Any) -> Callable[..., Any]:
+    """Returns `function`, or says that `name` must be one."""
+    if not callable(function):
+        raise TypeError(f"{name} must be a function, got {function!r:.60}")
+    return cast(Callable[..., Any], function)
+
+
 def check_images(name: str, array: jax.Array) -> None:
     """Says that `name` must be a batch of images (batch, height, width, channels) of floating point."""
+    check_array(name, array)
     shape, dtype = jnp.shape(array), jnp.result_type(array)
     if len(shape) != 4:
         raise ValueError(f"{name} must have shape (batch, height, width, channels), got {shape}")
@@ -61,5 +100,7 @@ def check_images(name: str, array: jax.Array) -> None:
 
 def check_same_shape(name: str, array: jax.Array, other_name: str, other: jax.Array) -> None:
     """Says that two arrays must have one shape, which broadcasting would otherwise hide."""
+    check_array(name, array)
+    check_array(other_name, other)
     if jnp.shape(array) != jnp.shape(other):
         raise ValueError(f"{name} must have the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(array)}")

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.checks import check_same_shape
+from segjax.checks import check_real, check_same_shape
 
 
 class Counts(NamedTuple):
@@ -76,7 +76,9 @@ def agreement(counts: Counts) -> jax.Array:
 
 def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
     """Mean of the values so far, along the last axis, in float64: the curve that the notebook tracks."""
-    values = np.asarray(values, np.float64)
+    values = check_real("values", values)
+    if not values.ndim:
+        raise ValueError("values must have shape (..., steps), got a single number")
     return np.cumsum(values, axis=-1) / np.arange(1, values.shape[-1] + 1)
 
 

@@ -7,8 +7,9 @@ from typing import Any, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import FlaxError
 
-from segjax.checks import check_count, check_images
+from segjax.checks import check_count, check_images, check_model, check_variables
 from segjax.convolution import conv2d
 
 Variables = dict[str, Any]
@@ -282,6 +283,8 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     Raises:
         ValueError: if the network or one of its options is unknown here.
     """
+    if not isinstance(config, Mapping):
+        raise ValueError(f"config must be a mapping, got {config!r:.60}")
     options = dict(config)
     network = options.pop("network", None)
     if network not in _NETWORKS:
@@ -297,14 +300,24 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
 
     A model with a shared BatchNorm is run on the batch's own statistics, because its running ones are useless: its
     answer for an image then depends a little on the other images of the batch. Others use their running statistics.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is no such thing, or what does not fit the model.
     """
-    if getattr(model, "shared_norm", False):
-        return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
-    return cast(jax.Array, model.apply(variables, image, train=False))
+    check_model(model)
+    check_variables(variables)
+    check_images("image", image)
+    try:
+        if getattr(model, "shared_norm", False):
+            return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
+        return cast(jax.Array, model.apply(variables, image, train=False))
+    except FlaxError as error:
+        raise ValueError(f"variables or image do not fit the model: {error}") from error
 
 
 def count_parameters(variables: Variables) -> int:
     """Number of trained parameters; running statistics do not count. 13,681 for the notebook's network."""
+    check_variables(variables)
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 

@@ -46,11 +46,14 @@ def by_name(name: str) -> Optimizer:
     The factory is called as factory(learning_rate), and tried once on two small arrays.
 
     Raises:
+        TypeError: if the name is no text.
         ValueError: if there is no such name, module or factory, or if it makes no optimizer that updates from gradients
             alone, as one that wants the loss's value, or a second gradient, does not.
 
     >>> update = by_name("optax:lion")(1e-3)
     """
+    if not isinstance(name, str):
+        raise TypeError(f"name must be a text, got {name!r:.60}")
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
     module_name, _, factory_name = name.partition(":")
@@ -58,7 +61,8 @@ def by_name(name: str) -> Optimizer:
         raise ValueError(f"{name!r} is no optimizer: one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
+    # So can the import of a stranger's code.
+    except Exception as error:
         raise ValueError(f"{name!r} cannot be imported: {error}") from error
     factory = getattr(module, factory_name, None)
     if not callable(factory):

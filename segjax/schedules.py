@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_count
+from segjax.checks import check_count, check_positive
 
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
 Optimizer = Callable[..., optax.GradientTransformation]
@@ -18,6 +18,7 @@ Optimizer = Callable[..., optax.GradientTransformation]
 
 def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """One rate for the whole run, as in every finished run of the notebook."""
+    num_steps = _check(learning_rate, num_steps)
     return optax.constant_schedule(learning_rate)
 
 
@@ -28,22 +29,26 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
     ends at 0.95^99, about 0.6 % of the peak. The notebook updated the weights only once an epoch, on a loss that is
     always 0.
     """
+    num_steps = _check(learning_rate, num_steps)
     return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * jnp.asarray(step) // num_steps)
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to 0 (Loshchilov and Hutter, 2017)."""
+    num_steps = _check(learning_rate, num_steps)
     return optax.cosine_decay_schedule(learning_rate, num_steps)
 
 
 def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A straight line up to the peak over the first tenth of the run, then the peak; no step is wasted at rate 0."""
+    num_steps = _check(learning_rate, num_steps)
     steps = max(1, num_steps // 10)
     return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, (step + 1) / steps)
 
 
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The product of `warmup` and `cosine`: gentle at both ends."""
+    num_steps = _check(learning_rate, num_steps)
     rising, falling = warmup(1.0, num_steps), cosine(1.0, num_steps)
     return lambda step: jnp.asarray(learning_rate) * rising(step) * falling(step)
 
@@ -53,6 +58,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
 
     The shape is `torch.optim.lr_scheduler.OneCycleLR`'s, whose momentum stays as it is here.
     """
+    num_steps = _check(learning_rate, num_steps)
     rise = max(1, int(0.3 * num_steps))
     up = optax.cosine_decay_schedule(1.0, rise)
     down = optax.cosine_decay_schedule(1.0, max(1, num_steps - 1 - rise), alpha=1 / 250_000)
@@ -85,3 +91,8 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     """
     num_steps = check_count("num_steps", num_steps, minimum=1)
     return lambda learning_rate: optimizer(schedule(learning_rate, num_steps))
+
+
+def _check(learning_rate: jax.typing.ArrayLike, num_steps: int) -> int:
+    check_positive("learning_rate", learning_rate)
+    return check_count("num_steps", num_steps, minimum=1)

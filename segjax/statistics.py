@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from segjax.checks import check_count
+from segjax.checks import check_count, check_real
 
 NUM_RESAMPLES = 10_000
 _LEVEL = 0.95
@@ -82,8 +82,7 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
     np.float64(0.0114)
     """
     values = _finite(values)
-    if not 0 < level < 1:
-        raise ValueError(f"level must be in (0, 1), got {level}")
+    _check_level(level)
     value, seeds = np.asarray(statistic(values, axis=0)), len(values)
     if seeds == 1:
         return Estimate(value[()], np.full_like(value, np.nan)[()], np.full_like(value, np.nan)[()])
@@ -99,7 +98,7 @@ def compare(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> 
 
     A value that is not finite is a failed run: it loses against one that is, and its pair has no difference.
     """
-    values, reference = np.asarray(values, np.float64), np.asarray(reference, np.float64)
+    values, reference = check_real("values", values), check_real("reference", reference)
     if values.ndim != 1 or values.shape != reference.shape or not len(values):
         raise ValueError(f"values and reference must have one shape (seeds,), got {values.shape} and {reference.shape}")
     failed = np.inf if not higher_is_better else -np.inf
@@ -114,6 +113,7 @@ def compare(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> 
 
 def proportion(successes: int, trials: int, level: float = _LEVEL) -> Estimate:
     """A share with Wilson's interval, which stays honest at 0 and 1; NaN in [0, 1] where there was no trial."""
+    _check_level(level)
     check_count("trials", trials, 0)
     if check_count("successes", successes, 0) > trials:
         raise ValueError(f"successes must be at most trials, {trials}, got {successes}")
@@ -134,7 +134,9 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
     Returns:
         (...,) float64; infinity for a run that misses the target, as one that is not finite does from there on.
     """
-    curves = np.asarray(curves, np.float64)
+    curves = check_real("curves", curves)
+    if not curves.ndim:
+        raise ValueError("curves must have shape (..., steps), got a single number")
     if not 1 <= check_count("window", window, 1) <= curves.shape[-1]:
         raise ValueError(f"window must be at most the number of steps, {curves.shape[-1]}, got {window}")
     means = np.lib.stride_tricks.sliding_window_view(curves, window, axis=-1).mean(axis=-1)
@@ -151,7 +153,7 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
         values: (seeds,), NaN counted as never.
         at: (points,).
     """
-    values, at = np.asarray(values, np.float64), np.asarray(at, np.float64)
+    values, at = check_real("values", values), check_real("at", at)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"values must have shape (seeds,), got {values.shape}")
     arrived = np.sum(values <= at[..., np.newaxis], axis=-1)
@@ -159,8 +161,13 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
     return Estimate(*(bound[arrived] for bound in table))
 
 
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be in (0, 1), got {level}")
+
+
 def _finite(values: ArrayLike) -> np.ndarray:
-    values = np.asarray(values, np.float64)
+    values = check_real("values", values)
     if not values.ndim or not len(values):
         raise ValueError(f"values must have shape (seeds, ...), at least one seed, got {values.shape}")
     if not np.isfinite(values).all():

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from segjax.checks import check_count
+from segjax.checks import check_callable, check_count, check_real
 from segjax.training import History, Train, TrainState
 
 
@@ -68,10 +68,13 @@ def sweep(
     >>> list(result.axes), result.histories.loss.shape
     (['key', 'learning_rate', 'sigma1'], (3, 2, 2, 5))
     """
-    if jnp.shape(keys) == () or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
+    check_callable("train", train)
+    if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
         raise ValueError("keys must be typed keys of shape (seeds,), as jax.random.split(jax.random.key(0), n) gives")
     axes = OrderedDict(key=keys)
     for name, given in {"learning_rate": learning_rates, **numbers}.items():
+        if not isinstance(given, jax.core.Tracer):
+            check_real(name, given)
         axes[name] = jnp.asarray(given, float)
         if axes[name].ndim != 1 or not axes[name].size:
             raise ValueError(f"{name} must have shape (values,), at least one, got {axes[name].shape}")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_count, check_key, check_positive
+from segjax.checks import check_array, check_count, check_key, check_positive
 
 # The last blur hides the jump between the two textures; the notebook fixes its width.
 EDGE_SIGMA = 1.0
@@ -82,7 +82,8 @@ def compose_batch(
     """
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_positive(name, value)
-    shape, dtype = jnp.shape(noise), jnp.result_type(noise)
+    check_array("noise", noise)
+    shape, dtype = noise.shape, noise.dtype
     if len(shape) != 4 or shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
         raise ValueError(f"noise must have shape (3, batch >= 1, n, n) with n >= 2, got {shape}")
     if not jnp.issubdtype(dtype, jnp.floating):

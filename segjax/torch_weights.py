@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from segjax.checks import check_variables
 from segjax.models import Variables
 
 _LAYERS = (1, 2, 3)
@@ -30,6 +31,8 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
     Raises:
         ValueError: naming the arrays that are missing or unknown, or the one whose shape does not fit.
     """
+    if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
+        raise TypeError(f"arrays must be a mapping of names to arrays, got {arrays!r:.60}")
     shared = any(name.startswith("bn.") for name in arrays)
     _check_names(arrays, shared)
     params, batch_stats = {}, {}
@@ -54,9 +57,10 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
         num_batches_tracked: PyTorch's counter of forward passes, which is not kept here and has no effect there.
 
     Raises:
-        ValueError: if the network is not of the notebook's depth.
+        TypeError, ValueError: if the variables are no network's, or of one that is not of the notebook's depth.
     """
-    params, batch_stats = variables["params"], variables["batch_stats"]
+    check_variables(variables)
+    params, batch_stats = variables["params"], variables.get("batch_stats", {})
     layers = {name for name in params if not name.startswith("norm")}
     if layers != {ours for ours, _ in _convolutions()}:
         raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")

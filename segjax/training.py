@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from segjax import metrics
-from segjax.checks import check_count, check_key, check_positive
+from segjax.checks import check_callable, check_count, check_key, check_model, check_positive
 from segjax.losses import Loss, mean_squared_error
 from segjax.models import Variables, predict
 from segjax.optimizers import Optimizer, adam
@@ -153,17 +153,29 @@ class Fit(NamedTuple):
     chunk_size: int
 
     def __call__(
-        self, key: jax.Array, learning_rate: jax.typing.ArrayLike, report: Report | None = None
+        self,
+        key: jax.Array,
+        learning_rate: jax.typing.ArrayLike,
+        report: Report | None = None,
+        begun: tuple[TrainState, History] | None = None,
     ) -> tuple[TrainState, History]:
         """Trains for `num_steps`; the history is of NumPy arrays.
 
         Args:
             key, learning_rate: as for `train`.
             report: called after each chunk with the state, valid until the next chunk, and the chunk's history.
+            begun: a state of this run and its history so far, to go on from: the result is the same bit for bit.
         """
         key, learning_rate = _check_run(key, learning_rate)
-        state, chunks = self.init(key, learning_rate), []
-        for start in range(0, self.num_steps, self.chunk_size):
+        state, chunks, done = self.init(key, learning_rate), [], 0
+        if begun is not None:
+            state, history = begun
+            chunks, done = [history], int(state.step)
+            if len(history.loss) != done or done > self.num_steps:
+                raise ValueError(
+                    f"begun must be a state of at most {self.num_steps} steps and their history, got {done}"
+                )
+        for start in range(done, self.num_steps, self.chunk_size):
             num_steps = min(self.chunk_size, self.num_steps - start)
             state, history = self.advance(key, state, learning_rate, num_steps)
             chunks.append(jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], history))
@@ -219,6 +231,8 @@ def evaluate(
         generate, generate_options: as in `make_train`.
     """
     check_key(key)
+    check_model(model)
+    check_callable("generate", generate)
     indices = jnp.arange(check_count("num_batches", num_batches, minimum=1))
 
     def count_batch(index: jax.Array) -> metrics.Counts:
@@ -232,6 +246,9 @@ def _make_run(
     model: nn.Module, optimizer: Optimizer, loss: Loss, generate: Generate
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, History]]]:
     """The two pure functions of a run: its first state, and n further steps."""
+    check_model(model)
+    for name, function in {"optimizer": optimizer, "loss": loss, "generate": generate}.items():
+        check_callable(name, function)
     # Traced once here, so that a bad option is an error where it was given.
     image = jax.eval_shape(generate, jax.random.key(0)).image
 

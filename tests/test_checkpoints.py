@@ -135,6 +135,12 @@ def test_another_tree_is_refused_by_name(template, message):
         checkpoints.restore(template, {"a": np.zeros(3)})
 
 
+def test_the_same_arrays_give_the_same_bytes(path, small):
+    for _ in range(10):
+        checkpoints.save(path, {"b": {"c": np.int32(7)}, "a": np.arange(3, dtype=np.float32)}, {"step": 3})
+        assert path.read_bytes() == small
+
+
 @pytest.mark.parametrize("fails", ["fsync", "replace"])
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, small, fails, monkeypatch):
     def fail(*_):

@@ -66,11 +66,15 @@ def test_table_has_a_row_a_run(results):
     assert "curves" not in rows[0]
 
 
-def test_results_are_not_overwritten_unasked(results):
-    before = (results / "results.json").read_bytes()
-    with pytest.raises(command.UsageError, match=r"already holds files.*--overwrite"):
+def test_a_finished_command_does_nothing(results):
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
+    with pytest.raises(command.Finished, match=r"holds the results of this very command"):
         run("--out", str(results))
-    assert (results / "results.json").read_bytes() == before
+    with pytest.raises(
+        command.UsageError, match=r"holds the results with seeds 2, not 3; name another folder, or pass"
+    ):
+        run("--out", str(results), "--seeds", "3")
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*.*")} == before
 
 
 def test_same_command_same_numbers(results, tmp_path):

@@ -110,9 +110,11 @@ def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
     arguments = EXPERIMENTS["find_learning_rate"][0]
     for name in ("old.png", "iteration-000001.png", "mine.png"):
         (tmp_path / name).write_bytes(b"")
+    with pytest.raises(command.UsageError, match="already holds files"):
+        run("find_learning_rate", *arguments, "--out", str(tmp_path))
     (tmp_path / "results.json").write_text(json.dumps({"files": ["old.png", "../outside"]}))
     (tmp_path.parent / "outside").write_bytes(b"")
-    with pytest.raises(command.UsageError, match="already holds files"):
+    with pytest.raises(command.UsageError, match="holds the results of something else; name another folder, or pass"):
         run("find_learning_rate", *arguments, "--out", str(tmp_path))
     run("find_learning_rate", *arguments, "--out", str(tmp_path), "--overwrite")
     names = {"mine.png", "range_test.png", "report.html", "results.json", "runs.csv", "tables.tex"}
@@ -122,26 +124,10 @@ def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
 
 def test_only_its_own_finished_folder_is_reported_again(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps({"experiment": "compare_optimizers"}))
-    with pytest.raises(command.UsageError, match="already holds files"):
+    with pytest.raises(command.UsageError, match="holds the results of compare_optimizers"):
         run("reproduce_notebook", "--report-only", "--out", str(tmp_path))
     with pytest.raises(command.UsageError, match="--overwrite would delete the runs"):
         run("reproduce_notebook", "--report-only", "--overwrite", "--out", str(tmp_path))
-
-
-def test_an_interrupted_command_says_what_is_kept(tmp_path, monkeypatch, capsys):
-    def stop(options):
-        raise KeyboardInterrupt
-
-    script = module("compare_losses")
-    monkeypatch.setattr("sys.argv", ["it", "--out", str(tmp_path)])
-    for kept, message in ((0, "no run was finished"), (1, "goes on from the 1 finished runs kept in")):
-        (tmp_path / "runs").mkdir(exist_ok=True)
-        for seed in range(kept):
-            (tmp_path / "runs" / f"mse-seed{seed}.safetensors").touch()
-        with pytest.raises(SystemExit) as end:
-            command.run(stop, script.Options, script.PRESETS)
-        assert end.value.code == 130
-        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))

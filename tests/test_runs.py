@@ -59,8 +59,13 @@ def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
     (tmp_path / "results.json").unlink()
     for path in tmp_path.glob("*.*"):
         path.unlink()
+    with pytest.raises(command.UsageError, match="holds unfinished runs with iterations 3, not 4"):
+        execute(tmp_path, "--iterations", "4")
+    # Runs that lost their options tell them themselves.
+    (tmp_path / "runs" / "options.json").unlink()
     with pytest.raises(command.UsageError, match="is a run with iterations 3, not 4"):
         execute(tmp_path, "--iterations", "4")
+    (tmp_path / "runs" / "options.json").unlink()
     with pytest.raises(command.UsageError, match=r"is a run with sigma1 0\.2, not 0\.3"):
         execute(tmp_path, "--sigma1", "0.3")
     assert len(execute(tmp_path, "--iterations", "4", "--overwrite")["runs"][0]["curves"]["loss"]) == 4
@@ -72,7 +77,7 @@ def test_a_broken_run_is_one_line(tmp_path):
         path.unlink()
     file = tmp_path / "runs" / "mse-seed0.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(command.UsageError, match=r"not a safetensors file.*; delete it, or pass --overwrite"):
+    with pytest.raises(command.UsageError, match=r"is truncated, or no checkpoint.*; delete it, or pass --overwrite"):
         execute(tmp_path)
 
 

@@ -1,0 +1,208 @@
+"""Bad input everywhere: whatever is given, a function works or says in a ValueError or TypeError what is wrong."""
+
+import contextlib
+import dataclasses
+import importlib
+import math
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import segjax
+from experiments import command, folder
+from segjax import checkpoints, statistics, torch_weights
+from segjax.convolution import conv2d
+from segjax.models import from_config
+from segjax.optimizers import by_name
+
+KEY = jax.random.key(0)
+IMAGE = np.full((1, 8, 8, 1), 0.5, np.float32)
+MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
+VARIABLES = MODEL.init(KEY, IMAGE)
+COUNTS = segjax.metrics.Counts(*range(5))
+TRAIN = segjax.make_train(MODEL, num_steps=1, batch_size=1, image_size=8, sigma=2.0)
+
+NUMBERS = [-1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e-30, 1e30, math.nan, math.inf, -math.inf, True, np.float32(0.3), np.int64(2)]
+ARRAYS = [
+    IMAGE,
+    IMAGE[0],
+    IMAGE.astype(int),
+    IMAGE.astype(bool),
+    np.full_like(IMAGE, np.nan),
+    np.zeros((0, 8, 8, 1), np.float32),
+    np.zeros((1, 8, 8, 2), np.float32),
+    np.zeros((3, 1, 8, 8), np.float32),
+    np.zeros(0),
+    np.arange(3.0),
+    np.zeros((2, 2), complex),
+    np.array(["a"]),
+]
+OTHERS = [
+    None,
+    "",
+    "adam",
+    b"x",
+    [],
+    [1, 2],
+    [[1], [1, 2]],
+    {},
+    {"params": 1},
+    (),
+    object(),
+    print,
+    KEY,
+    jax.random.split(KEY),
+    1j,
+]
+ANYTHING = st.sampled_from([*NUMBERS, *ARRAYS, *OTHERS])
+
+# name -> (function of keyword arguments, good ones)
+FUNCTIONS = {
+    "generate_data": (
+        segjax.generate_data,
+        {"key": KEY, "batch_size": 1, "image_size": 8, "sigma1": 0.2, "sigma2": 1.2, "sigma": 2.0},
+    ),
+    "compose_batch": (
+        segjax.compose_batch,
+        {"noise": np.zeros((3, 1, 8, 8), np.float32), "sigma1": 0.2, "sigma2": 1.2, "sigma": 2.0},
+    ),
+    "gaussian_kernel": (segjax.gaussian_kernel, {"image_size": 8, "sigma": 2.0}),
+    "conv2d": (conv2d, {"x": IMAGE, "kernel": np.zeros((3, 3, 1, 2), np.float32)}),
+    "SegmentationCNN": (
+        lambda **o: segjax.SegmentationCNN(**o).init(KEY, IMAGE),
+        {"num_channels": 2, "kernel_size": 3, "depth": 2, "shared_norm": True},
+    ),
+    "UNet": (lambda **o: segjax.UNet(**o).init(KEY, IMAGE), {"num_channels": 2}),
+    "predict": (segjax.predict, {"model": MODEL, "variables": VARIABLES, "image": IMAGE}),
+    "from_config": (from_config, {"config": {"architecture": "SegmentationCNN"}}),
+    "mean_squared_error": (segjax.losses.mean_squared_error, {"logits": IMAGE, "mask": IMAGE}),
+    "binary_cross_entropy": (segjax.losses.binary_cross_entropy, {"logits": IMAGE, "mask": IMAGE}),
+    "dice": (segjax.losses.dice, {"logits": IMAGE, "mask": IMAGE}),
+    "count": (segjax.metrics.count, {"logits": IMAGE, "mask": IMAGE}),
+    "running_mean": (segjax.metrics.running_mean, {"values": [1.0, 2.0]}),
+    "cosine": (lambda **o: segjax.schedules.cosine(**o)(0), {"learning_rate": 0.1, "num_steps": 5}),
+    "one_cycle": (lambda **o: segjax.schedules.one_cycle(**o)(0), {"learning_rate": 0.1, "num_steps": 5}),
+    "by_name": (by_name, {"name": "optax:lion"}),
+    "make_train": (
+        segjax.make_train,
+        {
+            "model": MODEL,
+            "optimizer": segjax.OPTIMIZERS["sgd"],
+            "num_steps": 2,
+            "batch_size": 1,
+            "image_size": 8,
+            "sigma": 2.0,
+        },
+    ),
+    "make_fit": (
+        segjax.make_fit,
+        {"model": MODEL, "num_steps": 2, "chunk_size": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0},
+    ),
+    "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "sigma1": 0.2}),
+    "evaluate": (
+        segjax.evaluate,
+        {
+            "model": MODEL,
+            "variables": VARIABLES,
+            "key": KEY,
+            "num_batches": 1,
+            "batch_size": 1,
+            "image_size": 8,
+            "sigma": 2.0,
+        },
+    ),
+    "sweep": (
+        segjax.sweep,
+        {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "batch_size": 1, "sigma1": [0.2]},
+    ),
+    "bootstrap": (statistics.bootstrap, {"values": [0.1, 0.2, 0.3], "level": 0.9}),
+    "compare": (statistics.compare, {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}),
+    "proportion": (statistics.proportion, {"successes": 1, "trials": 2, "level": 0.9}),
+    "steps_to_target": (
+        statistics.steps_to_target,
+        {"curves": [3.0, 1.0], "target": 2.0, "higher_is_better": False, "window": 1},
+    ),
+    "profile": (statistics.profile, {"values": [1.0, 2.0], "at": [1.5]}),
+    "from_state_dict": (torch_weights.from_state_dict, {"arrays": {}}),
+    "to_state_dict": (torch_weights.to_state_dict, {"variables": VARIABLES}),
+    "restore": (checkpoints.restore, {"template": {"a": np.zeros(2)}, "arrays": {"a": np.zeros(2)}}),
+}
+
+
+@pytest.mark.parametrize("name", list(FUNCTIONS))
+@given(data=st.data())
+@settings(suppress_health_check=list(HealthCheck), max_examples=60)
+def test_functions_work_or_say_what_is_wrong(name, data):
+    function, good = FUNCTIONS[name]
+    argument = data.draw(st.sampled_from(list(good)))
+    value = data.draw(ANYTHING)
+    with contextlib.suppress(ValueError, TypeError):
+        # Traced alone: what a function makes of its arguments' values is for other tests.
+        jax.eval_shape(lambda: function(**{**good, argument: value}) and None)
+
+
+EXPERIMENTS = [
+    "benchmark",
+    "compare_architectures",
+    "compare_losses",
+    "compare_optimizers",
+    "find_learning_rate",
+    "inspect_layers",
+    "reproduce_notebook",
+    "texture_gallery",
+    "train_best_model",
+    "train_model",
+    "tune_learning_rate",
+]
+WORDS = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "1e-3",
+    "nan",
+    "inf",
+    "1e999",
+    "99999999999999999999",
+    "",
+    " ",
+    "None",
+    "True",
+    "adam",
+    "é",
+    "--",
+    "-x",
+]
+WORDS += ["optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere", "a b", "\n"]
+
+
+class Claimed(BaseException):
+    """The options were good: from here on it would be work."""
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+@given(data=st.data())
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
+def test_command_lines_work_or_are_one_line(name, data):
+    script = importlib.import_module(f"experiments.{name}")
+    flags = [command.flag(field.name) for field in dataclasses.fields(script.Options)]
+    option = st.tuples(
+        st.sampled_from([*flags, "--no-overwrite", "--what"]), st.lists(st.sampled_from(WORDS), max_size=2)
+    )
+    arguments = [word for flag, words in data.draw(st.lists(option, max_size=3)) for word in (flag, *words)]
+
+    def claim(*_, **__):
+        raise Claimed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder, "claim", claim)
+        said = "it claims its folder"
+        try:
+            script.main(command.parse(script.Options, script.PRESETS, arguments))
+        except (command.UsageError, Claimed) as end:
+            said = str(end) if isinstance(end, command.UsageError) else said
+    assert said
+    assert "\n" not in said
