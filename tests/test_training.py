@@ -40,6 +40,28 @@ def test_chunks_change_no_bit(run, chunk_size):
     assert max(rows for _, rows in seen) <= chunk_size
 
 
+@pytest.mark.parametrize("stop", [1, 4, STEPS])
+def test_a_run_goes_on_from_where_it_was_bit_for_bit(run, stop):
+    fit, kept = segjax.make_fit(MODEL, num_steps=STEPS, chunk_size=2, **SMALL), []
+
+    def keep(state, history):
+        kept.append((jax.device_get(state), history))
+
+    part = segjax.make_fit(MODEL, num_steps=stop, chunk_size=2, **SMALL)
+    _, history = part(KEY, 1e-2, keep)
+    chex.assert_trees_all_equal(fit(KEY, 1e-2, begun=(kept[-1][0], history)), run)
+    with pytest.raises(
+        ValueError, match=f"begun must be a state of at most {STEPS} steps and their history, got {stop}"
+    ):
+        fit(KEY, 1e-2, begun=(kept[-1][0], jax.tree.map(lambda leaf: leaf[1:], history)))
+
+
+def test_numbers_of_a_run_take_the_place_of_its_options(run):
+    train = jax.jit(segjax.make_train(MODEL, num_steps=STEPS, batch_size=2, image_size=16, sigma=2.0))
+    chex.assert_trees_all_close(train(KEY, 1e-2, sigma=4.0), run, rtol=1e-3, atol=1e-5)
+    assert abs(train(KEY, 1e-2, sigma=2.0)[1].loss[0] - run[1].loss[0]) > 1e-4
+
+
 def test_same_key_same_run(run):
     chex.assert_trees_all_equal(jax.jit(segjax.make_train(MODEL, num_steps=STEPS, **SMALL))(KEY, 1e-2), run)
 
