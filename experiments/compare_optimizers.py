@@ -163,7 +163,7 @@ def write(
         title = f"{setting}: paired differences, 95 %"
         figures["paired_differences"] = comparison.differences_figure(results, reference, title)
         tables += [comparison.paired_table(results, score, reference) for score in comparison.DECISIVE]
-    figures["time_to_target"] = comparison.profile_figure(results, targets, f"{setting}: runs that have arrived, 95 %")
+    figures["time_to_target"] = comparison.profile_figure(results, targets, f"{setting}: runs that have arrived")
     tables.append(comparison.target_table(results, targets))
     document, rows = summary.document("compare_optimizers", results)
     document |= comparison.document(results, targets, reference)

@@ -191,20 +191,14 @@ def differences_figure(results: Sequence[Result], reference: str, title: str) ->
 
 
 def profile_figure(results: Sequence[Result], targets: Sequence[Target], title: str) -> Figure:
-    """The share of runs that have reached each target by each step, with its interval."""
+    """The share of runs that have reached each target by each step; the intervals of so few would hide one another."""
+    at = np.arange(1, max(len(result.history.loss) for result in results) + 1)
     panels = []
     for target in targets:
-        steps = steps_to(results, target)
-        at = np.arange(1, max(len(result.history.loss) for result in results) + 1)
-        shares = {label: statistics.profile(numbers, at) for label, numbers in steps.items()}
-        panels.append(
-            plotting.Panel(
-                f"share of runs at {target.heading}",
-                {label: share.value[np.newaxis] for label, share in shares.items()},
-                x=at,
-                bands={label: (share.low, share.high) for label, share in shares.items()},
-            )
-        )
+        shares = {
+            label: statistics.profile(steps, at).value[np.newaxis] for label, steps in steps_to(results, target).items()
+        }
+        panels.append(plotting.Panel(f"share of runs at {target.heading}", shares, x=at, ylim=(-0.03, 1.03)))
     return plotting.training_curves(panels, title)
 
 

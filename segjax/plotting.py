@@ -34,6 +34,7 @@ class Panel(NamedTuple):
         ylabel: with its unit.
         curves: where a run is not finite, its curve ends. More than six are taken as ordered, dark to light.
         bands: name -> its band's lower and upper edge, (points,) each, in place of lowest and highest.
+        ylim: ends of the vertical axis, where the data do not say them.
         log: a logarithmic vertical axis.
         x: (points,), or None for iterations 1, 2, ...
         xlabel: with its unit.
@@ -49,6 +50,7 @@ class Panel(NamedTuple):
     xlog: bool = False
     marks: Mapping[str, float] = {}
     bands: Mapping[str, Band] = {}
+    ylim: tuple[float, float] | None = None
 
 
 class Picture(NamedTuple):
@@ -85,6 +87,8 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
             _make_log(axes, "x")
         if panel.log:
             _make_log(axes, "y")
+        if panel.ylim:
+            axes.set_ylim(*panel.ylim)
         axes.grid(alpha=0.3)
     _legend(figure)
     _title(figure, title)

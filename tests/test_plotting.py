@@ -23,8 +23,9 @@ def test_training_curves():
 
 def test_bands_take_the_place_of_the_range():
     runs, band = np.array([[1.0, 2.0], [3.0, 4.0]]), (np.array([0.0, 1.0]), np.array([5.0, 6.0]))
-    panel = plotting.Panel("loss", {"a": runs, "b": runs}, bands={"a": band})
+    panel = plotting.Panel("loss", {"a": runs, "b": runs}, bands={"a": band}, ylim=(-1, 9))
     axes = plotting.training_curves([panel], "title").axes[0]
+    assert axes.get_ylim() == (-1, 9)
     assert [collection.get_datalim(axes.transData).intervaly.tolist() for collection in axes.collections] == [
         [0, 6],
         [1, 4],
