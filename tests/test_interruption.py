@@ -49,6 +49,12 @@ def wait_for_a_checkpoint(out, process):
 
 
 @pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where the processes share what they compile, but for the undisturbed one, against which they are held."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run that nothing disturbed, and the seconds that it took."""
     out, begin = tmp_path_factory.mktemp("whole"), time.monotonic()
@@ -58,10 +64,10 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory):
+def stopped(cache, tmp_path_factory):
     """The folder of a run that was told to stop."""
     out = tmp_path_factory.mktemp("stopped")
-    process = start(out)
+    process = start(out, cache=cache)
     wait_for_a_checkpoint(out, process)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
@@ -89,11 +95,11 @@ def assert_same(out, whole):
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, tmp_path):
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_path):
     folder, seconds = whole
     rng, out, kills = random.Random(0), tmp_path / "0", 0
     while kills < KILLS:
-        process = start(out, cache=tmp_path / "cache")
+        process = start(out, cache=cache)
         time.sleep(rng.uniform(0, 0.7 * seconds))
         process.kill()
         code, errors = finish(process)
@@ -104,13 +110,13 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, tmp_path):
             out = tmp_path / str(kills)
             continue
         kills += 1
-    assert finish(start(out))[0] == 0
+    assert finish(start(out, cache=cache))[0] == 0
     assert_same(out, folder)
 
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, tmp_path):
-    process = start(tmp_path)
+def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tmp_path):
+    process = start(tmp_path, cache=cache)
     wait_for_a_checkpoint(tmp_path, process)
     process.send_signal(how)
     returned, said = finish(process)
@@ -119,34 +125,34 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, tmp_path)
         "interrupted; the same command without --overwrite goes on from what is kept in "
         f"{tmp_path}: 0 finished runs, 1 begun\n"
     )
-    again = start(tmp_path)
+    again = start(tmp_path, cache=cache)
     assert finish(again) == (0, "")
     assert_same(tmp_path, whole[0])
-    last = start(tmp_path)
+    last = start(tmp_path, cache=cache)
     assert "holds the results of this very command" in last.communicate(timeout=60)[0]
     assert last.returncode == 0
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, tmp_path):
+def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path):
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     (part,) = tmp_path.glob("runs/*.part")
     kept = part.read_bytes()
 
     # One byte too little for another checkpoint.
-    code, said = finish(start(tmp_path, limit=len(kept) - 1))
+    code, said = finish(start(tmp_path, cache=cache, limit=len(kept) - 1))
     assert code == 1
     assert said.startswith(f"error: {tmp_path}")
     assert said.count("\n") == 1
     assert "File too large; what was kept before is as it was" in said
     assert part.read_bytes() == kept
     assert not list(tmp_path.rglob("*.tmp"))
-    assert finish(start(tmp_path)) == (0, "")
+    assert finish(start(tmp_path, cache=cache)) == (0, "")
     assert_same(tmp_path, whole[0])
 
 
-def test_a_folder_that_vanishes_is_one_line(tmp_path):
+def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
     out = tmp_path / "out"
-    process = start(out)
+    process = start(out, cache=cache)
     wait_for_a_checkpoint(out, process)
     shutil.rmtree(out, ignore_errors=True)
     code, said = finish(process)

@@ -56,7 +56,8 @@ def test_an_interval_holds_its_value_and_narrows_with_its_level(values):
 
 @pytest.mark.parametrize("seeds", [5, 8, 20])
 @pytest.mark.parametrize("name", list(STATISTICS))
-def test_intervals_cover_what_they_promise(name, seeds):
+def test_intervals_cover_what_they_promise(name, seeds, monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 2000)
     values = np.random.default_rng(seeds).standard_normal((seeds, 2000))
     estimates = np.transpose([statistics.bootstrap(part, STATISTICS[name])[1:] for part in np.split(values, 10, 1)])
     covered = np.mean((estimates[:, 0] <= 0) & (estimates[:, 1] >= 0))
