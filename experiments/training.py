@@ -33,7 +33,6 @@ HELD_OUT_KEY, HELD_OUT_BATCHES = 20240130, 16
 # Steps between two looks at the progress.
 CHUNK_SIZE = 10
 
-
 Watch = Callable[[segjax.TrainState, segjax.History], None]
 
 
@@ -46,10 +45,9 @@ def train_all(
 ) -> list[Result]:
     """Every run, in order, with progress; those that `options.out` already holds are read from there.
 
-    `watch` is called after every chunk of a run, unless several are trained side by side.
-
-    With several devices the runs of one program are trained side by side, one a device. Of several processes the first
-    keeps the files and gets the results; the others get none.
+    With several devices the runs of one program are trained side by side, one a device, unless they are watched:
+    `watch` is called after every chunk. Of several processes the first keeps the files and gets the results; the others
+    get none.
     """
     texture, writer = settings.texture(options), processes.is_writer()
     if writer:
@@ -62,7 +60,7 @@ def train_all(
         total, done = sum(run.iterations for run in runs), sum(run.iterations for run in results)
         bar = progress.add_task("", total=total, completed=done)
         for group in _groups([run for run, there in zip(runs, kept, strict=True) if not there]):
-            if jax.device_count() > 1:
+            if jax.device_count() > 1 and watch is None:
                 trained = train_side_by_side(group, texture, progress, bar)
             else:
                 trained = [train(run, options, progress, bar, watch, chunk_size) for run in group]

@@ -1,7 +1,10 @@
 import html
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -9,6 +12,8 @@ import pytest
 
 from experiments import command, inspect_layers, runs, train_best_model, train_model, training
 from segjax import predict
+
+SMALL = ["--iterations", "10", "--show-every", "4", "--image-size", "16", "--architecture", "kernel_3"]
 
 
 def run(script, out, *arguments):
@@ -21,8 +26,7 @@ def run(script, out, *arguments):
 def trained(tmp_path_factory):
     """The folder of a short training, with pictures at steps that are no multiple of the usual chunk."""
     out = tmp_path_factory.mktemp("trained")
-    arguments = ["--iterations", "10", "--show-every", "4", "--image-size", "16", "--architecture", "kernel_3"]
-    return out, run(train_model, out, *arguments)
+    return out, run(train_model, out, *SMALL)
 
 
 def test_a_picture_every_so_many_iterations_and_at_the_end(trained):
@@ -32,6 +36,15 @@ def test_a_picture_every_so_many_iterations_and_at_the_end(trained):
         "iteration-000008",
         "iteration-000010",
     ]
+
+
+def test_several_devices_show_the_same_pictures(trained, tmp_path):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    words = [sys.executable, "-m", "experiments.train_model", "--preset", "quick", *SMALL, "--out", str(tmp_path)]
+    done = subprocess.run(words, env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for picture in trained[0].glob("iteration-*.png"):
+        assert (tmp_path / picture.name).exists()
 
 
 def test_the_saved_model_scores_what_the_trained_one_did(trained):
