@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, settings, summary, training
+from experiments import command, folder, output, programs, settings, summary, training
 from experiments.report import Report, Table, question
 from experiments.runs import Result, Run
 from segjax import checkpoints, plotting
@@ -130,7 +130,7 @@ def measure(options: Options, console: Console) -> dict[str, Cost]:
 
 def step_seconds(options: Options, name: str) -> float:
     run = Run("", 0, options.optimizer, options.learning_rate, TIMED_STEPS, "constant", options.loss, name)
-    fit, key, seconds = training.program(run, settings.texture(options)), jax.random.key(0), []
+    fit, key, seconds = programs.program(run, settings.texture(options)), jax.random.key(0), []
     fit.compile(key, run.learning_rate)
     for _ in range(2):
         start = time.perf_counter()

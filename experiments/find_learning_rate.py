@@ -26,7 +26,7 @@ import optax
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, settings, summary, training
+from experiments import command, folder, output, programs, settings, summary, training
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count, check_positive
@@ -148,7 +148,7 @@ def range_test(options: Options, console: Console) -> np.ndarray:
         optimizer=scheduled(segjax.OPTIMIZERS[options.optimizer], growing, options.steps),
         loss=LOSSES[options.loss],
         num_steps=options.steps,
-        chunk_size=training.CHUNK_SIZE,
+        chunk_size=programs.CHUNK_SIZE,
         **settings.texture(options),
     )
     losses = []

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, runs, settings, training
+from experiments import command, folder, output, programs, runs, settings, training
 from experiments.report import Report, Table, question
 from experiments.runs import Run
 from segjax import metrics, plotting
@@ -73,7 +73,7 @@ def main(options: Options) -> None:
     folder.claim(options)
     console = Console()
     model, variables, texture = loaded or train(options, console)
-    batch = training.held_out_batch(texture)
+    batch = programs.held_out_batch(texture)
     maps = feature_maps(model, variables, batch.image)
     rows = removals(model, variables, texture, maps, console)
     figures = {f"kernels_{layer}": kernels(layer, variables) for layer in maps}
@@ -135,7 +135,7 @@ def removals(
     model: nn.Module, variables: Variables, texture: dict[str, Any], maps: dict[str, np.ndarray], console: Console
 ) -> list[dict[str, Any]]:
     """Held-out accuracy whole, and without each layer and each channel."""
-    keys = [jax.random.fold_in(jax.random.key(training.HELD_OUT_KEY), index) for index in range(HELD_OUT_BATCHES)]
+    keys = [jax.random.fold_in(jax.random.key(programs.HELD_OUT_KEY), index) for index in range(HELD_OUT_BATCHES)]
     batches = [segjax.generate_data(key, **texture) for key in keys]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import segjax
-from experiments import runs, settings, training
+from experiments import programs, runs, settings
 from experiments.report import Table
 from experiments.runs import Result
 from segjax import metrics, plotting
@@ -123,7 +123,7 @@ def probability(result: Result, image: jax.Array) -> np.ndarray:
 
 def predictions(results: Sequence[Result], options: settings.Options) -> Figure:
     """The first held-out image as the first seed of each label sees it."""
-    batch = training.held_out_batch(settings.texture(options))
+    batch = programs.held_out_batch(settings.texture(options))
     seen = {label: probability(group[0], batch.image)[0] for label, group in by_label(results).items()}
     title = f"A held-out image after {options.iterations} iterations, seed {options.seed}"
     return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], seen, title)

@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import segjax
-from experiments import command, folder, output, runs, settings, training
+from experiments import command, folder, output, programs, runs, settings, training
 from experiments.report import Report, Table, question
 from segjax import plotting
 from segjax.checks import check_count, check_positive
@@ -123,7 +123,7 @@ def train(options: Options, console: Console) -> list[Snapshot]:
         ARCHITECTURES[options.architecture],
         optimizer=segjax.OPTIMIZERS[options.optimizer],
         loss=LOSSES[options.loss],
-        chunk_size=training.CHUNK_SIZE,
+        chunk_size=programs.CHUNK_SIZE,
         **settings.texture(options),
     )
     rate_at = SCHEDULES[options.schedule](options.learning_rate, RESOLUTION)
@@ -141,7 +141,7 @@ def train(options: Options, console: Console) -> list[Snapshot]:
             # The schedule covers what is left after compiling.
             share = (now - started) / max(begin + options.seconds - started, 1e-9)
             rate = jnp.asarray(rate_at(int(share * (RESOLUTION - 1))), float)
-            state, history = jax.block_until_ready(fit.advance(key, state, rate, training.CHUNK_SIZE))
+            state, history = jax.block_until_ready(fit.advance(key, state, rate, programs.CHUNK_SIZE))
             losses += np.asarray(history.loss).tolist()
             now, before = time.perf_counter(), now
             chunk_seconds = now - before
@@ -160,7 +160,7 @@ def judge(options: Options, snapshots: list[Snapshot], console: Console) -> list
     texture = {**settings.texture(options), "batch_size": math.gcd(options.held_out, 16)}
     batches = options.held_out // texture["batch_size"]
     evaluate = jax.jit(partial(segjax.evaluate, model, num_batches=batches, **texture))
-    key = jax.random.key(training.HELD_OUT_KEY)
+    key = jax.random.key(programs.HELD_OUT_KEY)
     rows = []
     with training.progress_bar(console) as progress:
         for shot in progress.track(snapshots, description="judging the snapshots"):
@@ -190,7 +190,7 @@ def quality_figure(rows: list[dict[str, Any]], title: str) -> Figure:
 def predictions(options: Options, snapshots: list[Snapshot]) -> Figure:
     """One held-out image as the first, the middle and the last snapshot see it."""
     model = ARCHITECTURES[options.architecture]
-    batch = training.held_out_batch(settings.texture(options))
+    batch = programs.held_out_batch(settings.texture(options))
     seen = {}
     for shot in dict.fromkeys([0, len(snapshots) // 2, len(snapshots) - 1]):
         logits = segjax.predict(model, snapshots[shot].variables, batch.image[:1])

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, runs, settings, summary, training
+from experiments import command, folder, output, programs, runs, settings, summary, training
 from experiments.report import Report, question
 from experiments.runs import Run
 from segjax import checkpoints, plotting
@@ -88,8 +88,8 @@ def main(options: Options) -> None:
         options.architecture,
     )
     # A chunk must end where a picture is due.
-    texture, chunk_size = settings.texture(options), math.gcd(options.show_every, training.CHUNK_SIZE)
-    batch = training.held_out_batch(texture)
+    texture, chunk_size = settings.texture(options), math.gcd(options.show_every, programs.CHUNK_SIZE)
+    batch = programs.held_out_batch(texture)
     image, mask = np.asarray(batch.image[0, ..., 0]), np.asarray(batch.mask[0, ..., 0])
     look = jax.jit(
         lambda variables: jax.nn.sigmoid(predict(ARCHITECTURES[run.architecture], variables, batch.image))[0, ..., 0]

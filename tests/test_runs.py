@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import segjax
-from experiments import command, compare_losses, runs, settings, summary, training
+from experiments import command, compare_losses, programs, runs, settings, summary, training
 from experiments.runs import Result, Run
 from segjax import History, metrics
 from segjax.models import ARCHITECTURES
@@ -146,11 +146,11 @@ def test_the_leader_is_ahead_in_paired_seeds():
 
 def test_held_out_images_are_those_of_evaluate():
     texture = settings.texture(settings.Data(batch_size=2, image_size=16, sigma=4.0))
-    model, batch = ARCHITECTURES["kernel_3"], training.held_out_batch(texture)
+    model, batch = ARCHITECTURES["kernel_3"], programs.held_out_batch(texture)
     variables = model.init(jax.random.key(0), batch.image)
-    counts, running, _ = jax.jit(lambda variables: training.held_out(model, texture, variables))(variables)
-    key = jax.random.key(training.HELD_OUT_KEY)
-    expected = segjax.evaluate(model, variables, key, training.HELD_OUT_BATCHES, **texture)
+    counts, running, _ = jax.jit(lambda variables: programs.held_out(model, texture, variables))(variables)
+    key = jax.random.key(programs.HELD_OUT_KEY)
+    expected = segjax.evaluate(model, variables, key, programs.HELD_OUT_BATCHES, **texture)
     chex.assert_trees_all_equal(counts, expected, running)
     # The picture's batch is the first of them.
     first = segjax.evaluate(model, variables, key, 1, **texture)

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import command, inspect_layers, runs, train_best_model, train_model, training
+from experiments import command, inspect_layers, programs, runs, train_best_model, train_model
 from segjax import predict
 
 SMALL = ["--iterations", "10", "--show-every", "4", "--image-size", "16", "--architecture", "kernel_3"]
@@ -50,7 +50,7 @@ def test_several_devices_show_the_same_pictures(trained, tmp_path):
 def test_the_saved_model_scores_what_the_trained_one_did(trained):
     out, document = trained
     model, variables, texture = runs.load_model(out / "model.safetensors")
-    counts, running, losses = jax.jit(lambda variables: training.held_out(model, texture, variables))(variables)
+    counts, running, losses = jax.jit(lambda variables: programs.held_out(model, texture, variables))(variables)
     row = document["runs"][0]
     assert float(runs.METRICS["accuracy"](counts)) == row["accuracy"]
     assert float(runs.METRICS["accuracy"](running)) == row["accuracy_by_running_statistics"]
@@ -58,9 +58,9 @@ def test_the_saved_model_scores_what_the_trained_one_did(trained):
 
 
 def test_reloading_gives_identical_predictions(tmp_path):
-    batch = training.held_out_batch({"batch_size": 2, "image_size": 16, "sigma": 4.0})
+    batch = programs.held_out_batch({"batch_size": 2, "image_size": 16, "sigma": 4.0})
     for name in ("patch", "unet", "separate_norm"):
-        model = training.ARCHITECTURES[name]
+        model = programs.ARCHITECTURES[name]
         variables = model.init(jax.random.key(1), batch.image)
         runs.save_model(tmp_path / "model.safetensors", name, variables, {})
         again, loaded, _ = runs.load_model(tmp_path / "model.safetensors")
@@ -90,4 +90,4 @@ def test_the_best_model_is_the_last_and_tells_how_it_grew(tmp_path):
     assert texture["image_size"] == 16
     last = train_best_model.Snapshot(0.0, 1, 0.0, variables)
     assert train_best_model.judge(options, [last], train_best_model.Console(quiet=True))[0]["iou"] == rows[-1]["iou"]
-    assert model == training.ARCHITECTURES["patch"]
+    assert model == programs.ARCHITECTURES["patch"]
