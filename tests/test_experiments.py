@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -128,6 +129,21 @@ def test_only_its_own_finished_folder_is_reported_again(tmp_path):
         run("reproduce_notebook", "--report-only", "--out", str(tmp_path))
     with pytest.raises(command.UsageError, match="--overwrite would delete the runs"):
         run("reproduce_notebook", "--report-only", "--overwrite", "--out", str(tmp_path))
+
+
+def test_deterministic_is_told_to_xla_before_it_starts(monkeypatch, tmp_path):
+    script, seen = module("compare_losses"), []
+    monkeypatch.setattr(command.interruption, "install", lambda: None)
+    monkeypatch.setenv("XLA_FLAGS", "--given")
+    for flag, flags in (
+        ("--no-deterministic", "--given"),
+        ("--deterministic", "--given --xla_gpu_deterministic_ops=true"),
+    ):
+        monkeypatch.setattr("sys.argv", ["it", flag, "--out", str(tmp_path)])
+        command.run(seen.append, script.Options, script.PRESETS)
+        assert os.environ["XLA_FLAGS"] == flags
+    # The options go into results.json.
+    assert [options.deterministic for options in seen] == [False, True]
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
