@@ -54,10 +54,11 @@ def experiment(options: Any) -> str:
 
 def _interrupted(out: Path) -> str:
     """What is left of a command that was stopped."""
-    finished, begun = (len(list(out.glob(f"runs/*-seed*.{ending}"))) for ending in ("safetensors", "part"))
-    if not finished + begun:
+    endings = ("safetensors", "part", "round")
+    finished, begun, rounds = (len(list(out.glob(f"runs/*-seed*.{ending}"))) for ending in endings)
+    if not finished + begun + rounds:
         return "interrupted; no run had begun"
-    kept = f"{finished} finished runs" + (f", {begun} begun" if begun else "")
+    kept = f"{finished} finished runs" + (f", {begun + rounds} begun" if begun + rounds else "")
     return f"interrupted; the same command without --overwrite goes on from what is kept in {out}: {kept}"
 
 

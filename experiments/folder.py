@@ -14,8 +14,17 @@ from experiments.plain import plain
 from segjax import checkpoints
 
 RESULTS, RUNS, OPTIONS = "results.json", "runs", "options.json"
+# Endings of the files of runs under way: of one, and of several that are trained side by side.
+PART, ROUND = "part", "round"
 # What experiments write before they are finished.
-BESIDE = ("iteration-*.png", "model.safetensors", f"{RUNS}/*.safetensors", f"{RUNS}/*.part", f"{RUNS}/{OPTIONS}")
+BESIDE = (
+    "iteration-*.png",
+    "model.safetensors",
+    f"{RUNS}/*.safetensors",
+    f"{RUNS}/*.{PART}",
+    f"{RUNS}/*.{ROUND}",
+    f"{RUNS}/{OPTIONS}",
+)
 # Options that change no result.
 UNCOMPARED = ("preset", "out", "overwrite", "checkpoint_seconds", "coordinator", "num_processes", "process_id")
 # folder -> the open folder whose lock this process holds; the system drops it with the process.

@@ -50,7 +50,7 @@ class Result(NamedTuple):
 
 
 def path(options: settings.Training, run: Run, ending: str = "safetensors") -> Path:
-    """Where a finished run is kept; one under way has the ending "part"."""
+    """Where a finished run is kept; one under way has another ending."""
     label = run.label.replace(" ", "-").replace(":", ".")
     return options.out / folder.RUNS / f"{label}-seed{run.seed}.{ending}"
 

@@ -1,7 +1,7 @@
 """How runs are trained: with progress, one after the other, or side by side where there are several devices.
 
 Each run is a file under `runs/` in the folder of results, and one under way is saved from time to time and when it is
-interrupted: the same command goes on from there, bit for bit. Runs side by side are saved when they are finished alone.
+interrupted: the same command goes on from there, bit for bit.
 """
 
 import time
@@ -48,14 +48,16 @@ def train_all(
         bar = progress.add_task("", total=total, completed=done)
         for group in groups([run for run, there in zip(runs, kept, strict=True) if not there]):
             if jax.device_count() > 1 and watch is None:
-                trained = train_side_by_side(group, texture, progress, bar)
+                trained = train_side_by_side(group, options, progress, bar)
             else:
                 trained = [train(run, options, progress, bar, watch, chunk_size) for run in group]
             for finished in trained if writer else []:
                 write(path(options, finished.run), finished, texture)
                 results[finished.run] = finished
+    # Only now is what was begun of no more use.
     for run in runs if writer else []:
-        path(options, run, "part").unlink(missing_ok=True)
+        for ending in (folder.PART, folder.ROUND):
+            path(options, run, ending).unlink(missing_ok=True)
     return [results[run] for run in runs] if writer else []
 
 
@@ -75,7 +77,7 @@ def train(
     run: Run, options: settings.Training, progress: Progress, bar: Any, watch: Watch | None, chunk_size: int
 ) -> Result:
     """One run, after compiling it, or the rest of one that was interrupted."""
-    texture, file = settings.texture(options), path(options, run, "part")
+    texture, file = settings.texture(options), path(options, run, folder.PART)
     key, name = jax.random.key(run.seed), f"{run.label}, seed {run.seed}"
     progress.update(bar, description=f"{name}: compiling")
     fit = program(run, texture, chunk_size)

@@ -42,8 +42,8 @@ def finish(process):
     return process.returncode, errors
 
 
-def wait_for_a_checkpoint(out, process):
-    while not list(out.glob("runs/*.part")):
+def wait_for_a_checkpoint(out, process, ending="part"):
+    while not list(out.glob(f"runs/*.{ending}")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
 
@@ -131,6 +131,31 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tm
     last = start(tmp_path, cache=cache)
     assert "holds the results of this very command" in last.communicate(timeout=60)[0]
     assert last.returncode == 0
+
+
+def test_runs_side_by_side_go_on_to_the_same_numbers(cache, tmp_path):
+    """Three runs of each optimizer on two devices: the second round has one."""
+
+    def compare(out):
+        words = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1", "--seeds", "3"]
+        words += ["--iterations", "300", "--optimizers", "sgd", "--checkpoint-seconds", "0.01", "--out", str(out)]
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        arguments = [sys.executable, "-m", "experiments.compare_optimizers", *words]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(arguments, cwd=ROOT, env=environment, text=True, **pipes)
+
+    assert finish(compare(tmp_path / "whole")) == (0, "")
+    process = compare(tmp_path / "part")
+    wait_for_a_checkpoint(tmp_path / "part", process, "round")
+    process.send_signal(signal.SIGTERM)
+    code, said = finish(process)
+    assert code == 143
+    assert "goes on from what is kept" in said
+    assert finish(compare(tmp_path / "part")) == (0, "")
+    whole, part = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "part"))
+    assert rerun.differences(whole, part) == []
+    assert not list((tmp_path / "part").glob("runs/*.round"))
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path):
