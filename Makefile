@@ -10,7 +10,7 @@ compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -166,13 +166,16 @@ def write(
     figures["time_to_target"] = comparison.profile_figure(results, targets, f"{setting}: runs that have arrived")
     tables.append(comparison.target_table(results, targets))
     document, rows = summary.document("compare_optimizers", results)
+    rows = [{"phase": "comparison", **row} for row in rows]
     document |= comparison.document(results, targets, reference)
     if tuned:
         losses, diverged, rates = tuning.grid(tuned.results)
         title = f"Tuning on seeds {summary.listed(tuning_seeds(options))}: mean and its 95 % interval"
         figures["rate_sensitivity"] = comparison.sensitivity_figure(rates, losses, diverged, title)
         tables.append(tuning_table(tuned, candidates, options))
-        document["tuning"] = {"best_rates": tuned.best, "runs": summary.document("", tuned.results)[1]}
+        trials = summary.document("", tuned.results)[1]
+        document["tuning"] = {"best_rates": tuned.best, "runs": trials}
+        rows = [{"phase": "tuning", **row} for row in trials] + rows
     figures["predictions"] = summary.predictions(results, options)
     report = Report(
         question(__doc__), findings(results), tables, figures, warnings(options, candidates, results, tuned)

@@ -86,7 +86,7 @@ def test_same_command_same_numbers(results, tmp_path):
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory):
-    """The results of a small comparison at rates of their own."""
+    """The folder of a small comparison at rates of their own."""
     out = tmp_path_factory.mktemp("tuned")
     arguments = [
         "--optimizers",
@@ -101,15 +101,16 @@ def tuned(tmp_path_factory):
         "7",
     ]
     compare_optimizers.main(parse(*TINY, *arguments, "--tuning-seed", "8", "--out", str(out)))
-    return json.loads((out / "results.json").read_text())
+    return out
 
 
 def test_tuning_has_seeds_of_its_own(tuned):
-    trials = tuned["tuning"]["runs"]
+    document = json.loads((tuned / "results.json").read_text())
+    trials = document["tuning"]["runs"]
     assert [(run["label"], run["seed"]) for run in trials] == [("sgd 0.1", 8), ("sgd 1", 8), ("optax:lion 0.001", 8)]
     best = min(trials[:2], key=lambda run: run["final_loss"])
-    assert tuned["tuning"]["best_rates"]["sgd"]["rate"] == best["learning_rate"]
-    compared = tuned["runs"]
+    assert document["tuning"]["best_rates"]["sgd"]["rate"] == best["learning_rate"]
+    compared = document["runs"]
     assert [(run["optimizer"], run["seed"]) for run in compared] == [
         ("sgd", 7),
         ("sgd", 8),
@@ -119,8 +120,15 @@ def test_tuning_has_seeds_of_its_own(tuned):
     assert {run["learning_rate"] for run in compared} == {best["learning_rate"], 1e-3}
 
 
+def test_the_table_has_a_row_a_run_of_both_phases(tuned):
+    with (tuned / "runs.csv").open() as file:
+        rows = [(row["phase"], row["label"], row["seed"]) for row in csv.DictReader(file)]
+    assert rows[:3] == [("tuning", "sgd 0.1", "8"), ("tuning", "sgd 1", "8"), ("tuning", "optax:lion 0.001", "8")]
+    assert [row[0] for row in rows[3:]] == ["comparison"] * 4
+
+
 def test_what_is_unfair_is_said(tuned):
-    said = "\n".join(tuned["warnings"])
+    said = "\n".join(json.loads((tuned / "results.json").read_text())["warnings"])
     for words in ("2 seeds give", "best rate of sgd is the", "budgets of tuning are unequal", "flatters the choice: 8"):
         assert words in said
 
