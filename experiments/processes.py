@@ -38,7 +38,11 @@ def is_writer() -> bool:
 
 def broadcast(array: np.ndarray) -> np.ndarray:
     """The first process's array, whatever the others hold, which must be of its shape and dtype."""
-    return np.asarray(multihost_utils.broadcast_one_to_all(array)) if jax.process_count() > 1 else array
+    if jax.process_count() == 1:
+        return array
+    # As bytes: jax would make float32 of float64.
+    letters = multihost_utils.broadcast_one_to_all(np.frombuffer(array.tobytes(), np.uint8))
+    return np.frombuffer(np.asarray(letters, np.uint8).tobytes(), array.dtype).reshape(array.shape)
 
 
 @contextlib.contextmanager
@@ -54,16 +58,22 @@ def joined(options: settings.Processes) -> Iterator[None]:
     # Gloo is what joins the CPUs of several processes; other devices have means of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     by_flags = options.coordinator != "auto"
+    # jax itself would say it in fifty lines, and later.
+    patience = threading.Timer(PATIENCE_S, _give_up, args=(options,))
+    patience.daemon = True
+    patience.start()
     try:
         jax.distributed.initialize(
             options.coordinator if by_flags else None,
             options.num_processes if by_flags else None,
             options.process_id if by_flags else None,
-            initialization_timeout=PATIENCE_S,
+            initialization_timeout=2 * PATIENCE_S,
             heartbeat_timeout_seconds=HEARTBEAT_TIMEOUT_S,
         )
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the processes did not come together: {error}") from error
+    finally:
+        patience.cancel()
     connections = _connect(options.coordinator.rpartition(":")[0] if by_flags else "")
     left = threading.Event()
     for number, connection in connections.items():
@@ -100,6 +110,12 @@ def _wanted(options: settings.Processes) -> bool:
     return bool(options.coordinator)
 
 
+def _give_up(options: settings.Processes) -> NoReturn:
+    waited = f"the {options.num_processes} processes did not come together at {options.coordinator} in {PATIENCE_S} s"
+    print(f"error: {waited}; were all of them started?", file=sys.stderr, flush=True)
+    os._exit(2)
+
+
 def _connect(host: str) -> dict[int, socket.socket]:
     """process -> connection: the first process with every other, each other with the first.
 
@@ -125,7 +141,7 @@ def _connect(host: str) -> dict[int, socket.socket]:
 def _tell_address(address: str) -> str:
     """The first process's address, on all of them."""
     letters = np.frombuffer(address.encode().ljust(256), np.uint8)
-    return broadcast(letters).astype(np.uint8).tobytes().decode().strip()
+    return broadcast(letters).tobytes().decode().strip()
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

@@ -20,6 +20,11 @@ SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-siz
 SMALL += ["--optimizers", "sgd=0.01", "momentum=0.01"]
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 def by_flags(index, port):
     return ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", index], {}
 
@@ -32,9 +37,7 @@ def by_scheduler(index, port):
 
 def start(out, *arguments, join=by_flags):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    both = []
+    port, both = free_port(), []
     for index in "01":
         group, environment = join(index, port)
         both.append(
@@ -72,6 +75,7 @@ def test_two_processes_give_the_numbers_of_one(join, tmp_path):
         # Other numbers of devices sum in another order.
         np.testing.assert_allclose(first["curves"]["loss"], second["curves"]["loss"], rtol=1e-4)
         assert first["label"] == second["label"]
+        assert first["learning_rate"] == second["learning_rate"] == 0.01
         assert first["iou"] == pytest.approx(second["iou"], abs=1e-2)
 
 
@@ -123,6 +127,23 @@ def test_a_dead_process_ends_the_other(victim, how, code, tmp_path):
 def test_refuses(options, message):
     with pytest.raises(command.UsageError, match=message), processes.joined(settings.Processes(**options)):
         pytest.fail("nothing can be joined")
+
+
+@pytest.mark.parametrize("index", ["0", "1"])
+def test_a_process_does_not_wait_for_ever_to_be_joined(index, tmp_path):
+    port = free_port()
+    code = (
+        "import sys; from experiments import command, compare_optimizers as it, processes\nprocesses.PATIENCE_S = 2\n"
+    )
+    code += (
+        f"sys.argv = ['it', '--coordinator', '127.0.0.1:{port}', '--num-processes', '2', '--process-id', '{index}']\n"
+    )
+    code += f"sys.argv += ['--out', {str(tmp_path / 'out')!r}]\ncommand.run(it.main, it.Options, it.PRESETS)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2, done.stderr
+    where = f"at 127.0.0.1:{port} in 2 s; were all of them started?"
+    assert done.stderr.splitlines()[-1] == f"error: the 2 processes did not come together {where}"
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_process_is_its_own_writer():
