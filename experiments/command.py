@@ -38,6 +38,11 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
             main(parsed)
         except Interrupted as stop:
             _exit(_interrupted(getattr(parsed, "out", Path())), 128 + stop.number)
+        except RuntimeError as error:
+            # jax's error is one of many layers; only this one is the user's to mend.
+            if not (words := re.search(r"out of memory.*?(\d+ bytes)?\.", str(error), re.IGNORECASE)):
+                raise
+            _exit(f"error: {words[0].rstrip('.')}: choose smaller sizes", 1)
         except OSError as error:
             _exit(f"error: {error.filename or 'a file'}: {error.strerror}; what was kept before is as it was", 1)
     except UsageError as error:

@@ -28,7 +28,7 @@ from experiments.notebook import ADAM_RATES
 from experiments.report import Report, Table, question
 from experiments.runs import Result, Run
 from experiments.tuning import Best, Candidate
-from segjax.checks import check_count, check_positive
+from segjax.checks import check_positive
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,7 @@ def check(options: Options) -> list[Candidate]:
         command.check_name("reference", options.reference, names)
     check_positive("--target-loss", options.target_loss)
     check_positive("--target-iou", options.target_iou)
-    check_count("--tuning-seeds", options.tuning_seeds, 1)
-    check_count("--tuning-seed", options.tuning_seed, 0)
+    settings.check_seeds("tuning_seed", options.tuning_seed, "tuning_seeds", options.tuning_seeds)
     several = [candidate.optimizer for candidate in candidates if len(candidate.rates) > 1]
     if several and not options.tune:
         raise ValueError(f"--optimizers {several[0]}= must have one rate; to choose among several pass --tune")

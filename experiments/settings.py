@@ -87,14 +87,19 @@ def check(options: Any) -> None:
     for name in ("sigma1", "sigma2", "sigma", "learning_rate", "checkpoint_seconds"):
         if name in present:
             check_positive(command.flag(name), present[name])
-    for name, minimum in (("batch_size", 1), ("image_size", 2), ("iterations", 1), ("seeds", 1), ("seed", 0)):
+    for name, minimum in (("batch_size", 1), ("image_size", 2), ("iterations", 1)):
         if name in present:
             check_count(command.flag(name), present[name], minimum)
-    if options.seed + present.get("seeds", 1) > 2**32:
-        raise ValueError(f"--seed must be below 2^32 - seeds, got {options.seed}")
+    check_seeds("seed", options.seed, "seeds", present.get("seeds", 1))
     for name, known in NAMES.items():
         if name in present:
             command.check_name(name, present[name], known)
+
+
+def check_seeds(name: str, first: int, count_name: str, count: int) -> None:
+    """Says that seeds must be from 0 to 2^32 - 1, as those of `jax.random.key` are told apart."""
+    check_count(command.flag(count_name), count, 1)
+    check_count(command.flag(name), first, 0, maximum=2**32 - count)
 
 
 def texture(options: Data) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def check_count(name: str, value: int, minimum: int) -> int:
-    """Returns `value` as an int, or says that `name` must be an integer of at least `minimum`."""
+def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -> int:
+    """Returns `value` as an int, or says that `name` must be an integer from `minimum` to `maximum`."""
     try:
         if isinstance(value, bool):
             raise TypeError
@@ -23,6 +23,8 @@ def check_count(name: str, value: int, minimum: int) -> int:
         raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}") from None
     if count < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {count}")
+    if count > maximum:
+        raise ValueError(f"{name} must be an integer <= {maximum}, got {count}")
     return count
 
 

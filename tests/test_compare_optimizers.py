@@ -172,7 +172,7 @@ def test_presets_are_defaults():
         (["--iterations", "many"], "--iterations"),
         (["--seeds", "0"], "--seeds must be an integer >= 1"),
         (["--seed", "-1"], "--seed must be an integer >= 0"),
-        (["--seed", "4294967296"], "--seed must be below"),
+        (["--seed", "4294967296"], "--seed must be an integer <= 4294967293"),
         (["--batch-size", "0"], "--batch-size must be an integer >= 1"),
         (["--image-size", "1"], "--image-size must be an integer >= 2"),
         (["--sigma", "-2"], "--sigma must be a finite number > 0"),

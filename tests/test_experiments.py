@@ -131,6 +131,18 @@ def test_only_its_own_finished_folder_is_reported_again(tmp_path):
         run("reproduce_notebook", "--report-only", "--overwrite", "--out", str(tmp_path))
 
 
+def test_too_little_memory_is_one_line(monkeypatch, tmp_path, capsys):
+    script = module("compare_losses")
+    monkeypatch.setattr(command.interruption, "install", lambda: None)
+    monkeypatch.setattr("sys.argv", ["it", "--preset", "quick", "--batch-size", "100000000", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        command.run(script.main, script.Options, script.PRESETS)
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: Out of memory")
+    assert said.count("\n") == 1
+
+
 def test_deterministic_is_told_to_xla_before_it_starts(monkeypatch, tmp_path):
     script, seen = module("compare_losses"), []
     monkeypatch.setattr(command.interruption, "install", lambda: None)
