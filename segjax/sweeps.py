@@ -46,7 +46,7 @@ def sweep(
     """Runs `train(key, learning_rate, **numbers)` for every combination, paired by key: to be jitted.
 
     Memory grows with the runs that are side by side, not with their number: beside the result, nothing is kept of a run
-    that has ended.
+    that has ended. Several devices of a CPU give the bits of one with jax 0.10; with 0.12 a few last digits differ.
 
     Args:
         train: from `make_train`.
