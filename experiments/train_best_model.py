@@ -61,6 +61,8 @@ class Options(settings.Data):
     """Peak learning rate."""
     schedule: str = "warmup_cosine"
     """How the learning rate moves with the clock: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
+    covered: float = 0.5
+    """Share of the schedule that the time covers, in (0, 1]: at 0.5 a cosine ends at half its peak."""
     loss: str = "bce"
     """One of mse, bce, dice."""
     held_out: int = 256
@@ -111,6 +113,9 @@ def main(options: Options) -> None:
 def check(options: Options) -> None:
     settings.check(options)
     check_positive("--seconds", options.seconds)
+    check_positive("--covered", options.covered)
+    if options.covered > 1:
+        raise ValueError(f"--covered must be in (0, 1], got {options.covered:g}")
     check_count("--held-out", options.held_out, 1)
     if getattr(ARCHITECTURES[options.architecture], "shared_norm", False):
         raise ValueError("--architecture must have running statistics that work; those of a shared BatchNorm do not")
@@ -140,7 +145,7 @@ def train(options: Options, console: Console) -> list[Snapshot]:
         while not losses or now - begin + chunk_seconds < options.seconds:
             # The schedule covers what is left after compiling.
             share = (now - started) / max(begin + options.seconds - started, 1e-9)
-            rate = jnp.asarray(rate_at(int(share * (RESOLUTION - 1))), float)
+            rate = jnp.asarray(rate_at(int(options.covered * share * (RESOLUTION - 1))), float)
             state, history = jax.block_until_ready(fit.advance(key, state, rate, programs.CHUNK_SIZE))
             losses += np.asarray(history.loss).tolist()
             now, before = time.perf_counter(), now
