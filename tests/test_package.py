@@ -26,9 +26,12 @@ def test_public_names_exist_and_are_sorted():
     assert (Path(segjax.__file__).parent / "py.typed").exists()
 
 
-def test_readme_example_runs():
+def test_readme_examples_run():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     names = {}
-    exec(blocks[0], names)
+    # The second goes on from the first.
+    for block in blocks:
+        exec(block, names)
     assert names["histories"].loss.shape == (4, 100)
+    assert names["result"].histories.loss.shape == (4, 2, 2, 100)
