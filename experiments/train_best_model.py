@@ -61,7 +61,7 @@ class Options(settings.Data):
     """Peak learning rate."""
     schedule: str = "warmup_cosine"
     """How the learning rate moves with the clock: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
-    covered: float = 0.5
+    covered: float = 1.0
     """Share of the schedule that the time covers, in (0, 1]: at 0.5 a cosine ends at half its peak."""
     loss: str = "bce"
     """One of mse, bce, dice."""
