@@ -180,6 +180,10 @@ def _end(reason: str, dead: int, connections: dict[int, socket.socket], options:
             with contextlib.suppress(OSError):
                 connection.sendall(reason.encode())
     kept = f"the runs that were finished are kept in {options.out}, and the same commands go on from there"
-    print(f"\nerror: {reason}; {kept}", file=sys.stderr, flush=True)
+    sys.stderr.flush()
+    # jax's own threads find the other gone as well, and would say so in many lines after this one.
+    said_to = os.dup(sys.stderr.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    os.write(said_to, f"\nerror: {reason}; {kept}\n".encode())
     # The main thread waits inside of jax, where no exception reaches it.
     os._exit(1)

@@ -15,7 +15,7 @@ from segjax.schedules import SCHEDULES
 
 
 @dataclass(frozen=True)
-class Data:
+class Images:
     """What every experiment that draws images lets its user choose."""
 
     preset: str = "full"
@@ -24,10 +24,6 @@ class Data:
     """Images a batch."""
     image_size: int = 128
     """Height and width of the images, in pixels."""
-    sigma1: float = 0.2
-    """Width of the texture inside the mask, in pixels."""
-    sigma2: float = 1.2
-    """Width of the texture outside the mask, in pixels."""
     sigma: float = 25.6
     """Width of the mask's smooth field, in pixels."""
     seed: int = 0
@@ -36,6 +32,16 @@ class Data:
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False
     """Begin anew in a folder that already holds files: deletes the results and the finished runs that it holds."""
+
+
+@dataclass(frozen=True)
+class Data(Images):
+    """The same for one whose textures are the notebook's."""
+
+    sigma1: float = 0.2
+    """Width of the texture inside the mask, in pixels."""
+    sigma2: float = 1.2
+    """Width of the texture outside the mask, in pixels."""
 
 
 @dataclass(frozen=True)

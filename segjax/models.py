@@ -100,6 +100,11 @@ class UNet(nn.Module):
 
         return max(side(pixel) for pixel in range(2**self.levels))
 
+    @property
+    def multiple(self) -> int:
+        """Images whose sides are multiples of this are not padded."""
+        return 2**self.levels
+
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         """As in `SegmentationCNN`; an image whose sides are no multiple of 2^levels is padded by its edge."""
@@ -111,7 +116,7 @@ class UNet(nn.Module):
             x = Conv(features, self.kernel_size, name=f"conv_{name}")(x)
             return _batch_norm(f"norm_{name}", image.dtype, train)(nn.relu(x))
 
-        x = _pad_to_multiple(image, 2**self.levels)
+        x = _pad_to_multiple(image, self.multiple)
         skips = []
         for level in range(self.levels):
             x = block(x, self.num_channels * 2**level, f"down{level}")
@@ -152,6 +157,11 @@ class PatchCNN(nn.Module):
         """Side in pixels of the square of the image that one logit sees, the image's mean and variance aside."""
         return self.patch * (1 + (self.depth + 1) * (self.kernel_size - 1)) + _FINE_KERNEL - 1
 
+    @property
+    def multiple(self) -> int:
+        """Images whose sides are multiples of this are not padded."""
+        return self.patch
+
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         """As in `SegmentationCNN`; an image whose sides are no multiple of `patch` is padded by its edge."""
@@ -162,7 +172,7 @@ class PatchCNN(nn.Module):
             raise ValueError(f"num_channels must be a multiple of patch^2 = {self.patch**2}, got {self.num_channels}")
 
         x = _standardize(image) if self.standardize else image
-        x = _pad_to_multiple(x, self.patch)
+        x = _pad_to_multiple(x, self.multiple)
         x = nn.relu(Conv(self.num_channels // self.patch**2, _FINE_KERNEL, name="fine")(x))
         x = _batch_norm("norm_fine", image.dtype, train)(_space_to_depth(x, self.patch))
         for layer in range(1, self.depth + 1):

@@ -1,17 +1,22 @@
 """Golden arrays of PyTorch (tests/data/README.md) and what several tests share."""
 
 import os
+import signal
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 # Most of the tests' time is LLVM's. Less of its optimisation halves the whole; what XLA does before it, the form of the
 # convolutions included, stays the same. Must be set before jax is imported.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import numpy as np
 import pytest
 from hypothesis import settings
+
+# A shell that starts the tests in the background has them ignore it, and so would all processes that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
 
@@ -31,6 +36,14 @@ def load(name: str) -> dict[str, np.ndarray]:
 def under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def photograph(name: str) -> Path:
+    """One of the photographs that come with scikit-image; the test is skipped where that is not installed."""
+    found = find_spec("skimage")
+    if found is None or found.origin is None:
+        pytest.skip("needs scikit-image")
+    return Path(found.origin).parent / "data" / f"{name}.png"
 
 
 def to_nhwc(array: np.ndarray) -> np.ndarray:

@@ -33,5 +33,5 @@ def test_readme_examples_run():
     # The second goes on from the first.
     for block in blocks:
         exec(block, names)
-    assert names["histories"].loss.shape == (4, 100)
-    assert names["result"].histories.loss.shape == (4, 2, 2, 100)
+    assert names["histories"].loss.shape == (4, 50)
+    assert names["result"].histories.loss.shape == (4, 2, 2, 50)
