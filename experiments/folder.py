@@ -20,6 +20,7 @@ PART, ROUND = "part", "round"
 BESIDE = (
     "iteration-*.png",
     "model.safetensors",
+    "model-torch.safetensors",
     f"{RUNS}/*.safetensors",
     f"{RUNS}/*.{PART}",
     f"{RUNS}/*.{ROUND}",

@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, programs, runs, settings, training
+from experiments import command, folder, networks, output, programs, settings, training
 from experiments.report import Report, Table, question
 from experiments.runs import Run
 from segjax import metrics, plotting
@@ -69,7 +69,7 @@ PRESETS = {
 def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
-    loaded = runs.load_model(options.model) if options.model else None
+    loaded = networks.load_with_textures(options.model) if options.model else None
     folder.claim(options)
     console = Console()
     model, variables, texture = loaded or train(options, console)

@@ -3,13 +3,11 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 
 import segjax
 from experiments import command, folder, settings
 from segjax import checkpoints, metrics
-from segjax.models import ARCHITECTURES, from_config, to_config
 
 METRICS = {
     "accuracy": metrics.accuracy,
@@ -96,23 +94,6 @@ def diverged_at(loss: np.ndarray) -> int | None:
     if unfinite.size:
         return int(unfinite[0]) + 1
     return len(loss) if len(loss) > 1 and final_loss(loss) > 1.2 * loss[0] else None
-
-
-def save_model(path: Path, architecture: str, variables: Any, texture: dict[str, Any]) -> None:
-    """Writes a trained network as one file, with the textures that it was trained on."""
-    model = to_config(ARCHITECTURES[architecture])
-    checkpoints.save(path, variables, {"model": model, "texture": texture})
-
-
-def load_model(path: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """The network, its variables and its textures; a UsageError where the file is no such model."""
-    try:
-        variables, metadata = checkpoints.load(path)
-        return from_config(metadata["model"]), variables, metadata["texture"]
-    except OSError as error:
-        raise command.UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError) as error:
-        raise command.UsageError(f"{path} is not a model of these experiments: {error}") from error
 
 
 def write(path: Path, result: Result, texture: dict[str, Any]) -> None:

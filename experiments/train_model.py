@@ -7,7 +7,8 @@
 
 Every `--show-every` iterations the folder gets a picture `iteration-*.png` of one held-out image, its mask and the
 prediction; the notebook showed an image of the batch just trained on. At the end come the curves and
-`model.safetensors`, which `experiments.inspect_layers` and `experiments.runs.load_model` read.
+`model.safetensors`, which `experiments.inspect_layers`, `experiments.segment_image` and `experiments.networks.load`
+read.
 
 Expect SGD at this rate to be still improving after 10,000 steps. 12 to 25 minutes on 2 CPU cores; quick, 20 seconds.
 """
@@ -23,14 +24,13 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, programs, runs, settings, summary, training
+from experiments import command, folder, networks, output, programs, settings, summary, training
 from experiments.report import Report, question
 from experiments.runs import Run
 from segjax import checkpoints, plotting
 from segjax.checks import check_count
 from segjax.models import ARCHITECTURES, predict
 
-MODEL = "model.safetensors"
 # Rows of the last figure; each picture is a file of its own as well.
 MOST_ROWS = 8
 
@@ -52,6 +52,8 @@ class Options(settings.Training):
     """A name of segjax.models.ARCHITECTURES, such as notebook, separate_norm or unet."""
     show_every: int = 1000
     """Iterations between two pictures."""
+    export_torch: bool = False
+    """Also write the weights by PyTorch's names, model-torch.safetensors, for the notebook's class."""
     out: Path = Path("results/train_model")
 
 
@@ -74,7 +76,9 @@ def main(options: Options) -> None:
     with command.usage_errors():
         settings.check(options)
         check_count("--show-every", options.show_every, 1)
-    folder.claim(options)
+        networks.check(options)
+    # What is kept can be exported later.
+    folder.claim(options, free=["export_torch"])
     console = Console()
     label = f"{options.optimizer} {options.learning_rate:g}"
     run = Run(
@@ -109,7 +113,7 @@ def main(options: Options) -> None:
 
     (result,) = training.train_all([run], options, console, watch, chunk_size)
     steps = sorted({*range(options.show_every, options.iterations, options.show_every), options.iterations})
-    runs.save_model(options.out / MODEL, run.architecture, result.variables, texture)
+    saved = networks.save(options, result.variables, {"texture": texture})
 
     rows = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))]
     seen = {f"iteration {step}": checkpoints.load(shown(step))[0]["probability"] for step in rows}
@@ -125,7 +129,7 @@ def main(options: Options) -> None:
     columns = {**summary.SCORES, "accuracy_by_running_statistics": ("accuracy, running statistics", ".3f")}
     one_seed = settings.Options(seed=options.seed, seeds=1)
     table = summary.table([result], one_seed, f"{options.iterations} iterations", columns)
-    use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(options.out / MODEL)])
+    use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(saved)])
     report = Report(question(__doc__), [f"The model is saved; look inside it with: {use}"], [table], figures)
     output.finish(options, *summary.document("train_model", [result]), report, console)
 

@@ -26,6 +26,10 @@ FORMAT = 1
 _ENTRY = "segjax"
 
 
+class OfAnotherError(ValueError):
+    """A safetensors file that something else wrote."""
+
+
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
     """Writes a pytree of arrays, with metadata of JSON's types, so that a crash leaves the old file or the new one.
 
@@ -127,7 +131,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
     if end > len(content):
         raise ValueError(f"{path} is truncated: it has {len(content)} of {end} bytes")
     if not isinstance(entries, dict) or _ENTRY not in entries:
-        raise ValueError(f"{path} is a safetensors file, but not one of segjax")
+        raise OfAnotherError(f"{path} is a safetensors file, but not one of segjax")
     try:
         entry = json.loads(entries[_ENTRY])
         return {**entry}

@@ -1,5 +1,13 @@
 """The notebook's PyTorch weights to and from ours, by the names of its `state_dict`; no PyTorch is needed.
 
+    torch_weights.save("model.safetensors", variables)                               # here, and there:
+    MyFirstsCNN().load_state_dict(safetensors.torch.load_file("model.safetensors"))
+    safetensors.torch.save_model(network, "model.safetensors")                       # there, and here:
+    variables = torch_weights.load("model.safetensors")
+    model = torch_weights.model_of(variables)
+
+The names:
+
     conv{1,2,3}.0.{weight,bias}                     convolutions, (out, in, height, width) in PyTorch
     bn.{weight,bias,running_mean,running_var,...}   the shared BatchNorm, and again as conv{1,2,3}.2.*
     out.{weight,bias}                               the last convolution
@@ -7,14 +15,20 @@
 A network with one BatchNorm a layer has the same names without `bn.*`, and its own arrays in each `conv{i}.2.*`.
 """
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load as from_bytes
+from safetensors.numpy import save as to_bytes
 
+from segjax import checkpoints
 from segjax.checks import check_variables
-from segjax.models import Variables
+from segjax.models import SegmentationCNN, Variables
 
 _LAYERS = (1, 2, 3)
 # (ours in its collection, PyTorch's)
@@ -75,6 +89,44 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
         arrays |= {f"{theirs}.{other}": np.array(batch_stats[ours][name]) for name, other in _NORM_STATS}
         arrays[f"{theirs}.num_batches_tracked"] = np.array(num_batches_tracked, np.int64)
     return arrays
+
+
+def load(path: str | os.PathLike[str]) -> Variables:
+    """The variables in a safetensors file of the notebook's state_dict, as `safetensors.torch` writes it.
+
+    `save_file` wants a copy of the arrays that share memory; `save_model` leaves out all names but one of the shared
+    BatchNorm, and is read as well.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is no safetensors file, or holds another state_dict.
+    """
+    try:
+        arrays = from_bytes(Path(path).read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    return from_state_dict(arrays)
+
+
+def save(path: str | os.PathLike[str], variables: Variables, num_batches_tracked: int = 0) -> None:
+    """Writes `to_state_dict` as a safetensors file, whole or not at all, for the notebook's `load_state_dict`.
+
+    With one BatchNorm a layer the file has no `bn.*`, and is for a class that has them so too.
+
+    Raises:
+        OSError: if the file cannot be written.
+        TypeError, ValueError: as `to_state_dict`.
+    """
+    checkpoints.write(path, to_bytes(to_state_dict(variables, num_batches_tracked)))
+
+
+def model_of(variables: Variables) -> SegmentationCNN:
+    """The network that variables of `from_state_dict` are of."""
+    check_variables(variables)
+    if "conv1" not in (params := variables["params"]):
+        raise ValueError(f"variables must be of a SegmentationCNN, got the layers {sorted(params)}")
+    size, _, _, num_channels = params["conv1"]["kernel"].shape
+    return SegmentationCNN(num_channels, size, shared_norm="norm" in params)
 
 
 def _convolutions() -> list[tuple[str, str]]:

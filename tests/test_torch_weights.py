@@ -4,8 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import under
+from safetensors.numpy import load_file, save_file
 
 import segjax
+from segjax import torch_weights
 from segjax.torch_weights import from_state_dict, to_state_dict
 
 
@@ -58,26 +60,96 @@ def test_refuses_another_depth():
         to_state_dict(variables)
 
 
-def test_pytorch_agrees(state):
-    """The notebook's own layers, loaded from our arrays, predict what we predict."""
+def test_a_file_there_and_back_is_identical(state, tmp_path):
+    variables, path = from_state_dict(state), tmp_path / "model.safetensors"
+    torch_weights.save(path, variables, num_batches_tracked=90)
+    chex.assert_trees_all_equal(torch_weights.load(path), variables)
+    arrays = load_file(path)
+    assert arrays.keys() == state.keys()
+    assert arrays["bn.num_batches_tracked"] == 90
+    assert arrays["conv2.2.num_batches_tracked"].dtype == np.int64
+
+
+def test_names_that_share_an_array_may_be_left_out(state, tmp_path):
+    # As `safetensors.torch.save_model` does: the first of the names, in their order, stays.
+    kept = {name: array for name, array in state.items() if ".2." not in name}
+    save_file(kept, tmp_path / "model.safetensors")
+    chex.assert_trees_all_equal(torch_weights.load(tmp_path / "model.safetensors"), from_state_dict(state))
+
+
+def test_the_network_is_told_by_its_variables(state):
+    assert torch_weights.model_of(from_state_dict(state)) == segjax.SegmentationCNN()
+    model = segjax.SegmentationCNN(num_channels=3, kernel_size=7, shared_norm=False)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    assert torch_weights.model_of(from_state_dict(to_state_dict(variables))) == model
+    with pytest.raises(ValueError, match="variables must be of a SegmentationCNN"):
+        torch_weights.model_of(segjax.UNet().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+
+
+def test_what_is_no_such_file_is_said(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="model.safetensors is not a safetensors file"):
+        torch_weights.load(path)
+    with pytest.raises(OSError, match="No such file"):
+        torch_weights.load(tmp_path / "absent")
+
+
+def notebook_s_network(torch):
+    """The notebook's MyFirstsCNN: the names and shapes of its layers, and what it does to an image."""
+
+    class MyFirstsCNN(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.bn = torch.nn.BatchNorm2d(16)
+            for number, channels in enumerate((1, 16, 16), start=1):
+                convolution = torch.nn.Conv2d(channels, 16, 5, padding=2)
+                setattr(self, f"conv{number}", torch.nn.Sequential(convolution, torch.nn.ReLU(), self.bn))
+            self.out = torch.nn.Conv2d(16, 1, 5, padding=2)
+
+        def forward(self, x):
+            return torch.sigmoid(self.out(self.conv3(self.conv2(self.conv1(x)))))
+
+    return MyFirstsCNN()
+
+
+def probabilities(variables, image, train=True):
+    model = torch_weights.model_of(variables)
+    logits, _ = model.apply(variables, np.moveaxis(image, 1, -1), train=train, mutable=["batch_stats"])
+    return np.moveaxis(jax.nn.sigmoid(logits), -1, 1)
+
+
+def test_pytorch_loads_our_file_and_agrees(state, tmp_path):
     torch = pytest.importorskip("torch")
-    arrays = {name: torch.from_numpy(array) for name, array in to_state_dict(from_state_dict(state)).items()}
-    norm = torch.nn.BatchNorm2d(16)
-    layers = [
-        torch.nn.Sequential(torch.nn.Conv2d(channels, 16, 5, padding=2), torch.nn.ReLU(), norm)
-        for channels in (1, 16, 16)
-    ]
-    network = torch.nn.Sequential()
-    for name, module in zip(("bn", "conv1", "conv2", "conv3"), (norm, *layers), strict=True):
-        network.add_module(name, module)
-    network.add_module("out", torch.nn.Conv2d(16, 1, 5, padding=2))
-    network.load_state_dict(arrays)
+    from safetensors.torch import load_file
+
+    variables = from_state_dict(state)
+    torch_weights.save(tmp_path / "model.safetensors", variables)
+    network = notebook_s_network(torch)
+    network.load_state_dict(load_file(tmp_path / "model.safetensors"))
     image = np.random.default_rng(0).uniform(size=(2, 1, 20, 20)).astype(np.float32)
-    theirs = torch.from_numpy(image)
+    for train in (False, True):
+        with torch.no_grad():
+            theirs = network.train(train)(torch.from_numpy(image)).numpy()
+        np.testing.assert_allclose(probabilities(variables, image, train), theirs, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("save_model", [False, True])
+def test_we_load_pytorch_s_file_and_agree(save_model, tmp_path):
+    torch = pytest.importorskip("torch")
+    import safetensors.torch
+
+    torch.manual_seed(0)
+    network, path = notebook_s_network(torch), tmp_path / "model.safetensors"
+    image = np.random.default_rng(0).uniform(size=(2, 1, 20, 20)).astype(np.float32)
     with torch.no_grad():
-        for name in ("conv1", "conv2", "conv3", "out"):
-            theirs = getattr(network, name)(theirs)
-    ours, _ = segjax.SegmentationCNN().apply(
-        from_state_dict(state), np.moveaxis(image, 1, -1), train=True, mutable=["batch_stats"]
-    )
-    np.testing.assert_allclose(np.moveaxis(ours, -1, 1), theirs.numpy(), rtol=1e-4, atol=1e-4)
+        # One step in training mode moves the running statistics from where they began.
+        theirs = network(torch.from_numpy(image)).numpy()
+        evaluated = network.eval()(torch.from_numpy(image)).numpy()
+    if save_model:
+        safetensors.torch.save_model(network, path)
+    else:
+        safetensors.torch.save_file({name: array.clone() for name, array in network.state_dict().items()}, path)
+    variables = torch_weights.load(path)
+    np.testing.assert_allclose(probabilities(variables, image), theirs, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(probabilities(variables, image, train=False), evaluated, rtol=0, atol=1e-5)

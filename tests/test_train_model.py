@@ -6,12 +6,11 @@ import shlex
 import subprocess
 import sys
 
+import chex
 import jax
-import numpy as np
 import pytest
 
-from experiments import command, inspect_layers, programs, runs, train_best_model, train_model
-from segjax import predict
+from experiments import command, inspect_layers, networks, programs, runs, train_model
 
 SMALL = ["--iterations", "10", "--show-every", "4", "--image-size", "16", "--architecture", "kernel_3"]
 
@@ -49,22 +48,12 @@ def test_several_devices_show_the_same_pictures(trained, tmp_path):
 
 def test_the_saved_model_scores_what_the_trained_one_did(trained):
     out, document = trained
-    model, variables, texture = runs.load_model(out / "model.safetensors")
+    model, variables, texture = networks.load_with_textures(out / "model.safetensors")
     counts, running, losses = jax.jit(lambda variables: programs.held_out(model, texture, variables))(variables)
     row = document["runs"][0]
     assert float(runs.METRICS["accuracy"](counts)) == row["accuracy"]
     assert float(runs.METRICS["accuracy"](running)) == row["accuracy_by_running_statistics"]
     assert float(losses["bce"]) == pytest.approx(row["held_out_bce"], rel=1e-6)
-
-
-def test_reloading_gives_identical_predictions(tmp_path):
-    batch = programs.held_out_batch({"batch_size": 2, "image_size": 16, "sigma": 4.0})
-    for name in ("patch", "unet", "separate_norm"):
-        model = programs.ARCHITECTURES[name]
-        variables = model.init(jax.random.key(1), batch.image)
-        runs.save_model(tmp_path / "model.safetensors", name, variables, {})
-        again, loaded, _ = runs.load_model(tmp_path / "model.safetensors")
-        np.testing.assert_array_equal(predict(again, loaded, batch.image), predict(model, variables, batch.image))
 
 
 def test_the_printed_command_uses_the_model(trained, tmp_path):
@@ -76,18 +65,17 @@ def test_the_printed_command_uses_the_model(trained, tmp_path):
     assert {row["layer"] for row in document["removals"]} == {"", "conv1", "conv2", "conv3", "out"}
 
 
-def test_the_best_model_is_the_last_and_tells_how_it_grew(tmp_path):
-    document = run(train_best_model, tmp_path, "--seconds", "4", "--image-size", "16", "--held-out", "12")
-    rows = document["snapshots"]
-    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
-    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
-    model, variables, texture = runs.load_model(tmp_path / "model.safetensors")
-    options = command.parse(
-        train_best_model.Options,
-        train_best_model.PRESETS,
-        ["--preset", "quick", "--image-size", "16", "--held-out", "12"],
-    )
-    assert texture["image_size"] == 16
-    last = train_best_model.Snapshot(0.0, 1, 0.0, variables)
-    assert train_best_model.judge(options, [last], train_best_model.Console(quiet=True))[0]["iou"] == rows[-1]["iou"]
-    assert model == programs.ARCHITECTURES["patch"]
+def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
+    run(train_model, tmp_path, *SMALL, "--architecture", "notebook")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert not (tmp_path / "model-torch.safetensors").exists()
+    run(train_model, tmp_path, *SMALL, "--architecture", "notebook", "--export-torch")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    ours, theirs = (networks.load(tmp_path / f"model{ending}.safetensors") for ending in ("", "-torch"))
+    assert ours.model == theirs.model
+    chex.assert_trees_all_equal(ours.variables, theirs.variables)
+
+
+def test_what_pytorch_has_no_names_for_is_not_exported(tmp_path):
+    with pytest.raises(command.UsageError, match="--export-torch needs an --architecture of: notebook, separate_norm"):
+        run(train_model, tmp_path, "--architecture", "patch", "--export-torch")
