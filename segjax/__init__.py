@@ -3,8 +3,10 @@
 A tour, in the order in which data walks through the package:
 
     textures       generate_data(key) -> Batch(image, mask): two textures split by a random smooth mask
+    exemplars      generate_crops(key, first, second): the same of two photographs; import it by its name
     convolution    conv2d: the convolution, fed to XLA so that loops and vmap stay fast
     models         SegmentationCNN, UNet: image -> logits; predict, count_parameters, parameter_table
+    tiling         segment: a picture of any size in bounded memory; import it by its name
     losses         (logits, mask) -> a loss for each example
     metrics        additive counts, then accuracy, IoU, precision, recall, F1 and the notebook's agreement
     optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam as PyTorch defines them; by_name for any of optax

@@ -30,6 +30,15 @@ def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -
 
 def check_positive(name: str, value: jax.typing.ArrayLike) -> None:
     """Says that `name` must be one finite number above 0, unless it is or is being traced."""
+    _check_number(name, value, "a finite number > 0", lambda number: math.isfinite(number) and number > 0)
+
+
+def check_share(name: str, value: jax.typing.ArrayLike) -> None:
+    """Says that `name` must be one number from 0 to 1, without 1, unless it is or is being traced."""
+    _check_number(name, value, "a number in [0, 1)", lambda number: 0 <= number < 1)
+
+
+def _check_number(name: str, value: jax.typing.ArrayLike, allowed: str, fits: Callable[[float], bool]) -> None:
     if isinstance(value, jax.core.Tracer):
         if value.shape:
             raise ValueError(f"{name} must be a single number, got an array of shape {value.shape}")
@@ -39,9 +48,9 @@ def check_positive(name: str, value: jax.typing.ArrayLike) -> None:
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
-        raise TypeError(f"{name} must be a finite number > 0, got {value!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be a finite number > 0, got {number}")
+        raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
+    if not fits(number):
+        raise ValueError(f"{name} must be {allowed}, got {number}")
 
 
 def check_key(key: jax.Array) -> None:

@@ -90,9 +90,9 @@ def compose_batch(
         raise TypeError(f"noise must be of a floating dtype, got {dtype}")
 
     region, inside, outside = noise
-    mask = _blur(region, sigma) > 0
-    texture = jnp.where(mask, _blur(inside, sigma1), _blur(outside, sigma2))
-    image = _rescale(_blur(texture, EDGE_SIGMA))
+    mask = blur(region, sigma) > 0
+    texture = jnp.where(mask, blur(inside, sigma1), blur(outside, sigma2))
+    image = rescale(blur(texture, EDGE_SIGMA))
     return Batch(image[..., None], mask.astype(dtype)[..., None])
 
 
@@ -117,8 +117,8 @@ def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.d
     return jax.nn.softmax(-0.5 * excess / sigma / sigma)
 
 
-def _blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
-    """Cross-correlates each (n, n) field with the n x n Gaussian, zero-padded to the same size as PyTorch does."""
+def blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
+    """Cross-correlates each (n, n) field of (batch, n, n) with the n x n Gaussian, zero-padded as PyTorch does."""
     size = fields.shape[-1]
     profile = _gaussian_profile(size, sigma, fields.dtype)
     # out[i] = sum_k in[i + k - left] profile[k], so row i of the banded matrix holds profile[j - i + left].
@@ -128,8 +128,8 @@ def _blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
     return jnp.einsum("ij,bjk,lk->bil", band, fields, band, precision=lax.Precision.HIGHEST)
 
 
-def _rescale(images: jax.Array) -> jax.Array:
-    """Maps each image's minimum to 0 and its maximum to 1."""
+def rescale(images: jax.Array) -> jax.Array:
+    """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1."""
     images = images - images.min(axis=(-2, -1), keepdims=True)
     peak = images.max(axis=(-2, -1), keepdims=True)
     return images / jnp.where(peak > 0, peak, 1)

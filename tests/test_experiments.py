@@ -9,8 +9,11 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from conftest import DATA
 
 from experiments import command
+
+TWO = ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png")]
 
 # name -> (what makes the quick preset small enough for a test, its figures)
 EXPERIMENTS = {
@@ -38,6 +41,10 @@ EXPERIMENTS = {
         {"kernels_conv1", "kernels_out", "features_conv1", "features_out", "removal"},
     ),
     "train_best_model": (["--seconds", "3", "--held-out", "8"], {"quality_over_time", "predictions"}),
+    "learn_textures": (
+        ["--seconds", "3", "--held-out", "8", *TWO],
+        {"quality_over_time", "predictions", "training_images"},
+    ),
     "reproduce_notebook": (
         ["--iterations", "3", "--long-iterations", "6", "--image-size", "16", "--sigma", "4", "--seeds", "1"],
         {"published_losses", "optimizers", "adam_rates"},

@@ -1,0 +1,121 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import segjax
+from segjax import exemplars
+from segjax.exemplars import generate_crops, mix_crops
+
+KEY = jax.random.key(0)
+FIRST, SECOND = jax.random.uniform(jax.random.key(1), (2, 20, 30))
+SMALL = {"first": FIRST, "second": SECOND, "batch_size": 2, "image_size": 16, "sigma": 4.0}
+
+
+def test_images_and_masks_keep_their_range():
+    batch = generate_crops(KEY, **SMALL)
+    chex.assert_shape(batch, (2, 16, 16, 1))
+    chex.assert_tree_all_finite(batch)
+    np.testing.assert_array_equal(batch.image.min(axis=(1, 2, 3)), 0)
+    np.testing.assert_array_equal(batch.image.max(axis=(1, 2, 3)), 1)
+    assert set(np.unique(batch.mask)) == {0.0, 1.0}
+
+
+def test_pure_function_of_the_key():
+    first = generate_crops(KEY, **SMALL)
+    chex.assert_trees_all_equal(first, generate_crops(KEY, **SMALL))
+    other = generate_crops(jax.random.key(1), **SMALL)
+    assert np.any(first.image != other.image)
+    assert np.any(first.mask != other.mask)
+
+
+def test_jit_and_vmap_change_nothing():
+    generate = jax.jit(partial(generate_crops, **SMALL))
+    chex.assert_trees_all_close(generate(KEY), generate_crops(KEY, **SMALL), atol=1e-6)
+    keys = jax.random.split(KEY, 3)
+    batches = jax.vmap(generate)(keys)
+    for index in range(3):
+        single = jax.tree.map(lambda leaf, i=index: leaf[i], batches)
+        chex.assert_trees_all_close(single, generate(keys[index]), atol=1e-6)
+
+
+def test_a_crop_is_laid_down_in_each_of_eight_ways():
+    # As large as the image, an exemplar has one place to be cut from.
+    square = np.arange(16.0, dtype=np.float32).reshape(4, 4)
+    batch = generate_crops(KEY, square, square, batch_size=400, image_size=4, sigma=4.0, contrast=0)
+    ways = [np.rot90(turned, quarter) / 15 for turned in (square, square.T) for quarter in range(4)]
+    whole = [image for image, mask in zip(batch.image[..., 0], batch.mask, strict=True) if np.ptp(mask) == 0]
+    seen = {way for image in whole for way in range(8) if np.allclose(image, ways[way], atol=1e-6)}
+    assert seen == set(range(8))
+    assert all(any(np.allclose(image, way, atol=1e-6) for way in ways) for image in whole)
+
+
+def test_every_place_of_an_exemplar_is_cut():
+    # Three neighbours on a parabola tell by the place of the middle one between the two others where they are from.
+    parabola = np.broadcast_to(np.arange(6, dtype=np.float32), (3, 6)) ** 2
+    batch = generate_crops(KEY, parabola, parabola, batch_size=200, image_size=3, sigma=3.0, contrast=0)
+    whole = [image for image, mask in zip(batch.image, batch.mask, strict=True) if np.ptp(mask) == 0]
+    places = [((k + 1) ** 2 - k**2) / ((k + 2) ** 2 - k**2) for k in range(4)]
+    assert {round(float(np.median(image)), 4) for image in whole} == {round(place, 4) for place in places}
+
+
+def test_contrast_scales_a_crop_about_its_exemplar_s_mean():
+    plain, changed = (exemplars._crops(KEY, FIRST, 200, 16, contrast) - FIRST.mean() for contrast in (0.0, 0.3))
+    factors = changed.std(axis=(1, 2)) / plain.std(axis=(1, 2))
+    np.testing.assert_allclose(changed, factors[:, None, None] * plain, atol=1e-5)
+    assert factors.min() == pytest.approx(0.7, abs=0.02)
+    assert factors.max() == pytest.approx(1.3, abs=0.02)
+
+
+def test_away_from_the_edge_pixels_are_the_photographs():
+    mask = jnp.ones((1, 40, 40), bool).at[:, :, 20:].set(False)
+    first, second = jax.random.uniform(jax.random.key(2), (2, 1, 40, 40))
+    first = first.at[0, 0, 0].set(-1.0)
+    second = second.at[0, 0, -1].set(3.0)
+    batch = mix_crops(mask, first, second)
+    np.testing.assert_array_equal(batch.mask[..., 0], mask)
+    # The darkest and the brightest pixel are far from the edge, so the scale is known.
+    np.testing.assert_allclose(batch.image[0, :, :14, 0], (first[0, :, :14] + 1) / 4, atol=1e-6)
+    np.testing.assert_allclose(batch.image[0, :, 26:, 0], (second[0, :, 26:] + 1) / 4, atol=1e-6)
+    # At the edge both count, by weights that mirror each other.
+    weights = mix_crops(mask, jnp.ones_like(first), jnp.zeros_like(second)).image[0, 5, :, 0]
+    np.testing.assert_allclose(weights + weights[::-1], 1, atol=1e-3)
+    assert np.all(np.diff(weights) <= 1e-6)
+
+
+def test_trains_by_the_same_path():
+    model = segjax.SegmentationCNN(num_channels=4, kernel_size=3)
+    bright, dark = np.full((20, 20), 0.9, np.float32), np.full((20, 20), 0.1, np.float32)
+    train = segjax.make_train(
+        model, num_steps=30, generate=generate_crops, first=bright, second=dark, batch_size=2, image_size=16
+    )
+    _, history = jax.jit(train)(KEY, 1e-2, sigma=3.0)
+    assert np.mean(history.loss[-5:]) < 0.5 * np.mean(history.loss[:5])
+
+
+def test_dtype_follows_the_exemplars(x64):
+    wide = {**SMALL, "first": jnp.asarray(FIRST, jnp.float64), "second": jnp.asarray(SECOND, jnp.float64)}
+    assert generate_crops(KEY, **wide).image.dtype == jnp.float64
+    assert generate_crops(KEY, **SMALL).image.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "message"),
+    [
+        (ValueError, {"image_size": 21}, r"first must have shape \(height, width\), both at least 21, got \(20, 30\)"),
+        (ValueError, {"second": SECOND[None]}, "second must have shape"),
+        (TypeError, {"second": np.zeros((20, 20), np.uint8)}, "second must be of a floating dtype"),
+        (TypeError, {"first": [[1.0]]}, "first must be an array"),
+        (ValueError, {"contrast": 1.0}, r"contrast must be a number in \[0, 1\)"),
+        (ValueError, {"contrast": -0.1}, "contrast must be"),
+        (ValueError, {"contrast": float("nan")}, "contrast must be"),
+        (ValueError, {"sigma": 0.0}, "sigma must be a finite number > 0"),
+        (ValueError, {"batch_size": 0}, "batch_size must be an integer >= 1"),
+    ],
+)
+def test_refuses(error, options, message):
+    with pytest.raises(error, match=message):
+        generate_crops(KEY, **{**SMALL, **options})

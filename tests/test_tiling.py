@@ -1,0 +1,128 @@
+import jax
+import numpy as np
+import pytest
+
+import segjax
+from segjax import tiling
+from segjax.models import PatchCNN
+from segjax.textures import rescale
+
+KEY = jax.random.key(0)
+NETWORKS = {
+    "separate": segjax.SegmentationCNN(num_channels=2, kernel_size=3, shared_norm=False),
+    "even kernel": segjax.SegmentationCNN(num_channels=2, kernel_size=4, shared_norm=False, depth=2),
+    "unet": segjax.UNet(num_channels=2),
+    "patch": PatchCNN(num_channels=4, depth=2, standardize=False),
+}
+
+
+def picture(height, width):
+    return np.random.default_rng(0).uniform(size=(height, width)).astype(np.float32)
+
+
+def some_variables(model):
+    """Weights large enough for probabilities all over (0, 1)."""
+    variables = model.init(KEY, picture(8, 8)[None, ..., None])
+    return {**variables, "params": jax.tree.map(lambda leaf: 2 * leaf, variables["params"])}
+
+
+def at_once(model, variables, image):
+    return np.asarray(jax.nn.sigmoid(segjax.predict(model, variables, image[None, ..., None])))[0, ..., 0]
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(("size", "tile_size"), [((61, 90), 16), ((90, 61), 7), ((61, 61), 200), ((5, 70), 16)])
+def test_tiles_give_what_the_whole_gives(name, size, tile_size):
+    model, image = NETWORKS[name], picture(*size)
+    variables = some_variables(model)
+    whole = at_once(model, variables, image)
+    assert np.ptp(whole) > 0.1
+    seen = []
+    tiled = tiling.predict_tiled(model, variables, image, tile_size, lambda done, total: seen.append((done, total)))
+    assert tiled.dtype == np.float32
+    np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
+    assert seen == [(number, len(seen)) for number in range(1, len(seen) + 1)]
+
+
+def test_all_tiles_of_a_picture_are_one_program():
+    model, shapes = NETWORKS["patch"], set()
+
+    class Spy:
+        receptive_field, multiple, init = model.receptive_field, model.multiple, model.init
+
+        def apply(self, variables, window, train):
+            shapes.add(window.shape)
+            return model.apply(variables, window, train=train)
+
+    tiling.predict_tiled(Spy(), some_variables(model), picture(100, 133), 32)
+    assert len(shapes) == 1
+
+
+@pytest.mark.parametrize("model", [NETWORKS["separate"], PatchCNN(num_channels=4, depth=2)])
+def test_a_picture_of_the_training_size_is_seen_as_in_training(model):
+    variables, image = some_variables(model), 7 * picture(48, 48) - 3
+    seen = tiling.segment(model, variables, image, image_size=48, tile_size=16)
+    np.testing.assert_allclose(seen, at_once(model, variables, np.asarray(rescale(image))), atol=2e-4)
+
+
+def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
+    model = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
+    variables, image = some_variables(model), picture(30, 30)
+    np.testing.assert_allclose(
+        tiling.predict_tiled(model, variables, image, 64), at_once(model, variables, image), atol=1e-6
+    )
+
+
+def test_level_ignores_one_spot():
+    image = picture(100, 100)
+    image[50, 50] = 1e6
+    levelled = tiling.level(image, 20)
+    assert levelled.dtype == np.float32
+    assert np.percentile(levelled, 1) == pytest.approx(0, abs=0.05)
+    assert np.percentile(levelled, 99) == pytest.approx(1, abs=0.05)
+
+
+def test_level_of_one_square_is_rescale():
+    image = picture(20, 20)
+    np.testing.assert_allclose(tiling.level(image, 20), rescale(image), atol=1e-6)
+    # Smaller than that, too; and no scale changes it.
+    np.testing.assert_allclose(tiling.level(5 * image - 2, 99), rescale(image), atol=1e-5)
+    whole_numbers = (255 * image).astype(np.uint8)
+    np.testing.assert_allclose(tiling.level(whole_numbers, 20), rescale(whole_numbers / np.float32(1)), atol=1e-6)
+
+
+def test_level_of_a_constant_is_zero():
+    np.testing.assert_array_equal(tiling.level(np.full((30, 20), 7), 10), 0)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((4, 4, 3)), r"image must have shape \(height, width\), got \(4, 4, 3\)"),
+        (np.zeros((0, 4)), "image must have shape"),
+        (np.full((4, 4), np.nan), "image must be of real, finite numbers"),
+        (np.full((4, 4), 1j), "image must be of real, finite numbers"),
+    ],
+)
+def test_refuses_what_is_no_picture(image, message):
+    model = NETWORKS["separate"]
+    for function in (tiling.segment, tiling.predict_tiled):
+        with pytest.raises(ValueError, match=message):
+            function(model, some_variables(model), image)
+
+
+def test_refuses_other_arguments():
+    model, image = NETWORKS["separate"], picture(8, 8)
+    variables = some_variables(model)
+    with pytest.raises(ValueError, match="tile_size must be an integer >= 1"):
+        tiling.segment(model, variables, image, tile_size=0)
+    with pytest.raises(ValueError, match="image_size must be an integer >= 1"):
+        tiling.segment(model, variables, image, image_size=0)
+    with pytest.raises(TypeError, match="model must be a Flax Linen module"):
+        tiling.predict_tiled(None, variables, image)
+
+    class Blind:
+        init = apply = model.apply
+
+    with pytest.raises(ValueError, match="model must have a receptive_field"):
+        tiling.predict_tiled(Blind(), variables, image)
