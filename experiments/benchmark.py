@@ -1,47 +1,39 @@
-"""What do our choices cost and save here? Ratios, each measured in one run, so that a noisy machine matters less.
+"""What do our choices cost and save on this machine? Every time beside its peers, in one run: noise matters less so.
 
     python -m experiments.benchmark                    the notebook's sizes
     python -m experiments.benchmark --preset quick     32 x 32, few repeats: shows that it works
 
-- a batch by banded matrix products against the notebook's dense convolutions (PyTorch's where it is installed);
-- an iteration inside the compiled loop against a jitted step with the generation outside;
-- a sweep of 4 runs, by `segjax.sweep` and by a plain `jax.vmap`, against 4 single runs.
+- a batch, a training step on a batch that is there, and a whole iteration: ours, naive JAX, and PyTorch where it is
+  installed (`pip install -e ".[torch]"`), as the notebook writes it and tuned;
+- many runs in one program, in training steps a second, and its memory;
+- the time from a command to its first step, and the peak of memory, in processes of their own;
+- the step against the device's limit: the rates of a matrix product and of a copy, measured here;
+- how the cost of a step grows with image size, batch, width and number of steps.
 
-Expect at least 1000, at most 1.1, at most 1.1 and at most 1.5. Takes about 4 minutes on 2 CPU cores.
+Medians over repeats, taken in turns, with their range; compilation is reported apart. Expect the notebook's iteration
+to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
 """
 
-import statistics
-import time
-import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from rich.console import Console
-from rich.progress import track
 
 import segjax
-from experiments import command, folder, output
+from experiments import command, contenders, first_step, folder, limits, output, timing
+from experiments.limits import Limits, Work
 from experiments.report import Report, Table, question
+from experiments.timing import Program, Timing
 from segjax import plotting
-from segjax.checks import check_count
-from segjax.optimizers import adam
-from segjax.training import train_step
-
-RUNS, RATE, SIGMAS = 4, 1e-3, (0.2, 1.2)
-DENSE = "dense generation"
+from segjax.checks import check_count, check_positive
 
 
 @dataclass(frozen=True)
 class Options:
-    """Measures speed as ratios, medians over repeats, compilation left out."""
+    """Measures times, rates and memory, ours beside those of others."""
 
     preset: Literal["notebook", "quick"] = "notebook"
     """Defaults of all other options: the notebook's sizes, or small ones."""
@@ -50,142 +42,244 @@ class Options:
     batch_size: int = 8
     """Images a batch."""
     steps: int = 5
-    """Training steps in each measurement."""
+    """Training steps in each measurement, 2 in those of many runs."""
+    runs: tuple[int, ...] = (1, 4, 16, 64)
+    """Numbers of runs in one program."""
     repeats: int = 5
     """Measurements of each, taken in turns; the median counts."""
+    budget: float = 20.0
+    """Seconds that the measurements of one program may take; a slow one gets fewer repeats, at least one."""
+    torch: bool = True
+    """Measure PyTorch as well, where it is installed."""
+    growth: bool = True
+    """Measure how the cost grows with the sizes."""
     out: Path = Path("results/benchmark")
     """Folder for the figure, report.html, results.json and runs.csv."""
     overwrite: bool = False
     """Begin anew in a folder that already holds files: deletes the results that it holds."""
 
 
-PRESETS = {"notebook": Options(), "quick": Options(preset="quick", image_size=32, steps=2, repeats=2)}
-
-# name -> (numerator, denominator, goal)
-RATIOS = {
-    "dense generation / ours": (DENSE, "generation", "at least 1000"),
-    "loop / step + generation": ("iteration in the loop", "step + generation", "at most 1.1"),
-    "sweep of 4 / 4 single runs": ("sweep of 4 runs", "4 single runs", "at most 1.05"),
-    "sweep of 4, side by side / 4 single runs": ("sweep of 4 runs, side by side", "4 single runs", "none"),
-    "vmap of 4 / 4 single runs": ("vmap of 4 runs", "4 single runs", "at most 1.5"),
+PRESETS = {
+    "notebook": Options(),
+    "quick": Options(
+        preset="quick", image_size=32, steps=2, runs=(1, 4), repeats=2, budget=5.0, torch=False, growth=False
+    ),
 }
+SWEEP_STEPS = 2
+PARTS = ("generation", "step", "iteration", "sweep")
+
+
+class Ratio(NamedTuple):
+    """A quotient of two medians and what it should be; `above` where it should be at least that."""
+
+    name: str
+    over: tuple[str, str]
+    under: tuple[str, str]
+    goal: float | None
+    above: bool
+    # The platform that the goal is for; None for all.
+    platform: str | None = None
+
+
+OURS, NOTEBOOK, TUNED = "ours", "PyTorch, the notebook", "PyTorch, tuned"
+CHANNELS_LAST, DENSE = "PyTorch, eager, channels_last", "naive JAX: dense convolutions"
+NAIVE_LOOP = "naive JAX: plain convolutions in the loop"
+RATIOS = (
+    Ratio("dense generation / ours", ("generation", NOTEBOOK), ("generation", OURS), 1000, True, "cpu"),
+    Ratio("dense generation in JAX / ours", ("generation", DENSE), ("generation", OURS), None, True),
+    Ratio(
+        "PyTorch's separable generation / ours", ("generation", "PyTorch, separable"), ("generation", OURS), None, True
+    ),
+    Ratio("the notebook's iteration / ours", ("iteration", NOTEBOOK), ("iteration", OURS), 100, True),
+    Ratio("naive iteration in JAX / ours", ("iteration", NAIVE_LOOP), ("iteration", OURS), None, True),
+    Ratio("tuned PyTorch's iteration / ours", ("iteration", TUNED), ("iteration", OURS), 2, True, "gpu"),
+    Ratio("loop / step by step", ("iteration", OURS), ("iteration", "ours, step by step"), 1.1, False),
+    Ratio("step / PyTorch's, channels_last", ("step", OURS), ("step", CHANNELS_LAST), 1, False, "cpu"),
+    Ratio("step / tuned PyTorch's", ("step", OURS), ("step", TUNED), None, False),
+)
 
 
 def main(options: Options) -> None:
     with command.usage_errors():
         for name, minimum in (("image_size", 2), ("batch_size", 1), ("steps", 1), ("repeats", 1)):
             check_count(command.flag(name), getattr(options, name), minimum)
+        check_positive("--budget", options.budget)
+        for number in options.runs:
+            check_count("--runs", number, 1)
+        if not options.runs or len(set(options.runs)) < len(options.runs):
+            raise ValueError(f"--runs must be different numbers, at least one, got {options.runs}")
     folder.claim(options)
     console = Console()
-    seconds = measure(programs(options), options.repeats, console)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ratios = {name: medians[over] / medians[under] for name, (over, under, _) in RATIOS.items()}
-    rows = [
-        {"program": name, "repeat": repeat, "seconds": value}
-        for name, values in seconds.items()
-        for repeat, value in enumerate(values)
+    torch = options.torch and contenders.torch_is_installed()
+    device = limits.measured(console, options.repeats)
+    # Before this process fills the memory.
+    starts = first_steps(options, torch, console)
+    times = measure(options, torch, console)
+    work = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
+    ratios = quotients(times, options)
+    bound = limits.as_dict(device, work, times[("step", OURS)].median)
+    tables = [
+        times_table(times, title(options)),
+        ratio_table(ratios, starts, bound),
+        sweep_table(times),
+        start_table(starts),
+        limit_table(device, work, bound),
     ]
-    results = {"experiment": "benchmark", "seconds": seconds, "medians": medians, "ratios": ratios}
-    milliseconds = {name: 1e3 * np.array(values) for name, values in seconds.items()}
-    figure = plotting.bars(milliseconds, "time (ms)", title(options))
-    report = Report(question(__doc__), [], [table(seconds, ratios, title(options))], {"times": figure})
+    if options.growth:
+        tables.append(growth_table(times))
+    milliseconds = {
+        f"{part}: {name}": 1e3 * np.array(timed.seconds) for (part, name), timed in times.items() if part in PARTS[:3]
+    }
+    figure = plotting.bars(milliseconds, "time of a batch or a step (ms)", title(options))
+    rows = [
+        {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
+        for (part, name), timed in times.items()
+        for repeat, value in enumerate(timed.seconds)
+    ]
+    results = {
+        "experiment": "benchmark",
+        "programs": [
+            {"part": part, "name": name, "median": timed.median, **timed._asdict()}
+            for (part, name), timed in times.items()
+        ],
+        "ratios": {name: value for name, value, _ in ratios},
+        "first_steps": starts,
+        "limits": bound,
+        "pytorch": torch,
+    }
+    report = Report(question(__doc__), [], tables, {"times": figure}, [] if torch else ["PyTorch was not measured."])
     output.finish(options, results, rows, report, console)
 
 
 def title(options: Options) -> str:
     size = f"{options.batch_size} images of {options.image_size} x {options.image_size}"
-    return f"Median and range of {options.repeats} repeats, {size}; runs of {options.steps} steps"
+    return f"{size}: median and range of up to {options.repeats} repeats"
 
 
-def programs(options: Options) -> dict[str, Callable[[], Any]]:
-    """What is timed: functions without arguments, to be called again and again."""
-    sizes: dict[str, Any] = {
-        "batch_size": options.batch_size,
-        "image_size": options.image_size,
-        "sigma": options.image_size / 5,
+Times = dict[tuple[str, str], Timing]
+
+
+def measure(options: Options, torch: bool, console: Console) -> Times:
+    """(part, program) -> its times."""
+    sizes = (options.batch_size, options.image_size)
+    programs: dict[str, dict[Any, Program]] = {
+        "generation": contenders.generation(*sizes, torch),
+        "step": contenders.step(*sizes, options.steps, torch),
+        "iteration": contenders.iteration(*sizes, options.steps, torch),
+        "sweep": contenders.sweeps(*sizes, min(options.steps, SWEEP_STEPS), options.runs),
     }
-    model, key, rate = segjax.SegmentationCNN(), jax.random.key(0), jnp.float32(RATE)
-    keys = jax.random.split(key, RUNS)
-    generate = jax.jit(partial(segjax.generate_data, **sizes))
-    step = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error))
-    fit = segjax.make_fit(model, num_steps=options.steps, chunk_size=options.steps, **sizes)
-    train = segjax.make_train(model, num_steps=options.steps, **sizes)
-    single = jax.jit(train)
-    sweep = jax.jit(lambda keys, rate: segjax.sweep(train, keys, rate[None]))
-    wide = jax.jit(lambda keys, rate: segjax.sweep(train, keys, rate[None], batch_size=RUNS))
-    vmapped = jax.jit(jax.vmap(train, in_axes=(0, None)))
-    initial = fit.init(key, rate)
-
-    def step_by_step() -> Any:
-        state = initial
-        for index in range(options.steps):
-            state, _ = step(state, generate(jax.random.fold_in(key, index)), rate)
-        return state
-
-    return {
-        **dense_generation(options),
-        "generation": lambda: generate(key),
-        "step + generation": step_by_step,
-        "iteration in the loop": lambda: fit.advance(key, fit.init(key, rate), rate, options.steps),
-        "4 single runs": lambda: [single(key, rate) for key in keys],
-        "sweep of 4 runs": lambda: sweep(keys, rate),
-        "sweep of 4 runs, side by side": lambda: wide(keys, rate),
-        "vmap of 4 runs": lambda: vmapped(keys, rate),
-    }
+    if options.growth:
+        programs |= {f"by {name}": chosen for name, chosen in contenders.growth(*sizes, options.steps).items()}
+    times: Times = {}
+    for part, chosen in programs.items():
+        console.print(f"{part}:", highlight=False)
+        timed = timing.measure({str(name): it for name, it in chosen.items()}, options.repeats, options.budget, console)
+        times |= {(part, name): it for name, it in timed.items()}
+    return times
 
 
-def dense_generation(options: Options) -> dict[str, Callable[[], Any]]:
-    """The notebook's four n x n convolutions of a batch: PyTorch's where it is installed, else XLA's.
-
-    PyTorch's padding="same", as the notebook writes it, leaves the fast path: padding by hand is several times faster.
-    """
-    size, sigmas = options.image_size, (*SIGMAS, options.image_size / 5, 1.0)
-    kernels = [np.array(segjax.gaussian_kernel(size, sigma)) for sigma in sigmas]
-    fields = np.random.default_rng(0).normal(size=(options.batch_size, size, size)).astype(np.float32)
-    if find_spec("torch") is None:
-        padding = [((size - 1) // 2, size // 2)] * 2
-        correlate = partial(lax.conv_general_dilated, window_strides=(1, 1), padding=padding)
-
-        @jax.jit
-        def convolve(fields: jax.Array, kernel: jax.Array) -> jax.Array:
-            # One image at a time: XLA unfolds an image into size^4 numbers, 1 GB at 128 x 128.
-            return lax.map(lambda field: correlate(field[None, None], kernel[None, None]), fields)
-
-        return {DENSE: lambda: [convolve(fields, kernel) for kernel in kernels]}
-
-    import torch
-
-    # PyTorch warns that padding="same" may copy its input for an even kernel.
-    warnings.filterwarnings("ignore", message="Using padding='same'", category=UserWarning)
-    images = torch.from_numpy(fields)[:, None]
-    weights = [torch.from_numpy(kernel)[None, None] for kernel in kernels]
-    left, right = (size - 1) // 2, size // 2
-    pad = partial(torch.nn.functional.pad, pad=(left, right, left, right))
-    return {
-        DENSE: lambda: [torch.nn.functional.conv2d(images, weight, padding="same") for weight in weights],
-        "dense, padded by hand": lambda: [torch.nn.functional.conv2d(pad(images), weight) for weight in weights],
-    }
+def first_steps(options: Options, torch: bool, console: Console) -> dict[str, dict[str, Any]]:
+    names = first_step.NAMES if torch else first_step.NAMES[:1]
+    with console.status("the first step of a command"):
+        return {
+            name: first_step.measured(name, options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
+            for name in names
+        }
 
 
-def measure(programs: dict[str, Callable[[], Any]], repeats: int, console: Console) -> dict[str, list[float]]:
-    """Seconds of each program, in turns, after one call that compiles."""
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
-    for repeat in track(range(-1, repeats), "measuring", console=console):
-        for name, program in programs.items():
-            start = time.perf_counter()
-            jax.block_until_ready(program())
-            if repeat >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+def quotients(times: Times, options: Options) -> list[tuple[str, float, str]]:
+    """(what, its value, its goal in words) of all that was measured."""
+    platform, found = jax.default_backend(), []
+    for ratio in RATIOS:
+        if ratio.over in times and ratio.under in times:
+            wanted = ratio.goal is not None and ratio.platform in (None, platform)
+            goal = f"{'at least' if ratio.above else 'at most'} {ratio.goal:g}" if wanted else ""
+            found.append((ratio.name, times[ratio.over].median / times[ratio.under].median, goal))
+    least, most = str(min(options.runs)), str(max(options.runs))
+    single, many = times[("sweep", least)].median, times[("sweep", most)].median
+    if platform == "gpu":
+        found.append((f"steps a second: {most} runs / {least}", single / many, "at least 5"))
+    else:
+        found.append((f"cost of a run: one of {most} / of {least}", many / single, "at most 1.05"))
+    for name in (name for part, name in times if part == "sweep" and not name.isdecimal()):
+        goal = "at most 1.5" if name.startswith("jax.vmap") else ""
+        found.append((f"cost of a run: {name} / {least}", times[("sweep", name)].median / single, goal))
+    return found
 
 
-def table(seconds: dict[str, list[float]], ratios: dict[str, float], caption: str) -> Table:
-    rows = []
-    for name, values in seconds.items():
-        milliseconds = [1e3 * value for value in (statistics.median(values), min(values), max(values))]
-        rows.append([name, "{:.1f} ms\n{:.1f}-{:.1f}".format(*milliseconds), ""])
-    rows += [[name, f"{ratio:.4g}", RATIOS[name][2]] for name, ratio in ratios.items()]
-    return Table("Times and ratios", ("what", "measured", "goal, 128 x 128"), rows, caption)
+def times_table(times: Times, note: str) -> Table:
+    rows = [
+        [part, name, spread(timed), f"{timed.compile_seconds:.1f}"]
+        for (part, name), timed in times.items()
+        if part in PARTS[:3]
+    ]
+    headings = ("what", "program", "ms", "compiling (s)")
+    return Table("Times of a batch or a step", headings, rows, f"{note}. Compiling: with the first call's excess.")
+
+
+def ratio_table(
+    ratios: list[tuple[str, float, str]], starts: dict[str, dict[str, Any]], bound: dict[str, Any]
+) -> Table:
+    rows = [[name, f"{value:.3g}", goal] for name, value, goal in ratios]
+    rows.append(["seconds to the first step", f"{starts[OURS]['seconds']:.1f}", "at most 5"])
+    goal = "at least 0.5" if jax.default_backend() == "gpu" else ""
+    rows.append(["step: share of the device's limit", f"{bound['fraction']:.2f}", goal])
+    return Table("Ratios", ("what", "measured", "goal, 128 x 128"), rows)
+
+
+def sweep_table(times: Times) -> Table:
+    rows = [
+        [
+            name,
+            f"{1 / timed.median:.2f}",
+            spread(timed),
+            megabytes(timed.temporary_bytes),
+            f"{timed.compile_seconds:.1f}",
+        ]
+        for (part, name), timed in times.items()
+        if part == "sweep"
+    ]
+    headings = ("runs", "steps a second", "ms a step", "temporary MB", "compiling (s)")
+    note = "Numbers alone: segjax.sweep, one run after the other. Steps of all runs together."
+    return Table("Many runs in one program", headings, rows, note)
+
+
+def start_table(starts: dict[str, dict[str, Any]]) -> Table:
+    rows = [
+        [name, f"{start['seconds']:.1f}", megabytes(start["peak_bytes"]), megabytes(start["device_peak_bytes"])]
+        for name, start in starts.items()
+    ]
+    headings = ("process", "s to the first step", "peak memory MB", "on the device MB")
+    return Table("From a command to its first step", headings, rows, "Notebook and tuned are PyTorch's.")
+
+
+def limit_table(device: Limits, work: Work, bound: dict[str, Any]) -> Table:
+    rows = [
+        ["matrix product, float32, 2048 x 2048", f"{device.flops / 1e9:.0f} GFLOP/s"],
+        ["copy of 256 MB, read and written", f"{device.bytes / 1e9:.1f} GB/s"],
+        ["operations of a step", f"{work.flops / 1e9:.2f} GFLOP"],
+        ["least memory that a step moves", f"{work.bytes / 1e6:.0f} MB"],
+        ["least time of a step", f"{1e3 * bound['floor_seconds']:.1f} ms"],
+        ["share of the limit that is reached", f"{bound['fraction']:.2f}"],
+    ]
+    return Table("The device's limit", ("what", "measured"), rows)
+
+
+def growth_table(times: Times) -> Table:
+    rows, first = [], {part: timed.median for (part, _), timed in reversed(times.items()) if part.startswith("by ")}
+    for (part, value), timed in times.items():
+        if part in first:
+            rows.append([part.removeprefix("by "), value, spread(timed), f"{timed.median / first[part]:.2f}"])
+    return Table("How the cost of an iteration grows", ("quantity", "value", "ms a step", "x its first"), rows)
+
+
+def spread(timed: Timing) -> str:
+    low, high = 1e3 * min(timed.seconds), 1e3 * max(timed.seconds)
+    return f"{1e3 * timed.median:.1f}\n{low:.1f}-{high:.1f}"
+
+
+def megabytes(number: int | None) -> str:
+    return "" if number is None else f"{number / 1e6:.0f}"
 
 
 if __name__ == "__main__":

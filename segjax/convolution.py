@@ -13,10 +13,13 @@ Elsewhere (GPU, TPU) the plain convolution and JAX's own rules are used.
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import sequential_vmap
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+# The kernel's gradient sums over the images with one number of a vector register each: float32 has 8 in AVX2.
+_FULL_BATCH = 8
 
 
 @jax.custom_vjp
@@ -80,7 +83,30 @@ def _backward_on_cpu(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array)
     inputs_gradient = _convolve(cotangent, flipped, [(after, before) for before, after in padding])
     # The kernel's gradient correlates the inputs with the cotangent: channels_in take the place of the batch, the
     # batch that of the channels, and the cotangent is a kernel as large as the image.
+    inputs, cotangent, padding = _fill_batch(inputs, cotangent, padding)
     images = fence(inputs.transpose(3, 1, 2, 0))
     image_sized_kernel = fence(cotangent.transpose(1, 2, 0, 3))
     kernel_gradient = _convolve(images, image_sized_kernel, padding)
     return inputs_gradient, fence(kernel_gradient).transpose(1, 2, 0, 3)
+
+
+def _fill_batch(
+    inputs: jax.Array, cotangent: jax.Array, padding: list[tuple[int, int]]
+) -> tuple[jax.Array, jax.Array, list[tuple[int, int]]]:
+    """Cuts a few images into bands of rows, so that there are enough of them; each input has the rows around its band.
+
+    A step on 1, 2 or 4 images of 128 x 128 takes 0.29, 0.51 or 0.80 of its time on whole images.
+    """
+    (batch, height, _, _), (above, below) = cotangent.shape, padding[0]
+    bands = min(-(-_FULL_BATCH // batch), height // (above + below + 1))
+    if bands < 2:
+        return inputs, cotangent, padding
+    rows = -(-height // bands)
+    # The last band is filled up with rows whose cotangent is 0.
+    missing = bands * rows - height
+    inputs = jnp.pad(inputs, ((0, 0), (above, below + missing), (0, 0), (0, 0)))
+    cotangent = jnp.pad(cotangent, ((0, 0), (0, missing), (0, 0), (0, 0)))
+    starts = range(0, bands * rows, rows)
+    inputs = jnp.concatenate([inputs[:, start : start + rows + above + below] for start in starts])
+    cotangent = jnp.concatenate([cotangent[:, start : start + rows] for start in starts])
+    return inputs, cotangent, [(0, 0), padding[1]]

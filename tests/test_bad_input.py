@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import segjax
 from experiments import command, folder
-from segjax import checkpoints, statistics, torch_weights
+from segjax import checkpoints, exemplars, statistics, tiling, torch_weights
 from segjax.convolution import conv2d
 from segjax.models import from_config
 from segjax.optimizers import by_name
@@ -126,6 +126,24 @@ FUNCTIONS = {
         {"curves": [3.0, 1.0], "target": 2.0, "higher_is_better": False, "window": 1},
     ),
     "profile": (statistics.profile, {"values": [1.0, 2.0], "at": [1.5]}),
+    "generate_crops": (
+        exemplars.generate_crops,
+        {
+            "key": KEY,
+            "first": IMAGE[0, ..., 0],
+            "second": IMAGE[0, ..., 0],
+            "batch_size": 1,
+            "image_size": 4,
+            "sigma": 2.0,
+            "contrast": 0.1,
+        },
+    ),
+    "segment": (
+        tiling.segment,
+        {"model": MODEL, "variables": VARIABLES, "image": IMAGE[0, ..., 0], "image_size": 8, "tile_size": 4},
+    ),
+    "level": (tiling.level, {"image": IMAGE[0, ..., 0], "image_size": 4}),
+    "model_of": (torch_weights.model_of, {"variables": VARIABLES}),
     "from_state_dict": (torch_weights.from_state_dict, {"arrays": {}}),
     "to_state_dict": (torch_weights.to_state_dict, {"variables": VARIABLES}),
     "restore": (checkpoints.restore, {"template": {"a": np.zeros(2)}, "arrays": {"a": np.zeros(2)}}),

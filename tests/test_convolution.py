@@ -33,6 +33,18 @@ def test_value_and_gradients_are_the_plain_ones(size):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("batch", [1, 3, 7, 8, 9])
+@pytest.mark.parametrize("height", [4, 13, 40])
+def test_few_images_are_cut_into_bands_without_a_trace(batch, height, x64):
+    inputs = jax.random.normal(KEYS[0], (batch, height, 6, 2))
+    kernel = jax.random.normal(KEYS[1], (4, 3, 2, 3))
+    ours, theirs = (
+        jax.grad(lambda *run, convolve=convolve: jnp.sum(jnp.sin(convolve(*run))), (0, 1))(inputs, kernel)
+        for convolve in (conv2d, plain)
+    )
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-12, atol=1e-11)
+
+
 def test_gradients_are_exact_in_float64(x64):
     inputs, kernel = INPUTS.astype(jnp.float64), KERNEL.astype(jnp.float64)
     ours, theirs = gradients(conv2d, inputs, kernel), gradients(plain, inputs, kernel)

@@ -26,12 +26,14 @@ def test_public_names_exist_and_are_sorted():
     assert (Path(segjax.__file__).parent / "py.typed").exists()
 
 
-def test_readme_examples_run():
+def test_readme_examples_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     names = {}
-    # The second goes on from the first.
+    # Each goes on from the one before.
     for block in blocks:
         exec(block, names)
     assert names["histories"].loss.shape == (4, 50)
     assert names["result"].histories.loss.shape == (4, 2, 2, 50)
+    assert names["probability"].shape == (80, 90)
