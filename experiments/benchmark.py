@@ -3,9 +3,9 @@
     python -m experiments.benchmark                    the notebook's sizes
     python -m experiments.benchmark --preset quick     32 x 32, few repeats: shows that it works
 
-- a batch, a training step on a batch that is there, and a whole iteration: ours, naive JAX, and PyTorch where it is
-  installed (`pip install -e ".[torch]"`), as the notebook writes it and tuned;
-- many runs in one program, in training steps a second, and its memory;
+- a batch, a training step on a batch that is there, and a whole iteration: ours, and PyTorch where it is installed
+  (`pip install -e ".[torch]"`), as the notebook writes it and tuned; the iteration in naive JAX as well;
+- many runs in one program, in training steps a second, its memory, and the naive `jax.vmap`;
 - the time from a command to its first step, and the peak of memory, in processes of their own;
 - the step against the device's limit: the rates of a matrix product and of a copy, measured here;
 - how the cost of a step grows with image size, batch, width and number of steps.
@@ -147,8 +147,15 @@ def main(options: Options) -> None:
         "limits": bound,
         "pytorch": torch,
     }
-    report = Report(question(__doc__), [], tables, {"times": figure}, [] if torch else ["PyTorch was not measured."])
+    report = Report(question(__doc__), [], tables, {"times": figure}, missing(torch))
     output.finish(options, results, rows, report, console)
+
+
+def missing(torch: bool) -> list[str]:
+    """What was not measured."""
+    if not torch:
+        return ["PyTorch was not measured."]
+    return [] if contenders.can_compile() else ["PyTorch tuned was not measured: it needs a C++ compiler."]
 
 
 def title(options: Options) -> str:
@@ -179,7 +186,9 @@ def measure(options: Options, torch: bool, console: Console) -> Times:
 
 
 def first_steps(options: Options, torch: bool, console: Console) -> dict[str, dict[str, Any]]:
-    names = first_step.NAMES if torch else first_step.NAMES[:1]
+    names = [name for name in first_step.NAMES if name == OURS or torch]
+    if not contenders.can_compile():
+        names = [name for name in names if name != "tuned"]
     with console.status("the first step of a command"):
         return {
             name: first_step.measured(name, options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))

@@ -62,7 +62,7 @@ def _interrupted(out: Path) -> str:
     endings = ("safetensors", "part", "round")
     finished, begun, rounds = (len(list(out.glob(f"runs/*-seed*.{ending}"))) for ending in endings)
     if not finished + begun + rounds:
-        return "interrupted; no run had begun"
+        return "interrupted; nothing of what was under way is kept"
     kept = f"{finished} finished runs" + (f", {begun + rounds} begun" if begun + rounds else "")
     return f"interrupted; the same command without --overwrite goes on from what is kept in {out}: {kept}"
 

@@ -1,5 +1,6 @@
 """What the benchmark times: our programs, the naive forms of them in JAX, and PyTorch's where it is installed."""
 
+import shutil
 from collections.abc import Callable
 from functools import partial
 from importlib.util import find_spec
@@ -50,11 +51,8 @@ def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str,
     def peer(**options: Any) -> Program:
         return Program(lambda: peers.steps(peers.Training(**options), draw(), steps), steps)
 
-    return found | {
-        "PyTorch, eager": peer(),
-        "PyTorch, eager, channels_last": peer(channels_last=True),
-        "PyTorch, tuned": peer(channels_last=True, tuned=True),
-    }
+    found |= {"PyTorch, eager": peer(), "PyTorch, eager, channels_last": peer(channels_last=True)}
+    return found | ({"PyTorch, tuned": peer(channels_last=True, tuned=True)} if can_compile() else {})
 
 
 def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
@@ -70,12 +68,12 @@ def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict
     from experiments import peers
 
     dense, separable = (partial(draw, batch_size, image_size) for draw in (peers.dense_batch, peers.separable_batch))
-    return found | {
-        "PyTorch, the notebook": Program(lambda: peers.iterations(peers.Training(), dense(), FEW), FEW),
-        "PyTorch, tuned": Program(
+    found["PyTorch, the notebook"] = Program(lambda: peers.iterations(peers.Training(), dense(), FEW), FEW)
+    if can_compile():
+        found["PyTorch, tuned"] = Program(
             lambda: peers.iterations(peers.Training(channels_last=True, tuned=True), separable(), steps), steps
-        ),
-    }
+        )
+    return found
 
 
 def sweeps(batch_size: int, image_size: int, steps: int, runs: tuple[int, ...]) -> dict[str, Program]:
@@ -176,3 +174,8 @@ def _dense(batch_size: int, image_size: int) -> Call:
 
 def torch_is_installed() -> bool:
     return find_spec("torch") is not None
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` finds what it needs on a CPU; on a GPU it brings it along."""
+    return jax.default_backend() != "cpu" or any(map(shutil.which, ("c++", "g++", "clang++")))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
 import tempfile
@@ -44,6 +45,9 @@ def claim(options: Any, free: Collection[str] = ()) -> None:
         UsageError: if another process writes there, if it holds what other options made, or anything else.
     """
     out = options.out
+    for path in options.inputs() if hasattr(options, "inputs") else ():
+        if options.overwrite and path.resolve().is_relative_to(out.resolve()):
+            raise UsageError(f"--overwrite would delete results beside {path}, which is needed; name another --out")
     try:
         out.mkdir(parents=True, exist_ok=True)
         _lock(out)
@@ -99,12 +103,10 @@ def _check(options: Any, free: Collection[str]) -> None:
         made = _read(file)
         if made is None:
             continue
-        difference = _difference({"experiment": made.get("experiment"), **(made.get("options") or {})}, options, free)
+        difference = _difference(made, options, free)
         if difference:
             raise UsageError(f"--out {out} holds {what} {difference}; name another folder, or pass --overwrite")
-        if file.name == RESULTS and not _difference(
-            {"experiment": experiment(options), **made["options"]}, options, ()
-        ):
+        if file.name == RESULTS and not _difference(made, options, ()):
             raise Finished(
                 f"{out} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
@@ -115,13 +117,28 @@ def _check(options: Any, free: Collection[str]) -> None:
 
 def _difference(made: dict[str, Any], options: Any, free: Collection[str]) -> str:
     """What another command's options had that these have not, in words; nothing where they agree."""
-    wanted = _identity(options)
-    if made["experiment"] != wanted["experiment"]:
-        return f"of {made['experiment'] or 'something else'}"
+    wanted, had = _identity(options), made.get("options") or {}
+    if made.get("experiment") != wanted["experiment"]:
+        return f"of {made.get('experiment') or 'something else'}"
     for name, value in wanted["options"].items():
-        if name not in free and made.get(name) != value:
-            return f"with {name} {made.get(name)}, not {value}"
+        if name not in free and had.get(name) != value:
+            return f"with {name} {had.get(name)}, not {value}"
+    for path, digest in wanted["inputs"].items():
+        if (made.get("inputs") or {}).get(path) != digest:
+            return f"of another {path} than is there now"
     return ""
+
+
+def digests(options: Any) -> dict[str, str]:
+    """path -> SHA-256 of each file that the options name to be read (`options.inputs()`), where they name any."""
+    found = {}
+    for path in options.inputs() if hasattr(options, "inputs") else ():
+        try:
+            with path.open("rb") as file:
+                found[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            found[str(path)] = error.strerror or "cannot be read"
+    return found
 
 
 def _identity(options: Any) -> dict[str, Any]:
@@ -130,6 +147,7 @@ def _identity(options: Any) -> dict[str, Any]:
     return {
         "experiment": experiment(options),
         "options": {name: value for name, value in given.items() if name not in UNCOMPARED},
+        "inputs": digests(options),
     }
 
 

@@ -59,6 +59,10 @@ class Options(settings.Training):
     """How the learning rate moves as it trains: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     out: Path = Path("results/inspect_layers")
 
+    def inputs(self) -> list[Path]:
+        """Files that the results depend on."""
+        return [self.model] if self.model else []
+
 
 PRESETS = {
     "full": Options(),

@@ -26,12 +26,13 @@ import segjax
 from experiments import command, folder, networks, output, photographs, programs, timed
 from experiments.report import Report, question
 from segjax import plotting
-from segjax.checks import check_share
+from segjax.checks import check_positive, check_share
 from segjax.exemplars import generate_crops
 
 # Of each photograph, what training never sees.
 HELD_OUT_SHARE = 0.25
-MAX_MEGAPIXELS = 50.0
+# Photographs whose largest numbers differ by more were not brought to one scale.
+MOST_APART = 10
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ class Options(timed.Options):
     """The same of the second, in the same light and at the same scale."""
     contrast: float = 0.2
     """Each crop's contrast is multiplied by a number from 1 - contrast to 1 + contrast."""
+    max_megapixels: float = 50.0
+    """Photographs of more million pixels than these are refused before they are unpacked."""
     out: Path = Path("results/learn_textures")
+
+    def inputs(self) -> list[Path]:
+        """Files that the results depend on."""
+        return [path for path in (self.first, self.second) if path is not None]
 
 
 PRESETS = {
@@ -59,10 +66,16 @@ def main(options: Options) -> None:
     with command.usage_errors():
         timed.check(options)
         check_share("--contrast", options.contrast)
-        paths = [path for path in (options.first, options.second) if path is not None]
+        check_positive("--max-megapixels", options.max_megapixels)
+        paths = options.inputs()
         if len(paths) < 2:
             raise ValueError("--first and --second are needed: photographs of the two materials")
-        exemplars = [photographs.read(path, MAX_MEGAPIXELS, options.image_size) for path in paths]
+        exemplars = [photographs.read(path, options.max_megapixels, options.image_size) for path in paths]
+        low, high = sorted(float(np.abs(exemplar).max()) for exemplar in exemplars)
+        if high > MOST_APART * low:
+            raise ValueError(
+                f"--first and --second are on different scales: the largest numbers are {low:g} and {high:g}"
+            )
         parts = [split(path, exemplar, options.image_size) for path, exemplar in zip(paths, exemplars, strict=True)]
     folder.claim(options)
     console = Console()
@@ -73,10 +86,11 @@ def main(options: Options) -> None:
     snapshots = timed.train(options, partial(generate, batch_size=options.batch_size), console)
     rows = timed.judge(options, snapshots, held_out, console)
 
-    names = {"first": paths[0].stem, "second": paths[1].stem}
+    names = {"first": photographs.label(paths[0]), "second": photographs.label(paths[1])}
     saved = networks.save(
         options, snapshots[-1].variables, {"exemplars": {**names, **size, "contrast": options.contrast}}
     )
+    timed.forget(options)
     last, title = rows[-1], f"{names['first']} (first) and {names['second']} (second)"
     use = shlex.join(["python", "-m", "experiments.segment_image", str(saved), "IMAGE"])
     sentences = [
@@ -91,7 +105,7 @@ def main(options: Options) -> None:
         ),
         "training_images": examples(generate(key=jax.random.key(options.seed)), title),
     }
-    report = Report(question(__doc__), sentences, [timed.table(rows)], figures)
+    report = Report(question(__doc__), sentences, [timed.table(rows)], figures, timed.warnings(rows))
     output.finish(options, {"experiment": "learn_textures", "snapshots": rows}, rows, report, console)
 
 

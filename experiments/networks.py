@@ -64,7 +64,11 @@ def load(path: Path) -> Network:
             variables, metadata = checkpoints.load(path)
         except checkpoints.OfAnotherError:
             variables = torch_weights.load(path)
+            if (channels := variables["params"]["conv1"]["kernel"].shape[2]) != 1:
+                raise ValueError(f"it takes images of {channels} channels, not of one") from None
             return Network(torch_weights.model_of(variables), variables, NOTEBOOK, 128, ("inside", "outside"))
+        if "model" not in metadata:
+            raise ValueError("it holds no network")
         model = from_config(metadata["model"])
         if "texture" in metadata:
             texture = metadata["texture"]

@@ -84,6 +84,7 @@ def provenance(options: Any) -> dict[str, Any]:
             "cpu": _cpu(),
             "cpu_cores": os.cpu_count(),
         },
+        "inputs": folder.digests(options),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

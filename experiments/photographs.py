@@ -21,6 +21,8 @@ _GREY = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 1, "F": 1
 # Rows that are turned to grey at a time: colours in floating point take 12 bytes a pixel.
 _ROWS = 256
 _OVERLAY_SHARE = 0.35
+# Squares of larger numbers would not fit into float32.
+_LARGEST = 1e18
 
 
 def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
@@ -36,7 +38,8 @@ def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
     with contextlib.ExitStack() as opened:
         with _readable(path):
             picture = opened.enter_context(Image.open(path, formats=_FORMATS))
-            pictures = getattr(picture, "n_frames", 1)
+            # A camera's JPEG may carry a small copy of itself, the second picture of an MPO.
+            pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
         # All of this is known from the header: nothing has been unpacked yet.
         width, height = picture.size
         if pictures > 1:
@@ -57,16 +60,30 @@ def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
         raise ValueError(f"{path} is partly transparent; put it on a background first")
     if not np.isfinite(grey).all():
         raise ValueError(f"{path} has pixels that are no finite numbers")
+    if (largest := max(float(grey.max()), -float(grey.min()))) > _LARGEST:
+        raise ValueError(f"{path} has pixels as large as {largest:.0e}, which stand for missing data")
     return grey
 
 
 def find(paths: list[Path]) -> list[Path]:
-    """The files among the paths, and the pictures in the folders among them, in the order of their names."""
+    """The files among the paths, and the pictures in the folders among them, in the order of their names.
+
+    Raises:
+        ValueError: if a folder cannot be searched.
+    """
     found = []
     for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        try:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError as error:
+            raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
         found += [file for file in inside if file == path or file.suffix.lower() in ENDINGS]
     return list(dict.fromkeys(found))
+
+
+def label(path: Path) -> str:
+    """The file's name without its ending, as text that every page and figure can show."""
+    return path.stem.encode(errors="replace").decode().replace("$", "S")
 
 
 def mask_png(probability: np.ndarray) -> bytes:
@@ -119,9 +136,11 @@ def _readable(path: Path) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Image.UnidentifiedImageError as error:
-        raise ValueError(f"{path} is not a picture in PNG, JPEG or TIFF") from error
+        raise ValueError(f"{path} is not a picture in PNG, JPEG or TIFF, or of a rare kind") from error
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} takes more memory than there is") from error
     except Exception as error:
         # The decoders let through whatever a damaged file makes them stumble over.
         raise ValueError(f"{path} is damaged: {error}") from error

@@ -8,8 +8,8 @@ For each picture NAME the folder `--out` gets `NAME-mask.png` (255: the first te
 orange). MODEL is a model.safetensors of these experiments, or a safetensors file of the notebook's weights in PyTorch.
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
-training images. A picture that cannot be read is one line on the screen, and the others go on. About a second for a
-million pixels on 2 CPU cores.
+training images. A picture that cannot be read is one line on the screen, and the others go on; the exit code is 1 then.
+About a second for a million pixels on 2 CPU cores.
 """
 
 import io
@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.progress import Progress
 from tyro.conf import Positional, arg
 
-from experiments import command, folder, networks, output, photographs, training
+from experiments import command, folder, interruption, networks, output, photographs, training
+from experiments.interruption import Interrupted
 from experiments.networks import Network
 from experiments.report import Report, Table, question
 from segjax import checkpoints, plotting, tiling
@@ -48,12 +49,16 @@ class Options:
     """How the probability of the first texture is written: 16-bit PNG, NumPy's float32, or not at all."""
     tile_size: int = 256
     """Side of the tiles in pixels, their overlap left out; memory grows with its square."""
-    max_megapixels: float = 200.0
+    max_megapixels: float = 100.0
     """Pictures of more million pixels than these are refused before they are unpacked."""
     out: Path = Path("results/segment_image")
     """Folder for the masks, probabilities and overlays, report.html, results.json and runs.csv."""
     overwrite: bool = False
-    """Write in a folder that already holds files: results of the same name are replaced."""
+    """Begin anew in a folder that already holds files: deletes the results that it holds."""
+
+    def inputs(self) -> list[Path]:
+        """Files that the results depend on."""
+        return [self.model, *photographs.find(list(self.images))]
 
 
 # Every option has a default but the two that must be given.
@@ -78,7 +83,7 @@ def main(options: Options) -> None:
         for path in paths:
             tiles = progress.add_task(path.name, total=None)
             try:
-                if any(row["name"] == path.stem for row in rows):
+                if any(Path(row["image"]).stem == path.stem for row in rows):
                     raise ValueError(f"{path} has the name of an earlier picture, whose results it would replace")
                 grey = photographs.read(path, options.max_megapixels, SMALLEST)
                 probability = tiling.segment(
@@ -89,16 +94,20 @@ def main(options: Options) -> None:
                     options.tile_size,
                     partial(count, progress, tiles),
                 )
+                if not rows:
+                    folder.keep(options)
                 write(options, path.stem, grey, probability)
                 rows.append(describe(path, probability))
                 shown += [thumbnails(grey, probability, network)] if len(shown) < MOST_SHOWN else []
             except ValueError as error:
                 refused.append({"image": str(path), "error": str(error)})
-                console.print(f"error: {error}", style="bold", highlight=False, soft_wrap=True, markup=False)
             progress.remove_task(tiles)
             progress.advance(bar)
+    # The progress bar would take the lines in between for its own.
+    for line in refused[: -1 if not rows else None]:
+        print(f"error: {line['error']}", file=sys.stderr)
     if not rows:
-        raise command.UsageError(f"none of {len(paths)} pictures could be read: {refused[-1]['error']}")
+        raise command.UsageError(refused[-1]["error"])
     figures = {"pictures": plotting.pictures(shown, "Pictures, masks and probabilities", [row["name"] for row in rows])}
     report = Report(question(__doc__), sentences(rows, refused), [table(rows, network)], figures, warnings(network))
     results = {"experiment": "segment_image", "textures": network.names, "images": rows, "refused": refused}
@@ -112,7 +121,7 @@ def count(progress: Progress, task: Any, done: int, total: int) -> None:
 
 
 def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray) -> None:
-    """The files of one picture, each made before it is written."""
+    """The files of one picture: all of them made before the first is written, and all written once one is."""
     files = {"mask.png": photographs.mask_png(probability), "overlay.png": photographs.overlay_png(grey, probability)}
     if options.probability == "png":
         files["probability.png"] = photographs.probability_png(probability)
@@ -120,15 +129,18 @@ def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray
         buffer = io.BytesIO()
         np.save(buffer, probability)
         files["probability.npy"] = buffer.getvalue()
-    for ending, content in files.items():
-        checkpoints.write(options.out / f"{name}-{ending}", content)
+    with interruption.deferred() as signals:
+        for ending, content in files.items():
+            checkpoints.write(options.out / f"{name}-{ending}", content)
+    if signals:
+        raise Interrupted(signals[0])
 
 
 def describe(path: Path, probability: np.ndarray) -> dict[str, Any]:
     """A picture as a row: its size and the area of each texture."""
     first = int((probability > 0.5).sum())
     return {
-        "name": path.stem,
+        "name": photographs.label(path),
         "image": str(path),
         "height": probability.shape[0],
         "width": probability.shape[1],

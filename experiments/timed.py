@@ -62,7 +62,7 @@ class Options(settings.Images):
     checkpoint_seconds: float = 30.0
     """Time between two savings of a network that is under way: what a crash can cost."""
     export_torch: bool = False
-    """Also write the weights by PyTorch's names, model-torch.safetensors; for the architecture separate_norm."""
+    """Also write the weights by PyTorch's names, model-torch.safetensors; for separate_norm and its other sizes."""
 
 
 class Snapshot(NamedTuple):
@@ -111,7 +111,7 @@ def train(options: Options, generate: Callable[..., segjax.Batch], console: Cons
         generate=generate,
     )
     rate_at = SCHEDULES[options.schedule](options.learning_rate, RESOLUTION)
-    key, file = jax.random.key(options.seed), options.out / folder.RUNS / f"clock-seed{options.seed}.{folder.PART}"
+    key, file = jax.random.key(options.seed), _file(options)
     folder.keep(options)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
     with Progress(*columns, console=console, expand=True) as progress, interruption.deferred() as signals:
@@ -143,8 +143,18 @@ def train(options: Options, generate: Callable[..., segjax.Batch], console: Cons
                 saved = seconds
             if signals:
                 raise Interrupted(signals[0])
-    file.unlink(missing_ok=True)
+        # What follows can be interrupted as well, or find the disk full.
+        _write(file, Begun(jax.device_get(state), losses, snapshots, seconds, compiled))
     return snapshots
+
+
+def forget(options: Options) -> None:
+    """Deletes what training kept for the case that it is interrupted: once its network is saved."""
+    _file(options).unlink(missing_ok=True)
+
+
+def _file(options: Options) -> Path:
+    return Path(options.out / folder.RUNS / f"clock-seed{options.seed}.{folder.PART}")
 
 
 def _write(file: Path, begun: Begun) -> None:
@@ -165,7 +175,7 @@ def _read(file: Path, fit: Fit, key: jax.Array, options: Options) -> Begun | Non
         arrays, metadata = checkpoints.load(file)
         state = checkpoints.restore(jax.eval_shape(fit.init, key, options.learning_rate), arrays["state"])
     except ValueError as error:
-        raise command.UsageError(f"{error}; delete it, or pass --overwrite") from error
+        raise command.UsageError(f"{file}: {error}; delete it, or pass --overwrite") from error
     shots = [
         Snapshot(seconds, step, loss, arrays["snapshots"][str(index)])
         for index, (seconds, step, loss) in enumerate(metadata["snapshots"])
@@ -202,6 +212,15 @@ def table(rows: list[dict[str, Any]]) -> Table:
     ]
     note = "Loss: mean since the row before. Accuracy and IoU: held-out images in evaluation mode."
     return Table("Quality over time", ("seconds", "step", "training loss", "accuracy", "IoU"), cells, note)
+
+
+def warnings(rows: list[dict[str, Any]]) -> list[str]:
+    """What is to be said of a training that came to nothing."""
+    if not math.isfinite(rows[-1]["loss"]):
+        return ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
+    if rows[-1]["step"] <= programs.CHUNK_SIZE:
+        return ["Nearly all of the time went into compiling: give it more --seconds."]
+    return []
 
 
 def quality_figure(rows: list[dict[str, Any]], title: str) -> Figure:

@@ -52,6 +52,7 @@ def main(options: Options) -> None:
     snapshots = timed.train(options, partial(segjax.generate_data, **texture), console)
     rows = timed.judge(options, snapshots, partial(segjax.generate_data, **drawn), console)
     saved = networks.save(options, snapshots[-1].variables, {"texture": texture})
+    timed.forget(options)
     last, size = rows[-1], f"{options.image_size} x {options.image_size}"
     title = (
         f"{options.architecture}, {options.optimizer} at {options.learning_rate:g}, {options.schedule}, {size} images"
@@ -68,7 +69,7 @@ def main(options: Options) -> None:
         "quality_over_time": timed.quality_figure(rows, title),
         "predictions": timed.predictions(options, snapshots, batch, "A held-out image"),
     }
-    report = Report(question(__doc__), sentences, [timed.table(rows)], figures)
+    report = Report(question(__doc__), sentences, [timed.table(rows)], figures, timed.warnings(rows))
     output.finish(options, {"experiment": "train_best_model", "snapshots": rows}, rows, report, console)
 
 

@@ -52,8 +52,10 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if not isinstance(error, OSError):
+            raise
         # A full disk does not say of which file.
         raise OSError(error.errno, error.strerror, str(path)) from error
     # Without it the rename itself may not survive a power failure.

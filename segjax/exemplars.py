@@ -71,9 +71,9 @@ def generate_crops(
     for name, exemplar in (("first", first), ("second", second)):
         _check_exemplar(name, exemplar, image_size)
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
-    noise = jax.random.normal(keys.mask, (batch_size, image_size, image_size), first.dtype)
-    inside = _crops(keys.first, jnp.asarray(first), batch_size, image_size, contrast)
-    outside = _crops(keys.second, jnp.asarray(second), batch_size, image_size, contrast)
+    inside = _crops(keys.first, first, batch_size, image_size, contrast)
+    outside = _crops(keys.second, second, batch_size, image_size, contrast)
+    noise = jax.random.normal(keys.mask, inside.shape, inside.dtype)
     return mix_crops(blur(noise, sigma) > 0, inside, outside)
 
 
@@ -89,8 +89,13 @@ def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
     return Batch(image[..., None], wanted[..., None])
 
 
-def _crops(key: jax.Array, exemplar: jax.Array, number: int, size: int, contrast: jax.typing.ArrayLike) -> jax.Array:
+def _crops(
+    key: jax.Array, exemplar: jax.Array | np.ndarray, number: int, size: int, contrast: jax.typing.ArrayLike
+) -> jax.Array:
     """(number, size, size) squares of an exemplar, in any of the eight ways to lay one down."""
+    # Of an array that is there it is a number, and not for the compiler to sum up.
+    mean = exemplar.mean()
+    exemplar = jnp.asarray(exemplar)
     keys = _CropKeys(*jax.random.split(key, len(_CropKeys._fields)))
     rows = jax.random.randint(keys.row, (number,), 0, exemplar.shape[0] - size + 1)
     columns = jax.random.randint(keys.column, (number,), 0, exemplar.shape[1] - size + 1)
@@ -98,7 +103,6 @@ def _crops(key: jax.Array, exemplar: jax.Array, number: int, size: int, contrast
     factors = 1 + jnp.asarray(contrast, exemplar.dtype) * jax.random.uniform(
         keys.contrast, (number,), exemplar.dtype, -1, 1
     )
-    mean = exemplar.mean()
 
     def crop(row: jax.Array, column: jax.Array, turn: jax.Array, factor: jax.Array) -> jax.Array:
         square = lax.dynamic_slice(exemplar, (row, column), (size, size))
@@ -106,7 +110,7 @@ def _crops(key: jax.Array, exemplar: jax.Array, number: int, size: int, contrast
         square = jnp.where(turn[0], square[::-1], square)
         square = jnp.where(turn[1], square[:, ::-1], square)
         square = jnp.where(turn[2], square.T, square)
-        return mean + factor * (square - mean)
+        return (mean + factor * (square - mean)).astype(exemplar.dtype)
 
     return jax.vmap(crop)(rows, columns, turns, factors)
 

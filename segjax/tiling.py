@@ -75,7 +75,8 @@ def predict_tiled(
     field, multiple = getattr(model, "receptive_field", None), getattr(model, "multiple", 1)
     if field is None:
         raise ValueError("model must have a receptive_field, which says how far its tiles must overlap")
-    margin = _up(field // 2 + 1, multiple)
+    # An even kernel sees further to one side than to the other.
+    margin = _up(field // 2 + 1 if getattr(model, "kernel_size", 2) % 2 else field, multiple)
     tile_size = _up(check_count("tile_size", tile_size, 1), multiple)
     height, width = image.shape
     # As the network itself would do: then all tiles consist of whole squares.
@@ -99,8 +100,8 @@ def level(image: np.ndarray, image_size: int) -> np.ndarray:
     """A picture on the scale of training images of `image_size` x `image_size` pixels: (height, width) float32.
 
     Each of those has its darkest pixel at 0 and its brightest at 1. The extremes of a larger picture lie further out,
-    and may be one spot's; so the medians of the extremes of its squares of that size are brought to 0 and 1. For one
-    such square that is `textures.rescale`. A constant picture becomes 0.
+    and may be one spot's; so the medians of the extremes of its squares of about that size are brought to 0 and 1. For
+    one such square that is `textures.rescale`. A constant picture becomes 0.
     """
     _check_picture(image)
     check_count("image_size", image_size, 1)

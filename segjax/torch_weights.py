@@ -49,6 +49,8 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
         raise TypeError(f"arrays must be a mapping of names to arrays, got {arrays!r:.60}")
     shared = any(name.startswith("bn.") for name in arrays)
     _check_names(arrays, shared)
+    if shared:
+        _check_aliases(arrays)
     params, batch_stats = {}, {}
     for ours, theirs in _convolutions():
         weight = jnp.asarray(arrays[f"{theirs}.weight"])
@@ -79,6 +81,8 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
     if layers != {ours for ours, _ in _convolutions()}:
         raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")
     shared = "norm" in params
+    if missing := sorted({ours for ours, _ in _norms(shared)} - set(batch_stats)):
+        raise ValueError(f"variables must have batch_stats of {', '.join(missing)}")
     arrays = {}
     for ours, theirs in _convolutions():
         arrays[f"{theirs}.weight"] = np.array(params[ours]["kernel"]).transpose(3, 2, 0, 1).copy()
@@ -105,6 +109,8 @@ def load(path: str | os.PathLike[str]) -> Variables:
         arrays = from_bytes(Path(path).read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
+    except KeyError as error:
+        raise ValueError(f"{path} holds numbers of a kind that NumPy has not: {error}") from error
     return from_state_dict(arrays)
 
 
@@ -125,7 +131,9 @@ def model_of(variables: Variables) -> SegmentationCNN:
     check_variables(variables)
     if "conv1" not in (params := variables["params"]):
         raise ValueError(f"variables must be of a SegmentationCNN, got the layers {sorted(params)}")
-    size, _, _, num_channels = params["conv1"]["kernel"].shape
+    size, other, _, num_channels = params["conv1"]["kernel"].shape
+    if size != other:
+        raise ValueError(f"variables must have square kernels, got {size} x {other}")
     return SegmentationCNN(num_channels, size, shared_norm="norm" in params)
 
 
@@ -146,6 +154,14 @@ def _check_names(arrays: Mapping[str, jax.typing.ArrayLike], shared: bool) -> No
     unknown = sorted(name for name in set(arrays) - needed - aliases if not name.endswith(".num_batches_tracked"))
     if missing or unknown:
         raise ValueError(f"arrays must be the notebook's state_dict; missing: {missing}, unknown: {unknown}")
+
+
+def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
+    """Where the BatchNorm is shared, its arrays under the layers' names must be the same ones."""
+    for name, array in arrays.items():
+        shared = f"bn.{name.rpartition('.')[2]}"
+        if ".2." in name and shared in arrays and not np.array_equal(array, arrays[shared], equal_nan=True):
+            raise ValueError(f"arrays: {name} differs from {shared}: the notebook's network has one BatchNorm for all")
 
 
 def _check_shapes(variables: Variables) -> None:

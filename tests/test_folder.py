@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,3 +114,21 @@ def test_a_second_process_is_told_and_touches_nothing(options):
     # It has ended, and its claim with it.
     folder.claim(options)
     folder.release(options.out)
+
+
+def test_a_read_only_folder_is_one_line():
+    # Not in pytest's folders, which none but their owner may enter.
+    with tempfile.TemporaryDirectory() as parent:
+        out = Path(parent) / "out"
+        out.mkdir()
+        out.chmod(0o555)
+        Path(parent).chmod(0o755)
+        # Root may write anywhere, nobody may not.
+        code = (
+            "import os, sys; from experiments import command, compare_losses as it; os.getuid() or os.setuid(65534)\n"
+        )
+        code += f"sys.argv = ['it', '--preset', 'quick', '--out', {str(out)!r}]\n"
+        code += "command.run(it.main, it.Options, it.PRESETS)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"error: --out {out} cannot be written: Permission denied\n"

@@ -81,6 +81,13 @@ def test_a_picture_is_upright(tmp_path):
     np.testing.assert_allclose(read(path), np.rot90(SHADES, -1) / 255, atol=1e-7)
 
 
+def test_a_camera_s_preview_is_no_second_picture(tmp_path):
+    path = tmp_path / "camera.jpg"
+    small = Image.fromarray(SHADES[:9, :12])
+    Image.fromarray(SHADES).save(path, format="MPO", save_all=True, append_images=[small], quality=95)
+    assert read(path).shape == SHADES.shape
+
+
 def frames(path, kind):
     others = [Image.fromarray(255 - SHADES)]
     Image.fromarray(SHADES).save(path, format=kind, save_all=True, append_images=others)
@@ -101,6 +108,8 @@ def bad_files(folder):
     numbers = SHADES.astype(np.float32)
     numbers[3, 3] = np.nan
     write(folder / "nan.tif", numbers)
+    numbers[3, 3] = -3.4e38
+    write(folder / "nodata.tif", numbers)
     (folder / "bomb.png").write_bytes(png(100_000, 100_000, depth=8, kind=0, rows=b""))
     (folder / "short.png").write_bytes(write(folder / "whole.png", SHADES).read_bytes()[:200])
     (folder / "folder.png").mkdir()
@@ -115,6 +124,7 @@ def bad_files(folder):
         "holes.png": "is partly transparent",
         "key.png": "is partly transparent",
         "nan.tif": "has pixels that are no finite numbers",
+        "nodata.tif": "has pixels as large as 3e+38, which stand for missing data",
         "bomb.png": "has 100000 x 100000 pixels, more than the 1 million of --max-megapixels",
         "short.png": "cannot be read: image file is truncated",
         "folder.png": "cannot be read: Is a directory",

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import shutil
@@ -10,7 +11,8 @@ from conftest import DATA
 from PIL import Image
 from safetensors.numpy import save_file
 
-from experiments import command, networks, segment_image
+from experiments import command, interruption, networks, rerun, segment_image
+from experiments.interruption import Interrupted
 from segjax import tiling, torch_weights
 from segjax.models import ARCHITECTURES
 
@@ -70,17 +72,53 @@ def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, caps
     with pytest.raises(SystemExit) as end:
         run(out, network, pictures)
     assert end.value.code == 1
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert f"error: {pictures / 'broken.png'} cannot be read: image file is truncated" in said
     names = {path.name for path in out.iterdir()}
     files = {f"{name}-{kind}.png" for name in ("colour", "grey", "deep") for kind in ("mask", "probability", "overlay")}
-    assert names == files | {"pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    assert names == files | {"runs", "pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
     with (out / "runs.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["colour", "deep", "grey"]
     # 16 bits of the same shades are the same picture.
     np.testing.assert_array_equal(read(out / "deep-mask.png"), read(out / "grey-mask.png"))
     document = json.loads((out / "results.json").read_text())
     assert [refused["image"] for refused in document["refused"]] == [str(pictures / "broken.png")]
+
+
+def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
+    grey = pictures / "grey.png"
+    run(tmp_path / "out", network, grey)
+    shutil.copy(DATA / "grain.png", grey)
+    with pytest.raises(command.UsageError, match=f"of another {grey} than is there now"):
+        run(tmp_path / "out", network, grey)
+
+
+def test_interrupted_it_begins_again(network, pictures, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def told():
+        yield [15]
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(interruption, "deferred", told)
+        run(tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
+    # What one picture gets is there whole, and of the next nothing.
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "runs"}
+    document = run(tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
+    assert len(document["images"]) == 2
+
+
+def test_its_own_model_is_not_deleted(network, pictures):
+    with pytest.raises(command.UsageError, match="--overwrite would delete results beside"):
+        run(network.parent, network, pictures / "grey.png", "--overwrite")
+    assert network.exists()
+
+
+def test_rerun_finds_the_same_areas(network, tmp_path):
+    run(tmp_path / "out", network, DATA / "grain.png", DATA / "stripes.png")
+    words = [str(tmp_path / "out" / "results.json"), "--out", str(tmp_path / "again")]
+    rerun.main(command.parse(rerun.Options, {}, words))
+    assert json.loads((tmp_path / "again" / "rerun.json").read_text())["differences"] == []
 
 
 def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
@@ -113,7 +151,7 @@ def test_the_same_command_again_has_nothing_to_do(network, tmp_path):
     [
         ([__file__, DATA / "grain.png"], "is not a model of these experiments"),
         (["absent", DATA / "grain.png"], "absent cannot be read: No such file"),
-        (["MODEL", "absent.png"], "none of 1 pictures could be read: absent.png cannot be read: No such file"),
+        (["MODEL", "absent.png"], "^absent.png cannot be read: No such file"),
         (["MODEL", DATA / "README.md"], "README.md is not a picture in PNG, JPEG or TIFF"),
         (
             ["MODEL", DATA.parents[1] / "docs" / "images" / ".."],

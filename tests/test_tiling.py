@@ -10,7 +10,8 @@ from segjax.textures import rescale
 KEY = jax.random.key(0)
 NETWORKS = {
     "separate": segjax.SegmentationCNN(num_channels=2, kernel_size=3, shared_norm=False),
-    "even kernel": segjax.SegmentationCNN(num_channels=2, kernel_size=4, shared_norm=False, depth=2),
+    "even kernel": segjax.SegmentationCNN(num_channels=2, kernel_size=4, shared_norm=False, depth=3),
+    "even unet": segjax.UNet(num_channels=2, kernel_size=2),
     "unet": segjax.UNet(num_channels=2),
     "patch": PatchCNN(num_channels=4, depth=2, standardize=False),
 }

@@ -12,7 +12,7 @@ from experiments.interruption import Interrupted
 from segjax import checkpoints
 from segjax.models import ARCHITECTURES
 
-SMALL = ["--preset", "quick", "--seconds", "2", "--image-size", "16", "--sigma", "4", "--held-out", "12"]
+SMALL = ["--preset", "quick", "--seconds", "4", "--image-size", "16", "--sigma", "4", "--held-out", "12"]
 SMALL += ["--architecture", "shallow"]
 DRAWN = {"image_size": 16, "sigma": 4.0, "sigma1": 0.2, "sigma2": 1.2}
 QUIET = Console(quiet=True)
@@ -68,7 +68,7 @@ def test_what_was_interrupted_goes_on_with_its_clock(tmp_path, stop_after_a_chun
     assert metadata["compiled"] < metadata["seconds"] < metadata["compiled"] + 1
     rows = run(tmp_path)["snapshots"]
     assert rows[-1]["step"] > 20
-    assert rows[-1]["seconds"] < 2.5
+    assert rows[-1]["seconds"] < 5
     assert not list(tmp_path.glob("runs/*.part"))
 
 

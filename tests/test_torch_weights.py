@@ -77,6 +77,12 @@ def test_names_that_share_an_array_may_be_left_out(state, tmp_path):
     chex.assert_trees_all_equal(torch_weights.load(tmp_path / "model.safetensors"), from_state_dict(state))
 
 
+def test_layers_with_norms_of_their_own_are_not_taken_for_one(state):
+    state["conv2.2.weight"] = state["conv2.2.weight"] + 1
+    with pytest.raises(ValueError, match=r"conv2.2.weight differs from bn.weight"):
+        from_state_dict(state)
+
+
 def test_the_network_is_told_by_its_variables(state):
     assert torch_weights.model_of(from_state_dict(state)) == segjax.SegmentationCNN()
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=7, shared_norm=False)
