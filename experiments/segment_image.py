@@ -9,7 +9,7 @@ orange). MODEL is a model.safetensors of these experiments, or a safetensors fil
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
 training images. A picture that cannot be read is one line on the screen, and the others go on; the exit code is 1 then.
-About a second for a million pixels on 2 CPU cores.
+Half a second for a million pixels on 2 CPU cores.
 """
 
 import io
