@@ -21,6 +21,7 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from tyro.conf import Positional, arg
 
@@ -81,7 +82,7 @@ def main(options: Options) -> None:
     with training.progress_bar(console) as progress:
         bar = progress.add_task("", total=len(paths))
         for path in paths:
-            tiles = progress.add_task(path.name, total=None)
+            tiles = progress.add_task(escape(path.name), total=None)
             try:
                 if any(Path(row["image"]).stem == path.stem for row in rows):
                     raise ValueError(f"{path} has the name of an earlier picture, whose results it would replace")
@@ -154,7 +155,8 @@ def describe(path: Path, probability: np.ndarray) -> dict[str, Any]:
 def sentences(rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list[str]:
     total = sum(row["height"] * row["width"] for row in rows)
     share = sum(row["first_pixels"] for row in rows) / total
-    said = [f"The first texture covers {share:.1%} of {total / 1e6:.2g} million pixels in {len(rows)} pictures."]
+    pictures = f"{len(rows)} pictures" if len(rows) > 1 else "one picture"
+    said = [f"The first texture covers {share:.1%} of {total / 1e6:.2g} million pixels in {pictures}."]
     return said + ([f"{len(refused)} more could not be read."] if refused else [])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Most of the tests' time is LLVM's. Less of its optimisation halves the whole; what XLA does before it, the form of the
 # convolutions included, stays the same. Must be set before jax is imported.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}"
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
 
 import jax
 import numpy as np

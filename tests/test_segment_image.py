@@ -98,14 +98,15 @@ def test_interrupted_it_begins_again(network, pictures, tmp_path, monkeypatch):
     def told():
         yield [15]
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(interruption, "deferred", told)
-        run(tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
+    words = (tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
+    monkeypatch.setattr(interruption, "deferred", told)
+    with pytest.raises(Interrupted):
+        run(*words)
+    monkeypatch.undo()
     # What one picture gets is there whole, and of the next nothing.
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "runs"}
-    document = run(tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
-    assert len(document["images"]) == 2
+    assert len(run(*words)["images"]) == 2
 
 
 def test_its_own_model_is_not_deleted(network, pictures):

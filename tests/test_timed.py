@@ -75,13 +75,15 @@ def test_what_was_interrupted_goes_on_with_its_clock(tmp_path, stop_after_a_chun
 def test_other_options_do_not_go_on(tmp_path, stop_after_a_chunk):
     with stop_after_a_chunk(), pytest.raises(Interrupted):
         run(tmp_path)
-    with pytest.raises(command.UsageError, match=r"holds unfinished runs with learning_rate 0.01, not 0.5"):
+    with pytest.raises(command.UsageError, match=r"holds unfinished runs with learning_rate 0.006, not 0.5"):
         run(tmp_path, "--learning-rate", "0.5")
     part = tmp_path / "runs" / "clock-seed0.part"
     part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(command.UsageError, match="is truncated: .*; delete it, or pass --overwrite"):
+    with pytest.raises(command.UsageError, match=r"is truncated: .*; delete it, or pass --overwrite"):
         run(tmp_path)
-    run(tmp_path, "--overwrite")
+    with stop_after_a_chunk(), pytest.raises(Interrupted):
+        run(tmp_path, "--overwrite")
+    assert checkpoints.load(part)[0]["state"]["step"] == 10
 
 
 def test_the_rate_follows_the_clock(tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_the_network_is_told_by_its_variables(state):
 def test_what_is_no_such_file_is_said(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"pickle")
-    with pytest.raises(ValueError, match="model.safetensors is not a safetensors file"):
+    with pytest.raises(ValueError, match=r"model.safetensors is not a safetensors file"):
         torch_weights.load(path)
     with pytest.raises(OSError, match="No such file"):
         torch_weights.load(tmp_path / "absent")
