@@ -33,8 +33,7 @@ def test_value_and_gradients_are_the_plain_ones(size):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("batch", [1, 3, 7, 8, 9])
-@pytest.mark.parametrize("height", [4, 13, 40])
+@pytest.mark.parametrize(("batch", "height"), [(1, 40), (1, 4), (3, 13), (7, 13), (8, 13)])
 def test_few_images_are_cut_into_bands_without_a_trace(batch, height, x64):
     inputs = jax.random.normal(KEYS[0], (batch, height, 6, 2))
     kernel = jax.random.normal(KEYS[1], (4, 3, 2, 3))

@@ -10,13 +10,15 @@ import segjax
 from segjax import exemplars
 from segjax.exemplars import generate_crops, mix_crops
 
+# One program each: drawn operation by operation, every one of them would be compiled.
+draw = jax.jit(generate_crops, static_argnames=("batch_size", "image_size"))
 KEY = jax.random.key(0)
 FIRST, SECOND = jax.random.uniform(jax.random.key(1), (2, 20, 30))
 SMALL = {"first": FIRST, "second": SECOND, "batch_size": 2, "image_size": 16, "sigma": 4.0}
 
 
 def test_images_and_masks_keep_their_range():
-    batch = generate_crops(KEY, **SMALL)
+    batch = draw(KEY, **SMALL)
     chex.assert_shape(batch, (2, 16, 16, 1))
     chex.assert_tree_all_finite(batch)
     np.testing.assert_array_equal(batch.image.min(axis=(1, 2, 3)), 0)
@@ -25,15 +27,15 @@ def test_images_and_masks_keep_their_range():
 
 
 def test_pure_function_of_the_key():
-    first = generate_crops(KEY, **SMALL)
-    chex.assert_trees_all_equal(first, generate_crops(KEY, **SMALL))
-    other = generate_crops(jax.random.key(1), **SMALL)
+    first = draw(KEY, **SMALL)
+    chex.assert_trees_all_equal(first, draw(KEY, **SMALL))
+    other = draw(jax.random.key(1), **SMALL)
     assert np.any(first.image != other.image)
     assert np.any(first.mask != other.mask)
 
 
 def test_jit_and_vmap_change_nothing():
-    generate = jax.jit(partial(generate_crops, **SMALL))
+    generate = partial(draw, **SMALL)
     chex.assert_trees_all_close(generate(KEY), generate_crops(KEY, **SMALL), atol=1e-6)
     keys = jax.random.split(KEY, 3)
     batches = jax.vmap(generate)(keys)
@@ -45,7 +47,7 @@ def test_jit_and_vmap_change_nothing():
 def test_a_crop_is_laid_down_in_each_of_eight_ways():
     # As large as the image, an exemplar has one place to be cut from.
     square = np.arange(16.0, dtype=np.float32).reshape(4, 4)
-    batch = generate_crops(KEY, square, square, batch_size=400, image_size=4, sigma=4.0, contrast=0)
+    batch = draw(KEY, square, square, batch_size=400, image_size=4, sigma=4.0, contrast=0)
     ways = [np.rot90(turned, quarter) / 15 for turned in (square, square.T) for quarter in range(4)]
     whole = [image for image, mask in zip(batch.image[..., 0], batch.mask, strict=True) if np.ptp(mask) == 0]
     seen = {way for image in whole for way in range(8) if np.allclose(image, ways[way], atol=1e-6)}
@@ -56,7 +58,7 @@ def test_a_crop_is_laid_down_in_each_of_eight_ways():
 def test_every_place_of_an_exemplar_is_cut():
     # Three neighbours on a parabola tell by the place of the middle one between the two others where they are from.
     parabola = np.broadcast_to(np.arange(6, dtype=np.float32), (3, 6)) ** 2
-    batch = generate_crops(KEY, parabola, parabola, batch_size=200, image_size=3, sigma=3.0, contrast=0)
+    batch = draw(KEY, parabola, parabola, batch_size=200, image_size=3, sigma=3.0, contrast=0)
     whole = [image for image, mask in zip(batch.image, batch.mask, strict=True) if np.ptp(mask) == 0]
     places = [((k + 1) ** 2 - k**2) / ((k + 2) ** 2 - k**2) for k in range(4)]
     assert {round(float(np.median(image)), 4) for image in whole} == {round(place, 4) for place in places}
@@ -98,8 +100,8 @@ def test_trains_by_the_same_path():
 
 def test_dtype_follows_the_exemplars(x64):
     wide = {**SMALL, "first": jnp.asarray(FIRST, jnp.float64), "second": jnp.asarray(SECOND, jnp.float64)}
-    assert generate_crops(KEY, **wide).image.dtype == jnp.float64
-    assert generate_crops(KEY, **SMALL).image.dtype == jnp.float32
+    assert jax.eval_shape(partial(draw, **wide), KEY).image.dtype == jnp.float64
+    assert jax.eval_shape(partial(draw, **SMALL), KEY).image.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from segjax import checkpoints
 ROOT = Path(__file__).parents[1]
 # Saved after every chunk, so that a kill can hit a saving too.
 SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1", "--architecture", "kernel_3"]
-SMALL += ["--iterations", "300", "--show-every", "100", "--checkpoint-seconds", "0.01"]
+SMALL += ["--iterations", "200", "--show-every", "100", "--checkpoint-seconds", "0.01"]
 KILLS, RUN = 20, "runs/adam-0.01-seed0.safetensors"
 
 

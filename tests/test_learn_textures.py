@@ -7,7 +7,7 @@ from PIL import Image
 
 from experiments import command, learn_textures, networks
 
-SMALL = ["--preset", "quick", "--seconds", "8", "--held-out", "32", "--architecture", "kernel_3"]
+SMALL = ["--preset", "quick", "--seconds", "6", "--held-out", "32", "--architecture", "kernel_3"]
 
 
 def run(out, first, second, *arguments):

@@ -22,7 +22,7 @@ def save(out, name, trained_on, export_torch=False):
     return networks.save(options, variables, trained_on), variables
 
 
-@pytest.mark.parametrize("name", list(ARCHITECTURES))
+@pytest.mark.parametrize("name", ["notebook", "separate_norm", "unet", "patch"])
 def test_reloading_gives_identical_predictions(name, tmp_path):
     path, variables = save(tmp_path, name, {"texture": TEXTURE})
     network = networks.load(path)

@@ -34,6 +34,6 @@ def test_readme_examples_run(tmp_path, monkeypatch):
     # Each goes on from the one before.
     for block in blocks:
         exec(block, names)
-    assert names["histories"].loss.shape == (4, 50)
-    assert names["result"].histories.loss.shape == (4, 2, 2, 50)
+    assert names["histories"].loss.shape == (4, 30)
+    assert names["result"].histories.loss.shape == (4, 2, 2, 30)
     assert names["probability"].shape == (80, 90)

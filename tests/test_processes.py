@@ -57,19 +57,22 @@ def runs_of(out):
     return json.loads((out / "results.json").read_text())["runs"]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The runs of one process."""
+    out = tmp_path_factory.mktemp("alone")
+    words = [*SMALL, "--iterations", "3", "--out", str(out)]
+    compare_optimizers.main(command.parse(compare_optimizers.Options, compare_optimizers.PRESETS, words))
+    return runs_of(out)
+
+
 @pytest.mark.parametrize("join", [by_flags, by_scheduler])
-def test_two_processes_give_the_numbers_of_one(join, tmp_path):
-    both = start(tmp_path / "two", "--iterations", "3", join=join)
+def test_two_processes_give_the_numbers_of_one(join, alone, tmp_path):
+    both = start(tmp_path, "--iterations", "3", join=join)
     (_, errors), (second, _) = [process.communicate(timeout=120) for process in both]
     assert not errors
     assert "Wrote" not in second
-    options = command.parse(
-        compare_optimizers.Options,
-        compare_optimizers.PRESETS,
-        [*SMALL, "--iterations", "3", "--out", str(tmp_path / "one")],
-    )
-    compare_optimizers.main(options)
-    together, alone = runs_of(tmp_path / "two"), runs_of(tmp_path / "one")
+    together = runs_of(tmp_path)
     assert [run["seed"] for run in together] == [0, 1, 2, 0, 1, 2]
     for first, second in zip(together, alone, strict=True):
         # Other numbers of devices sum in another order.
@@ -91,7 +94,7 @@ def wait_for(condition, seconds=90):
 )
 def test_a_dead_process_ends_the_other(victim, how, code, tmp_path):
     # When those of sgd are kept, the program for momentum is still to be compiled.
-    both = start(tmp_path, "--iterations", "300")
+    both = start(tmp_path, "--iterations", "100")
     try:
         kept = tmp_path / "runs"
         wait_for(lambda: len(list(kept.glob("sgd-seed?.safetensors"))) == 3)
