@@ -1,4 +1,4 @@
-"""What do our choices cost and save on this machine? Every time beside its peers, in one run: noise matters less so.
+"""What do our choices cost and save here? Every time beside its peers, in one run, so that noise matters less.
 
     python -m experiments.benchmark                    the notebook's sizes
     python -m experiments.benchmark --preset quick     32 x 32, few repeats: shows that it works
