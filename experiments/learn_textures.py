@@ -91,7 +91,7 @@ def main(options: Options) -> None:
         options, snapshots[-1].variables, {"exemplars": {**names, **size, "contrast": options.contrast}}
     )
     timed.forget(options)
-    last, title = rows[-1], f"{names['first']} (first) and {names['second']} (second)"
+    last, title = rows[-1], photographs.figure_label(f"{names['first']} (first) and {names['second']} (second)")
     use = shlex.join(["python", "-m", "experiments.segment_image", str(saved), "IMAGE"])
     sentences = [
         f"After {last['seconds']:.1f} s, {last['step']} steps: accuracy {last['accuracy']:.4f}, IoU of the first "

@@ -82,8 +82,13 @@ def find(paths: list[Path]) -> list[Path]:
 
 
 def label(path: Path) -> str:
-    """The file's name without its ending, as text that every page and figure can show."""
-    return path.stem.encode(errors="replace").decode().replace("$", "S")
+    """The file's name without its ending, as text that every page can show."""
+    return path.stem.encode(errors="replace").decode()
+
+
+def figure_label(name: str) -> str:
+    """The same for a figure, where what stands between two dollars would be a formula."""
+    return name.replace("$", r"\$")
 
 
 def mask_png(probability: np.ndarray) -> bytes:

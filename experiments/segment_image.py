@@ -109,7 +109,8 @@ def main(options: Options) -> None:
         print(f"error: {line['error']}", file=sys.stderr)
     if not rows:
         raise command.UsageError(refused[-1]["error"])
-    figures = {"pictures": plotting.pictures(shown, "Pictures, masks and probabilities", [row["name"] for row in rows])}
+    names = [photographs.figure_label(row["name"]) for row in rows]
+    figures = {"pictures": plotting.pictures(shown, "Pictures, masks and probabilities", names)}
     report = Report(question(__doc__), sentences(rows, refused), [table(rows, network)], figures, warnings(network))
     results = {"experiment": "segment_image", "textures": network.names, "images": rows, "refused": refused}
     output.finish(options, results, rows, report, console)

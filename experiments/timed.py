@@ -145,6 +145,8 @@ def train(options: Options, generate: Callable[..., segjax.Batch], console: Cons
                 raise Interrupted(signals[0])
         # What follows can be interrupted as well, or find the disk full.
         _write(file, Begun(jax.device_get(state), losses, snapshots, seconds, compiled))
+    if signals:
+        raise Interrupted(signals[0])
     return snapshots
 
 

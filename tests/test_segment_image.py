@@ -122,6 +122,12 @@ def test_rerun_finds_the_same_areas(network, tmp_path):
     assert json.loads((tmp_path / "again" / "rerun.json").read_text())["differences"] == []
 
 
+def test_a_name_that_looks_like_a_formula_is_a_name(network, tmp_path):
+    path = shutil.copy(DATA / "grain.png", tmp_path / r"a$\x$.png")
+    assert run(tmp_path / "out", network, path)["images"][0]["name"] == r"a$\x$"
+    assert (tmp_path / "out" / r"a$\x$-mask.png").exists()
+
+
 def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
     shutil.copy(pictures / "grey.png", pictures / "deep.png")
     with pytest.raises(SystemExit):
