@@ -170,10 +170,21 @@ def kernels(layer: str, variables: Variables) -> Figure:
     tiles = [[kernel[:, :, i, o] for i in range(inputs)[:MOST_SHOWN]] for o in range(outputs)[:MOST_SHOWN]]
     if inputs == 1:
         tiles = rows_of([tile for row in tiles for tile in row], 8)
-    grid = [[plotting.Picture("", tile, "signed") for tile in row] for row in tiles]
     first = f"first {MOST_SHOWN} of " if max(inputs, outputs) > MOST_SHOWN else ""
     shape = f"outputs {first}{outputs}" + (f" (down), inputs {first}{inputs} (across)" if inputs > 1 else "")
-    return plotting.pictures(grid, f"Weights of {layer}: {shape}", size=0.5 if inputs > 1 else 1.1)
+    whole = plotting.Picture("", mosaic(tiles), "signed")
+    size = (0.5 if inputs > 1 else 0.8) * max(map(len, tiles))
+    return plotting.pictures([[whole]], f"Weights of {layer}: {shape}", size=size)
+
+
+def mosaic(tiles: list[list[np.ndarray]]) -> np.ndarray:
+    """Arrays of one shape in rows, one NaN between them: one picture is drawn 20 times faster than 256."""
+    height, width = tiles[0][0].shape
+    whole = np.full((len(tiles) * (height + 1) - 1, max(map(len, tiles)) * (width + 1) - 1), np.nan)
+    for y, row in enumerate(tiles):
+        for x, tile in enumerate(row):
+            whole[y * (height + 1) :, x * (width + 1) :][:height, :width] = tile
+    return whole
 
 
 def features(layer: str, maps: np.ndarray, batch: segjax.Batch) -> Figure:

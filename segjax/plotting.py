@@ -111,13 +111,15 @@ def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str]
 
     Args:
         names: one before each row.
-        size: side of a picture in inches.
+        size: width of a picture in inches.
     """
     rows, columns = len(grid), max(map(len, grid))
+    shapes = [np.shape(picture.array) for row in grid for picture in row]
+    height = size * max(shape[0] / shape[1] for shape in shapes)
     # No narrower than a title of usual length.
-    figure = Figure(figsize=(max(size * columns + 0.9, 6.4), (size + 0.1) * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(max(size * columns + 0.9, 6.4), (height + 0.1) * rows + 0.8), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
-    signed = [np.abs(picture.array).max() for row in grid for picture in row if picture.kind == "signed"]
+    signed = [np.nanmax(np.abs(picture.array)) for row in grid for picture in row if picture.kind == "signed"]
     reach = float(max(signed, default=0.0)) or 1.0
     measured = None
     for row, line in zip(axes, grid, strict=True):
@@ -361,6 +363,7 @@ def _draw(axes: Axes, picture: Picture, reach: float) -> Any:
         "signed": {"cmap": "PuOr", "vmin": -reach, "vmax": reach, "interpolation": "nearest"},
         "feature": {"cmap": "gray", "interpolation": "nearest"},
     }
-    axes.set(xticks=[], yticks=[])
+    # What is NaN shows the face.
+    axes.set(xticks=[], yticks=[], facecolor="0.55")
     axes.set_title(picture.title, fontsize=10)
     return axes.imshow(np.asarray(picture.array), **styles[picture.kind])

@@ -1,7 +1,10 @@
 """Golden arrays of PyTorch (tests/data/README.md) and what several tests share."""
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,6 +12,13 @@ from pathlib import Path
 # Most of the tests' time is LLVM's. Less of its optimisation halves the whole; what XLA does before it, the form of the
 # convolutions included, stays the same. Must be set before jax is imported.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+
+# Many tests, and the processes that they start, run the same programs: whoever needs one first compiles it for all. The
+# folder goes when the tests are over; pytest-xdist's workers have it from the process that started them.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="segjax-programs-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
 import numpy as np

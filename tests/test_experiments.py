@@ -41,11 +41,11 @@ EXPERIMENTS = {
         {"kernels_conv1", "kernels_out", "features_conv1", "features_out", "removal"},
     ),
     "train_best_model": (
-        ["--seconds", "3", "--held-out", "8", "--architecture", "shallow"],
+        ["--seconds", "1", "--held-out", "8", "--architecture", "shallow"],
         {"quality_over_time", "predictions"},
     ),
     "learn_textures": (
-        ["--seconds", "3", "--held-out", "8", "--architecture", "shallow", *TWO],
+        ["--seconds", "1", "--held-out", "8", "--architecture", "shallow", *TWO],
         {"quality_over_time", "predictions", "training_images"},
     ),
     "reproduce_notebook": (

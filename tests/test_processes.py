@@ -37,6 +37,8 @@ def by_scheduler(index, port):
 
 def start(out, *arguments, join=by_flags):
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    # One would read a program while the other writes it, and complain of half a file.
+    shared = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     port, both = free_port(), []
     for index in "01":
         group, environment = join(index, port)
@@ -44,7 +46,7 @@ def start(out, *arguments, join=by_flags):
             subprocess.Popen(
                 [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *arguments, *group, "--out", str(out)],
                 cwd=ROOT,
-                env={**os.environ, "XLA_FLAGS": flags, **environment},
+                env={**shared, **environment},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

@@ -43,8 +43,8 @@ def test_axes_are_named_in_their_order_and_sweep_any_number():
 
 
 def test_a_run_that_diverges_is_marked_and_disturbs_no_other():
-    mixed = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [1e-2, 1e30]))(KEYS)
-    alone = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [1e-2, 1e-3]))(KEYS)
+    program = jax.jit(lambda keys, rates: segjax.sweep(TRAIN, keys, rates))
+    mixed, alone = (program(KEYS, jnp.array([1e-2, other])) for other in (1e30, 1e-3))
     first_lost = 1 + np.argmax(~np.isfinite(np.asarray(mixed.histories.loss[:, 1])), axis=-1)
     np.testing.assert_array_equal(mixed.diverged_at, np.stack([[0, 0], first_lost], axis=-1))
     assert (first_lost > 1).all()
