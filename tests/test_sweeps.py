@@ -13,7 +13,7 @@ import pytest
 import segjax
 from segjax.sweeps import map_runs
 
-MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
+MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3, depth=2)
 # Plain SGD: Adam's first step is the sign of the gradient, in which a last digit can be worth a whole step.
 OPTIONS = {"optimizer": segjax.OPTIMIZERS["sgd"], "batch_size": 2, "image_size": 16, "sigma": 4.0}
 TRAIN = segjax.make_train(MODEL, num_steps=3, **OPTIONS)
