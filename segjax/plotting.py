@@ -114,11 +114,13 @@ def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str]
         size: width of a picture in inches.
     """
     rows, columns = len(grid), max(map(len, grid))
-    shapes = [np.shape(picture.array) for row in grid for picture in row]
-    height = size * max(shape[0] / shape[1] for shape in shapes)
+    # A row is as high as its tallest picture, which gets narrower when it is over twice as high as wide.
+    shapes = [[np.shape(picture.array) for picture in row] for row in grid]
+    heights = [size * min(2, max(height / width for height, width in row)) for row in shapes]
     # No narrower than a title of usual length.
-    figure = Figure(figsize=(max(size * columns + 0.9, 6.4), (height + 0.1) * rows + 0.8), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    figsize = (max(size * columns + 0.9, 6.4), sum(heights) + 0.1 * rows + 0.8)
+    figure = Figure(figsize=figsize, layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     signed = [np.nanmax(np.abs(picture.array)) for row in grid for picture in row if picture.kind == "signed"]
     reach = float(max(signed, default=0.0)) or 1.0
     measured = None

@@ -89,6 +89,13 @@ def test_pictures_of_one_kind_share_a_scale():
     assert figure.axes[-1].get_ylabel() == "weight"
 
 
+def test_rows_of_pictures_are_as_high_as_they_need():
+    grid = [[plotting.Picture("", np.zeros(shape))] for shape in ((1, 2), (3, 2), (9, 2))]
+    figure = plotting.pictures(grid, "title", size=2)
+    assert figure.get_figheight() == pytest.approx(2 * (0.5 + 1.5 + 2) + 1.1)
+    assert figure.axes[0].get_gridspec().get_height_ratios() == pytest.approx([1, 3, 4])
+
+
 def test_heatmap_writes_its_numbers():
     values = np.array([[1.0, np.nan], [3.0, 4.0]])
     axes, bar = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("down", "across", "colour"), ".1f", "title").axes
