@@ -88,10 +88,10 @@ def whole(cache, tmp_path_factory):
 def stopped(cache, tmp_path_factory):
     """The folder of a run that was told to stop."""
     out = tmp_path_factory.mktemp("stopped")
-    command = train(out, cache)
-    command.wait_for(out, PART)
-    command.send(signal.SIGTERM)
-    assert command.finish()[0] == 143
+    started = train(out, cache)
+    started.wait_for(out, PART)
+    started.send(signal.SIGTERM)
+    assert started.finish()[0] == 143
     return out
 
 
@@ -123,10 +123,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_pat
     seconds = time.monotonic() - begin
     rng, out = random.Random(0), tmp_path / "killed"
     for _ in range(KILLS):
-        command = train(out, cache)
+        started = train(out, cache)
         time.sleep(rng.uniform(0, seconds))
-        command.process.kill()
-        code, _, errors = command.finish()
+        started.process.kill()
+        code, _, errors = started.finish()
         assert code in (0, -signal.SIGKILL), errors
         if code == 0:
             # It was done before: what the kills left is the same, and another begins.
@@ -138,10 +138,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_pat
 
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tmp_path):
-    command = train(tmp_path, cache)
-    command.wait_for(tmp_path, PART)
-    command.send(how)
-    returned, _, said = command.finish()
+    started = train(tmp_path, cache)
+    started.wait_for(tmp_path, PART)
+    started.send(how)
+    returned, _, said = started.finish()
     assert returned == code
     assert said == (
         "interrupted; the same command without --overwrite goes on from what is kept in "
@@ -169,10 +169,10 @@ def test_runs_side_by_side_go_on_to_the_same_numbers(cache, tmp_path):
         assert (code, errors) == (0, "")
 
     compared(tmp_path / "whole")
-    command = compare(tmp_path / "part")
-    command.wait_for(tmp_path / "part", "runs/*.round")
-    command.send(signal.SIGTERM)
-    code, _, said = command.finish()
+    started = compare(tmp_path / "part")
+    started.wait_for(tmp_path / "part", "runs/*.round")
+    started.send(signal.SIGTERM)
+    code, _, said = started.finish()
     assert code == 143
     assert "goes on from what is kept" in said
     compared(tmp_path / "part")
@@ -201,10 +201,10 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path)
 
 def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
     out = tmp_path / "out"
-    command = train(out, cache)
-    command.wait_for(out, PART)
+    started = train(out, cache)
+    started.wait_for(out, PART)
     shutil.rmtree(out, ignore_errors=True)
-    code, _, said = command.finish()
+    code, _, said = started.finish()
     assert code == 1
     assert "No such file or directory; what was kept before is as it was" in said
     assert said.count("\n") == 1

@@ -32,7 +32,7 @@ def at_once(model, variables, image):
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize(("size", "tile_size"), [((61, 90), 16), ((61, 61), 200), ((5, 70), 16)])
+@pytest.mark.parametrize(("size", "tile_size"), [((61, 90), 16), ((90, 61), 7), ((61, 61), 200), ((5, 70), 16)])
 def test_tiles_give_what_the_whole_gives(name, size, tile_size):
     model, image = NETWORKS[name], picture(*size)
     variables = some_variables(model)
