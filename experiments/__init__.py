@@ -1,1 +1,45 @@
-"""One short script a question, all of one skeleton: `python -m experiments.NAME --help`."""
+"""One short script a question: `python -m experiments` lists them, `python -m experiments.NAME --help` their options.
+
+    NAME.py      a question: its options and presets, its plan of runs (or other work), its report
+    rerun.py     repeats an experiment from its results.json, and compares every number
+    lab/         the machinery: `lab/experiment.py` is the skeleton that every question goes through
+    bench/       the parts of the benchmark
+    notebook/    the notebook's published numbers, and its flaws
+
+Your own experiment is one file, here or anywhere else; `python -m experiments.my_question --preset quick` runs it:
+
+    \"\"\"Does a larger batch help? One network at several batch sizes, at equal steps.\"\"\"
+
+    from dataclasses import dataclass
+    from pathlib import Path
+
+    from experiments.lab import experiment, scores, views
+    from experiments.lab.options import Comparison
+    from experiments.lab.report import Report
+
+    @dataclass(frozen=True, kw_only=True)
+    class Options(Comparison):
+        \"\"\"Trains at several batch sizes, paired over seeds.\"\"\"
+
+        batch_sizes: tuple[int, ...] = (2, 8, 32)  # Images a batch.
+        optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
+        learning_rate: float = 1e-3  # The one rate of all sizes.
+        out: Path = Path("results/my_question")
+
+    PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, iterations=60, seeds=2)}
+
+    def plan(options):
+        sizes = [options.texture._replace(batch_size=size) for size in options.batch_sizes]
+        return [options.run(seed, texture=texture) for texture in sizes for seed in options.all_seeds]
+
+    def report(options, results):
+        arms = scores.arms(results, lambda run: f"batch {run.texture.batch_size}")
+        tables = [views.table(arms, f"{options.iterations} iterations: {options.over_seeds}")]
+        figures = {"predictions": views.predictions(arms, options)}
+        return Report([views.leader(arms, "iou")], tables, figures, scores.document(arms), scores.rows(arms))
+
+    if __name__ == "__main__":
+        experiment.main()
+
+It has progress with the time left, checkpoints, one-line mistakes, and results as pictures, HTML, JSON and CSV.
+"""

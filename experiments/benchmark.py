@@ -14,156 +14,128 @@ Medians over repeats, taken in turns, with their range; compilation is reported 
 to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
 """
 
+import json
+import subprocess
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments import command, contenders, first_step, folder, limits, output, timing
-from experiments.limits import Limits, Work
-from experiments.report import Report, Table, question
-from experiments.timing import Program, Timing
+from experiments.bench import contenders, limits, timing
+from experiments.bench.limits import Limits, Work
+from experiments.bench.timing import Program, Timing
+from experiments.lab import experiment
+from experiments.lab.options import Command
+from experiments.lab.report import Report, Table
 from segjax import plotting
 from segjax.checks import check_count, check_positive
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Command):
     """Measures times, rates and memory, ours beside those of others."""
 
-    preset: Literal["notebook", "quick"] = "notebook"
-    """Defaults of all other options: the notebook's sizes, or small ones."""
     image_size: int = 128
     """Height and width of the images, in pixels."""
     batch_size: int = 8
     """Images a batch."""
-    steps: int = 5
-    """Training steps in each measurement, 2 in those of many runs."""
-    runs: tuple[int, ...] = (1, 4, 16, 64)
-    """Numbers of runs in one program."""
-    repeats: int = 5
-    """Measurements of each, taken in turns; the median counts."""
+    steps: int = 5  # Training steps in each measurement, 2 in those of many runs.
+    runs: tuple[int, ...] = (1, 4, 16, 64)  # Numbers of runs in one program.
+    repeats: int = 5  # Measurements of each, taken in turns; the median counts.
     budget: float = 20.0
     """Seconds that the measurements of one program may take; a slow one gets fewer repeats, at least one."""
-    torch: bool = True
-    """Measure PyTorch as well, where it is installed."""
-    growth: bool = True
-    """Measure how the cost grows with the sizes."""
+    torch: bool = True  # Measure PyTorch as well, where it is installed.
+    growth: bool = True  # Measure how the cost grows with the sizes.
     out: Path = Path("results/benchmark")
-    """Folder for the figure, report.html, results.json and runs.csv."""
-    overwrite: bool = False
-    """Begin anew in a folder that already holds files: deletes the results that it holds."""
+
+    def check(self) -> None:
+        super().check()
+        check_count("--steps", self.steps, 1)
+        check_count("--repeats", self.repeats, 1)
+        check_positive("--budget", self.budget)
+        for number in self.runs:
+            check_count("--runs", number, 1)
+        if not self.runs or len(set(self.runs)) < len(self.runs):
+            raise ValueError(f"--runs must be different numbers, at least one, got {self.runs}")
 
 
 PRESETS = {
     "notebook": Options(),
-    "quick": Options(
-        preset="quick", image_size=32, steps=2, runs=(1, 4), repeats=2, budget=5.0, torch=False, growth=False
-    ),
+    "quick": Options(image_size=32, steps=2, runs=(1, 4), repeats=2, budget=5.0, torch=False, growth=False),
 }
+# Steps of a measurement of many runs: 64 of them take long enough.
 SWEEP_STEPS = 2
-PARTS = ("generation", "step", "iteration", "sweep")
+# The parts of one run; a fourth is the sweep of many.
+PARTS = ("generation", "step", "iteration")
+Times = dict[tuple[str, str], Timing]
 
 
 class Ratio(NamedTuple):
-    """A quotient of two medians and what it should be; `above` where it should be at least that."""
+    """A quotient of two medians of one part, its goal, whether it should be above it, and where the goal holds."""
 
     name: str
-    over: tuple[str, str]
-    under: tuple[str, str]
-    goal: float | None
-    above: bool
-    # The platform that the goal is for; None for all.
+    part: str
+    over: str
+    under: str
+    goal: float | None = None
+    above: bool = True
     platform: str | None = None
 
 
-OURS, NOTEBOOK, TUNED = "ours", "PyTorch, the notebook", "PyTorch, tuned"
+OURS, NOTEBOOK, TUNED, SEPARABLE = "ours", "PyTorch, the notebook", "PyTorch, tuned", "PyTorch, separable"
 CHANNELS_LAST, DENSE = "PyTorch, eager, channels_last", "naive JAX: dense convolutions"
-NAIVE_LOOP = "naive JAX: plain convolutions in the loop"
+NAIVE_LOOP, STEP_BY_STEP = "naive JAX: plain convolutions in the loop", "ours, step by step"
 RATIOS = (
-    Ratio("dense generation / ours", ("generation", NOTEBOOK), ("generation", OURS), 1000, True, "cpu"),
-    Ratio("dense generation in JAX / ours", ("generation", DENSE), ("generation", OURS), None, True),
-    Ratio(
-        "PyTorch's separable generation / ours", ("generation", "PyTorch, separable"), ("generation", OURS), None, True
-    ),
-    Ratio("the notebook's iteration / ours", ("iteration", NOTEBOOK), ("iteration", OURS), 100, True),
-    Ratio("naive iteration in JAX / ours", ("iteration", NAIVE_LOOP), ("iteration", OURS), None, True),
-    Ratio("tuned PyTorch's iteration / ours", ("iteration", TUNED), ("iteration", OURS), 2, True, "gpu"),
-    Ratio("loop / step by step", ("iteration", OURS), ("iteration", "ours, step by step"), 1.1, False),
-    Ratio("step / PyTorch's, channels_last", ("step", OURS), ("step", CHANNELS_LAST), 1, False, "cpu"),
-    Ratio("step / tuned PyTorch's", ("step", OURS), ("step", TUNED), None, False),
+    Ratio("dense generation / ours", "generation", NOTEBOOK, OURS, 1000, platform="cpu"),
+    Ratio("dense generation in JAX / ours", "generation", DENSE, OURS),
+    Ratio("PyTorch's separable generation / ours", "generation", SEPARABLE, OURS),
+    Ratio("the notebook's iteration / ours", "iteration", NOTEBOOK, OURS, 100),
+    Ratio("naive iteration in JAX / ours", "iteration", NAIVE_LOOP, OURS),
+    Ratio("tuned PyTorch's iteration / ours", "iteration", TUNED, OURS, 2, platform="gpu"),
+    Ratio("loop / step by step", "iteration", OURS, STEP_BY_STEP, 1.1, above=False),
+    Ratio("step / PyTorch's, channels_last", "step", OURS, CHANNELS_LAST, 1, above=False, platform="cpu"),
+    Ratio("step / tuned PyTorch's", "step", OURS, TUNED),
 )
 
 
-def main(options: Options) -> None:
-    with command.usage_errors():
-        for name, minimum in (("image_size", 2), ("batch_size", 1), ("steps", 1), ("repeats", 1)):
-            check_count(command.flag(name), getattr(options, name), minimum)
-        check_positive("--budget", options.budget)
-        for number in options.runs:
-            check_count("--runs", number, 1)
-        if not options.runs or len(set(options.runs)) < len(options.runs):
-            raise ValueError(f"--runs must be different numbers, at least one, got {options.runs}")
-    folder.claim(options)
-    console = Console()
+class Found(NamedTuple):
+    """Everything that was measured: whether PyTorch was, first steps, times, the device's rates, a step's work."""
+
+    torch: bool
+    starts: dict[str, dict[str, Any]]
+    times: Times
+    device: Limits
+    step: Work
+
+
+def work(options: Options, console: Console) -> Found:
     torch = options.torch and contenders.torch_is_installed()
     device = limits.measured(console, options.repeats)
-    # Before this process fills the memory.
-    starts = first_steps(options, torch, console)
-    times = measure(options, torch, console)
-    work = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
-    ratios = quotients(times, options)
-    bound = limits.as_dict(device, work, times[("step", OURS)].median)
-    tables = [
-        times_table(times, title(options)),
-        ratio_table(ratios, starts, bound),
-        sweep_table(times),
-        start_table(starts),
-        limit_table(device, work, bound),
-    ]
-    if options.growth:
-        tables.append(growth_table(times))
-    milliseconds = {
-        f"{part}: {name}": 1e3 * np.array(timed.seconds) for (part, name), timed in times.items() if part in PARTS[:3]
-    }
-    figure = plotting.bars(milliseconds, "time of a batch or a step (ms)", title(options))
-    rows = [
-        {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
-        for (part, name), timed in times.items()
-        for repeat, value in enumerate(timed.seconds)
-    ]
-    results = {
-        "experiment": "benchmark",
-        "programs": [
-            {"part": part, "name": name, "median": timed.median, **timed._asdict()}
-            for (part, name), timed in times.items()
-        ],
-        "ratios": {name: value for name, value, _ in ratios},
-        "first_steps": starts,
-        "limits": bound,
-        "pytorch": torch,
-    }
-    report = Report(question(__doc__), [], tables, {"times": figure}, missing(torch))
-    output.finish(options, results, rows, report, console)
+    # In processes of their own, before this one fills the memory.
+    tuned = ["tuned"] if contenders.can_compile() else []
+    with console.status("the first step of a command"):
+        names = ["ours", "notebook", *tuned] if torch else ["ours"]
+        starts = {name: first_step(name, options) for name in names}
+    step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
+    return Found(torch, starts, measure(options, torch, console), device, step)
 
 
-def missing(torch: bool) -> list[str]:
-    """What was not measured."""
-    if not torch:
-        return ["PyTorch was not measured."]
-    return [] if contenders.can_compile() else ["PyTorch tuned was not measured: it needs a C++ compiler."]
-
-
-def title(options: Options) -> str:
-    size = f"{options.batch_size} images of {options.image_size} x {options.image_size}"
-    return f"{size}: median and range of up to {options.repeats} repeats"
-
-
-Times = dict[tuple[str, str], Timing]
+def first_step(name: str, options: Options) -> dict[str, Any]:
+    """Starts a process and waits for it: {"seconds": to its first step, "peak_bytes", "device_peak_bytes"}."""
+    numbers = (options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
+    words = [sys.executable, "-m", "experiments.bench.first_step", name, *map(str, numbers)]
+    start = time.time()
+    done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr}")
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return {"seconds": result.pop("moment") - start, **result}
 
 
 def measure(options: Options, torch: bool, console: Console) -> Times:
@@ -185,34 +157,64 @@ def measure(options: Options, torch: bool, console: Console) -> Times:
     return times
 
 
-def first_steps(options: Options, torch: bool, console: Console) -> dict[str, dict[str, Any]]:
-    names = [name for name in first_step.NAMES if name == OURS or torch]
-    if not contenders.can_compile():
-        names = [name for name in names if name != "tuned"]
-    with console.status("the first step of a command"):
-        return {
-            name: first_step.measured(name, options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
-            for name in names
-        }
+def report(options: Options, found: Found) -> Report:
+    times, bound = found.times, limits.as_dict(found.device, found.step, found.times["step", OURS].median)
+    size = f"{options.batch_size} images of {options.image_size} x {options.image_size}"
+    title = f"{size}: median and range of up to {options.repeats} repeats"
+    ratios = quotients(times, options)
+    tables = [
+        times_table(times, title),
+        ratio_table(ratios, found.starts, bound),
+        sweep_table(times),
+        start_table(found.starts),
+        limit_table(found, bound),
+    ]
+    if options.growth:
+        tables.append(growth_table(times))
+    shown = {f"{part}: {name}": 1e3 * np.array(it.seconds) for (part, name), it in times.items() if part in PARTS}
+    figures = {"times": plotting.bars(shown, "time of a batch or a step (ms)", title)}
+    rows = [
+        {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
+        for (part, name), timed in times.items()
+        for repeat, value in enumerate(timed.seconds)
+    ]
+    results = {
+        "programs": [
+            {"part": part, "name": name, "median": timed.median, **timed._asdict()}
+            for (part, name), timed in times.items()
+        ],
+        "ratios": {name: value for name, value, _ in ratios},
+        "first_steps": found.starts,
+        "limits": bound,
+        "pytorch": found.torch,
+    }
+    return Report([], tables, figures, results, rows, missing(found.torch))
+
+
+def missing(torch: bool) -> list[str]:
+    """Says which programs were not measured."""
+    if not torch:
+        return ["PyTorch was not measured."]
+    return [] if contenders.can_compile() else ["PyTorch tuned was not measured: it needs a C++ compiler."]
 
 
 def quotients(times: Times, options: Options) -> list[tuple[str, float, str]]:
-    """(what, its value, its goal in words) of all that was measured."""
+    """(name, value, goal in words) of every ratio whose two programs were measured."""
     platform, found = jax.default_backend(), []
-    for ratio in RATIOS:
-        if ratio.over in times and ratio.under in times:
-            wanted = ratio.goal is not None and ratio.platform in (None, platform)
-            goal = f"{'at least' if ratio.above else 'at most'} {ratio.goal:g}" if wanted else ""
-            found.append((ratio.name, times[ratio.over].median / times[ratio.under].median, goal))
+    for name, part, over, under, number, above, where in RATIOS:
+        if (part, over) in times and (part, under) in times:
+            wanted = number is not None and where in (None, platform)
+            goal = f"{'at least' if above else 'at most'} {number:g}" if wanted else ""
+            found.append((name, times[part, over].median / times[part, under].median, goal))
     least, most = str(min(options.runs)), str(max(options.runs))
-    single, many = times[("sweep", least)].median, times[("sweep", most)].median
+    single, many = times["sweep", least].median, times["sweep", most].median
     if platform == "gpu":
         found.append((f"steps a second: {most} runs / {least}", single / many, "at least 5"))
     else:
         found.append((f"cost of a run: one of {most} / of {least}", many / single, "at most 1.05"))
     for name in (name for part, name in times if part == "sweep" and not name.isdecimal()):
         goal = "at most 1.5" if name.startswith("jax.vmap") else ""
-        found.append((f"cost of a run: {name} / {least}", times[("sweep", name)].median / single, goal))
+        found.append((f"cost of a run: {name} / {least}", times["sweep", name].median / single, goal))
     return found
 
 
@@ -220,7 +222,7 @@ def times_table(times: Times, note: str) -> Table:
     rows = [
         [part, name, spread(timed), f"{timed.compile_seconds:.1f}"]
         for (part, name), timed in times.items()
-        if part in PARTS[:3]
+        if part in PARTS
     ]
     headings = ("what", "program", "ms", "compiling (s)")
     return Table("Times of a batch or a step", headings, rows, f"{note}. Compiling: with the first call's excess.")
@@ -237,17 +239,11 @@ def ratio_table(
 
 
 def sweep_table(times: Times) -> Table:
-    rows = [
-        [
-            name,
-            f"{1 / timed.median:.2f}",
-            spread(timed),
-            megabytes(timed.temporary_bytes),
-            f"{timed.compile_seconds:.1f}",
-        ]
-        for (part, name), timed in times.items()
-        if part == "sweep"
-    ]
+    rows = []
+    for (part, name), timed in times.items():
+        if part == "sweep":
+            rows.append([name, f"{1 / timed.median:.2f}", spread(timed), megabytes(timed.temporary_bytes)])
+            rows[-1].append(f"{timed.compile_seconds:.1f}")
     headings = ("runs", "steps a second", "ms a step", "temporary MB", "compiling (s)")
     note = "Numbers alone: segjax.sweep, one run after the other. Steps of all runs together."
     return Table("Many runs in one program", headings, rows, note)
@@ -262,12 +258,12 @@ def start_table(starts: dict[str, dict[str, Any]]) -> Table:
     return Table("From a command to its first step", headings, rows, "Notebook and tuned are PyTorch's.")
 
 
-def limit_table(device: Limits, work: Work, bound: dict[str, Any]) -> Table:
+def limit_table(found: Found, bound: dict[str, Any]) -> Table:
     rows = [
-        ["matrix product, float32, 2048 x 2048", f"{device.flops / 1e9:.0f} GFLOP/s"],
-        ["copy of 256 MB, read and written", f"{device.bytes / 1e9:.1f} GB/s"],
-        ["operations of a step", f"{work.flops / 1e9:.2f} GFLOP"],
-        ["least memory that a step moves", f"{work.bytes / 1e6:.0f} MB"],
+        ["matrix product, float32, 2048 x 2048", f"{found.device.flops / 1e9:.0f} GFLOP/s"],
+        ["copy of 256 MB, read and written", f"{found.device.bytes / 1e9:.1f} GB/s"],
+        ["operations of a step", f"{found.step.flops / 1e9:.2f} GFLOP"],
+        ["least memory that a step moves", f"{found.step.bytes / 1e6:.0f} MB"],
         ["least time of a step", f"{1e3 * bound['floor_seconds']:.1f} ms"],
         ["share of the limit that is reached", f"{bound['fraction']:.2f}"],
     ]
@@ -292,4 +288,4 @@ def megabytes(number: int | None) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, Options, PRESETS)
+    experiment.main()

@@ -14,63 +14,59 @@ About 10 minutes on 2 CPU cores; quick, 40 seconds.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, programs, settings, summary, training
-from experiments.report import Report, Table, question
-from experiments.runs import Result, Run
-from segjax import checkpoints, plotting
-from segjax.models import ARCHITECTURES
+from experiments.lab import experiment, scores, store, views
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.options import Comparison, check_names
+from experiments.lab.report import Report, Table
+from experiments.lab.runs import Run, arguments, program
+from experiments.lab.scores import Arms
+from experiments.lab.train import progress_bar, train_all
+from segjax import plotting
 
 STEPS, SECONDS = "equal steps", "equal seconds"
 # Steps that are timed, twice; the faster counts.
 TIMED_STEPS = 10
 
 
-@dataclass(frozen=True)
-class Options(settings.Options):
+@dataclass(frozen=True, kw_only=True)
+class Options(Comparison):
     """Trains architectures at an equal budget of steps and of seconds, paired over seeds."""
 
-    preset: Literal["full", "quick"] = "full"
-    """Defaults of all other options: the full comparison, or a small one."""
     image_size: int = 64
     sigma: float = 12.8
     iterations: int = 200
     """The budget of steps; the budget of seconds is what the first architecture needs for them."""
     schedule: str = "cosine"
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    """Names of segjax.models.ARCHITECTURES; the first sets the budget of seconds."""
-    optimizer: str = "adam"
-    """One of sgd, momentum, rmsprop, adam."""
-    learning_rate: float = 1e-2
-    """Peak learning rate of all architectures."""
-    loss: str = "bce"
-    """One of mse, bce, dice."""
+    architectures: tuple[str, ...] = tuple(ARCHITECTURES)  # Names of networks; the first sets the budget of seconds.
+    optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
+    learning_rate: float = 1e-2  # Peak learning rate of all architectures.
+    loss: str = "bce"  # One of mse, bce, dice.
     out: Path = Path("results/compare_architectures")
+
+    def check(self) -> None:
+        super().check()
+        check_names("--architectures", self.architectures, ARCHITECTURES)
 
 
 PRESETS = {
     "full": Options(),
-    "quick": Options(
-        preset="quick",
-        image_size=32,
-        sigma=6.4,
-        iterations=30,
-        seeds=1,
-        architectures=("notebook", "kernel_3", "unet"),
-    ),
+    "quick": Options(image_size=32, sigma=6.4, iterations=30, seeds=1, architectures=("notebook", "kernel_3", "unet")),
 }
 
 
 class Cost(NamedTuple):
-    """What an architecture takes, whatever it achieves."""
+    """An architecture's price, whatever it achieves: FLOP of one image forward, seconds of a training step."""
 
     parameters: int
     receptive_field: int
@@ -78,65 +74,64 @@ class Cost(NamedTuple):
     step_seconds: float
 
 
-def main(options: Options) -> None:
-    with command.usage_errors():
-        settings.check(options)
-        command.check_names("architectures", options.architectures, ARCHITECTURES)
-    folder.claim(options)
-    console = Console()
+class Found(NamedTuple):
+    """The cost of each architecture, and budget -> the arms at it, an architecture each."""
+
+    costs: dict[str, Cost]
+    budgets: dict[str, Arms]
+
+
+def work(options: Options, console: Console) -> Found:
+    """Measures the cost of each architecture, then trains all at both budgets."""
     costs = measure(options, console)
-    results = training.train_all(plan(options, costs), options, console)
-    figures = draw(options, results, costs)
-    report = Report(question(__doc__), findings(results), [table(options, results, costs)], figures)
-    document, rows = summary.document("compare_architectures", results)
-    output.finish(options, {**document, "costs": {k: v._asdict() for k, v in costs.items()}}, rows, report, console)
+    planned = plan_budgets(options, costs)
+    # Where both budgets have the same steps, as those of the first architecture, the run is made once.
+    results = train_all([run for runs in planned.values() for run in runs], options, console)
+    made = {result.run: result for result in results}
+    budgets = {
+        budget: scores.arms([made[run] for run in runs], lambda run: run.architecture)
+        for budget, runs in planned.items()
+    }
+    return Found(costs, budgets)
 
 
-def plan(options: Options, costs: dict[str, Cost]) -> list[Run]:
-    """Each architecture and seed twice; steps that fit into the budget of seconds come from the measured cost."""
-    budget = options.iterations * costs[options.architectures[0]].step_seconds
-    planned = []
-    for name in options.architectures:
-        fitting = max(1, round(budget / costs[name].step_seconds))
-        for label, iterations in ((STEPS, options.iterations), (SECONDS, fitting)):
-            for seed in settings.seeds(options):
-                run = Run(f"{name} {label}", seed, options.optimizer, options.learning_rate, iterations)
-                planned.append(run._replace(schedule=options.schedule, objective=options.loss, architecture=name))
-    return planned
+def plan_budgets(options: Options, costs: dict[str, Cost]) -> dict[str, list[Run]]:
+    """budget -> every architecture over the seeds; steps that fit into the seconds come from the measured cost."""
+    seconds = options.iterations * costs[options.architectures[0]].step_seconds
+    steps = {name: max(1, round(seconds / costs[name].step_seconds)) for name in options.architectures}
+    pairs = [(name, seed) for name in options.architectures for seed in options.all_seeds]
+    return {
+        STEPS: [options.run(seed, architecture=name) for name, seed in pairs],
+        SECONDS: [options.run(seed, architecture=name, iterations=steps[name]) for name, seed in pairs],
+    }
 
 
 def measure(options: Options, console: Console) -> dict[str, Cost]:
     """The cost of each architecture; kept with the runs, so that a command that goes on plans the same steps."""
-    path = options.out / folder.RUNS / "step_seconds.safetensors"
-    path.parent.mkdir(exist_ok=True)
-    timed = {"optimizer": options.optimizer, "loss": options.loss, **settings.texture(options)}
-    seconds: dict[str, float] = {}
-    if path.exists():
-        try:
-            values, kept = checkpoints.load(path)
-        except ValueError as error:
-            raise command.UsageError(f"{error}; delete it, or pass --overwrite") from error
-        if kept == timed:
-            seconds = {name: float(value) for name, value in values.items()}
-    missing = [name for name in options.architectures if name not in seconds]
-    if missing:
-        with training.progress_bar(console) as progress:
+    timed = {"optimizer": options.optimizer, "loss": options.loss, **options.texture._asdict()}
+    kept = store.read_note(options.out, "step_seconds")
+    seconds = {name: float(value) for name, value in kept[0].items()} if kept and kept[1] == timed else {}
+    if missing := [name for name in options.architectures if name not in seconds]:
+        with progress_bar(console) as progress:
             for name in progress.track(missing, description="timing a step of each"):
                 seconds[name] = step_seconds(options, name)
-        checkpoints.save(path, {name: np.float64(value) for name, value in seconds.items()}, timed)
-    image = jax.numpy.zeros((1, options.image_size, options.image_size, 1))
+        store.keep(options.out)
+        store.write_note(options.out, "step_seconds", {n: np.float64(value) for n, value in seconds.items()}, timed)
+    image = jnp.zeros((1, options.image_size, options.image_size, 1))
     return {name: cost(name, image, seconds[name]) for name in options.architectures}
 
 
 def step_seconds(options: Options, name: str) -> float:
-    run = Run("", 0, options.optimizer, options.learning_rate, TIMED_STEPS, "constant", options.loss, name)
-    fit, key, seconds = programs.program(run, settings.texture(options)), jax.random.key(0), []
-    fit.compile(key, run.learning_rate)
-    for _ in range(2):
+    run = options.run(0, architecture=name, iterations=TIMED_STEPS, schedule="constant")
+    compiled, (keys, rates), seconds = program(run), arguments([run]), []
+    # A run of its own, not one of those compared: its state is thrown away.
+    state = compiled.init(keys, rates)
+    # The first time compiles, and does not count.
+    for _ in range(3):
         start = time.perf_counter()
-        jax.block_until_ready(fit(key, run.learning_rate))
+        state, _ = jax.block_until_ready(compiled.advance(keys, state, rates, TIMED_STEPS))
         seconds.append(time.perf_counter() - start)
-    return min(seconds) / TIMED_STEPS
+    return min(seconds[1:]) / TIMED_STEPS
 
 
 def cost(name: str, image: jax.Array, seconds: float) -> Cost:
@@ -147,69 +142,56 @@ def cost(name: str, image: jax.Array, seconds: float) -> Cost:
     return Cost(segjax.count_parameters(variables), model.receptive_field, flops, seconds)
 
 
-def scores(results: list[Result], column: str, budget: str) -> dict[str, np.ndarray]:
-    """architecture -> (seeds,) of a column, for the runs of a budget."""
-    chosen = [result for result in results if result.run.label.endswith(budget)]
-    return {label.removesuffix(f" {budget}"): numbers for label, numbers in summary.values(chosen, column).items()}
-
-
-def table(options: Options, results: list[Result], costs: dict[str, Cost]) -> Table:
-    steps = {result.run.architecture: result.run.iterations for result in results if SECONDS in result.run.label}
-    by_steps, by_seconds = (scores(results, "accuracy", budget) for budget in (STEPS, SECONDS))
-    rows = [
-        [
-            name,
-            f"{cost.parameters:,}",
-            f"{cost.receptive_field}",
-            f"{cost.flops / 1e6:.0f}",
-            f"{1e3 * cost.step_seconds:.0f}",
-            summary.spread(by_steps[name], ".3f"),
-            f"{steps[name]}",
-            summary.spread(by_seconds[name], ".3f"),
-        ]
-        for name, cost in costs.items()
-    ]
-    headings = ("", "params", "field (px)", "MFLOP", "ms a step", f"accuracy, {options.iterations} steps")
-    budget = options.iterations * costs[options.architectures[0]].step_seconds
-    return Table(
-        f"Architectures: {summary.over_seeds(options)}",
-        (*headings, f"steps in {budget:.0f} s", "accuracy then"),
-        rows,
-        "Accuracy: held-out images. Field: side of the square that one logit sees. MFLOP: one image forward.",
-    )
-
-
-def findings(results: list[Result]) -> list[str]:
-    sentences = []
-    for budget in (STEPS, SECONDS):
-        accuracies = scores(results, "accuracy", budget)
-        best, *others = sorted(accuracies, key=lambda name: -accuracies[name].mean())
-        sentence = f"Best at {budget}: {best} ({accuracies[best].mean():.4f})"
-        if others:
-            rival = accuracies[others[0]]
-            wins = f"{int(np.sum(accuracies[best] > rival))} of {len(rival)} seeds"
-            sentence += f"; ahead of {others[0]} ({rival.mean():.4f}) in {wins}"
-        sentences.append(sentence + ".")
-    return sentences
-
-
-def draw(options: Options, results: list[Result], costs: dict[str, Cost]) -> dict[str, Any]:
-    by_steps, by_seconds = (scores(results, "accuracy", budget) for budget in (STEPS, SECONDS))
-    both = {name: np.stack([by_steps[name], by_seconds[name]]) for name in costs}
-    points = {
-        f"{name} ({cost.parameters:,} parameters)": (1e3 * cost.step_seconds, float(by_steps[name].mean()))
-        for name, cost in costs.items()
+def report(options: Options, found: Found) -> Report:
+    # In the files an architecture has an arm for each budget.
+    both = {
+        f"{name} {budget}": replace(arms[name], label=f"{name} {budget}")
+        for name in found.costs
+        for budget, arms in found.budgets.items()
     }
-    size = f"{options.image_size} x {options.image_size} images, {summary.over_seeds(options)}"
+    results = {**scores.document(both), "costs": {name: cost._asdict() for name, cost in found.costs.items()}}
+    findings = [finding(budget, arms) for budget, arms in found.budgets.items()]
+    return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both))
+
+
+def finding(budget: str, arms: Arms) -> str:
+    accuracies = {name: arm.values("accuracy") for name, arm in arms.items()}
+    best, *others = sorted(accuracies, key=lambda name: -accuracies[name].mean())
+    sentence = f"Best at {budget}: {best} ({accuracies[best].mean():.4f})"
+    if others:
+        rival = accuracies[others[0]]
+        wins = f"{int(np.sum(accuracies[best] > rival))} of {len(rival)} seeds"
+        sentence += f"; ahead of {others[0]} ({rival.mean():.4f}) in {wins}"
+    return sentence + "."
+
+
+def table(options: Options, found: Found) -> Table:
+    rows = []
+    for name, (parameters, field, flops, seconds) in found.costs.items():
+        by_steps, by_seconds = (views.spread(arms[name].values("accuracy"), ".3f") for arms in found.budgets.values())
+        price = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.0f}"]
+        rows.append([name, *price, by_steps, f"{found.budgets[SECONDS][name].run.iterations}", by_seconds])
+    headings = ["", "params", "field (px)", "MFLOP", "ms a step", f"accuracy, {options.iterations} steps"]
+    budget = options.iterations * found.costs[options.architectures[0]].step_seconds
+    note = "Accuracy: held-out images. Field: side of the square that one logit sees. MFLOP: one image forward."
+    headings += [f"steps in {budget:.0f} s", "accuracy then"]
+    return Table(f"Architectures: {options.over_seeds}", headings, rows, note)
+
+
+def draw(options: Options, found: Found) -> dict[str, Figure]:
+    both = {name: np.stack([arms[name].values("accuracy") for arms in found.budgets.values()]) for name in found.costs}
+    points = {
+        f"{name} ({cost.parameters:,} parameters)": (1e3 * cost.step_seconds, float(both[name][0].mean()))
+        for name, cost in found.costs.items()
+    }
+    size = f"{options.size} images, {options.over_seeds}"
     panels = (f"{STEPS}: {options.iterations}", f"{SECONDS}: those of {options.architectures[0]}")
-    labels = ("held-out accuracy", "held-out accuracy")
+    ylabel = f"held-out accuracy after {options.iterations} steps"
     return {
-        "budgets": plotting.scores(both, panels, labels, size),
-        "cost_and_quality": plotting.tradeoff(
-            points, "time of a training step (ms)", f"held-out accuracy after {options.iterations} steps", size
-        ),
+        "budgets": plotting.scores(both, panels, ("held-out accuracy",) * 2, size),
+        "cost_and_quality": plotting.tradeoff(points, "time of a training step (ms)", ylabel, size),
     }
 
 
 if __name__ == "__main__":
-    command.run(main, Options, PRESETS)
+    experiment.main()

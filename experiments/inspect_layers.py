@@ -10,16 +10,13 @@
   BatchNorm behind it stays, and fits badly then), when its output is replaced by its mean over the image, and when a
   channel of it is.
 
-Expect the first layer to be filters of fine detail, without which nothing is left, and most
-single channels to matter little.
-About a minute on 2 CPU cores; half of it to train.
+Expect the first layer to be filters of fine detail, without which nothing is left, and most single channels to matter
+little. About a minute on 2 CPU cores; half of it to train.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,30 +26,31 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, networks, output, programs, settings, training
-from experiments.report import Report, Table, question
-from experiments.runs import Run
-from segjax import metrics, plotting
-from segjax.models import ARCHITECTURES, Conv, Variables
+from experiments.lab import experiment
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.options import Training
+from experiments.lab.report import Report, Table
+from experiments.lab.runs import Texture, held_out_batch
+from experiments.lab.saved_models import load_with_textures
+from experiments.lab.train import progress_bar, train_all
+from segjax import layers, metrics, plotting
+from segjax.models import Variables
 
 # Kernels and maps that one picture shows at most, a side.
 MOST_SHOWN = 16
 HELD_OUT_BATCHES = 4
 
 
-@dataclass(frozen=True)
-class Options(settings.Training):
+@dataclass(frozen=True, kw_only=True)
+class Options(Training):
     """Shows what each layer of a trained network does."""
 
-    preset: Literal["full", "quick"] = "full"
-    """Defaults of all other options: the full inspection, or a small one."""
     image_size: int = 64
     sigma: float = 12.8
     model: Path | None = None
     """A model.safetensors of experiments.train_model or train_best_model, which brings its own architecture and
     textures; without it a network is trained first."""
-    architecture: str = "separate_norm"
-    """The network to train, a name of segjax.models.ARCHITECTURES; a --model has its own."""
+    architecture: str = "separate_norm"  # The network to train, such as separate_norm or unet; a --model has its own.
     iterations: int = 300
     """Steps to train it, with Adam at 0.01 on the cross entropy."""
     schedule: str = "cosine"
@@ -63,102 +61,71 @@ class Options(settings.Training):
         """Files that the results depend on."""
         return [self.model] if self.model else []
 
+    def check(self) -> None:
+        super().check()
+        if self.model:
+            load_with_textures(self.model)
 
-PRESETS = {
-    "full": Options(),
-    "quick": Options(preset="quick", image_size=32, sigma=6.4, iterations=100),
-}
+
+PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, iterations=100)}
 
 
-def main(options: Options) -> None:
-    with command.usage_errors():
-        settings.check(options)
-    loaded = networks.load_with_textures(options.model) if options.model else None
-    folder.claim(options)
-    console = Console()
-    model, variables, texture = loaded or train(options, console)
-    batch = programs.held_out_batch(texture)
-    maps = feature_maps(model, variables, batch.image)
-    rows = removals(model, variables, texture, maps, console)
-    figures = {f"kernels_{layer}": kernels(layer, variables) for layer in maps}
-    figures |= {f"features_{layer}": features(layer, maps[layer][0], batch) for layer in maps}
+class Found(NamedTuple):
+    """A trained network, what its layers give for a held-out batch, and the accuracy without each part."""
+
+    variables: Variables
+    texture: Texture
+    maps: dict[str, jax.Array]
+    rows: list[dict[str, Any]]
+
+
+def work(options: Options, console: Console) -> Found:
+    """Loads or trains a network, and takes it apart."""
+    if options.model:
+        model, variables, given = load_with_textures(options.model)
+        texture = Texture(**given)
+    else:
+        run = options.run(options.seed, optimizer="adam", learning_rate=1e-2, objective="bce")
+        (result,) = train_all([run], options, console)
+        model, variables, texture = ARCHITECTURES[options.architecture], result.variables, options.texture
+    maps = layers.feature_maps(model, variables, held_out_batch(texture).image)
+    return Found(variables, texture, maps, removals(model, variables, texture, maps, console))
+
+
+def report(options: Options, found: Found) -> Report:
+    batch, rows = held_out_batch(found.texture), found.rows
+    figures = {f"kernels_{layer}": kernels(layer, found.variables) for layer in found.maps}
+    figures |= {f"features_{layer}": features(layer, maps, batch) for layer, maps in found.maps.items()}
     figures["removal"] = removal_figure(rows)
-    report = Report(question(__doc__), findings(rows), [table(rows)], figures)
-    results = {"experiment": "inspect_layers", "texture": texture, "removals": rows}
-    output.finish(options, results, rows, report, console)
-
-
-def train(options: Options, console: Console) -> tuple[nn.Module, Variables, dict[str, Any]]:
-    run = Run("training", options.seed, "adam", 1e-2, options.iterations, options.schedule, "bce", options.architecture)
-    (result,) = training.train_all([run], options, console)
-    return ARCHITECTURES[options.architecture], result.variables, settings.texture(options)
-
-
-Change = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def altered(model: nn.Module, variables: Variables, layer: str, change: Change, image: jax.Array) -> jax.Array:
-    """Logits when `change(input, output)` takes the place of a convolution's output."""
-
-    def intercept(call: Any, arguments: Any, options: Any, context: Any) -> Any:
-        result = call(*arguments, **options)
-        if isinstance(context.module, Conv) and context.module.name == layer:
-            return change(arguments[0], result)
-        return result
-
-    with nn.intercept_methods(intercept):
-        return segjax.predict(model, variables, image)
-
-
-def feature_maps(model: nn.Module, variables: Variables, image: jax.Array) -> dict[str, np.ndarray]:
-    """layer -> the output of its convolution, (batch, height, width, channels), in the order of the network."""
-    maps: dict[str, np.ndarray] = {}
-
-    def intercept(call: Any, arguments: Any, options: Any, context: Any) -> Any:
-        result = call(*arguments, **options)
-        if isinstance(context.module, Conv):
-            maps[str(context.module.name)] = np.asarray(result)
-        return result
-
-    with nn.intercept_methods(intercept):
-        segjax.predict(model, variables, image)
-    return maps
-
-
-def skip(before: jax.Array, after: jax.Array) -> jax.Array:
-    return before
-
-
-def flatten(channel: int | None, before: jax.Array, after: jax.Array) -> jax.Array:
-    """The mean over the image in place of a channel, or of all."""
-    mean = jnp.broadcast_to(after.mean(axis=(1, 2), keepdims=True), after.shape)
-    return mean if channel is None else after.at[..., channel].set(mean[..., channel])
+    results = {"texture": found.texture._asdict(), "removals": rows}
+    return Report(findings(rows), [table(rows)], figures, results, rows)
 
 
 def removals(
-    model: nn.Module, variables: Variables, texture: dict[str, Any], maps: dict[str, np.ndarray], console: Console
+    model: nn.Module, variables: Variables, texture: Texture, maps: dict[str, jax.Array], console: Console
 ) -> list[dict[str, Any]]:
     """Held-out accuracy whole, and without each layer and each channel."""
-    keys = [jax.random.fold_in(jax.random.key(programs.HELD_OUT_KEY), index) for index in range(HELD_OUT_BATCHES)]
-    batches = [segjax.generate_data(key, **texture) for key in keys]
+    batches = [held_out_batch(texture, index) for index in range(HELD_OUT_BATCHES)]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 
-    def accuracy(predict: Callable[[jax.Array], jax.Array]) -> float:
-        return float(metrics.accuracy(metrics.count(predict(images), masks)))
+    def accuracy(logits: jax.Array) -> float:
+        return float(metrics.accuracy(metrics.count(logits, masks)))
 
-    changes: list[tuple[str, str, Change]] = []
+    changes: list[tuple[str, str, layers.Change]] = []
     for layer, array in maps.items():
-        kernel = variables["params"][layer]["kernel"]
+        kernel, channels = variables["params"][layer]["kernel"], array.shape[-1]
+        # Only where both have one width can the input take the place of the output.
         if kernel.shape[2] == kernel.shape[3]:
-            changes.append((layer, "skipped", skip))
-        changes.append((layer, "averaged", partial(flatten, None)))
-        if array.shape[-1] > 1:
-            changes += [(layer, f"channel {index}", partial(flatten, index)) for index in range(array.shape[-1])]
-    whole = accuracy(partial(segjax.predict, model, variables))
+            changes.append((layer, "skipped", layers.skip))
+        changes.append((layer, "averaged", layers.average))
+        if channels > 1:
+            changes += [(layer, f"channel {index}", layers.average_channel(index)) for index in range(channels)]
+    # All on the same images: a part that matters little would drown in the scatter between batches.
+    whole = accuracy(segjax.predict(model, variables, images))
     rows: list[dict[str, Any]] = [{"layer": "", "removed": "nothing", "accuracy": whole, "loss_of_accuracy": 0.0}]
-    with training.progress_bar(console) as progress:
+    with progress_bar(console) as progress:
         for layer, name, change in progress.track(changes, description="removing each layer and channel"):
-            kept = accuracy(partial(altered, model, variables, layer, change))
+            kept = accuracy(layers.predict_changed(model, variables, images, layer, change))
             rows.append({"layer": layer, "removed": name, "accuracy": kept, "loss_of_accuracy": whole - kept})
     return rows
 
@@ -187,44 +154,46 @@ def mosaic(tiles: list[list[np.ndarray]]) -> np.ndarray:
     return whole
 
 
-def features(layer: str, maps: np.ndarray, batch: segjax.Batch) -> Figure:
+def features(layer: str, maps: jax.Array, batch: segjax.Batch) -> Figure:
     """The channels of a layer for one image; before them the image and its mask."""
     cells = [plotting.Picture("image", batch.image[0, ..., 0]), plotting.Picture("mask", batch.mask[0, ..., 0], "mask")]
-    channels = np.moveaxis(maps, -1, 0)
-    cells += [
-        plotting.Picture(f"channel {index}", channel, "feature") for index, channel in enumerate(channels[:MOST_SHOWN])
-    ]
+    channels = np.moveaxis(np.asarray(maps[0]), -1, 0)
+    cells += [plotting.Picture(f"channel {index}", it, "feature") for index, it in enumerate(channels[:MOST_SHOWN])]
     first = f", first {MOST_SHOWN} of {len(channels)} channels" if len(channels) > MOST_SHOWN else ""
-    what = "the logits" if layer == "out" else "before ReLU"
-    return plotting.pictures(rows_of(cells, 6), f"What {layer} gives, {what}{first}; each on its own scale", size=1.6)
+    place = "the logits" if layer == "out" else "before ReLU"
+    return plotting.pictures(rows_of(cells, 6), f"What {layer} gives, {place}{first}; each on its own scale", size=1.6)
 
 
 def rows_of(cells: list[Any], columns: int) -> list[list[Any]]:
     return [cells[start : start + columns] for start in range(0, len(cells), columns)]
 
 
+def by_layer(rows: list[dict[str, Any]]) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """layer -> its rows of the whole layer, and those of its channels; the first layer, "", is the whole network."""
+    found: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    for row in rows:
+        found.setdefault(row["layer"], ([], []))[row["removed"].startswith("channel")].append(row)
+    return found
+
+
 def removal_figure(rows: list[dict[str, Any]]) -> Figure:
     """Accuracy without each layer; its channels share one bar, with the range from least to most important."""
-    bars = {"nothing removed": np.array([rows[0]["accuracy"]])}
-    for layer in dict.fromkeys(row["layer"] for row in rows[1:]):
-        own = [row for row in rows if row["layer"] == layer]
-        channels = [row["accuracy"] for row in own if row["removed"].startswith("channel")]
-        bars |= {
-            f"{layer} {row['removed']}": np.array([row["accuracy"]]) for row in own if "channel" not in row["removed"]
-        }
+    bars: dict[str, list[float]] = {}
+    for layer, (whole, channels) in by_layer(rows).items():
+        bars |= {f"{layer} {row['removed']}" if layer else "nothing removed": [row["accuracy"]] for row in whole}
         if channels:
-            bars[f"{layer}, one channel averaged"] = np.array(channels)
-    return plotting.bars(bars, "held-out accuracy (median and range over channels)", "What is left without", log=False)
+            bars[f"{layer}, one channel averaged"] = [row["accuracy"] for row in channels]
+    arrays = {name: np.array(values) for name, values in bars.items()}
+    return plotting.bars(
+        arrays, "held-out accuracy (median and range over channels)", "What is left without", log=False
+    )
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
     """Whole layers, and the channel of each that matters most."""
     lines = []
-    for layer in dict.fromkeys(row["layer"] for row in rows):
-        own = [row for row in rows if row["layer"] == layer]
-        channels = [row for row in own if row["removed"].startswith("channel")]
-        lines += [row for row in own if row not in channels]
-        lines += sorted(channels, key=lambda row: row["accuracy"])[:1]
+    for whole, channels in by_layer(rows).values():
+        lines += [*whole, *sorted(channels, key=lambda row: row["accuracy"])[:1]]
     cells = [
         [row["layer"], row["removed"], f"{row['accuracy']:.4f}", f"{row['loss_of_accuracy']:+.4f}"] for row in lines
     ]
@@ -233,9 +202,9 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def findings(rows: list[dict[str, Any]]) -> list[str]:
-    layers = [row for row in rows if row["removed"] == "averaged"]
+    averaged = [row for row in rows if row["removed"] == "averaged"]
     channels = [row for row in rows if row["removed"].startswith("channel")]
-    most, least = (choose(layers, key=lambda row: row["loss_of_accuracy"]) for choose in (max, min))
+    most, least = (choose(averaged, key=lambda row: row["loss_of_accuracy"]) for choose in (max, min))
     idle = sum(row["loss_of_accuracy"] < 0.001 for row in channels)
     return [
         f"Accuracy falls from {rows[0]['accuracy']:.3f} to {most['accuracy']:.3f} without {most['layer']}, "
@@ -245,4 +214,4 @@ def findings(rows: list[dict[str, Any]]) -> list[str]:
 
 
 if __name__ == "__main__":
-    command.run(main, Options, PRESETS)
+    experiment.main()

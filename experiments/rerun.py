@@ -21,12 +21,16 @@ from typing import Any, NamedTuple, get_type_hints
 import tyro
 from rich.console import Console
 
-from experiments import command, folder
-from experiments.processes import SINGLE
+from experiments.lab import cli, experiment, store
+from experiments.lab.processes import Group
+from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints
 
-# What may differ between two runs of one experiment: how and when it was made, and anything timed.
-UNCOMPARED = re.compile("command|date|options|versions|device|files|.*seconds.*")
+# How and when an experiment was made may differ, and so may anything timed.
+UNCOMPARED = re.compile("command|date|options|versions|device|source|files|.*seconds.*")
+# Sections that say how results were made: told where they differ, and no failure.
+MADE = ("versions", "device", "source")
+# Differences on the screen.
 SHOWN = 5
 
 
@@ -34,8 +38,7 @@ SHOWN = 5
 class Options:
     """Repeats an experiment, and says whether every number came out the same."""
 
-    results: tyro.conf.Positional[Path]
-    """results.json of the experiment."""
+    results: tyro.conf.Positional[Path]  # results.json of the experiment.
     out: str = ""
     """Folder for the new results; where it is empty, that of the file with -rerun at its end."""
     overwrite: bool = False
@@ -55,21 +58,19 @@ def main(options: Options) -> None:
     home = options.results.resolve().parent
     out = Path(options.out) if options.out else home.with_name(f"{home.name}-rerun")
     if out.resolve() == home:
-        raise command.UsageError(f"--out {out} is the folder of the results themselves")
+        raise UsageError(f"--out {out} is the folder of the results themselves")
     script, again = rebuild(before, out, options.overwrite)
     try:
-        # Of one that has written its results, an exit says that a part of its input could not be read.
+        # An experiment that could not read a part of its input writes its results, and exits.
         with contextlib.suppress(SystemExit):
-            script.main(again)
-    except command.Finished:
-        raise command.UsageError(
-            f"--out {out} holds these results already; name another, or pass --overwrite"
-        ) from None
-    after = json.loads((out / folder.RESULTS).read_text())
+            experiment.run(script, again)
+    except Finished:
+        raise UsageError(f"--out {out} holds these results already; name another, or pass --overwrite") from None
+    after = read(out / store.RESULTS)
     found, compared = differences(before, after), sum(1 for _ in leaves(before))
     other = [
         f"{section} {name}: {before[section].get(name)}, now {after[section].get(name)}"
-        for section in ("versions", "device")
+        for section in MADE
         for name in before[section]
         if before[section].get(name) != after[section].get(name)
     ]
@@ -82,17 +83,13 @@ def main(options: Options) -> None:
 
 
 def say(found: list[Difference], compared: int, other: list[str]) -> None:
-    console = Console()
-    if found:
-        console.print(f"{len(found)} of {compared} values differ:", highlight=False)
-    else:
-        console.print(f"All {compared} values came out the same, bit for bit.", highlight=False)
-    for place, before, after in found[:SHOWN]:
-        console.print(f"  {place}: {before}, now {after}", highlight=False, markup=False)
-    if len(found) > SHOWN:
-        console.print("  ... (all of them in rerun.json)", highlight=False)
-    for words in other:
-        console.print(f"Not made alike: {words}", highlight=False, markup=False)
+    same = f"All {compared} values came out the same, bit for bit."
+    lines = [f"{len(found)} of {compared} values differ:" if found else same]
+    lines += [f"  {place}: {before}, now {after}" for place, before, after in found[:SHOWN]]
+    lines += ["  ... (all of them in rerun.json)"] if len(found) > SHOWN else []
+    lines += [f"Not made alike: {words}" for words in other]
+    for line in lines:
+        Console().print(line, highlight=False, markup=False)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -100,42 +97,39 @@ def read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text())
     except OSError as error:
-        raise command.UsageError(f"{path} cannot be read: {error.strerror}") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise command.UsageError(f"{path} is not the results.json of an experiment: {error}") from error
-    sections = ("options", "versions", "device")
-    if not isinstance(document, dict) or not all(isinstance(document.get(name), dict) for name in sections):
-        raise command.UsageError(f"{path} is not the results.json of an experiment")
+        raise UsageError(f"{path} is not the results.json of an experiment: {error}") from error
+    if not isinstance(document, dict) or not all(isinstance(document.get(name), dict) for name in ("options", *MADE)):
+        raise UsageError(f"{path} is not the results.json of an experiment")
     return document
 
 
 def rebuild(document: dict[str, Any], out: Path, overwrite: bool) -> tuple[Any, Any]:
-    """The script and its options, as the document says, for another folder and one process."""
+    """The script and its options, as the document says, for another folder and a process on its own."""
     name = str(document.get("experiment"))
-    try:
-        script = importlib.import_module(f"experiments.{name}")
-        types = get_type_hints(script.Options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise command.UsageError(f"there is no experiment {name!r} to repeat") from error
+    if name not in experiment.questions(Path(__file__).parent):
+        raise UsageError(f"there is no experiment {name!r} to repeat")
+    script = importlib.import_module(f"experiments.{name}")
+    types = get_type_hints(script.Options)
     given = {**document["options"], "out": str(out), "overwrite": overwrite}
-    given |= {field: value for field, value in SINGLE.items() if field in given}
+    # Whoever repeats it need not start as many processes: their number changes no number but by rounding.
+    given |= {field.name: field.default for field in dataclasses.fields(Group) if field.name in given}
     known = {field.name for field in dataclasses.fields(script.Options)}
     if odd := sorted(known.symmetric_difference(given)):
-        raise command.UsageError(
-            f"the results are of another version of {name}: its options differ by {', '.join(odd)}"
-        )
+        raise UsageError(f"the results are of another version of {name}: its options differ by {', '.join(odd)}")
     return script, script.Options(**{field: _typed(value, types[field]) for field, value in given.items()})
 
 
 def _typed(value: Any, kind: Any) -> Any:
-    """JSON's value as the field's type has it."""
+    """A value of JSON in the type of its field."""
     if isinstance(value, list):
         return tuple(_typed(item, kind) for item in value)
     return Path(value) if isinstance(value, str) and "Path" in str(kind) else value
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """path -> value of all that is compared."""
+    """path -> value, of everything that is compared."""
     if isinstance(value, dict):
         for key, item in value.items():
             if not UNCOMPARED.fullmatch(key):
@@ -159,4 +153,4 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Differenc
 
 
 if __name__ == "__main__":
-    command.run(main, Options, {})
+    cli.run(main, Options, {})

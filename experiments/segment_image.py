@@ -14,21 +14,22 @@ Half a second for a million pixels on 2 CPU cores.
 
 import io
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
-from experiments import command, folder, interruption, networks, output, photographs, training
-from experiments.interruption import Interrupted
-from experiments.networks import Network
-from experiments.report import Report, Table, question
+from experiments.lab import experiment, photographs, saved_models, stops, store
+from experiments.lab.options import Command
+from experiments.lab.report import Report, Table
+from experiments.lab.saved_models import SavedModel
+from experiments.lab.stops import UsageError
+from experiments.lab.train import progress_bar
 from segjax import checkpoints, plotting, tiling
 from segjax.checks import check_count, check_positive
 
@@ -38,9 +39,11 @@ SMALLEST = 16
 MOST_SHOWN, SHOWN_SIDE = 4, 400
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Command):
     """Segments pictures by a trained network."""
+
+    preset: Suppress[str] = ""
 
     model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """A model.safetensors of these experiments, or the notebook's weights from PyTorch."""
@@ -48,78 +51,84 @@ class Options:
     """Pictures in PNG, JPEG or TIFF, and folders of them."""
     probability: Literal["png", "npy", "none"] = "png"
     """How the probability of the first texture is written: 16-bit PNG, NumPy's float32, or not at all."""
-    tile_size: int = 256
-    """Side of the tiles in pixels, their overlap left out; memory grows with its square."""
-    max_megapixels: float = 100.0
-    """Pictures of more million pixels than these are refused before they are unpacked."""
+    tile_size: int = 256  # Side of the tiles in pixels, their overlap left out; memory grows with its square.
+    max_megapixels: float = 100.0  # Pictures of more million pixels than these are refused before they are unpacked.
     out: Path = Path("results/segment_image")
-    """Folder for the masks, probabilities and overlays, report.html, results.json and runs.csv."""
-    overwrite: bool = False
-    """Begin anew in a folder that already holds files: deletes the results that it holds."""
 
     def inputs(self) -> list[Path]:
         """Files that the results depend on."""
         return [self.model, *photographs.find(list(self.images))]
+
+    def check(self) -> None:
+        super().check()
+        check_count("--tile-size", self.tile_size, 1)
+        check_positive("--max-megapixels", self.max_megapixels)
+        saved_models.load(self.model)
+        if len(self.inputs()) < 2:
+            raise ValueError("IMAGE must name pictures, or folders of them; none was found")
 
 
 # Every option has a default but the two that must be given.
 PRESETS: dict[str, Options] = {}
 
 
-def main(options: Options) -> None:
-    with command.usage_errors():
-        check_count("--tile-size", options.tile_size, 1)
-        check_positive("--max-megapixels", options.max_megapixels)
-        network = networks.load(options.model)
-        paths = photographs.find(list(options.images))
-        if not paths:
-            raise ValueError("IMAGE must name pictures, or folders of them; none was found")
-    folder.claim(options)
-    console = Console()
-    rows: list[dict[str, Any]] = []
-    refused: list[dict[str, Any]] = []
-    shown: list[list[plotting.Picture]] = []
-    with training.progress_bar(console) as progress:
+class Found(NamedTuple):
+    """The network, a row a picture, what could not be read, and the first pictures for the report."""
+
+    network: SavedModel
+    rows: list[dict[str, Any]]
+    refused: list[dict[str, str]]
+    shown: list[list[plotting.Picture]]
+
+
+def work(options: Options, console: Console) -> Found:
+    """Segments every picture that can be read, and writes its files."""
+    found = Found(saved_models.load(options.model), [], [], [])
+    paths = options.inputs()[1:]
+    with progress_bar(console) as progress:
         bar = progress.add_task("", total=len(paths))
         for path in paths:
             tiles = progress.add_task(escape(path.name), total=None)
+
+            def count(done: int, total: int, task: Any = tiles) -> None:
+                progress.update(task, completed=done, total=total)
+
             try:
-                if any(Path(row["image"]).stem == path.stem for row in rows):
-                    raise ValueError(f"{path} has the name of an earlier picture, whose results it would replace")
-                grey = photographs.read(path, options.max_megapixels, SMALLEST)
-                probability = tiling.segment(
-                    network.model,
-                    network.variables,
-                    grey,
-                    network.image_size,
-                    options.tile_size,
-                    partial(count, progress, tiles),
-                )
-                if not rows:
-                    folder.keep(options)
-                write(options, path.stem, grey, probability)
-                rows.append(describe(path, probability))
-                shown += [thumbnails(grey, probability, network)] if len(shown) < MOST_SHOWN else []
+                segment(path, options, found, count)
             except ValueError as error:
-                refused.append({"image": str(path), "error": str(error)})
+                found.refused.append({"image": str(path), "error": str(error)})
             progress.remove_task(tiles)
             progress.advance(bar)
-    # The progress bar would take the lines in between for its own.
-    for line in refused[: -1 if not rows else None]:
-        print(f"error: {line['error']}", file=sys.stderr)
-    if not rows:
-        raise command.UsageError(refused[-1]["error"])
+    if not found.rows:
+        for line in found.refused[:-1]:
+            print(f"error: {line['error']}", file=sys.stderr)
+        raise UsageError(found.refused[-1]["error"])
+    return found
+
+
+def segment(path: Path, options: Options, found: Found, report: Callable[[int, int], None]) -> None:
+    """One picture: its files, its row, and its thumbnails while there is room."""
+    if any(Path(row["image"]).stem == path.stem for row in found.rows):
+        raise ValueError(f"{path} has the name of an earlier picture, whose results it would replace")
+    network, grey = found.network, photographs.read(path, options.max_megapixels, SMALLEST)
+    size, tile_size = network.image_size, options.tile_size
+    probability = tiling.segment(network.model, network.variables, grey, size, tile_size, report)
+    if not found.rows:
+        store.keep(options.out)
+    write(options, path.stem, grey, probability)
+    found.rows.append(describe(path, probability))
+    if len(found.shown) < MOST_SHOWN:
+        found.shown.append(thumbnails(grey, probability, network))
+
+
+def report(options: Options, found: Found) -> Report:
+    network, rows, refused, shown = found
     names = [photographs.figure_label(row["name"]) for row in rows]
     figures = {"pictures": plotting.pictures(shown, "Pictures, masks and probabilities", names)}
-    report = Report(question(__doc__), sentences(rows, refused), [table(rows, network)], figures, warnings(network))
-    results = {"experiment": "segment_image", "textures": network.names, "images": rows, "refused": refused}
-    output.finish(options, results, rows, report, console)
-    if refused:
-        sys.exit(1)
-
-
-def count(progress: Progress, task: Any, done: int, total: int) -> None:
-    progress.update(task, completed=done, total=total)
+    results = {"textures": network.names, "images": rows, "refused": refused}
+    failures = [line["error"] for line in refused]
+    findings, tables = sentences(rows, refused), [table(rows, network)]
+    return Report(findings, tables, figures, results, rows, warnings(network), failures=failures)
 
 
 def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray) -> None:
@@ -131,26 +140,21 @@ def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray
         buffer = io.BytesIO()
         np.save(buffer, probability)
         files["probability.npy"] = buffer.getvalue()
-    with interruption.deferred() as signals:
+    with stops.deferred() as signals:
         for ending, content in files.items():
             checkpoints.write(options.out / f"{name}-{ending}", content)
     if signals:
-        raise Interrupted(signals[0])
+        raise stops.Interrupted(signals[0])
 
 
 def describe(path: Path, probability: np.ndarray) -> dict[str, Any]:
     """A picture as a row: its size and the area of each texture."""
     first = int((probability > 0.5).sum())
-    return {
-        "name": photographs.label(path),
-        "image": str(path),
-        "height": probability.shape[0],
-        "width": probability.shape[1],
-        "first_pixels": first,
-        "second_pixels": probability.size - first,
-        "first_share": first / probability.size,
-        "second_share": 1 - first / probability.size,
-    }
+    height, width = probability.shape
+    size = {"name": photographs.label(path), "image": str(path), "height": height, "width": width}
+    pixels = {"first_pixels": first, "second_pixels": probability.size - first}
+    share = first / probability.size
+    return {**size, **pixels, "first_share": share, "second_share": 1 - share}
 
 
 def sentences(rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list[str]:
@@ -161,16 +165,16 @@ def sentences(rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list
     return said + ([f"{len(refused)} more could not be read."] if refused else [])
 
 
-def warnings(network: Network) -> list[str]:
-    if not getattr(network.model, "shared_norm", False):
+def warnings(network: SavedModel) -> list[str]:
+    if not network.model.batch_statistics:
         return []
     return [
-        "The layers of this network share one BatchNorm, so that it judges each tile by the tile's own statistics: "
-        "what it says of a pixel hangs on the tile. With a BatchNorm for each layer (separate_norm) that is not so."
+        "The layers of this network share one BatchNorm, so it judges each tile by the tile's own statistics: its "
+        "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
     ]
 
 
-def table(rows: list[dict[str, Any]], network: Network) -> Table:
+def table(rows: list[dict[str, Any]], network: SavedModel) -> Table:
     first, second = network.names
     cells = [
         [row["name"], f"{row['width']} x {row['height']}"]
@@ -180,7 +184,7 @@ def table(rows: list[dict[str, Any]], network: Network) -> Table:
     return Table("Area of each texture", ("picture", "pixels", f"first: {first}", f"second: {second}"), cells)
 
 
-def thumbnails(grey: np.ndarray, probability: np.ndarray, network: Network) -> list[plotting.Picture]:
+def thumbnails(grey: np.ndarray, probability: np.ndarray, network: SavedModel) -> list[plotting.Picture]:
     """A row of the report: the picture, its mask and its probabilities, every n-th pixel of them."""
     step = -(-max(grey.shape) // SHOWN_SIDE)
     small = probability[::step, ::step]
@@ -193,4 +197,4 @@ def thumbnails(grey: np.ndarray, probability: np.ndarray, network: Network) -> l
 
 
 if __name__ == "__main__":
-    command.run(main, Options, PRESETS)
+    experiment.main()

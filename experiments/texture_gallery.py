@@ -17,7 +17,7 @@ Takes about a minute on 2 CPU cores, most of it for the map; quick, 20 seconds.
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,8 +26,10 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments import command, folder, output, settings, training
-from experiments.report import Report, Table, question
+from experiments.lab import experiment
+from experiments.lab.options import Command
+from experiments.lab.report import Report, Table
+from experiments.lab.train import progress_bar
 from segjax import metrics, plotting
 from segjax.checks import check_count, check_positive
 from segjax.losses import binary_cross_entropy
@@ -40,12 +42,10 @@ GALLERY_IMAGES = 4
 MAP_SHARE, MAP_BATCH, MAP_RATE = 1 / 5, 4, 1e-2
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(Command):
     """Draws the textures, and maps how hard they are to tell apart."""
 
-    preset: Literal["full", "quick"] = "full"
-    """Defaults of all other options: the full gallery, or a small one."""
     image_size: int = 128
     """Height and width of the pictures, in pixels."""
     sigma1: float = 0.2
@@ -54,68 +54,70 @@ class Options:
     """Width of the texture outside the mask in the gallery, in pixels."""
     sigma: float = 15.0
     """Width of the mask's smooth field in the pictures, in pixels."""
-    map_sigmas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-    """Widths on both axes of the map, in pixels."""
-    map_size: int = 64
-    """Height and width of the images of the map, in pixels."""
-    map_steps: int = 150
-    """Training steps at each pair of the map."""
+    map_sigmas: tuple[float, ...] = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # Widths on both axes of the map, in pixels.
+    map_size: int = 64  # Height and width of the images of the map, in pixels.
+    map_steps: int = 150  # Training steps at each pair of the map.
     seed: int = 0
     """Seed of every picture, and of the map's network."""
     out: Path = Path("results/texture_gallery")
-    """Folder for the figures, report.html, results.json and runs.csv."""
-    overwrite: bool = False
-    """Begin anew in a folder that already holds files: deletes the results that it holds."""
+
+    def check(self) -> None:
+        super().check()
+        for sigma in self.map_sigmas:
+            check_positive("--map-sigmas", sigma)
+        if len(set(self.map_sigmas)) < max(2, len(self.map_sigmas)):
+            raise ValueError("--map-sigmas must be at least two different widths")
+        check_count("--map-size", self.map_size, 2)
+        check_count("--map-steps", self.map_steps, 1)
 
 
 PRESETS = {
     "full": Options(),
-    "quick": Options(preset="quick", image_size=64, sigma=8.0, map_sigmas=(0.2, 1.0, 5.0), map_size=32, map_steps=300),
+    "quick": Options(image_size=64, sigma=8.0, map_sigmas=(0.2, 1.0, 5.0), map_size=32, map_steps=300),
 }
 
 
-def main(options: Options) -> None:
-    with command.usage_errors():
-        check(options)
-    folder.claim(options)
-    console = Console()
-    rows = difficulty(options, console)
-    errors = error_map(options, rows)
+def work(options: Options, console: Console) -> list[dict[str, float]]:
+    """The held-out error at each pair sigma1 < sigma2: one compiled program, since the widths are traced."""
+    model = segjax.SegmentationCNN(num_channels=8, shared_norm=False)
+    size = options.map_size
+    texture: dict[str, Any] = {"batch_size": MAP_BATCH, "image_size": size, "sigma": size * MAP_SHARE}
+    train_key, held_out_key = jax.random.split(jax.random.key(options.seed))
+
+    @jax.jit
+    def error(sigma1: jax.Array, sigma2: jax.Array) -> jax.Array:
+        widths = {"sigma1": sigma1, "sigma2": sigma2, **texture}
+        # The rate comes down, so that the running statistics of the BatchNorms are those of the last weights.
+        optimizer, steps = scheduled(adam, cosine, options.map_steps), options.map_steps
+        train = segjax.make_train(model, optimizer=optimizer, loss=binary_cross_entropy, num_steps=steps, **widths)
+        state, _ = train(train_key, MAP_RATE)
+        return 1 - metrics.accuracy(segjax.evaluate(model, state.variables, held_out_key, **widths))
+
+    pairs = list(itertools.combinations(sorted(options.map_sigmas), 2))
+    with progress_bar(console) as progress:
+        return [
+            {"sigma1": first, "sigma2": second, "error": float(error(jnp.float32(first), jnp.float32(second)))}
+            for first, second in progress.track(pairs, description="mapping the difficulty")
+        ]
+
+
+def report(options: Options, rows: list[dict[str, float]]) -> Report:
+    ranked = sorted(rows, key=lambda row: row["error"])
+    cells = [
+        [f"{row['sigma1']:g}", f"{row['sigma2']:g}", f"{row['sigma2'] / row['sigma1']:.2f}", f"{row['error']:.3f}"]
+        for row in ranked
+    ]
+    note = f"One network and one seed ({options.seed}) a pair; chance is 0.5."
+    table = Table("Easiest to hardest pair of widths", ("sigma1", "sigma2", "ratio", "held-out error"), cells, note)
     names = [f"{sigma:g}" for sigma in options.map_sigmas]
+    labels = ("sigma1 (pixels)", "sigma2 (pixels)", "share of held-out pixels wrong")
+    title = f"Error after {options.map_steps} steps, {options.map_size} x {options.map_size} images"
     figures = {
         "gallery": gallery(options),
         "sigma_study": sigma_study(options),
-        "difficulty": plotting.heatmap(
-            errors,
-            names,
-            names,
-            ("sigma1 (pixels)", "sigma2 (pixels)", "share of held-out pixels wrong"),
-            ".3f",
-            f"Error after {options.map_steps} steps, {options.map_size} x {options.map_size} images",
-        ),
+        "difficulty": plotting.heatmap(error_map(options, rows), names, names, labels, ".3f", title),
     }
-    ranked = sorted(rows, key=lambda row: row["error"])
-    table = Table(
-        "Easiest to hardest pair of widths",
-        ("sigma1", "sigma2", "ratio", "held-out error"),
-        [
-            [f"{row['sigma1']:g}", f"{row['sigma2']:g}", f"{row['sigma2'] / row['sigma1']:.2f}", f"{row['error']:.3f}"]
-            for row in ranked
-        ],
-        f"One network and one seed ({options.seed}) a pair; chance is 0.5.",
-    )
-    report = Report(question(__doc__), [finding(ranked)], [table], figures)
-    output.finish(options, {"experiment": "texture_gallery", "difficulty": rows}, rows, report, console)
-
-
-def check(options: Options) -> None:
-    settings.check(options)
-    for sigma in options.map_sigmas:
-        check_positive("--map-sigmas", sigma)
-    if len(set(options.map_sigmas)) < max(2, len(options.map_sigmas)):
-        raise ValueError("--map-sigmas must be at least two different widths")
-    check_count("--map-size", options.map_size, 2)
-    check_count("--map-steps", options.map_steps, 1)
+    return Report([finding(ranked)], [table], figures, {"difficulty": rows}, rows)
 
 
 def gallery(options: Options) -> Figure:
@@ -130,6 +132,7 @@ def gallery(options: Options) -> Figure:
 
 def sigma_study(options: Options) -> Figure:
     """A row for each sigma1: the mask, and the image at each gap, all from one noise."""
+    # The same noise at every width, so that the eye compares widths and not draws.
     noise = jax.random.normal(jax.random.key(options.seed), (3, 1, options.image_size, options.image_size))
     grid = []
     for sigma1 in STUDY_SIGMAS:
@@ -140,33 +143,6 @@ def sigma_study(options: Options) -> Figure:
         grid.append(row)
     names = [f"sigma1 = {sigma1:g}" for sigma1 in STUDY_SIGMAS]
     return plotting.pictures(grid, f"The same noise at several widths (pixels); mask sigma {options.sigma:g}", names)
-
-
-def difficulty(options: Options, console: Console) -> list[dict[str, float]]:
-    """The held-out error at each pair sigma1 < sigma2: one compiled program, since the widths are traced."""
-    model = segjax.SegmentationCNN(num_channels=8, shared_norm=False)
-    texture: dict[str, Any] = {
-        "batch_size": MAP_BATCH,
-        "image_size": options.map_size,
-        "sigma": options.map_size * MAP_SHARE,
-    }
-    train_key, held_out_key = jax.random.split(jax.random.key(options.seed))
-
-    @jax.jit
-    def error(sigma1: jax.Array, sigma2: jax.Array) -> jax.Array:
-        widths = {"sigma1": sigma1, "sigma2": sigma2, **texture}
-        # The rate comes down, so that the running statistics of the BatchNorms are those of the last weights.
-        optimizer, steps = scheduled(adam, cosine, options.map_steps), options.map_steps
-        train = segjax.make_train(model, optimizer=optimizer, loss=binary_cross_entropy, num_steps=steps, **widths)
-        state, _ = train(train_key, MAP_RATE)
-        return 1 - metrics.accuracy(segjax.evaluate(model, state.variables, held_out_key, **widths))
-
-    pairs = list(itertools.combinations(sorted(options.map_sigmas), 2))
-    rows = []
-    with training.progress_bar(console) as progress:
-        for pair in progress.track(pairs, description="mapping the difficulty"):
-            rows.append({"sigma1": pair[0], "sigma2": pair[1], "error": float(error(*map(jnp.float32, pair)))})
-    return rows
 
 
 def error_map(options: Options, rows: list[dict[str, float]]) -> np.ndarray:
@@ -188,4 +164,4 @@ def finding(ranked: list[dict[str, float]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main, Options, PRESETS)
+    experiment.main()

@@ -5,147 +5,132 @@
     python -m experiments.tune_learning_rate --preset quick       32 x 32 images, 4 rates, 40 iterations
     python -m experiments.tune_learning_rate --extend             more rates where the best is the grid's edge
 
-The best rate is the one of the lowest mean loss over the last tenth of the run, averaged over seeds. A run diverged
-where its loss is not finite, or ends above where it began. A best rate at the edge of the grid is said to be so: the
+The best rate is the one of the lowest mean loss over the last tenth of the run, averaged over seeds, among those at
+which no seed diverged (`segjax.metrics.diverged_at`). The report says where a best rate is the edge of its grid: the
 true one may lie beyond.
 
 Expect Adam and RMSprop to be best between 1e-3 and 1e-1, momentum and SGD at rates hundreds of times the notebook's.
 On 2 CPU cores 25 to 45 minutes; 2 to 4 hours with the notebook's sizes; quick, half a minute.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from rich.console import Console
 
-import segjax
-from experiments import command, folder, output, runs, settings, summary, tuning
-from experiments.notebook import ADAM_RATES
-from experiments.report import Report, Table, question
-from experiments.runs import Result
-from experiments.tuning import Best, Candidate
-from segjax import plotting
+from experiments.lab import experiment, scores, tuning, views
+from experiments.lab.names import exact
+from experiments.lab.options import Comparison
+from experiments.lab.report import Report, Table
+from experiments.lab.scores import COLUMNS, Arm, Arms
+from experiments.lab.train import train_all
+from experiments.lab.tuning import Candidate, Grid
+from experiments.notebook.published import ADAM_RATES
+from segjax import OPTIMIZERS, plotting
 
 # Rates that --extend may add on one side.
 MOST_ADDED = 3
+# Columns of the table.
+SHOWN = ("loss", "final_loss", "accuracy")
 
 
-@dataclass(frozen=True)
-class Options(settings.Options):
+@dataclass(frozen=True, kw_only=True)
+class Options(Comparison):
     """Trains every optimizer at every rate."""
 
-    preset: Literal["full", "notebook", "quick"] = "full"
-    """Defaults of all other options: smaller images than the notebook's, the notebook's, or a small grid."""
     image_size: int = 64
     sigma: float = 12.8
     seeds: int = 2
-    optimizers: tuple[str, ...] = tuple(segjax.OPTIMIZERS)
+    optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion; rates of
     its own are given as optax:lion=1e-5,1e-4."""
-    rates: tuple[float, ...] = ADAM_RATES
-    """Learning rates, each tried for every optimizer; the notebook's eight."""
-    extend: bool = False
-    """While an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
+    rates: tuple[float, ...] = ADAM_RATES  # Learning rates, each tried for every optimizer; the notebook's eight.
+    extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")
+
+    def check(self) -> None:
+        super().check()
+        tuning.candidates(self.optimizers, self.rates)
+
+    @cached_property
+    def candidates(self) -> list[Candidate]:
+        return tuning.candidates(self.optimizers, self.rates)
 
 
 PRESETS = {
     "full": Options(),
-    "notebook": Options(preset="notebook", image_size=128, sigma=25.6, seeds=3),
-    "quick": Options(preset="quick", image_size=32, sigma=6.4, iterations=40, seeds=2, rates=(1e-3, 1e-2, 0.1, 1.0)),
+    "notebook": Options(image_size=128, sigma=25.6, seeds=3),
+    "quick": Options(image_size=32, sigma=6.4, iterations=40, seeds=2, rates=(1e-3, 1e-2, 0.1, 1.0)),
 }
 
 
-def main(options: Options) -> None:
-    with command.usage_errors():
-        settings.check(options)
-        candidates = tuning.candidates(options.optimizers, options.rates)
-    folder.claim(options)
-    console = Console()
-    seeds = settings.seeds(options)
-    results = tuning.train_grid(candidates, seeds, options, console)
-    while options.extend and (beyond := extension(results, candidates)):
-        for candidate in beyond:
-            console.print(
-                f"the best rate of {candidate.optimizer} is an edge of its grid: trying {candidate.rates[0]:g}"
-            )
-        results += tuning.train_grid(beyond, seeds, options, console)
-
-    order = [candidate.optimizer for candidate in candidates]
+def work(options: Options, console: Console) -> Arms:
+    """Trains the grid, then what lies beyond its edges where that is asked for."""
+    given = options.candidates
+    results = train_all(tuning.plan(given, options.all_seeds, options), options, console)
+    while options.extend and (beyond := extension(scores.arms(results, scores.by_rate).values(), given)):
+        for name, (rate,) in beyond:
+            console.print(f"the best rate of {name} is an edge of its grid: trying {rate:g}")
+        results += train_all(tuning.plan(beyond, options.all_seeds, options), options, console)
+    order = [candidate.optimizer for candidate in given]
     results.sort(key=lambda result: (order.index(result.run.optimizer), result.run.learning_rate))
-    losses, diverged, rates = tuning.grid(results)
-    best = {name: tuning.best_rate(rates, losses[name], diverged[name]) for name in losses}
-    over = summary.over_seeds(options)
-    title = f"{options.iterations} iterations, {options.image_size} x {options.image_size} images, {over}"
-    figures = {"rate_sensitivity": plotting.sensitivity(rates, losses, diverged, "mean loss, last tenth", title)}
-    for name in losses:
-        own = [
-            result._replace(run=result.run._replace(label=f"{result.run.learning_rate:g}"))
-            for result in results
-            if result.run.optimizer == name
-        ]
-        panel = plotting.Panel("running-mean loss (mean squared error)", summary.running(own, "loss"), log=True)
-        figures[f"curves_{name}"] = plotting.training_curves([panel], f"{name}: {over} at each rate")
-    report = Report(question(__doc__), findings(best, losses, diverged, rates), tables(results, best, over), figures)
-    document, rows = summary.document("tune_learning_rate", results)
-    output.finish(options, {**document, "best_rates": best}, rows, report, console)
+    return scores.arms(results, scores.by_rate)
 
 
-def extension(results: Sequence[Result], candidates: Sequence[Candidate]) -> list[Candidate]:
+def extension(arms: Iterable[Arm], given: Iterable[Candidate]) -> list[Candidate]:
     """The next rate to try of each whose best is an edge: as far beyond it as the edge is from its neighbour."""
-    losses, diverged, rates = tuning.grid(results)
-    beyond = []
-    for name, given in candidates:
-        tried = rates[np.isfinite(losses[name]).any(axis=0) | diverged[name].any(axis=0)]
-        best = tuning.best_rate(rates, losses[name], diverged[name])
-        if best["edge"] is None or len(tried) < 2:
+    grid, beyond = tuning.grid(arms), []
+    for name, rates in given:
+        tried = grid.rates[np.isfinite(grid.losses[name]).any(axis=0) | grid.diverged[name].any(axis=0)]
+        edge = grid.best[name].edge
+        if edge is None or len(tried) < 2:
             continue
-        lowest = best["edge"] == "lowest"
-        added = sum(tried < min(given)) if lowest else sum(tried > max(given))
+        lowest = edge == "lowest"
+        added = sum(tried < min(rates)) if lowest else sum(tried > max(rates))
         if added < MOST_ADDED:
-            ratio = tried[0] / tried[1] if lowest else tried[-1] / tried[-2]
-            beyond.append(Candidate(name, (float(f"{(tried[0] if lowest else tried[-1]) * ratio:.6g}"),)))
+            next_one = tried[0] ** 2 / tried[1] if lowest else tried[-1] ** 2 / tried[-2]
+            beyond.append(Candidate(name, (float(f"{next_one:.6g}"),)))
     return beyond
 
 
-def findings(
-    best: dict[str, Best],
-    losses: dict[str, np.ndarray],
-    diverged: dict[str, np.ndarray],
-    rates: np.ndarray,
-) -> list[str]:
+def report(options: Options, arms: Arms) -> Report:
+    grid, over = tuning.grid(arms.values()), options.over_seeds
+    title = f"{options.iterations} iterations, {options.size} images, {over}"
+    figures = {"rate_sensitivity": tuning.range_figure(grid, title)}
+    for name in grid.losses:
+        own = {exact(arm.run.learning_rate): arm for arm in arms.values() if arm.run.optimizer == name}
+        panel = views.curve_panel(own, "loss", "running-mean loss (mean squared error)")
+        figures[f"curves_{name}"] = plotting.training_curves([panel], f"{name}: {over} at each rate")
+    results = {**scores.document(arms), "best_rates": grid.document}
+    return Report(findings(grid), [table(arms, grid, over)], figures, results, scores.rows(arms))
+
+
+def findings(grid: Grid) -> list[str]:
     sentences = []
-    for name, numbers in best.items():
-        if numbers["rate"] is None:
+    for name, (rate, loss, edge) in grid.best.items():
+        if rate is None:
             sentences.append(f"{name}: every rate diverged.")
             continue
-        edge = f", at the {numbers['edge']} edge of its grid: the true best may lie beyond" if numbers["edge"] else ""
-        lost = ", ".join(f"{rate:g}" for rate in rates[diverged[name].any(axis=0)])
-        sentences.append(
-            f"{name}: best rate {numbers['rate']:g} (loss {numbers['loss']:.4f}){edge}; "
-            + (f"diverged at {lost}." if lost else "no rate diverged.")
-        )
+        at_edge = f", at the {edge} edge of its grid: the true best may lie beyond" if edge else ""
+        lost = ", ".join(f"{rate:g}" for rate in grid.rates[grid.diverged[name].any(axis=0)])
+        ending = f"diverged at {lost}." if lost else "no rate diverged."
+        sentences.append(f"{name}: best rate {rate:g} (loss {loss:.4f}){at_edge}; {ending}")
     return sentences
 
 
-def tables(results: Sequence[Result], best: dict[str, Best], seeds: str) -> list[Table]:
+def table(arms: Arms, grid: Grid, seeds: str) -> Table:
     rows = []
-    for label, group in summary.by_label(results).items():
-        described = [runs.describe(result) for result in group]
-        run = group[0].run
-        lost = sum(row["diverged_at"] is not None for row in described)
-        mark = "best" if best[run.optimizer]["rate"] == run.learning_rate else ""
-        scores = [
-            summary.spread(np.array([row[column] for row in described]), form)
-            for column, form in (("loss", ".4f"), ("final_loss", ".4f"), ("accuracy", ".3f"))
-        ]
-        rows.append([label, *scores, f"{lost} of {len(group)} diverged" if lost else mark])
+    for label, arm in arms.items():
+        lost = int(arm.diverged.sum())
+        mark = "best" if grid.best[arm.run.optimizer].rate == arm.run.learning_rate else ""
+        numbers = [views.spread(arm.values(name), COLUMNS[name].form) for name in SHOWN]
+        rows.append([label, *numbers, f"{lost} of {len(arm.results)} diverged" if lost else mark])
     headings = ("", "running-mean loss", "last tenth", "accuracy", "")
-    return [Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")]
+    return Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")
 
 
 if __name__ == "__main__":
-    command.run(main, Options, PRESETS)
+    experiment.main()

@@ -1,55 +1,111 @@
 """Image segmentation of Gaussian textures, from random key to trained network, as pure functions of JAX.
 
-A tour, in the order in which data walks through the package:
+A tour of the modules, in the order in which data walks through them. Each is reachable as `segjax.NAME`; what a
+research script needs most is also at the top level.
 
-    textures       generate_data(key) -> Batch(image, mask): two textures split by a random smooth mask
-    exemplars      generate_crops(key, first, second): the same of two photographs; import it by its name
-    convolution    conv2d: the convolution, fed to XLA so that loops and vmap stay fast
-    models         SegmentationCNN, UNet: image -> logits; predict, count_parameters, parameter_table
-    tiling         segment: a picture of any size in bounded memory; import it by its name
-    losses         (logits, mask) -> a loss for each example
-    metrics        additive counts, then accuracy, IoU, precision, recall, F1 and the notebook's agreement
-    optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam as PyTorch defines them; by_name for any of optax
-    schedules      SCHEDULES: rates that move in a run, from constant to one_cycle
-    training       make_train: a whole run as one pure function; make_fit: the same run in chunks, for people
+    textures       generate_data(key) -> Batch(image, mask): two textures, split by a random smooth mask
+    exemplars      generate_crops(key, first, second) -> Batch: the same from photographs of two materials
+    convolution    conv2d and the layer Conv: a convolution that stays fast in loops and under vmap
+    models         SegmentationCNN, UNet, PatchCNN: image -> logits; Network; predict, count_parameters, parameter_table
+    layers         what each convolution of a trained network gives, and what happens without it
+    losses         LOSSES: (logits, mask) -> a loss for each example
+    metrics        additive counts, then accuracy, IoU, precision, recall, F1; which runs diverged
+    optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam, as PyTorch defines them
+    schedules      SCHEDULES: learning rates that change during a run, from constant to one_cycle
+    training       make_train: a whole run as one pure function; make_fit: the same run in chunks; evaluate
     sweeps         sweep: every seed at every rate in one program, on one device or many
-    statistics     what a few seeds say: intervals, paired differences, time to a target; import it by its name
-    checkpoints    a tree of arrays and its metadata as one file; import it by its name
-    torch_weights  to and from the names of PyTorch's state_dict
-    checks         what the others ask of their arguments, said in one sentence
-    plotting       arrays -> Figure; not imported here, so that segjax needs no matplotlib
+    range_test     the learning-rate range test: one short run in which the rate grows
+    statistics     what a few seeds say: intervals, paired differences, time to a target
+    checkpoints    a tree of arrays and its metadata in one file
+    torch_weights  weights to and from PyTorch's state_dict
+    tiling         segment: a picture of any size, in bounded memory
+    plotting       arrays -> Figure
+    checks         the argument checks of all the others
+
+`plotting` and `statistics` load at first use, since they need matplotlib and scipy.
 
     >>> import jax, segjax
     >>> train = segjax.make_train(segjax.SegmentationCNN(), num_steps=20, image_size=32, sigma=6.4)
     >>> state, history = jax.jit(train)(jax.random.key(0), 1e-3)
 """
 
-from segjax import losses, metrics, schedules, torch_weights
-from segjax.models import SegmentationCNN, UNet, count_parameters, parameter_table, predict
+import importlib
+from typing import TYPE_CHECKING
+
+from segjax import (
+    checkpoints,
+    checks,
+    convolution,
+    exemplars,
+    layers,
+    losses,
+    metrics,
+    models,
+    optimizers,
+    range_test,
+    schedules,
+    sweeps,
+    textures,
+    tiling,
+    torch_weights,
+    training,
+)
+from segjax.losses import LOSSES
+from segjax.models import PatchCNN, SegmentationCNN, UNet, count_parameters, parameter_table, predict
 from segjax.optimizers import OPTIMIZERS
+from segjax.schedules import SCHEDULES
 from segjax.sweeps import sweep
 from segjax.textures import Batch, compose_batch, gaussian_kernel, generate_data
 from segjax.training import History, TrainState, evaluate, make_fit, make_train
 
+# Type checkers see the two lazy modules as imports. They must not see `__getattr__`: it would accept any name.
+if TYPE_CHECKING:
+    from segjax import plotting, statistics
+else:
+
+    def __getattr__(name):
+        # PEP 562. scipy.stats alone takes as long to import as jax (0.7 s), and training needs neither module.
+        if name in ("plotting", "statistics"):
+            return importlib.import_module(f"segjax.{name}")
+        raise AttributeError(f"module 'segjax' has no attribute {name!r}")
+
+
 __all__ = [
+    "LOSSES",
     "OPTIMIZERS",
+    "SCHEDULES",
     "Batch",
     "History",
+    "PatchCNN",
     "SegmentationCNN",
     "TrainState",
     "UNet",
+    "checkpoints",
+    "checks",
     "compose_batch",
+    "convolution",
     "count_parameters",
     "evaluate",
+    "exemplars",
     "gaussian_kernel",
     "generate_data",
+    "layers",
     "losses",
     "make_fit",
     "make_train",
     "metrics",
+    "models",
+    "optimizers",
     "parameter_table",
+    "plotting",
     "predict",
+    "range_test",
     "schedules",
+    "statistics",
     "sweep",
+    "sweeps",
+    "textures",
+    "tiling",
     "torch_weights",
+    "training",
 ]

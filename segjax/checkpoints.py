@@ -1,8 +1,8 @@
-"""Files of arrays: one safetensors file for a tree of arrays and what is to be said of it, whole or not there at all.
+"""A tree of arrays and its metadata in one safetensors file, written completely or not at all.
 
-No pickle is involved, and PyTorch, NumPy and others open the file as well. A tree is any pytree of dicts, tuples and
-NamedTuples; its path becomes the name of an array, as in "params/conv1/kernel". A checksum over names, shapes, dtypes,
-numbers and metadata makes sure that what is read is what was written.
+The file contains no pickle; PyTorch, NumPy and others open it as well. A tree is any pytree of dicts, tuples and
+NamedTuples; the path of a leaf becomes its array's name, as in "params/conv1/kernel". A checksum over names, shapes,
+dtypes, numbers and metadata finds every damaged bit.
 """
 
 import hashlib
@@ -17,34 +17,49 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors import SafetensorError
-from safetensors.numpy import load as from_bytes
-from safetensors.numpy import save as to_bytes
+from safetensors import numpy as safetensors
 
 FORMAT = 1
-# The one entry of the safetensors header, JSON: format, checksum and metadata. Of several, the order would be random,
-# and two files of the same arrays would not be the same.
+# The one entry of the safetensors header holds format, checksum and metadata as JSON. With several entries their order
+# would be random, and two files of the same arrays would differ.
 _ENTRY = "segjax"
 
 
 class OfAnotherError(ValueError):
-    """A safetensors file that something else wrote."""
+    """A safetensors file that another program wrote."""
 
 
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
-    """Writes a pytree of arrays, with metadata of JSON's types, so that a crash leaves the old file or the new one.
+    """Writes a pytree of arrays and metadata of JSON's types; a crash leaves the old file or the new one.
 
     Raises:
-        OSError: if the file cannot be written; what was there before is then unchanged.
+        OSError: if the file cannot be written; an older file of this name is then unchanged.
         TypeError: if the metadata is not of JSON's types.
     """
+    write(path, to_bytes(tree, metadata))
+
+
+def to_bytes(tree: Any, metadata: Mapping[str, Any]) -> bytes:
+    """The content of the file that `save` writes.
+
+    Raises:
+        TypeError: if the metadata is not of JSON's types.
+    """
+    # Copied in C order, since safetensors writes the memory as it lies.
+    # `device_get` of the whole tree: the copies of all leaves run at the same time.
     arrays = {name: np.array(leaf, order="C") for name, leaf in _named(jax.device_get(tree)).items()}
     entry = {"format": FORMAT, "metadata": dict(metadata), "sha256": _checksum(arrays, metadata)}
-    write(path, to_bytes(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)}))
+    return safetensors.save(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)})
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Writes a file whole or not at all: a temporary file beside it, fsync, rename, and fsync of the folder."""
+    """Writes a file completely or not at all: a temporary file beside it, fsync, rename, and fsync of the folder.
+
+    Raises:
+        OSError: naming the file, if it cannot be written.
+    """
     path = Path(path)
+    # In the same folder, since a rename is atomic only within a file system.
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -56,9 +71,9 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
-        # A full disk does not say of which file.
+        # The error of a full disk does not name the file.
         raise OSError(error.errno, error.strerror, str(path)) from error
-    # Without it the rename itself may not survive a power failure.
+    # Without this the rename itself may not survive a power failure.
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -71,14 +86,14 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is not such a file, is truncated or damaged, or is of a newer format.
+        ValueError: if `save` did not write it, or if it is truncated, damaged or of a newer format.
     """
     content = Path(path).read_bytes()
     entry = _entry(path, content)
     if entry.get("format") != FORMAT:
         raise ValueError(f"{path} is of format {entry.get('format', 0)}; this version of segjax reads format {FORMAT}")
     try:
-        arrays = from_bytes(content)
+        arrays = safetensors.load(content)
         intact = _checksum(arrays, entry["metadata"]) == entry["sha256"]
     except (SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -88,10 +103,15 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
-    """A tree of the structure of `template`, which may be of `jax.ShapeDtypeStruct`s, with arrays that `load` gave.
+    """A tree with the structure of `template` and the arrays that `load` gave.
+
+    Args:
+        template: a pytree of arrays or of `jax.ShapeDtypeStruct`s, as `jax.eval_shape` gives.
+        arrays: nested dicts of arrays, by the names in `template`.
 
     Raises:
-        ValueError: naming the first array that is missing, is too much, or has another shape or dtype.
+        TypeError: if `arrays` is not a mapping.
+        ValueError: naming the first array that is missing, superfluous, or of another shape or dtype.
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(f"arrays must be nested dicts of arrays, got {arrays!r:.60}")
@@ -111,15 +131,17 @@ def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
 
 
 def _named(tree: Any) -> dict[str, Any]:
-    """name -> leaf, in the order of the tree."""
+    """Name -> leaf, in the order of the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(place, simple=True, separator="/"): leaf for place, leaf in leaves}
 
 
 def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
-    """What `save` put into the header, after the length that this states has been held against the file's."""
+    """The entry that `save` put into the header; the lengths in the header must agree with the file's."""
     if not content:
         raise ValueError(f"{path} is empty")
+    # A safetensors file begins with the length of its JSON header, 8 bytes, little-endian. Parsed here, because the
+    # library's own errors do not tell a truncated file from another one.
     size = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else 0
     try:
         header = json.loads(content[8 : 8 + size])
@@ -127,6 +149,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
         entries = header.get("__metadata__", {})
         end = 8 + size + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        # A length above 4 GB means that the first 8 bytes were text or another format.
         truncated = len(content) < 8 + size < 2**32
         what = "is truncated, or no checkpoint" if truncated else "is not a checkpoint"
         raise ValueError(f"{path} {what}: its header cannot be read") from error
@@ -142,6 +165,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
+    # Sorted, since safetensors orders arrays by itself.
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

@@ -1,6 +1,6 @@
-"""Checks of arguments: what can be known before a program is traced, said in one sentence.
+"""Checks of arguments, before a program is traced: each returns the value it accepts, or names the bad argument.
 
-A value that is being traced has no number yet and passes; what is wrong with it shows as NaN in the results.
+A traced value has no number yet and passes; a bad one shows as NaN in the results.
 """
 
 import math
@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 
+# The default maximum is int32's, in which XLA counts steps and sizes.
 def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -> int:
-    """Returns `value` as an int, or says that `name` must be an integer from `minimum` to `maximum`."""
+    """Returns `value` as an int from `minimum` to `maximum`; raises TypeError or ValueError naming `name` otherwise."""
     try:
+        # Python's bool is an int, but True images are a mistake.
         if isinstance(value, bool):
             raise TypeError
         count = operator.index(value)
@@ -28,22 +30,25 @@ def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -
     return count
 
 
-def check_positive(name: str, value: jax.typing.ArrayLike) -> None:
-    """Says that `name` must be one finite number above 0, unless it is or is being traced."""
-    _check_number(name, value, "a finite number > 0", lambda number: math.isfinite(number) and number > 0)
+def check_positive(name: str, value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """Returns `value`, one finite number above 0 or traced; raises TypeError or ValueError naming `name` otherwise."""
+    return _check_number(name, value, "a finite number > 0", lambda number: math.isfinite(number) and number > 0)
 
 
-def check_share(name: str, value: jax.typing.ArrayLike) -> None:
-    """Says that `name` must be one number from 0 to 1, without 1, unless it is or is being traced."""
-    _check_number(name, value, "a number in [0, 1)", lambda number: 0 <= number < 1)
+def check_share(name: str, value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
+    """Returns `value`, one number in [0, 1) or traced; raises TypeError or ValueError naming `name` otherwise."""
+    return _check_number(name, value, "a number in [0, 1)", lambda number: 0 <= number < 1)
 
 
-def _check_number(name: str, value: jax.typing.ArrayLike, allowed: str, fits: Callable[[float], bool]) -> None:
+def _check_number(
+    name: str, value: jax.typing.ArrayLike, allowed: str, fits: Callable[[float], bool]
+) -> jax.typing.ArrayLike:
     if isinstance(value, jax.core.Tracer):
         if value.shape:
             raise ValueError(f"{name} must be a single number, got an array of shape {value.shape}")
-        return
+        return value
     try:
+        # float() would read the text "1e-3" as a number.
         if isinstance(value, str):
             raise TypeError
         number = float(cast(float, value))
@@ -51,67 +56,93 @@ def _check_number(name: str, value: jax.typing.ArrayLike, allowed: str, fits: Ca
         raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
     if not fits(number):
         raise ValueError(f"{name} must be {allowed}, got {number}")
+    # Not `number`: the value keeps its dtype, and with it the bits of what is computed from it.
+    return value
 
 
-def check_key(key: jax.Array) -> None:
-    """Says that `key` must be one key of `jax.random`, of the typed or the older kind."""
+def check_key(key: jax.Array) -> jax.Array:
+    """Returns `key`, one key of `jax.random` of either kind; raises TypeError or ValueError otherwise."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and dtype != jnp.uint32:
         raise TypeError(f"key must come from jax.random.key(seed), got {key!r}")
+    # A key of the older kind is itself a vector: two numbers for threefry, jax's default.
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
+    return key
 
 
-def check_array(name: str, array: Any) -> None:
-    """Says that `name` must be an array of JAX or NumPy that holds numbers; a list, which has no dtype, is none."""
+def check_array(name: str, array: Any) -> jax.Array:
+    """Returns `array`, a JAX or NumPy array of numbers; raises TypeError naming `name` otherwise.
+
+    A list fails, since it has no dtype.
+    """
     if not isinstance(array, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"{name} must be an array of numbers, got {array!r:.60}")
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
         raise TypeError(f"{name} must be an array of numbers, got one of dtype {array.dtype}")
+    return cast(jax.Array, array)
 
 
 def check_real(name: str, values: Any) -> np.ndarray:
-    """Returns `values`, an array or lists, as a NumPy array of float64, or says that they must be real numbers."""
+    """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
     array = np.asarray(values)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {values!r:.60}")
     return array.astype(np.float64)
 
 
-def check_model(model: Any) -> None:
-    """Says that `model` must be a module of Flax Linen."""
+def check_model(model: Any) -> Any:
+    """Returns `model`, a Flax Linen module; raises TypeError otherwise."""
+    # By its methods rather than its class: a wrapper with `init` and `apply` serves as well.
     if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("init", "apply")):
         raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {model!r:.60}")
+    return model
 
 
-def check_variables(variables: Any) -> None:
-    """Says that `variables` must be what `model.init` gives, as far as can be seen without the model."""
+def check_network(model: Any, *attributes: str) -> Any:
+    """Returns `model`, a Linen module with these attributes of `Network`; raises TypeError naming the missing one."""
+    check_model(model)
+    for name in attributes:
+        if not hasattr(model, name):
+            raise TypeError(f"model must have the attribute {name}, which segjax.models.Network describes")
+    return model
+
+
+def check_variables(variables: Any) -> Any:
+    """Returns `variables`, a dict of dicts with "params", as `model.init` gives; raises TypeError otherwise.
+
+    Whether they fit a model shows only when the model is applied.
+    """
     collections = variables.values() if isinstance(variables, Mapping) and "params" in variables else [None]
     if not all(isinstance(collection, Mapping) for collection in collections):
         raise TypeError(f"variables must be a dict of dicts with 'params', as model.init gives, got {variables!r:.60}")
+    return variables
 
 
 def check_callable(name: str, function: Any) -> Callable[..., Any]:
-    """Returns `function`, or says that `name` must be one."""
+    """Returns `function`, something callable; raises TypeError naming `name` otherwise."""
     if not callable(function):
         raise TypeError(f"{name} must be a function, got {function!r:.60}")
     return cast(Callable[..., Any], function)
 
 
-def check_images(name: str, array: jax.Array) -> None:
-    """Says that `name` must be a batch of images (batch, height, width, channels) of floating point."""
-    check_array(name, array)
+def check_images(name: str, array: Any) -> jax.Array:
+    """Returns `array`, floating images (batch, height, width, channels); raises TypeError or ValueError otherwise."""
+    array = check_array(name, array)
     shape, dtype = jnp.shape(array), jnp.result_type(array)
     if len(shape) != 4:
         raise ValueError(f"{name} must have shape (batch, height, width, channels), got {shape}")
+    # Not converted: whether 255 or 1 is white, only the caller knows.
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
+    return array
 
 
-def check_same_shape(name: str, array: jax.Array, other_name: str, other: jax.Array) -> None:
-    """Says that two arrays must have one shape, which broadcasting would otherwise hide."""
-    check_array(name, array)
-    check_array(other_name, other)
+def check_same_shape(name: str, array: Any, other_name: str, other: Any) -> jax.Array:
+    """Returns `array`, of the shape of `other`; raises TypeError or ValueError naming the bad one otherwise."""
+    array, other = check_array(name, array), check_array(other_name, other)
+    # Broadcasting would hide the mistake: 8 images against the mask of one give a loss, too.
     if jnp.shape(array) != jnp.shape(other):
         raise ValueError(f"{name} must have the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(array)}")
+    return array

@@ -1,12 +1,12 @@
-"""Images of two photographed textures, split by the same random smooth masks: no label is needed to learn from them.
+"""Images of two photographed textures, split by the same random smooth masks: training data without hand-made labels.
 
-The law, from one exemplar of each material:
+The law, from one exemplar (a photograph) of each material:
 
     mask  = (b * g_sigma) > 0                        as in `textures`
     image = rescale(w crop1 + (1 - w) crop2)         w: the mask blurred by g_1, as the notebook blurs its edge
 
 A crop lies anywhere in its exemplar, is flipped and turned by quarters at random, and has its contrast changed. Away
-from the edge of the mask a pixel is one of the photograph; the notebook's last blur would soften them all.
+from the edge of the mask the pixels are the photograph's; the notebook's last blur would soften them all.
 """
 
 from typing import NamedTuple
@@ -42,17 +42,20 @@ def generate_crops(
     sigma: jax.typing.ArrayLike = 25.6,
     contrast: jax.typing.ArrayLike = 0.2,
 ) -> Batch:
-    """Draws a batch of images and masks from two exemplars: a pure function of `key`, to be used as `generate`.
+    """Draws a batch of images and masks from two exemplars: a pure function of `key`, for `make_train(generate=...)`.
 
     Args:
         key: one key of `jax.random`.
-        first: (height, width) of floating point on any scale, both at least `image_size`: the material where the mask
-            is 1.
-        second: the same where the mask is 0, on the same scale.
+        first: the material where the mask is 1, (height, width) in floating point on any scale; both sides are at least
+            `image_size`.
+        second: the material where the mask is 0, on the same scale.
         batch_size, image_size: as in `generate_data`, static.
         sigma: width in pixels of the mask's kernel; may be traced.
-        contrast: each crop's distance from its exemplar's mean is multiplied by a number drawn evenly from
-            [1 - contrast, 1 + contrast], in [0, 1); may be traced.
+        contrast: in [0, 1); each crop's distance from its exemplar's mean is multiplied by a number drawn evenly from
+            [1 - contrast, 1 + contrast]. May be traced.
+
+    Returns:
+        A `Batch` in the exemplars' dtype.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -70,6 +73,7 @@ def generate_crops(
     check_share("contrast", contrast)
     for name, exemplar in (("first", first), ("second", second)):
         _check_exemplar(name, exemplar, image_size)
+    # One key each: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
     inside = _crops(keys.first, first, batch_size, image_size, contrast)
     outside = _crops(keys.second, second, batch_size, image_size, contrast)
@@ -78,12 +82,12 @@ def generate_crops(
 
 
 def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
-    """The deterministic part: a mask (batch, n, n) of bool and two crops of that shape -> images and masks."""
+    """The deterministic part: a boolean mask (batch, n, n) and two crops of that shape -> images and masks."""
     wanted = mask.astype(first.dtype)
-    # An odd kernel has a middle; the even one of the notebook's sizes moves an edge by half a pixel.
+    # The kernel is as large as the image. An odd one has a middle; an even one would move the edge by half a pixel.
     size = wanted.shape[-1]
     odd = jnp.pad(wanted, [(0, 0)] + 2 * [(0, 1 - size % 2)], mode="edge")
-    # The zeros that a blur sees beyond the image belong to neither material.
+    # A blur sees zeros beyond the image, which are neither material: divide by what it makes of ones.
     share = (blur(odd, EDGE_SIGMA) / blur(jnp.ones_like(odd), EDGE_SIGMA))[:, :size, :size]
     image = rescale(share * first + (1 - share) * second)
     return Batch(image[..., None], wanted[..., None])
@@ -92,13 +96,14 @@ def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
 def _crops(
     key: jax.Array, exemplar: jax.Array | np.ndarray, number: int, size: int, contrast: jax.typing.ArrayLike
 ) -> jax.Array:
-    """(number, size, size) squares of an exemplar, in any of the eight ways to lay one down."""
-    # Of an array that is there it is a number, and not for the compiler to sum up.
+    """(number, size, size) squares of an exemplar, flipped and turned."""
+    # Before `jnp.asarray`: NumPy's mean is computed once, where JAX's would be computed again at every step.
     mean = exemplar.mean()
     exemplar = jnp.asarray(exemplar)
     keys = _CropKeys(*jax.random.split(key, len(_CropKeys._fields)))
     rows = jax.random.randint(keys.row, (number,), 0, exemplar.shape[0] - size + 1)
     columns = jax.random.randint(keys.column, (number,), 0, exemplar.shape[1] - size + 1)
+    # The upper end of `randint` is exclusive: the last place still has `size` pixels to its end.
     turns = jax.random.bernoulli(keys.turn, shape=(number, 3))
     factors = 1 + jnp.asarray(contrast, exemplar.dtype) * jax.random.uniform(
         keys.contrast, (number,), exemplar.dtype, -1, 1
@@ -106,7 +111,8 @@ def _crops(
 
     def crop(row: jax.Array, column: jax.Array, turn: jax.Array, factor: jax.Array) -> jax.Array:
         square = lax.dynamic_slice(exemplar, (row, column), (size, size))
-        # Two flips and a transposition, each or not: the quarter turns are among their eight products.
+        # Two flips and a transposition, each with probability 1/2, give all eight symmetries of a square: the quarter
+        # turns are products of them. `jnp.where` and not `cond`, which computes both branches under `vmap` anyway.
         square = jnp.where(turn[0], square[::-1], square)
         square = jnp.where(turn[1], square[:, ::-1], square)
         square = jnp.where(turn[2], square.T, square)

@@ -1,6 +1,7 @@
 """Losses on logits: (logits, mask) -> one number for each example; the caller averages.
 
-`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1. Gradients flow to the logits.
+`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1. Gradients flow to the logits. Another shape raises
+ValueError, and what is not an array TypeError.
 """
 
 from collections.abc import Callable
@@ -24,23 +25,24 @@ def mean_squared_error(logits: jax.Array, mask: jax.Array) -> jax.Array:
 def binary_cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over pixels of the cross entropy, in nats. Shape (batch,).
 
-    The notebook writes it as a sum over pixels; the mean is what `torch.nn.BCELoss` gives. Exact for large logits,
-    where PyTorch's clips the logarithm at -100.
+    `torch.nn.BCELoss` takes the mean as well; the notebook's formula is a sum over pixels.
     """
     check_same_shape("logits", logits, "mask", mask)
+    # On logits it is exact; BCELoss, on probabilities, clips the logarithm at -100.
     return _pixel_mean(optax.sigmoid_binary_cross_entropy(logits, mask))
 
 
 def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """1 - (2 sum(w p) + 1) / (sum(w) + sum(p) + 1), with w the mask and p the probability. Shape (batch,).
 
-    The sums run over the pixels of an example, as Dice's overlap does; the notebook writes the formula with a pixel's
-    index. The ones keep it defined, and 0, where mask and prediction are both empty.
+    The sums run over the pixels of an example, as in Dice's overlap; the notebook's formula has a pixel's index.
     """
     check_same_shape("logits", logits, "mask", mask)
+    # One ratio for each example and not for the batch: an image with a small mask counts as much as any other.
     probability = jax.nn.sigmoid(logits)
     axes = tuple(range(1, mask.ndim))
     overlap = jnp.sum(mask * probability, axis=axes)
+    # The ones make it 0, instead of 0 / 0, where mask and prediction are both empty.
     return 1 - (2 * overlap + 1) / (jnp.sum(mask, axis=axes) + jnp.sum(probability, axis=axes) + 1)
 
 

@@ -5,22 +5,29 @@
 >>> float(iou(jax.tree.map(jnp.add, first, second)))
 0.75
 
-The ratios work on counts of any shape. Where a ratio is 0 / 0 it is 1: no pixel was wanted, and none was wrongly
-given. So an empty mask that is predicted empty scores IoU 1, and any false positive on it brings that to 0.
+The ratios take counts of any shape. A ratio of 0 / 0 is 1: the mask has no pixel, and the prediction adds none. So an
+empty mask that is predicted empty scores IoU 1, and any false positive on it brings that to 0.
+
+The last two functions read the losses of a run: `last_tenth` says where it ended, `diverged_at` whether it failed.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.checks import check_real, check_same_shape
+from segjax.checks import check_array, check_real, check_same_shape
+
+Array = TypeVar("Array", jax.Array, np.ndarray)
+# An untrained network's loss moves by a few hundredths of itself from batch to batch; a fifth is no such chance.
+_WORSE = 1.2
 
 
 class Counts(NamedTuple):
-    """Numbers of pixels, int32 (exact up to 2^31 pixels, 16,384 batches of the notebook's size)."""
+    """Numbers of pixels, int32: exact up to 2^31 pixels, 16,384 batches of the notebook's size."""
 
+    # Integers add exactly; float32 would lose single pixels above 2^24, 128 batches.
     true_positive: jax.Array
     false_positive: jax.Array
     false_negative: jax.Array
@@ -29,37 +36,46 @@ class Counts(NamedTuple):
 
 
 def count(logits: jax.Array, mask: jax.Array) -> Counts:
-    """Counts over all pixels of a batch; a pixel is predicted to be in the mask where its probability is above 0.5.
+    """Counts over all pixels of a batch; the prediction is the set of pixels whose probability is above 0.5.
 
-    `agreeing` is the notebook's own count: probabilities below 0.1 snapped to 0 and above 0.9 to 1, then the pixels
-    that equal the mask. It counts the pixels that are right *and* sure.
+    `agreeing` is the notebook's own count: the pixels that are right and sure, with a probability above 0.9 in the mask
+    or below 0.1 outside it.
+
+    Args:
+        logits, mask: of one shape, (batch, ...); the mask is 0 or 1.
+
+    Raises:
+        TypeError, ValueError: if they are not arrays of one shape.
     """
     check_same_shape("logits", logits, "mask", mask)
+    # Not a threshold on the logit: the notebook's 0.1 and 0.9 are on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
     wanted = mask > 0.5
     given = probability > 0.5
     sure_and_right = jnp.where(wanted, probability > 0.9, probability < 0.1)
+    # int32 also where x64 is enabled, so that histories of both have one layout.
     total = [wanted & given, ~wanted & given, wanted & ~given, ~wanted & ~given, sure_and_right]
     return Counts(*(jnp.sum(pixels, dtype=jnp.int32) for pixels in total))
 
 
 def accuracy(counts: Counts) -> jax.Array:
-    """Share of pixels predicted rightly."""
+    """Share of the pixels that are predicted correctly."""
     return _ratio(counts.true_positive + counts.true_negative, _pixels(counts))
 
 
 def iou(counts: Counts) -> jax.Array:
     """Intersection over union of prediction and mask (Jaccard index): TP / (TP + FP + FN)."""
+    # True negatives do not count: an empty prediction scores 0, where its accuracy is the share of the background.
     return _ratio(counts.true_positive, counts.true_positive + counts.false_positive + counts.false_negative)
 
 
 def precision(counts: Counts) -> jax.Array:
-    """Share of the predicted pixels that are in the mask: TP / (TP + FP)."""
+    """Share of the prediction that is in the mask: TP / (TP + FP)."""
     return _ratio(counts.true_positive, counts.true_positive + counts.false_positive)
 
 
 def recall(counts: Counts) -> jax.Array:
-    """Share of the mask's pixels that were predicted: TP / (TP + FN)."""
+    """Share of the mask that is predicted: TP / (TP + FN)."""
     return _ratio(counts.true_positive, counts.true_positive + counts.false_negative)
 
 
@@ -70,16 +86,69 @@ def f1(counts: Counts) -> jax.Array:
 
 
 def agreement(counts: Counts) -> jax.Array:
-    """Share of pixels that are right and sure: what the notebook prints as "precision" and calls IoU; it is neither."""
+    """Share of the pixels that are right and sure; the notebook prints it as "precision" and calls it IoU."""
     return _ratio(counts.agreeing, _pixels(counts))
 
 
 def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
-    """Mean of the values so far, along the last axis, in float64: the curve that the notebook tracks."""
+    """Mean of the values so far, (..., steps) float64: the curve that the notebook plots.
+
+    Raises:
+        TypeError, ValueError: if `values` are not real numbers of shape (..., steps).
+    """
     values = check_real("values", values)
     if not values.ndim:
         raise ValueError("values must have shape (..., steps), got a single number")
+    # In float32 the sum over the notebook's 10,000 batches would lose up to three digits.
     return np.cumsum(values, axis=-1) / np.arange(1, values.shape[-1] + 1)
+
+
+def last_tenth(values: Array) -> Array:
+    """The last tenth of the steps, at least one: their mean says where a run ended.
+
+    Args:
+        values: (..., steps), at least one step, NumPy or traced.
+
+    Raises:
+        TypeError, ValueError: if `values` is not such an array.
+    """
+    check_array("values", values)
+    if not values.ndim or not values.shape[-1]:
+        raise ValueError(f"values must have shape (..., steps), at least one step, got {values.shape}")
+    return values[..., -max(1, values.shape[-1] // 10) :]
+
+
+def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
+    """The step at which a run diverged, counted from 1, or 0 for a run that did not: int32, also inside `jit`.
+
+    This is the project's one meaning of the word. A run has diverged if
+
+    - a loss is not finite: at the first such step; or else
+    - a parameter after the run is not finite: at the last step; or
+    - the mean loss over the last tenth of the steps exceeds 1.2 times the first loss: at the last step.
+
+    The third rule needs a loss >= 0 and does not apply to a run of one step.
+
+    Args:
+        loss: (steps,), one run's; `jax.vmap` takes several.
+        params: the parameters after the run, a pytree; None leaves out the second rule.
+
+    Raises:
+        TypeError, ValueError: if `loss` is not such an array.
+    """
+    # One path for NumPy and JAX, so that the host and a compiled sweep come to the same answer.
+    loss = jnp.asarray(check_array("loss", loss))
+    if loss.ndim != 1 or not loss.size:
+        raise ValueError(f"loss must have shape (steps,), at least one step, got {loss.shape}")
+    num_steps = loss.size
+    lost = ~jnp.isfinite(loss)
+    # The loss of a step is taken before its update, so the last update shows only in the parameters.
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
+    failed = ~jnp.all(jnp.array(finite, bool))
+    # Of one step the last tenth is the first loss itself.
+    if num_steps > 1:
+        failed |= jnp.mean(last_tenth(loss)) > _WORSE * loss[0]
+    return jnp.where(lost.any(), jnp.argmax(lost) + 1, jnp.where(failed, num_steps, 0)).astype(jnp.int32)
 
 
 def _pixels(counts: Counts) -> jax.Array:
@@ -87,4 +156,5 @@ def _pixels(counts: Counts) -> jax.Array:
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+    # The maximum keeps 0 / 0 from being computed at all: `jax_debug_nans` would stop there.
     return jnp.where(whole > 0, part / jnp.maximum(whole, 1), 1.0)

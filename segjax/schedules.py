@@ -1,6 +1,7 @@
 """Learning rates that change during a run: (peak rate, number of steps) -> the rate at each step, as optax takes it.
 
-The peak may be traced; the number of steps is static. `scheduled` puts one into an optimizer, for `make_train`.
+The peak may be traced; the number of steps is static. `scheduled` puts a schedule into an optimizer, for `make_train`.
+A bad peak or number of steps raises TypeError or ValueError.
 """
 
 from collections.abc import Callable
@@ -10,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_count, check_positive
+from segjax.checks import check_callable, check_count, check_positive
+from segjax.optimizers import Optimizer, Rate
 
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
-Optimizer = Callable[..., optax.GradientTransformation]
 
 
 def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -25,40 +26,44 @@ def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sched
 def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The notebook's 0.95^epoch: what `torch.optim.lr_scheduler.LambdaLR` gives when stepped once an epoch.
 
-    An epoch is a hundredth of the run, as in the notebook, whose epochs have 100 batches: a run of 100 steps or more
-    ends at 0.95^99, about 0.6 % of the peak. The notebook updated the weights only once an epoch, on a loss that is
-    always 0.
+    An epoch is a hundredth of the run, as in the notebook, whose epochs have 100 batches. A run of 100 steps or more
+    ends at 0.95^99, about 0.6 % of the peak.
     """
     num_steps = _check(learning_rate, num_steps)
+    # The notebook also updated the weights only once an epoch, on a loss that is always 0: a flaw, not kept.
     return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * jnp.asarray(step) // num_steps)
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to 0 (Loshchilov and Hutter, 2017)."""
     num_steps = _check(learning_rate, num_steps)
+    # The last step is num_steps - 1, whose rate is still above 0: no step is wasted.
     return optax.cosine_decay_schedule(learning_rate, num_steps)
 
 
 def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
-    """A straight line up to the peak over the first tenth of the run, then the peak; no step is wasted at rate 0."""
+    """A straight line up to the peak over the first tenth of the run, then the peak."""
     num_steps = _check(learning_rate, num_steps)
     steps = max(1, num_steps // 10)
+    # step + 1: at rate 0, which optax's own linear schedule starts from, the first step would be wasted.
     return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, (step + 1) / steps)
 
 
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
-    """The product of `warmup` and `cosine`: gentle at both ends."""
+    """The product of `warmup` and `cosine`: small steps at both ends."""
     num_steps = _check(learning_rate, num_steps)
+    # Both at a peak of 1, since their product would else have its square.
     rising, falling = warmup(1.0, num_steps), cosine(1.0, num_steps)
     return lambda step: jnp.asarray(learning_rate) * rising(step) * falling(step)
 
 
 def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
-    """Cosine from 1/25 of the peak up over the first 30 % of the run, then down to 1/250,000 of it (Smith, 2018).
+    """A cosine from 1/25 of the peak up over the first 30 % of the run, then down to 1/250,000 of it (Smith, 2018).
 
-    The shape is `torch.optim.lr_scheduler.OneCycleLR`'s, whose momentum stays as it is here.
+    The shape is that of `torch.optim.lr_scheduler.OneCycleLR`; the momentum does not change here.
     """
     num_steps = _check(learning_rate, num_steps)
+    # PyTorch peaks one step earlier, at 0.3 num_steps - 1.
     rise = max(1, int(0.3 * num_steps))
     up = optax.cosine_decay_schedule(1.0, rise)
     down = optax.cosine_decay_schedule(1.0, max(1, num_steps - 1 - rise), alpha=1 / 250_000)
@@ -89,8 +94,15 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     >>> optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=5)
     >>> train = segjax.make_train(segjax.SegmentationCNN(), optimizer=optimizer, num_steps=5, image_size=16, sigma=3)
     """
+    check_callable("optimizer", optimizer)
+    check_callable("schedule", schedule)
     num_steps = check_count("num_steps", num_steps, minimum=1)
-    return lambda learning_rate: optimizer(schedule(learning_rate, num_steps))
+
+    # The schedule is built from the traced peak: one program serves every rate.
+    def with_peak(learning_rate: Rate) -> optax.GradientTransformation:
+        return optimizer(schedule(learning_rate, num_steps))
+
+    return with_peak
 
 
 def _check(learning_rate: jax.typing.ArrayLike, num_steps: int) -> int:

@@ -6,8 +6,8 @@ The law, from white noise `b`, `b1`, `b2` and Gaussian kernels `g`:
     image = rescale((mask ? b1 * g_sigma1 : b2 * g_sigma2) * g_1)      rescale: min -> 0, max -> 1
 
 where `*` is the zero-padded "same" cross-correlation with a kernel as large as the image. The kernel is an outer
-product, so a blur is two products with an n x n banded matrix: O(n^3) for an image where the notebook's dense
-convolution is O(n^4), and the numbers are the same to rounding.
+product, so a blur is two products with an n x n banded matrix: O(n^3) for an image, where the notebook's dense
+convolution is O(n^4), for the same numbers to rounding.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from jax import lax
 
 from segjax.checks import check_array, check_count, check_key, check_positive
 
-# The last blur hides the jump between the two textures; the notebook fixes its width.
+# Width in pixels of the last blur, which hides the jump between the two textures; the notebook's number.
 EDGE_SIGMA = 1.0
 
 
@@ -40,8 +40,8 @@ def generate_data(
 ) -> Batch:
     """Draws a batch of images and masks: a pure function of `key`.
 
-    The same key gives the same white noise whatever the sigmas are, so that they can be compared on one draw.
-    The defaults are those of the notebook's training; its function had sigma1 1.0, sigma2 0.2, sigma 25.
+    The same key gives the same white noise for all sigmas, so that they can be compared on one draw. The defaults are
+    those of the notebook's training; its function has the defaults sigma1 1.0, sigma2 0.2, sigma 25.
 
     Args:
         key: one key of `jax.random`.
@@ -65,6 +65,7 @@ def generate_data(
     check_key(key)
     batch_size = check_count("batch_size", batch_size, minimum=1)
     image_size = check_count("image_size", image_size, minimum=2)
+    # Drawing it is half of the time of a batch (threefry, on a CPU); the blurs are a third.
     noise = jax.random.normal(key, (3, batch_size, image_size, image_size))
     return compose_batch(noise, sigma1, sigma2, sigma)
 
@@ -78,7 +79,8 @@ def compose_batch(
         noise: (3, batch, n, n), the fields b (mask), b1 (texture where the mask is 1) and b2 (where it is 0).
         sigma1, sigma2, sigma: widths in pixels, as in `generate_data`.
 
-    A constant image, which PyTorch's rescaling turns into NaN, becomes 0.
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
     """
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_positive(name, value)
@@ -99,8 +101,14 @@ def compose_batch(
 def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
     """The notebook's kernel `g`: (image_size, image_size), symmetric, summing to 1.
 
-    The grid is `linspace(-n/2, n/2, n)` as in the notebook: its spacing is n/(n-1), and an even n has no point at 0.
-    At widths below about 0.035 the notebook's sum underflows and its image is NaN; this one stays finite.
+    The grid is `linspace(-n/2, n/2, n)`, as in the notebook: its spacing is n/(n-1), and an even n has no point at 0.
+
+    Args:
+        image_size: n, in pixels, static.
+        sigma: width in pixels; may be traced.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
     """
     check_positive("sigma", sigma)
     profile = _gaussian_profile(check_count("image_size", image_size, minimum=2), sigma, jnp.result_type(float))
@@ -109,11 +117,13 @@ def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
 
 def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array:
     """One side of the separable kernel, (n,), summing to 1."""
-    # The grid is static, so NumPy makes it in float64: linspace in float32 is off by 5e-5 of the kernel at sigma 0.2.
+    # NumPy makes the static grid in float64: linspace in float32 changes the kernel by 5e-5 of itself at sigma 0.2.
     squares = np.linspace(-image_size / 2, image_size / 2, image_size) ** 2
-    # Counted from the central point, whose weight is then 1 at any sigma: nothing to underflow to 0 / 0.
+    # Less the central point's, whose weight is then 1 at any sigma. The notebook's sum underflows at widths below about
+    # 0.035, and its image is NaN.
     excess = jnp.asarray(squares - squares.min(), dtype)
     sigma = jnp.asarray(sigma, dtype)
+    # Divided twice, since the square of a tiny sigma underflows.
     return jax.nn.softmax(-0.5 * excess / sigma / sigma)
 
 
@@ -124,12 +134,14 @@ def blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
     # out[i] = sum_k in[i + k - left] profile[k], so row i of the banded matrix holds profile[j - i + left].
     offset = jnp.arange(size)[None, :] - jnp.arange(size)[:, None] + (size - 1) // 2
     band = jnp.where((offset >= 0) & (offset < size), profile[jnp.clip(offset, 0, size - 1)], 0)
-    # Full precision: on a GPU, TF32 products would move the edge of the mask.
+    # No FFT: the kernel is separable, and XLA's FFT is slow in a large program on a CPU.
+    # Full precision, because TF32 products, a GPU's default, would move the edge of the mask.
     return jnp.einsum("ij,bjk,lk->bil", band, fields, band, precision=lax.Precision.HIGHEST)
 
 
 def rescale(images: jax.Array) -> jax.Array:
-    """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1."""
+    """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1; a constant image becomes 0."""
     images = images - images.min(axis=(-2, -1), keepdims=True)
     peak = images.max(axis=(-2, -1), keepdims=True)
+    # PyTorch's rescaling divides 0 by 0 in a constant image and gives NaN.
     return images / jnp.where(peak > 0, peak, 1)

@@ -1,7 +1,7 @@
-"""One picture of any size through a network, in overlapping tiles, so that its memory does not grow with the picture.
+"""A picture of any size through a network, in overlapping tiles, so that memory does not grow with the picture.
 
-A tile is as much larger than the part of it that is kept as the network sees beyond a pixel, and it begins where the
-network's own squares do: the tiles give what the whole picture at once would give, to rounding.
+Around the part that is kept, a tile has a margin as wide as the network sees beyond a pixel, and it begins where the
+network's own squares begin. Together the tiles give what the whole picture gives at once, to rounding.
 """
 
 import math
@@ -13,8 +13,8 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from segjax.checks import check_array, check_count, check_model, check_variables
-from segjax.models import PatchCNN, Variables, predict
+from segjax.checks import check_array, check_count, check_network, check_variables
+from segjax.models import Variables, predict
 
 
 def segment(
@@ -25,10 +25,10 @@ def segment(
     tile_size: int = 256,
     report: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Probability of the mask at each pixel of one picture, on whatever scale of grey: `level`, then `predict_tiled`.
+    """Probability of the mask at each pixel of one picture, on any scale of grey: `level`, then `predict_tiled`.
 
     Args:
-        model: a network of `segjax.models`.
+        model: a Linen module with the attributes of `segjax.models.Network`.
         variables: of the model, for images of one channel.
         image: (height, width), real and finite.
         image_size: side in pixels of the images that the model was trained on.
@@ -40,10 +40,12 @@ def segment(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
+    check_network(model, "standardize")
     image = level(image, image_size)
-    if isinstance(model, PatchCNN) and model.standardize:
-        # By the whole picture, as each training image was by itself, and not tile by tile.
+    if model.standardize:
+        # With the mean and variance of the whole picture: those of single tiles would show as steps between them.
         mean, variance = float(image.mean(dtype=np.float64)), float(image.var(dtype=np.float64))
+        # 1e-8 as in the network: a constant picture stays 0.
         image = (image - mean) / math.sqrt(variance + 1e-8)
         model = model.clone(standardize=False)
     return predict_tiled(model, variables, image, tile_size, report)
@@ -59,27 +61,26 @@ def predict_tiled(
     """The sigmoid of `predict` for one image, (height, width) float32, in bounded memory.
 
     Args:
-        model: with the attribute `receptive_field`. One that takes statistics of what it is given (a shared BatchNorm)
-            takes them of each tile here, and its answer hangs on the tiles.
+        model: a Linen module with the attributes `margin`, `multiple` and `batch_statistics` of
+            `segjax.models.Network`. Where `batch_statistics` or `standardize` is true, the statistics are those of each
+            tile, so that the result changes with the tile size.
         variables: of the model, for images of one channel.
         image: (height, width) on the scale of the training images.
         tile_size: side in pixels of the part of a tile that is kept; memory grows with its square.
-        report: called after each tile with the number of tiles done and that of all.
+        report: called after each tile with the number of tiles done and the number of all tiles.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_model(model)
+    check_network(model, "margin", "multiple", "batch_statistics")
     check_variables(variables)
     _check_picture(image)
-    field, multiple = getattr(model, "receptive_field", None), getattr(model, "multiple", 1)
-    if field is None:
-        raise ValueError("model must have a receptive_field, which says how far its tiles must overlap")
-    # An even kernel sees further to one side than to the other.
-    margin = _up(field // 2 + 1 if getattr(model, "kernel_size", 2) % 2 else field, multiple)
+    multiple = check_count("multiple", model.multiple, minimum=1)
+    # Rounded up, so that tiles begin where the squares of the whole picture do.
+    margin = _up(check_count("margin", model.margin, minimum=0), multiple)
     tile_size = _up(check_count("tile_size", tile_size, 1), multiple)
     height, width = image.shape
-    # As the network itself would do: then all tiles consist of whole squares.
+    # As the network itself would pad the whole picture: then all tiles consist of whole squares.
     image = np.pad(image, ((0, -height % multiple), (0, -width % multiple)), mode="edge")
     result = np.empty(image.shape, np.float32)
     tiles = [
@@ -88,6 +89,7 @@ def predict_tiled(
         for columns in _parts(image.shape[1], tile_size, margin)
     ]
     for done, ((seen_rows, rows), (seen_columns, columns)) in enumerate(tiles, start=1):
+        # Copied to the device tile by tile; the picture itself stays with the host.
         window = np.asarray(image[seen_rows, seen_columns], np.float32)[None, ..., None]
         seen = np.asarray(_probability(model, variables, window))[0, ..., 0]
         result[rows, columns] = seen[_within(rows, seen_rows), _within(columns, seen_columns)]
@@ -99,9 +101,12 @@ def predict_tiled(
 def level(image: np.ndarray, image_size: int) -> np.ndarray:
     """A picture on the scale of training images of `image_size` x `image_size` pixels: (height, width) float32.
 
-    Each of those has its darkest pixel at 0 and its brightest at 1. The extremes of a larger picture lie further out,
-    and may be one spot's; so the medians of the extremes of its squares of about that size are brought to 0 and 1. For
-    one such square that is `textures.rescale`. A constant picture becomes 0.
+    A training image has its darkest pixel at 0 and its brightest at 1. The extremes of a larger picture lie further
+    out, and a single spot can set them. So the picture is cut into squares of about the training size, and the medians
+    of their minima and maxima go to 0 and 1. For one square that is `textures.rescale`. A constant picture becomes 0.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
     """
     _check_picture(image)
     check_count("image_size", image_size, 1)
@@ -110,13 +115,15 @@ def level(image: np.ndarray, image_size: int) -> np.ndarray:
     return ((image - np.float32(low)) / np.float32(high - low if high > low else 1)).astype(np.float32, copy=False)
 
 
+# Linen modules of equal fields are equal, so a second picture finds the compiled program of the first.
 @partial(jax.jit, static_argnums=0)
 def _probability(model: nn.Module, variables: Variables, window: jax.Array) -> jax.Array:
     return jax.nn.sigmoid(predict(model, variables, window))
 
 
 def _parts(length: int, size: int, margin: int) -> Iterator[tuple[slice, slice]]:
-    """(what a tile sees, what of it is kept) along one side. All see as much, so that one program serves them."""
+    """(the part that a tile sees, the part that is kept) along one side."""
+    # At the picture's border a tile moves inwards instead of shrinking: one shape, and so one compiled program.
     seen = min(size + 2 * margin, length)
     for start in range(0, length, size):
         first = min(max(start - margin, 0), length - seen)
@@ -128,7 +135,7 @@ def _within(part: slice, seen: slice) -> slice:
 
 
 def _squares(image: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The picture in whole squares side by side; one that has no whole square is one itself."""
+    """The picture cut into about square parts of at least `size`; a smaller picture is one part."""
     rows, columns = (max(1, length // size) for length in image.shape)
     for row in np.array_split(image, rows, axis=0):
         yield from np.array_split(row, columns, axis=1)

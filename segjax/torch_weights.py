@@ -1,8 +1,13 @@
-"""The notebook's PyTorch weights to and from ours, by the names of its `state_dict`; no PyTorch is needed.
+"""The notebook's PyTorch weights to and from ours, by the names of its `state_dict`, without PyTorch.
 
-    torch_weights.save("model.safetensors", variables)                               # here, and there:
-    MyFirstsCNN().load_state_dict(safetensors.torch.load_file("model.safetensors"))
-    safetensors.torch.save_model(network, "model.safetensors")                       # there, and here:
+From here to PyTorch:
+
+    torch_weights.save("model.safetensors", variables)
+    MyFirstsCNN().load_state_dict(safetensors.torch.load_file("model.safetensors"))     # in PyTorch
+
+From PyTorch to here:
+
+    safetensors.torch.save_model(network, "model.safetensors")                          # in PyTorch
     variables = torch_weights.load("model.safetensors")
     model = torch_weights.model_of(variables)
 
@@ -23,13 +28,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load as from_bytes
-from safetensors.numpy import save as to_bytes
+from safetensors import numpy as safetensors
 
 from segjax import checkpoints
 from segjax.checks import check_variables
 from segjax.models import SegmentationCNN, Variables
 
+# Only the notebook's depth has names in its state_dict.
 _LAYERS = (1, 2, 3)
 # (ours in its collection, PyTorch's)
 _NORM_PARAMS = (("scale", "weight"), ("bias", "bias"))
@@ -37,12 +42,12 @@ _NORM_STATS = (("mean", "running_mean"), ("var", "running_var"))
 
 
 def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
-    """The variables of a `SegmentationCNN`: {"params", "batch_stats"}, from named arrays.
+    """The variables of a `SegmentationCNN`, {"params", "batch_stats"}, from the arrays of a state_dict.
 
-    `shared_norm` is what the names say: True where `bn.*` is among them. The counter `num_batches_tracked` is not
-    kept, since a BatchNorm with a momentum never reads it. Float64 arrays stay float64 where x64 is enabled.
+    Names with `bn.*` make a network with `shared_norm`. Float64 arrays stay float64 where x64 is enabled.
 
     Raises:
+        TypeError: if `arrays` is not a mapping of names.
         ValueError: naming the arrays that are missing or unknown, or the one whose shape does not fit.
     """
     if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
@@ -56,6 +61,7 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
         weight = jnp.asarray(arrays[f"{theirs}.weight"])
         if weight.ndim != 4:
             raise ValueError(f"{theirs}.weight must have shape (out, in, height, width), got {weight.shape}")
+        # PyTorch keeps (out, in, height, width), JAX (height, width, in, out); both cross-correlate, so nothing flips.
         params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
     for ours, theirs in _norms(shared):
         params[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_PARAMS}
@@ -66,14 +72,14 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
 
 
 def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
-    """NumPy arrays by PyTorch's names, fresh and writable, for `load_state_dict` after `torch.from_numpy`.
+    """NumPy arrays by PyTorch's names, new and writable, for `load_state_dict` after `torch.from_numpy`.
 
     Args:
         variables: of a `SegmentationCNN` of depth 3.
-        num_batches_tracked: PyTorch's counter of forward passes, which is not kept here and has no effect there.
+        num_batches_tracked: PyTorch's counter of forward passes, which we do not keep; it has no effect there.
 
     Raises:
-        TypeError, ValueError: if the variables are no network's, or of one that is not of the notebook's depth.
+        TypeError, ValueError: if the variables are not those of a network of the notebook's depth.
     """
     check_variables(variables)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
@@ -85,8 +91,10 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
         raise ValueError(f"variables must have batch_stats of {', '.join(missing)}")
     arrays = {}
     for ours, theirs in _convolutions():
+        # Copied: a transposed view is not contiguous, and safetensors would write its memory in our order.
         arrays[f"{theirs}.weight"] = np.array(params[ours]["kernel"]).transpose(3, 2, 0, 1).copy()
         arrays[f"{theirs}.bias"] = np.array(params[ours]["bias"])
+    # PyTorch's state_dict repeats the shared BatchNorm under the name of every layer that uses it.
     aliases = [("norm", f"conv{layer}.2") for layer in _LAYERS] if shared else []
     for ours, theirs in [*_norms(shared), *aliases]:
         arrays |= {f"{theirs}.{other}": np.array(params[ours][name]) for name, other in _NORM_PARAMS}
@@ -98,39 +106,49 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
 def load(path: str | os.PathLike[str]) -> Variables:
     """The variables in a safetensors file of the notebook's state_dict, as `safetensors.torch` writes it.
 
-    `save_file` wants a copy of the arrays that share memory; `save_model` leaves out all names but one of the shared
-    BatchNorm, and is read as well.
+    Files of `save_model`, which keeps one name of the shared BatchNorm, and of `save_file` both work.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it is no safetensors file, or holds another state_dict.
+        ValueError: if it is not a safetensors file, or holds another state_dict.
     """
     try:
-        arrays = from_bytes(Path(path).read_bytes())
+        arrays = safetensors.load(Path(path).read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     except KeyError as error:
-        raise ValueError(f"{path} holds numbers of a kind that NumPy has not: {error}") from error
+        # Such as bfloat16, which NumPy does not have.
+        raise ValueError(f"{path} holds numbers of a kind that NumPy does not have: {error}") from error
     return from_state_dict(arrays)
 
 
 def save(path: str | os.PathLike[str], variables: Variables, num_batches_tracked: int = 0) -> None:
-    """Writes `to_state_dict` as a safetensors file, whole or not at all, for the notebook's `load_state_dict`.
+    """Writes `to_state_dict` as a safetensors file, completely or not at all, for the notebook's `load_state_dict`.
 
-    With one BatchNorm a layer the file has no `bn.*`, and is for a class that has them so too.
+    With one BatchNorm a layer the file has no `bn.*`; PyTorch then needs a class with one BatchNorm a layer as well.
 
     Raises:
         OSError: if the file cannot be written.
         TypeError, ValueError: as `to_state_dict`.
     """
-    checkpoints.write(path, to_bytes(to_state_dict(variables, num_batches_tracked)))
+    checkpoints.write(path, to_bytes(variables, num_batches_tracked))
+
+
+def to_bytes(variables: Variables, num_batches_tracked: int = 0) -> bytes:
+    """The content of the file that `save` writes; raises as `to_state_dict`."""
+    return safetensors.save(to_state_dict(variables, num_batches_tracked))
 
 
 def model_of(variables: Variables) -> SegmentationCNN:
-    """The network that variables of `from_state_dict` are of."""
+    """The network to which variables from `from_state_dict` belong.
+
+    Raises:
+        TypeError, ValueError: if they are not those of a `SegmentationCNN` with square kernels.
+    """
     check_variables(variables)
     if "conv1" not in (params := variables["params"]):
         raise ValueError(f"variables must be of a SegmentationCNN, got the layers {sorted(params)}")
+    # The first kernel tells all: `from_state_dict` has checked that the others agree with it.
     size, other, _, num_channels = params["conv1"]["kernel"].shape
     if size != other:
         raise ValueError(f"variables must have square kernels, got {size} x {other}")
@@ -149,15 +167,17 @@ def _check_names(arrays: Mapping[str, jax.typing.ArrayLike], shared: bool) -> No
     needed = {f"{theirs}.{name}" for _, theirs in _convolutions() for name in ("weight", "bias")}
     norm_names = [theirs for _, theirs in (*_NORM_PARAMS, *_NORM_STATS)]
     needed |= {f"{theirs}.{name}" for _, theirs in _norms(shared) for name in norm_names}
+    # `save_model` leaves the aliases out, `save_file` keeps them: both are right.
     aliases = {f"conv{layer}.2.{name}" for layer in _LAYERS for name in norm_names} if shared else set()
     missing = sorted(needed - set(arrays))
+    # The counter is dropped: a BatchNorm with a momentum never reads it.
     unknown = sorted(name for name in set(arrays) - needed - aliases if not name.endswith(".num_batches_tracked"))
     if missing or unknown:
         raise ValueError(f"arrays must be the notebook's state_dict; missing: {missing}, unknown: {unknown}")
 
 
 def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
-    """Where the BatchNorm is shared, its arrays under the layers' names must be the same ones."""
+    """The arrays of a shared BatchNorm must be equal under all names."""
     for name, array in arrays.items():
         shared = f"bn.{name.rpartition('.')[2]}"
         if ".2." in name and shared in arrays and not np.array_equal(array, arrays[shared], equal_nan=True):
@@ -165,8 +185,9 @@ def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
 
 
 def _check_shapes(variables: Variables) -> None:
-    """Each layer must take what the one before it gives, and each vector must match its convolution."""
+    """Each layer must take the channels that the layer before it gives, and each vector must match its convolution."""
     params = variables["params"]
+    # JAX would take kernels of other channels for another network, and fail far from here.
     width, kernel_size = params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[:2]
     for layer, arrays in params.items():
         for name, array in {**arrays, **variables["batch_stats"].get(layer, {})}.items():

@@ -1,8 +1,6 @@
 """Bad input everywhere: whatever is given, a function works or says in a ValueError or TypeError what is wrong."""
 
 import contextlib
-import dataclasses
-import importlib
 import math
 
 import jax
@@ -12,11 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import segjax
-from experiments import command, folder
 from segjax import checkpoints, exemplars, statistics, tiling, torch_weights
 from segjax.convolution import conv2d
 from segjax.models import from_config
-from segjax.optimizers import by_name
 
 KEY = jax.random.key(0)
 IMAGE = np.full((1, 8, 8, 1), 0.5, np.float32)
@@ -83,9 +79,10 @@ FUNCTIONS = {
     "dice": (segjax.losses.dice, {"logits": IMAGE, "mask": IMAGE}),
     "count": (segjax.metrics.count, {"logits": IMAGE, "mask": IMAGE}),
     "running_mean": (segjax.metrics.running_mean, {"values": [1.0, 2.0]}),
+    "last_tenth": (segjax.metrics.last_tenth, {"values": np.ones(20)}),
+    "diverged_at": (segjax.metrics.diverged_at, {"loss": np.ones(20), "params": VARIABLES}),
     "cosine": (lambda **o: segjax.schedules.cosine(**o)(0), {"learning_rate": 0.1, "num_steps": 5}),
     "one_cycle": (lambda **o: segjax.schedules.one_cycle(**o)(0), {"learning_rate": 0.1, "num_steps": 5}),
-    "by_name": (by_name, {"name": "optax:lion"}),
     "make_train": (
         segjax.make_train,
         {
@@ -101,7 +98,7 @@ FUNCTIONS = {
         segjax.make_fit,
         {"model": MODEL, "num_steps": 2, "chunk_size": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0},
     ),
-    "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "sigma1": 0.2}),
+    "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "begun": None, "sigma1": 0.2}),
     "evaluate": (
         segjax.evaluate,
         {
@@ -116,7 +113,7 @@ FUNCTIONS = {
     ),
     "sweep": (
         segjax.sweep,
-        {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "batch_size": 1, "sigma1": [0.2]},
+        {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "width": 1, "sigma1": [0.2]},
     ),
     "bootstrap": (statistics.bootstrap, {"values": [0.1, 0.2, 0.3], "level": 0.9}),
     "compare": (statistics.compare, {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}),
@@ -167,69 +164,3 @@ def test_functions_work_or_say_what_is_wrong(name, data):
         else:
             # Traced alone: what a function makes of its arguments' values is for other tests.
             jax.eval_shape(lambda: function(**{**good, argument: value}) and None)
-
-
-EXPERIMENTS = [
-    "benchmark",
-    "compare_architectures",
-    "compare_losses",
-    "compare_optimizers",
-    "find_learning_rate",
-    "inspect_layers",
-    "learn_textures",
-    "reproduce_notebook",
-    "segment_image",
-    "texture_gallery",
-    "train_best_model",
-    "train_model",
-    "tune_learning_rate",
-]
-WORDS = [
-    "0",
-    "1",
-    "-1",
-    "2",
-    "1e-3",
-    "nan",
-    "inf",
-    "1e999",
-    "99999999999999999999",
-    "",
-    " ",
-    "None",
-    "True",
-    "adam",
-    "é",
-    "--",
-    "-x",
-]
-WORDS += ["optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere", "a b", "\n"]
-
-
-class Claimed(BaseException):
-    """The options were good: from here on it would be work."""
-
-
-@pytest.mark.parametrize("name", EXPERIMENTS)
-@given(data=st.data())
-@settings(suppress_health_check=list(HealthCheck), max_examples=40)
-def test_command_lines_work_or_are_one_line(name, data):
-    script = importlib.import_module(f"experiments.{name}")
-    flags = [command.flag(field.name) for field in dataclasses.fields(script.Options)]
-    option = st.tuples(
-        st.sampled_from([*flags, "--no-overwrite", "--what"]), st.lists(st.sampled_from(WORDS), max_size=2)
-    )
-    arguments = [word for flag, words in data.draw(st.lists(option, max_size=3)) for word in (flag, *words)]
-
-    def claim(*_, **__):
-        raise Claimed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folder, "claim", claim)
-        said = "it claims its folder"
-        try:
-            script.main(command.parse(script.Options, script.PRESETS, arguments))
-        except (command.UsageError, Claimed) as end:
-            said = str(end) if isinstance(end, command.UsageError) else said
-    assert said
-    assert "\n" not in said

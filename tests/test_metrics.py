@@ -76,6 +76,66 @@ def test_running_mean():
     np.testing.assert_allclose(metrics.running_mean([[3.0, 1.0, 2.0]]), [[3.0, 2.0, 2.0]])
 
 
+@pytest.mark.parametrize(("steps", "kept"), [(1, 1), (9, 1), (10, 1), (25, 2), (100, 10)])
+def test_last_tenth(steps, kept):
+    values = np.arange(2.0 * steps).reshape(2, steps)
+    for array in (values, jnp.asarray(values)):
+        np.testing.assert_array_equal(metrics.last_tenth(array), values[:, steps - kept :])
+
+
+# loss, diverged at
+RUNS = {
+    "falls": ([1.0] * 10 + [0.1] * 10, 0),
+    "stays": ([1.0] * 20, 0),
+    "just not": ([1.0] * 18 + [1.0, 1.39], 0),
+    "rises": ([1.0] * 18 + [1.0, 1.41], 20),
+    "rises and comes back": ([1.0] + [9.0] * 17 + [1.0, 1.0], 0),
+    "NaN": ([1.0, 1.0, np.nan, 0.5], 3),
+    "inf first": ([np.inf, 1.0], 1),
+    "-inf last": ([1.0, 1.0, -np.inf], 3),
+    "one step": ([1.0], 0),
+    "one bad step": ([np.nan], 1),
+}
+
+
+@pytest.mark.parametrize("name", list(RUNS))
+def test_diverged_at(name):
+    loss, expected = RUNS[name]
+    loss = np.array(loss, np.float32)
+    for found in (metrics.diverged_at(loss), jax.jit(metrics.diverged_at)(loss)):
+        assert found.dtype == jnp.int32
+        assert found.shape == ()
+        assert int(found) == expected
+
+
+def test_diverged_at_under_vmap():
+    losses = np.ones((4, 20), np.float32)
+    losses[1, 7:], losses[2, -2:] = np.nan, 1.3
+    params = {"w": jnp.zeros((4, 3)).at[3, 1].set(jnp.inf), "count": jnp.zeros(4, int)}
+    found = jax.jit(jax.vmap(metrics.diverged_at))(losses, params)
+    np.testing.assert_array_equal(found, [0, 8, 20, 20])
+
+
+def test_broken_weights_diverged_at_the_last_step():
+    broken = {"kernel": jnp.ones(3), "bias": jnp.array([0.0, jnp.nan])}
+    assert int(metrics.diverged_at(jnp.ones(1), broken)) == 1
+    assert int(metrics.diverged_at(jnp.ones(6), broken)) == 6
+    assert int(metrics.diverged_at(jnp.array([1.0, jnp.inf, 1.0]), broken)) == 2
+    assert int(metrics.diverged_at(jnp.ones(6), {"kernel": jnp.ones(3)})) == 0
+
+
+@pytest.mark.parametrize("loss", [np.float32(1), np.zeros(0), np.zeros((2, 3))])
+def test_refuses_losses_of_another_shape(loss):
+    with pytest.raises(ValueError, match=r"loss must have shape \(steps,\), at least one step"):
+        metrics.diverged_at(loss)
+
+
+@pytest.mark.parametrize("values", [np.float32(1), np.zeros((3, 0))])
+def test_last_tenth_refuses_no_steps(values):
+    with pytest.raises(ValueError, match=r"values must have shape \(..., steps\), at least one step"):
+        metrics.last_tenth(values)
+
+
 def test_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match="logits must have the shape of mask"):
         metrics.count(jnp.zeros((2, 4, 4)), jnp.zeros((2, 4, 4, 1)))

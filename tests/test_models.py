@@ -155,7 +155,7 @@ NETWORKS = [
 
 
 @pytest.mark.parametrize("model", NETWORKS, ids=str)
-def test_receptive_field_is_what_moves_a_logit(model):
+def test_receptive_field_and_margin_are_what_moves_a_logit(model):
     """The widest reach of a logit's gradient, over all its places in the squares that the network halves."""
     size = 48 * (model.receptive_field // 48 + 3)
     image = jnp.ones((1, size, size, 1))
@@ -166,9 +166,76 @@ def test_receptive_field_is_what_moves_a_logit(model):
     def reach(place):
         gradient = jax.grad(lambda x: model.apply(variables, x)[0, place, size // 2, 0])(image)
         rows = jnp.any(gradient[0, ..., 0] != 0, axis=1)
-        return size - jnp.argmax(rows[::-1]) - jnp.argmax(rows)
+        first, last = jnp.argmax(rows), size - 1 - jnp.argmax(rows[::-1])
+        return last - first + 1, jnp.maximum(place - first, last - place)
 
-    assert max(int(reach(size // 2 + offset)) for offset in range(12)) == model.receptive_field
+    fields, margins = zip(*(reach(size // 2 + offset) for offset in range(12)), strict=True)
+    assert max(map(int, fields)) == model.receptive_field
+    assert max(map(int, margins)) == model.margin
+
+
+@pytest.mark.parametrize("model", NETWORKS, ids=str)
+def test_images_of_a_multiple_are_not_padded(model):
+    """Where an image is padded, its last row is repeated, and the logits near it move."""
+    size = 12 * model.multiple
+    image = jax.random.uniform(KEY, (1, size, size, 1))
+    variables = model.init(KEY, image)
+    smaller = image[:, :-1]
+    padded = jnp.concatenate([smaller, smaller[:, -1:]], axis=1)
+    apart = np.abs(model.apply(variables, smaller) - model.apply(variables, padded)[:, :-1]).max()
+    assert (apart < 1e-6) == (model.multiple > 1)
+
+
+def test_what_networks_tell_of_themselves():
+    shared, separate = segjax.SegmentationCNN(), segjax.SegmentationCNN(shared_norm=False)
+    assert (shared.receptive_field, shared.margin, shared.multiple) == (17, 8, 1)
+    assert (segjax.UNet().multiple, PatchCNN(9, patch=3).multiple) == (4, 3)
+    networks = [shared, separate, segjax.UNet(), PatchCNN(), PatchCNN(standardize=False)]
+    assert [model.batch_statistics for model in networks] == [True, False, False, False, False]
+    assert [model.standardize for model in networks] == [False, False, False, True, False]
+    assert to_config(separate) == {
+        "network": "SegmentationCNN",
+        "num_channels": 16,
+        "kernel_size": 5,
+        "shared_norm": False,
+        "depth": 3,
+    }
+
+
+class Threshold(nn.Module):
+    """A network of somebody else, with what `Network` asks of it: one weight, and a BatchNorm if wanted."""
+
+    norm: bool = False
+    receptive_field = 1
+    margin = 0
+    multiple = 1
+    standardize = False
+
+    @property
+    def batch_statistics(self):
+        return self.norm
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(image) if self.norm else image
+        return self.param("weight", nn.initializers.ones, ()) * (x - 0.5)
+
+
+def test_predict_takes_any_network():
+    variables = Threshold().init(KEY, IMAGE)
+    np.testing.assert_allclose(segjax.predict(Threshold(), variables, IMAGE), IMAGE - 0.5)
+    variables = Threshold(norm=True).init(KEY, IMAGE)
+    # Batch statistics bring the mean to 0, whatever the running ones are.
+    np.testing.assert_allclose(segjax.predict(Threshold(norm=True), variables, IMAGE).mean(), -0.5, atol=1e-5)
+
+
+def test_predict_refuses_a_network_that_does_not_tell():
+    model = nn.Dense(1)
+    message = "model must have the attribute batch_statistics, which segjax.models.Network describes"
+    with pytest.raises(TypeError, match=message):
+        segjax.predict(model, model.init(KEY, IMAGE), IMAGE)
+    with pytest.raises(TypeError, match=message):
+        segjax.evaluate(model, model.init(KEY, IMAGE), KEY)
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])

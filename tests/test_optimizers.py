@@ -7,7 +7,6 @@ import pytest
 from conftest import to_nhwc, under
 
 import segjax
-from segjax.optimizers import by_name
 from segjax.training import TrainState, train_step
 
 NAMES = list(segjax.OPTIMIZERS)
@@ -88,40 +87,3 @@ def test_keeps_dtype_and_structure(name):
     updates, after = jax.jit(optimizer.update)(params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-
-
-def test_others_are_found_by_their_import_path():
-    params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, -0.5])}
-    lion = by_name("optax:lion")(0.1)
-    updates, _ = lion.update(gradient, lion.init(params), params)
-    expected = optax.lion(0.1)
-    np.testing.assert_array_equal(updates["w"], expected.update(gradient, expected.init(params), params)[0]["w"])
-    assert by_name("adam") is segjax.OPTIMIZERS["adam"]
-
-
-@pytest.mark.parametrize("name", ["optax:lion", "optax.contrib:muon"])
-def test_others_train(name):
-    train = segjax.make_train(
-        segjax.SegmentationCNN(num_channels=2), optimizer=by_name(name), num_steps=20, image_size=16, sigma=3
-    )
-    _, history = jax.jit(train)(jax.random.key(0), 1e-3)
-    assert history.loss[-5:].mean() < history.loss[:5].mean()
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("sdg", "'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or an import path as optax:lion"),
-        ("optax:", "is no optimizer: one of"),
-        (":lion", "is no optimizer: one of"),
-        ("nowhere:lion", "'nowhere:lion' cannot be imported: No module named 'nowhere'"),
-        ("optax:lyon", "is no optimizer: optax has no function lyon"),
-        ("optax:__version__", "is no optimizer: optax has no function __version__"),
-        ("optax:lbfgs", "is no optimizer of one learning rate and gradients: .*value"),
-        ("optax.contrib:sam", "is no optimizer of one learning rate and gradients: .*adv_optimizer"),
-        ("math:sqrt", "is no optimizer of one learning rate and gradients"),
-    ],
-)
-def test_a_bad_path_says_what_is_wrong(name, message):
-    with pytest.raises(ValueError, match=message):
-        by_name(name)

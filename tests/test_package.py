@@ -3,27 +3,56 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import segjax
 
 ROOT = Path(__file__).parents[1]
 
 
+PACKAGE = Path(segjax.__file__).parent
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
 def test_importing_changes_nothing():
-    """Neither matplotlib nor any setting of jax comes with the import."""
+    """Only what jax, flax and optax load themselves comes with the import, and no setting of jax changes."""
     program = """
-import sys, jax
-before = dict(jax.config.values)
+import sys, jax, flax.linen, optax
+heavy = {"matplotlib", "tyro", "rich", "PIL", "scipy.stats"}
+settings, loaded = dict(jax.config.values), heavy & set(sys.modules)
 import segjax
-assert dict(jax.config.values) == before, "a setting of jax changed"
-assert "matplotlib" not in sys.modules, "matplotlib was imported"
+assert dict(jax.config.values) == settings, "a setting of jax changed"
+assert heavy & set(sys.modules) == loaded, sys.modules.keys() & heavy
+assert "matplotlib" not in sys.modules and "PIL" not in sys.modules and "tyro" not in sys.modules
+assert segjax.plotting.bars and "matplotlib" in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
-def test_public_names_exist_and_are_sorted():
-    assert all(hasattr(segjax, name) for name in segjax.__all__)
-    assert len(segjax.__all__) <= 20
-    assert (Path(segjax.__file__).parent / "py.typed").exists()
+@pytest.mark.parametrize("name", MODULES)
+def test_every_module_is_reachable(name):
+    module = getattr(segjax, name)
+    assert module.__name__ == f"segjax.{name}"
+    assert name in segjax.__all__
+    assert re.search(rf"^    {name} +\w", segjax.__doc__, re.MULTILINE), "the tour leaves it out"
+
+
+def test_public_names_are_the_modules_and_their_own():
+    assert len(segjax.__all__) == len(set(segjax.__all__))
+    for name in segjax.__all__:
+        value = getattr(segjax, name)
+        assert name in MODULES or any(getattr(getattr(segjax, module), name, None) is value for module in MODULES)
+    with pytest.raises(AttributeError, match="module 'segjax' has no attribute 'plot'"):
+        _ = segjax.plot
+
+
+def test_public_names_are_sorted():
+    """Constants, then classes, then the rest, each by the alphabet."""
+    assert segjax.__all__ == sorted(segjax.__all__, key=lambda name: (not name.isupper(), name.islower(), name))
+
+
+def test_is_typed():
+    assert (PACKAGE / "py.typed").exists()
 
 
 def test_readme_examples_run(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from segjax import statistics
-from segjax.statistics import STATISTICS
+from segjax.statistics import STATISTICS, Estimate
 
 FIVE = np.array([0.3, 0.1, 0.2, 0.5, 0.4])
 
@@ -148,3 +148,56 @@ def test_profile_counts_what_has_arrived():
 def test_refuses(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_estimates_leave_failed_runs_out():
+    found = statistics.estimates([0.1, np.nan, 0.3, np.inf])
+    assert list(found) == list(statistics.STATISTICS)
+    assert found["mean"] == statistics.bootstrap([0.1, 0.3])
+    assert np.isnan(statistics.estimates([np.nan, np.inf])["median"]).all()
+
+
+def test_a_band_is_the_interval_at_each_point():
+    curves = np.array([[1.0, 2.0, np.nan], [3.0, 2.5, 1.0], [2.0, 2.0, 1.0]])
+    low, high = statistics.band(curves)
+    alone = statistics.bootstrap(curves[:, 1])
+    assert (low[1], high[1]) == pytest.approx((alone.low, alone.high))
+    # A seed that is not finite leaves no interval.
+    assert np.isnan([low[2], high[2]]).all()
+    assert np.isnan(statistics.band(curves[:1, :2])).all()
+
+
+APART = {"a": Estimate(0.1, 0.0, 0.2), "b": Estimate(0.4, 0.3, 0.5), "c": Estimate(0.45, 0.35, 0.6)}
+
+
+def test_neighbours_whose_intervals_overlap_are_not_settled():
+    assert statistics.unsettled(APART, higher_is_better=False) == [("b", "c")]
+    assert statistics.unsettled(APART, higher_is_better=True) == [("c", "b")]
+    assert statistics.unsettled({name: APART[name] for name in "ab"}, higher_is_better=False) == []
+    # One seed has no interval, and settles nothing.
+    alone = {"a": Estimate(0.1, np.nan, np.nan), "b": APART["b"]}
+    assert statistics.unsettled(alone, higher_is_better=False) == [("a", "b")]
+
+
+@pytest.mark.parametrize("higher_is_better", [False, True])
+def test_what_failed_in_all_seeds_comes_last(higher_is_better):
+    failed = {"lost": Estimate(np.nan, np.nan, np.nan), **APART}
+    pairs = statistics.unsettled(failed, higher_is_better)
+    assert pairs[-1][1] == "lost"
+    assert pairs[:-1] == statistics.unsettled(APART, higher_is_better)
+
+
+def test_prediction_interval_of_two_values():
+    """mean +- t(0.975, 1) s sqrt(3/2), with t(0.975, 1) = tan(0.475 pi) and s = |a - b| / sqrt 2."""
+    low, high = statistics.prediction_interval([1.0, 3.0])
+    reach = np.tan(0.475 * np.pi) * np.sqrt(2) * np.sqrt(1.5)
+    assert (low, high) == pytest.approx((2 - reach, 2 + reach))
+
+
+def test_a_prediction_interval_covers_one_further_value():
+    draws = np.random.default_rng(0).normal(size=(2000, 4))
+    covered = []
+    for *seen, further in draws:
+        low, high = statistics.prediction_interval(seen)
+        covered.append(low <= further <= high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)

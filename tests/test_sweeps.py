@@ -21,14 +21,14 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 RATES = [1e-3, 1e-2, 1e-1]
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_every_seed_at_every_rate(batch_size):
-    result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, batch_size=batch_size))(KEYS)
+@pytest.mark.parametrize("width", [1, 4])
+def test_every_seed_at_every_rate(width):
+    result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=width))(KEYS)
     chex.assert_tree_shape_prefix((result.states, result.histories, result.diverged_at), (2, 3))
     single = jax.jit(TRAIN)
     for seed, key in enumerate(KEYS):
         for index, rate in enumerate(RATES):
-            # The width of the batch changes the rounding.
+            # The number of runs side by side changes the rounding.
             np.testing.assert_allclose(result.histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
 
 
@@ -52,24 +52,24 @@ def test_a_run_that_diverges_is_marked_and_disturbs_no_other():
     chex.assert_trees_all_equal(*kept)
 
 
-def test_what_the_last_update_breaks_diverged_at_the_last_step():
+def test_a_run_whose_last_update_breaks_its_weights_diverged_at_the_last_step():
     one_step = segjax.make_train(MODEL, num_steps=1, **OPTIONS)
     result = jax.jit(lambda keys: segjax.sweep(one_step, keys, [jnp.inf, 1e-2]))(KEYS)
     assert np.isfinite(result.histories.loss).all()
     np.testing.assert_array_equal(result.diverged_at, [[1, 0], [1, 0]])
 
 
-def temporaries(num_keys, num_steps, batch_size=1):
+def temporaries(num_keys, num_steps, width=1):
     train = segjax.make_train(MODEL, num_steps=num_steps, **OPTIONS)
     keys = jax.random.split(jax.random.key(0), num_keys)
-    program = jax.jit(lambda keys: segjax.sweep(train, keys, RATES, batch_size=batch_size))
+    program = jax.jit(lambda keys: segjax.sweep(train, keys, RATES, width=width))
     return program.lower(keys).compile().memory_analysis().temp_size_in_bytes
 
 
 def test_memory_grows_with_the_width_alone():
     least, run = temporaries(1, 3), 100  # bytes of a run's key, rate and place
     assert temporaries(12, 3) < least + 12 * 3 * run
-    assert temporaries(4, 3, batch_size=4) > 2 * least
+    assert temporaries(4, 3, width=4) > 2 * least
     history_of_one_run = 1000 * 4 * len(jax.tree.leaves(segjax.History(0, segjax.metrics.Counts(*range(5)))))
     assert temporaries(1, 1003) < least + 1.1 * history_of_one_run
 
@@ -124,10 +124,10 @@ def test_many_devices_give_the_bits_of_one():
     assert found["loops"]
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5])
-def test_map_runs_maps(batch_size):
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_map_runs_maps(width):
     rows, weights = jnp.arange(6.0).reshape(3, 2), {"w": jnp.array([1.0, 2.0, 3.0])}
-    result = jax.jit(lambda *a: map_runs(lambda row, tree: row * tree["w"], *a, batch_size=batch_size))(rows, weights)
+    result = jax.jit(lambda *a: map_runs(lambda row, tree: row * tree["w"], *a, width=width))(rows, weights)
     np.testing.assert_array_equal(result, rows * weights["w"][:, None])
 
 
@@ -148,5 +148,5 @@ def test_refuses_other_numbers():
         segjax.sweep(TRAIN, KEYS, RATES, sigma1=0.2)
     with pytest.raises(TypeError, match="sigma3"):
         segjax.sweep(TRAIN, KEYS, RATES, sigma3=[0.2])
-    with pytest.raises(ValueError, match="batch_size must be an integer >= 1"):
-        segjax.sweep(TRAIN, KEYS, RATES, batch_size=0)
+    with pytest.raises(ValueError, match="width must be an integer >= 1"):
+        segjax.sweep(TRAIN, KEYS, RATES, width=0)

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def test_all_tiles_of_a_picture_are_one_program():
     model, shapes = NETWORKS["patch"], set()
 
     class Spy:
-        receptive_field, multiple, init = model.receptive_field, model.multiple, model.init
+        margin, multiple, batch_statistics, init = model.margin, model.multiple, False, model.init
 
         def apply(self, variables, window, train):
             shapes.add(window.shape)
@@ -64,6 +65,30 @@ def test_a_picture_of_the_training_size_is_seen_as_in_training(model):
     variables, image = some_variables(model), 7 * picture(48, 48) - 3
     seen = tiling.segment(model, variables, image, image_size=48, tile_size=16)
     np.testing.assert_allclose(seen, at_once(model, variables, np.asarray(rescale(image))), atol=2e-4)
+
+
+class Mean(nn.Module):
+    """A network of somebody else: the mean of 3 x 3 pixels, or of the picture brought to mean 0 and variance 1."""
+
+    standardize: bool = False
+    margin = 1
+    multiple = 1
+    batch_statistics = False
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        scale = self.param("scale", nn.initializers.ones, ())
+        if self.standardize:
+            image = (image - image.mean()) / image.std()
+        return scale * nn.avg_pool(image, (3, 3), padding="SAME")
+
+
+@pytest.mark.parametrize("standardize", [False, True])
+def test_any_network_is_tiled(standardize):
+    model, image = Mean(standardize), picture(40, 33)
+    variables = model.init(KEY, image[None, ..., None])
+    whole = at_once(model, variables, tiling.level(image, 16))
+    np.testing.assert_allclose(tiling.segment(model, variables, image, 16, tile_size=7), whole, atol=1e-4)
 
 
 def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
@@ -122,8 +147,15 @@ def test_refuses_other_arguments():
     with pytest.raises(TypeError, match="model must be a Flax Linen module"):
         tiling.predict_tiled(None, variables, image)
 
-    class Blind:
+
+@pytest.mark.parametrize("missing", ["margin", "multiple", "batch_statistics", "standardize"])
+def test_refuses_a_network_that_does_not_tell(missing):
+    model, image = NETWORKS["separate"], picture(8, 8)
+
+    class Silent:
         init = apply = model.apply
 
-    with pytest.raises(ValueError, match="model must have a receptive_field"):
-        tiling.predict_tiled(Blind(), variables, image)
+    for name in {"margin", "multiple", "batch_statistics", "standardize"} - {missing}:
+        setattr(Silent, name, getattr(model, name))
+    with pytest.raises(TypeError, match=f"model must have the attribute {missing}, which segjax.models.Network desc"):
+        tiling.segment(Silent(), some_variables(model), image)

@@ -1,6 +1,7 @@
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,14 @@ KEY = jax.random.key(0)
 MODEL = segjax.SegmentationCNN(num_channels=4, kernel_size=3)
 SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
 STEPS = 7
+
+
+class Plain(nn.Module):
+    """Without BatchNorm, and without any attribute of `Network`."""
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        return nn.Dense(1)(image)
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +49,71 @@ def test_chunks_change_no_bit(run, chunk_size):
     assert max(rows for _, rows in seen) <= chunk_size
 
 
+class Counted:
+    """A network that counts how often its weights are initialised."""
+
+    def __init__(self):
+        self.inits, self.apply = 0, MODEL.apply
+
+    def init(self, *arguments, **options):
+        self.inits += 1
+        return MODEL.init(*arguments, **options)
+
+
+RESUMED = {
+    "train": lambda *options, **named: jax.jit(segjax.make_train(*options, **named)),
+    "fit": partial(segjax.make_fit, chunk_size=2),
+}
+
+
+@pytest.mark.parametrize("name", list(RESUMED))
 @pytest.mark.parametrize("stop", [1, 4, STEPS])
-def test_a_run_goes_on_from_where_it_was_bit_for_bit(run, stop):
-    fit, kept = segjax.make_fit(MODEL, num_steps=STEPS, chunk_size=2, **SMALL), []
+def test_a_run_resumes_bit_for_bit_without_a_second_start(run, stop, name):
+    begun, model = segjax.make_fit(MODEL, num_steps=stop, chunk_size=2, **SMALL)(KEY, 1e-2), Counted()
+    # As a file gives them back.
+    begun = jax.device_get(begun)
+    resumed = RESUMED[name](model, num_steps=STEPS, **SMALL)
+    chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+    assert model.inits == 0
+    resumed(KEY, 1e-2)
+    assert model.inits == 1
 
-    def keep(state, history):
-        kept.append((jax.device_get(state), history))
 
-    part = segjax.make_fit(MODEL, num_steps=stop, chunk_size=2, **SMALL)
-    _, history = part(KEY, 1e-2, keep)
-    chex.assert_trees_all_equal(fit(KEY, 1e-2, begun=(kept[-1][0], history)), run)
-    with pytest.raises(
-        ValueError, match=f"begun must be a state of at most {STEPS} steps and their history, got {stop}"
-    ):
-        fit(KEY, 1e-2, begun=(kept[-1][0], jax.tree.map(lambda leaf: leaf[1:], history)))
+@pytest.mark.parametrize("name", list(RESUMED))
+def test_a_state_can_be_resumed_from_twice(run, name):
+    begun = jax.jit(segjax.make_train(MODEL, num_steps=3, **SMALL))(KEY, 1e-2)
+    resumed = RESUMED[name](MODEL, num_steps=STEPS, **SMALL)
+    for _ in range(2):
+        chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+def test_refuses_what_was_not_begun(run, make):
+    state, history = run
+    resumed = make(MODEL, num_steps=STEPS, **SMALL)
+    message = "begun must be a state of at most {} steps and their history, got 7"
+    with pytest.raises(ValueError, match=message.format(STEPS)):
+        resumed(KEY, 1e-2, begun=(state, jax.tree.map(lambda leaf: leaf[1:], history)))
+    with pytest.raises(ValueError, match=message.format(3)):
+        make(MODEL, num_steps=3, **SMALL)(KEY, 1e-2, begun=run)
+    for other in (state, 3, (3, history), (state, None)):
+        with pytest.raises(TypeError, match=r"begun must be the pair \(state, history\) of a run"):
+            resumed(KEY, 1e-2, begun=other)
+
+
+def test_a_resumed_run_keeps_its_numbers(run):
+    train = segjax.make_train(MODEL, num_steps=STEPS, batch_size=2, image_size=16, sigma=2.0)
+    begun = jax.jit(segjax.make_train(MODEL, num_steps=3, **SMALL))(KEY, 1e-2)
+    keys = jnp.stack([KEY, KEY])
+    _, histories = jax.jit(jax.vmap(lambda key: train(key, 1e-2, begun, sigma=4.0)))(keys)
+    np.testing.assert_array_equal(histories.loss[:, :3], np.stack(2 * [begun[1].loss]))
+    # As in a whole run under vmap, the first steps tell.
+    np.testing.assert_allclose(histories.loss[1, :5], run[1].loss[:5], rtol=1e-3)
+
+
+def test_any_linen_module_trains():
+    train = segjax.make_train(Plain(), num_steps=2, **SMALL)
+    chex.assert_tree_all_finite(jax.jit(train)(KEY, 1e-2))
 
 
 def test_numbers_of_a_run_take_the_place_of_its_options(run):

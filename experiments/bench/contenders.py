@@ -1,0 +1,189 @@
+"""The programs that the benchmark times: ours, their naive forms in JAX, and PyTorch's where it is installed."""
+
+import shutil
+from functools import partial
+from importlib.util import find_spec
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+import segjax
+from experiments.bench import timing
+from experiments.bench.timing import Call, Program
+from segjax.optimizers import adam
+from segjax.training import train_step
+
+RATE = 1e-3
+# Steps of a program that is 20 to 100 times slower than the others.
+FEW = 1
+
+
+def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Program]:
+    """Programs that draw a batch."""
+    draw = partial(segjax.generate_data, **_sizes(batch_size, image_size))
+    found = {"ours": Program(partial(timing.compiled, draw, jax.random.key(0)))}
+    if not torch:
+        return found | {"naive JAX: dense convolutions": Program(partial(_dense, batch_size, image_size))}
+    from experiments.bench import peers
+
+    return found | {
+        "PyTorch, the notebook": Program(lambda: peers.batches(peers.dense_batch(batch_size, image_size))),
+        "PyTorch, padded by hand": Program(lambda: peers.batches(peers.dense_batch(batch_size, image_size, True))),
+        "PyTorch, separable": Program(lambda: peers.batches(peers.separable_batch(batch_size, image_size))),
+    }
+
+
+def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
+    """Programs that train again and again on one batch."""
+    found = {"ours": Program(partial(_steps, batch_size, image_size, steps, False), steps)}
+    if not torch:
+        return found
+    from experiments.bench import peers
+
+    draw = partial(peers.separable_batch, batch_size, image_size)
+
+    def peer(**options: Any) -> Program:
+        return Program(lambda: peers.steps(peers.Training(**options), draw(), steps), steps)
+
+    found |= {"PyTorch, eager": peer(), "PyTorch, eager, channels_last": peer(channels_last=True)}
+    return found | ({"PyTorch, tuned": peer(channels_last=True, tuned=True)} if can_compile() else {})
+
+
+def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
+    """Programs that draw a batch for each step and train on it."""
+    sizes = _sizes(batch_size, image_size)
+    found = {
+        "ours": Program(partial(run, steps, **sizes), steps),
+        "ours, step by step": Program(partial(_steps, batch_size, image_size, steps, True), steps),
+        "naive JAX: plain convolutions in the loop": Program(partial(run, FEW, NaiveCNN(), **sizes), FEW),
+    }
+    if not torch:
+        return found
+    from experiments.bench import peers
+
+    dense, separable = (partial(draw, batch_size, image_size) for draw in (peers.dense_batch, peers.separable_batch))
+    found["PyTorch, the notebook"] = Program(lambda: peers.iterations(peers.Training(), dense(), FEW), FEW)
+    if can_compile():
+        found["PyTorch, tuned"] = Program(
+            lambda: peers.iterations(peers.Training(channels_last=True, tuned=True), separable(), steps), steps
+        )
+    return found
+
+
+def sweeps(batch_size: int, image_size: int, steps: int, runs: tuple[int, ...]) -> dict[str, Program]:
+    """Programs of many runs; the names of ours are their numbers of runs."""
+    sizes = _sizes(batch_size, image_size)
+    found = {str(number): Program(partial(sweep, number, steps, **sizes), number * steps) for number in runs}
+    few = min(4, max(runs))
+    naive = Program(partial(vmapped, few, FEW, NaiveCNN(), **sizes), few * FEW)
+    return found | {
+        f"side by side, {few}": Program(partial(sweep, few, steps, few, **sizes), few * steps),
+        f"jax.vmap, {few}": Program(partial(vmapped, few, steps, **sizes), few * steps),
+        f"naive JAX: jax.vmap of plain convolutions, {few}": naive,
+    }
+
+
+def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[int, Program]]:
+    """quantity -> its value -> the iteration, all else as given."""
+    base = {"image_size": image_size, "batch_size": batch_size, "num_channels": 16, "num_steps": steps}
+    values = {
+        "image_size": [max(2, image_size // 4), max(2, image_size // 2), image_size],
+        "batch_size": sorted({max(1, batch_size // 4), max(1, batch_size // 2), batch_size, 2 * batch_size}),
+        "num_channels": [8, 16, 32],
+        "num_steps": [steps, 4 * steps],
+    }
+
+    def program(image_size: int, batch_size: int, num_channels: int, num_steps: int) -> Program:
+        model, sizes = segjax.SegmentationCNN(num_channels=num_channels), _sizes(batch_size, image_size)
+        return Program(partial(run, num_steps, model, **sizes), num_steps)
+
+    return {
+        quantity: {value: program(**{**base, quantity: value}) for value in chosen}
+        for quantity, chosen in values.items()
+    }
+
+
+def _sizes(batch_size: int, image_size: int) -> dict[str, Any]:
+    return {"batch_size": batch_size, "image_size": image_size, "sigma": image_size / 5}
+
+
+class NaiveCNN(nn.Module):
+    """The notebook's network as one writes it who does not know XLA's traps: its gradients are JAX's own.
+
+    Its variables are those of `segjax.SegmentationCNN`; its initial law is Flax's.
+    """
+
+    num_channels: int = 16
+    kernel_size: int = 5
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        norm, kernel = nn.BatchNorm(not train, momentum=0.9, name="norm"), (self.kernel_size, self.kernel_size)
+        x = image
+        for layer in (1, 2, 3):
+            x = norm(nn.relu(nn.Conv(self.num_channels, kernel, name=f"conv{layer}")(x)))
+        return nn.Conv(1, kernel, name="out")(x)
+
+
+def run(num_steps: int, model: nn.Module | None = None, **sizes: Any) -> Call:
+    """One run of the notebook's network, or of another."""
+    train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **sizes)
+    return timing.compiled(train, jax.random.key(0), jnp.float32(RATE))
+
+
+def sweep(number: int, num_steps: int, width: int = 1, **sizes: Any) -> Call:
+    train = segjax.make_train(segjax.SegmentationCNN(), num_steps=num_steps, **sizes)
+    many = partial(segjax.sweep, train, width=width)
+    return timing.compiled(many, jax.random.split(jax.random.key(0), number), jnp.full(1, RATE))
+
+
+def vmapped(number: int, num_steps: int, model: nn.Module | None = None, **sizes: Any) -> Call:
+    train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **sizes)
+    keys = jax.random.split(jax.random.key(0), number)
+    return timing.compiled(jax.vmap(train, in_axes=(0, None)), keys, jnp.float32(RATE))
+
+
+def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
+    """A jitted step in a Python loop, on one batch or on fresh ones."""
+    model, rate = segjax.SegmentationCNN(), jnp.float32(RATE)
+    key = jax.random.key(0)
+    draw = jax.jit(partial(segjax.generate_data, **_sizes(batch_size, image_size)))
+    batch = draw(key)
+    create = jax.jit(partial(segjax.training.create_state, model, adam))
+    # The state is consumed and its memory used again, as in a loop: fresh memory costs a fifth of a step.
+    update = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
+
+    def call() -> Any:
+        state = create(key, batch.image, rate)
+        for index in range(steps):
+            state, _ = update(state, draw(jax.random.fold_in(key, index)) if fresh else batch, rate)
+        return jax.block_until_ready(state)
+
+    return Call(call)
+
+
+def _dense(batch_size: int, image_size: int) -> Call:
+    """The notebook's four n x n convolutions in JAX, where PyTorch is not installed."""
+    kernels = [segjax.gaussian_kernel(image_size, sigma) for sigma in (0.2, 1.2, image_size / 5, 1.0)]
+    fields = jnp.asarray(np.random.default_rng(0).normal(size=(batch_size, image_size, image_size)), jnp.float32)
+    padding = [((image_size - 1) // 2, image_size // 2)] * 2
+
+    def blur(fields: jax.Array, kernel: jax.Array) -> jax.Array:
+        # One image at a time: XLA unfolds an image into size^4 numbers, 1 GB at 128 x 128.
+        one = partial(lax.conv_general_dilated, window_strides=(1, 1), padding=padding)
+        return lax.map(lambda field: one(field[None, None], kernel[None, None]), fields)
+
+    return timing.compiled(lambda fields, kernels: [blur(fields, kernel) for kernel in kernels], fields, kernels)
+
+
+def torch_is_installed() -> bool:
+    return find_spec("torch") is not None
+
+
+def can_compile() -> bool:
+    """Whether `torch.compile` finds a C++ compiler, which it needs on a CPU; for a GPU it brings its own."""
+    return jax.default_backend() != "cpu" or any(map(shutil.which, ("c++", "g++", "clang++")))

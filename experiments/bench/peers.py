@@ -1,0 +1,153 @@
+"""The notebook in PyTorch, to be timed beside segjax: as it was written, and as fast as PyTorch allows.
+
+Importing this needs PyTorch. Everything runs on a GPU where PyTorch has one.
+"""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from experiments.bench.timing import Call
+from segjax import gaussian_kernel
+from segjax.textures import EDGE_SIGMA
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+SIGMAS = (0.2, 1.2)
+# PyTorch warns that padding="same" may copy its input for an even kernel.
+warnings.filterwarnings("ignore", message="Using padding='same'", category=UserWarning)
+
+
+class Network(nn.Module):
+    """The notebook's network: three times convolution, ReLU and one BatchNorm for all, then one logit a pixel."""
+
+    def __init__(self, num_channels: int = 16, kernel_size: int = 5) -> None:
+        super().__init__()
+        conv, norm = partial(nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2), nn.BatchNorm2d(num_channels)
+        hidden = [
+            layer for width in (1, num_channels, num_channels) for layer in (conv(width, num_channels), nn.ReLU(), norm)
+        ]
+        self.layers = nn.Sequential(*hidden, conv(num_channels, 1), nn.Sigmoid())
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.layers(image)
+
+
+def dense_batch(batch_size: int, image_size: int, by_hand: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
+    """The notebook's generation: four n x n convolutions by `padding="same"`, or padded by hand, which is faster."""
+    wide, first, second, edge = (
+        torch.from_numpy(np.array(gaussian_kernel(image_size, sigma)))[None, None].to(DEVICE)
+        for sigma in (image_size / 5, *SIGMAS, EDGE_SIGMA)
+    )
+    before, after = (image_size - 1) // 2, image_size // 2
+
+    def blur(fields: Tensor, kernel: Tensor) -> Tensor:
+        if by_hand:
+            return nn.functional.conv2d(nn.functional.pad(fields, (before, after, before, after)), kernel)
+        return nn.functional.conv2d(fields, kernel, padding="same")
+
+    def draw() -> tuple[Tensor, Tensor]:
+        noise = torch.randn(3, batch_size, 1, image_size, image_size, device=DEVICE)
+        mask = blur(noise[0], wide) > 0
+        image = blur(torch.where(mask, blur(noise[1], first), blur(noise[2], second)), edge)
+        return _rescaled(image), mask.float()
+
+    return draw
+
+
+def separable_batch(batch_size: int, image_size: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Our generation in PyTorch: each blur as two products with a banded matrix."""
+    wide, first, second, edge = (_band(image_size, sigma) for sigma in (image_size / 5, *SIGMAS, EDGE_SIGMA))
+
+    def draw() -> tuple[Tensor, Tensor]:
+        noise = torch.randn(3, batch_size, 1, image_size, image_size, device=DEVICE)
+        mask = wide @ noise[0] @ wide.T > 0
+        texture = torch.where(mask, first @ noise[1] @ first.T, second @ noise[2] @ second.T)
+        return _rescaled(edge @ texture @ edge.T), mask.float()
+
+    return draw
+
+
+class Training:
+    """A network under Adam: `step(image, mask)` is one update.
+
+    Args:
+        channels_last: the layout that PyTorch's convolutions prefer.
+        tuned: with `torch.compile` around forward and loss (CUDA graphs on a GPU) and the fused optimizer; without, the
+            notebook's lines, which read the loss after every step.
+    """
+
+    def __init__(self, channels_last: bool = False, tuned: bool = False) -> None:
+        self.network = Network().to(DEVICE)
+        self.format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network.to(memory_format=self.format)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=tuned)
+        self.tuned = tuned
+        self.loss = self._loss
+        if tuned:
+            if DEVICE.type == "cuda":
+                # The fastest that PyTorch allows: cuDNN tries its algorithms, and products may use TF32.
+                torch.backends.cudnn.benchmark = True
+                torch.set_float32_matmul_precision("high")
+            mode = "reduce-overhead" if DEVICE.type == "cuda" else "default"
+            self.loss = torch.compile(self._loss, mode=mode)
+        self.running_loss = 0.0
+
+    def _loss(self, image: Tensor, mask: Tensor) -> Tensor:
+        return nn.functional.mse_loss(self.network(image), mask)
+
+    def step(self, image: Tensor, mask: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss = self.loss(image.to(memory_format=self.format), mask)
+        loss.backward()
+        self.optimizer.step()
+        if not self.tuned:
+            self.running_loss += loss.item()
+
+
+def batches(draw: Callable[[], Any]) -> Call:
+    return _repeated(draw, 1)
+
+
+def steps(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
+    """Steps on one batch."""
+    batch = draw()
+    return _repeated(lambda: training.step(*batch), number)
+
+
+def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
+    """Steps, each on a new batch."""
+    return _repeated(lambda: training.step(*draw()), number)
+
+
+def _repeated(function: Callable[[], Any], number: int) -> Call:
+    """Calls of a function, up to the end of the device's work."""
+
+    def run() -> None:
+        for _ in range(number):
+            function()
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    return Call(run)
+
+
+def peak_device_bytes() -> int | None:
+    return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
+
+
+def _band(size: int, sigma: float) -> Tensor:
+    """The n x n matrix by which a column is blurred, zero-padded to the same size."""
+    profile = np.array(gaussian_kernel(size, sigma)).sum(axis=0)
+    offset = np.arange(size)[None, :] - np.arange(size)[:, None] + (size - 1) // 2
+    band = np.where((offset >= 0) & (offset < size), profile[np.clip(offset, 0, size - 1)], 0)
+    return torch.from_numpy(band.astype(np.float32)).to(DEVICE)
+
+
+def _rescaled(images: Tensor) -> Tensor:
+    images = images - images.amin(dim=(-2, -1), keepdim=True)
+    return images / images.amax(dim=(-2, -1), keepdim=True)

@@ -1,0 +1,85 @@
+"""The skeleton of every experiment: check, claim the folder, train or do other work, report, write.
+
+A script is a question: its docstring begins with it. It defines
+
+    Options    a frozen dataclass of `options.Command`, with the checks of its own options
+    PRESETS    name -> Options
+    plan       (options) -> the runs to train, for a question that training answers; or, for any other work,
+    work       (options, console) -> whatever its report needs
+    report     (options, what training or work gave) -> Report
+
+and ends with `experiment.main()`.
+"""
+
+import ast
+import sys
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import cast
+
+from rich.console import Console
+
+from experiments.lab import cli, output, processes, store
+from experiments.lab.options import Command, Training
+from experiments.lab.stops import usage_errors
+from experiments.lab.train import train_all
+
+
+def main() -> None:
+    """Runs the script that was started."""
+    script = sys.modules["__main__"]
+    cli.run(partial(run, script), script.Options, script.PRESETS)
+
+
+def run(script: ModuleType, options: Command) -> None:
+    """Answers the question of a script.
+
+    Raises:
+        UsageError, Finished, Interrupted: as `stops` says.
+        SystemExit: with 1, where all is written but a part of the input could not be read.
+    """
+    # In this order: jax reads its flags when it first looks for devices, and must not look before the processes join.
+    options.prepare()
+    with processes.joined(options, options.out):
+        with usage_errors():
+            options.check()
+        # Of several processes one writes; all of them check, since each has a command line of its own.
+        writer, identity = processes.is_writer(), options.identity(name_of(script))
+        if writer:
+            store.claim(options.out, identity, options.overwrite, options.free)
+        console = Console(quiet=not writer)
+        if hasattr(script, "work"):
+            found = script.work(options, console)
+        else:
+            found = train_all(script.plan(options), cast(Training, options), console)
+        if not writer:
+            return
+        report = script.report(options, found)
+        # Progress bars would take lines in between for their own: failures are said when all work is done.
+        for sentence in report.failures:
+            print(f"error: {sentence}", file=sys.stderr)
+        output.write(options, identity, question(script.__doc__ or ""), report, console)
+        if report.failures:
+            sys.exit(1)
+
+
+def name_of(script: ModuleType) -> str:
+    """What results.json calls the experiment: the name of the script's file."""
+    return Path(script.__file__ or "").stem
+
+
+def question(docstring: str) -> str:
+    """The first line of a script's docstring."""
+    return docstring.strip().splitlines()[0]
+
+
+def questions(folder: Path) -> dict[str, str]:
+    """name -> question, of each script in a folder; read without importing, which would take seconds."""
+    found = {}
+    for path in sorted(folder.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        names = {getattr(node, "name", "") for node in tree.body}
+        if {"Options", "report"} <= names:
+            found[path.stem] = question(ast.get_docstring(tree) or "?")
+    return found

@@ -1,0 +1,46 @@
+"""Is the comparison fair? What a careful reader would hold against it, in words."""
+
+from collections.abc import Sequence
+
+from experiments.lab.scores import COLUMNS, Arms, Contest
+from experiments.lab.tuning import Candidate, Grid
+from segjax import statistics
+
+# With fewer, 95 % intervals by bootstrap cover less than they say (segjax.statistics has the simulation).
+FEWEST_SEEDS = 5
+
+
+def of_contest(arms: Arms, contest: Contest, seeds: int) -> list[str]:
+    """Few seeds, runs that diverged, and neighbours in the decisive rankings that no interval tells apart."""
+    words = []
+    if seeds < FEWEST_SEEDS:
+        given = "one seed gives" if seeds == 1 else f"{seeds} seeds give"
+        words.append(f"{given} little more than an anecdote; compare over at least {FEWEST_SEEDS}.")
+    counts = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
+    if lost := ", ".join(f"{label} {count} of {seeds}" for label, count in counts.items() if count):
+        words.append(f"Runs diverged: {lost}. They are in no mean, and lose their pairs.")
+    for column in contest.improvements:
+        means = {label: found["mean"] for label, found in contest.estimates[column].items()}
+        pairs = statistics.unsettled(means, COLUMNS[column].higher_is_better)
+        if said := ", ".join(f"{better} before {worse}" for better, worse in pairs):
+            ranking = f"In the ranking by {COLUMNS[column].title}"
+            words.append(f"{ranking} the intervals overlap: {said}; see the paired differences.")
+    return words
+
+
+def of_tuning(
+    candidates: Sequence[Candidate], grid: Grid, steps: int, tuning_seeds: Sequence[int], seeds: Sequence[int]
+) -> list[str]:
+    """A best rate at an edge, unequal budgets of so many steps a rate, and seeds that both chose and are judged."""
+    words = [
+        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond, and {name} do better."
+        for name, best in grid.best.items()
+        if best.edge
+    ]
+    if len({len(rates) for _, rates in candidates}) > 1:
+        spent = ", ".join(f"{name} {len(rates) * steps}" for name, rates in candidates)
+        words.append(f"The budgets of tuning are unequal (steps): {spent}.")
+    if common := sorted(set(tuning_seeds) & set(seeds)):
+        listed = ", ".join(map(str, common))
+        words.append(f"Seeds that chose the rates are compared as well, which flatters the choice: {listed}.")
+    return words

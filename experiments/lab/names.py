@@ -1,0 +1,62 @@
+"""The names that a person types, and the objects of the library behind them."""
+
+import pkgutil
+from types import MappingProxyType
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from segjax.models import PatchCNN, SegmentationCNN, UNet
+from segjax.optimizers import OPTIMIZERS, Optimizer
+
+# All but the first predict with their running statistics; the first shares one BatchNorm, as the notebook does.
+ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
+    {
+        "notebook": SegmentationCNN(),
+        "separate_norm": SegmentationCNN(shared_norm=False),
+        "narrow": SegmentationCNN(num_channels=8, shared_norm=False),
+        "wide": SegmentationCNN(num_channels=32, shared_norm=False),
+        "kernel_3": SegmentationCNN(kernel_size=3, shared_norm=False),
+        "kernel_7": SegmentationCNN(kernel_size=7, shared_norm=False),
+        "shallow": SegmentationCNN(depth=1, shared_norm=False),
+        "deep": SegmentationCNN(depth=5, shared_norm=False),
+        "unet": UNet(),
+        "patch": PatchCNN(),
+    }
+)
+
+
+def optimizer(name: str) -> Optimizer:
+    """The optimizer of a name of `segjax.OPTIMIZERS`, or of an import path: "optax:lion", "my_module:factory".
+
+    The factory is called as factory(learning_rate), and tried once on two small arrays.
+
+    Raises:
+        ValueError: if the name, its module or its function does not exist, or if the function makes no optimizer that
+            updates from gradients alone. One that needs the loss's value or a second gradient is refused.
+
+    >>> update = optimizer("optax:lion")(1e-3)
+    """
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    if not all(name.partition(":")):
+        raise ValueError(f"{name!r} is no optimizer: one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion")
+    try:
+        factory = pkgutil.resolve_name(name)
+    # The import runs code that is not ours, and may raise anything.
+    except Exception as error:
+        raise ValueError(f"{name!r} cannot be imported: {error}") from error
+    # One small update finds, before an hour of training, what asks for more than gradients.
+    params = {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
+    try:
+        transformation = factory(jnp.asarray(1e-3))
+        transformation.update(params, transformation.init(params), params)
+    except Exception as error:
+        raise ValueError(f"{name!r} is no optimizer of one learning rate and gradients: {error}") from error
+    return factory
+
+
+def exact(number: float) -> str:
+    """A number as people write it, 0.001 or 1e-05, with as many digits as tell it from every other number."""
+    short = f"{number:g}"
+    return short if float(short) == number else repr(float(number))

@@ -1,0 +1,196 @@
+"""The options that experiments share, each with its default and its check; an experiment's own `Options` adds to them.
+
+An option whose name is in `CHECKS` is checked wherever it stands; an experiment checks its others in its `check`.
+"""
+
+import dataclasses
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.runs import Run, Texture
+from segjax import LOSSES, OPTIMIZERS, SCHEDULES
+from segjax.checks import check_count, check_positive
+
+# Options that change no result: a folder that was begun under others of them can be gone on with.
+CHANGE_NO_RESULT = ("preset", "out", "overwrite", "checkpoint_seconds", "coordinator", "num_processes", "process_id")
+
+
+def flag(name: str) -> str:
+    """How the command line spells an option."""
+    return "--" + name.replace("_", "-")
+
+
+def program() -> list[str]:
+    """The words that start this command."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
+
+
+def check_name(option: str, value: str, known: Iterable[str]) -> None:
+    """Raises a ValueError that lists the known names, where the option has another."""
+    if value not in known:
+        raise ValueError(f"{option} must be of: {', '.join(known)}; got {value!r}")
+
+
+def check_names(option: str, values: Sequence[str], known: Iterable[str]) -> None:
+    """The same for an option that takes several names, each once."""
+    if not values or len(set(values)) < len(values):
+        raise ValueError(f"{option} must be different names out of: {', '.join(known)}")
+    for value in values:
+        check_name(option, value, known)
+
+
+def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1) -> None:
+    """Raises a ValueError for seeds beyond 2^32 - 1: `jax.random.key` takes them modulo 2^32."""
+    check_count(number, seeds, 1)
+    check_count(option, first, 0, maximum=2**32 - seeds)
+
+
+CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("sigma1", "sigma2", "sigma", "learning_rate", "checkpoint_seconds"), check_positive),
+    **dict.fromkeys(("batch_size", "iterations"), partial(check_count, minimum=1)),
+    "image_size": partial(check_count, minimum=2),
+    "seed": check_seeds,
+    "schedule": partial(check_name, known=SCHEDULES),
+    "optimizer": partial(check_name, known=OPTIMIZERS),
+    "loss": partial(check_name, known=LOSSES),
+    "architecture": partial(check_name, known=ARCHITECTURES),
+}
+
+
+# Keyword-only, so that an experiment can add options without a default, and reorder nothing.
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """The options of every experiment: its defaults, and where its results go."""
+
+    preset: str = ""
+    """Name of the defaults of all other options."""
+    out: Path = Path("results")
+    """Folder for the figures, report.html, results.json and runs.csv."""
+    overwrite: bool = False
+    """Begin anew in a folder that already holds files: deletes the results and the finished runs that it holds."""
+
+    # Options that may differ from those that made what the folder holds, since that is still of use.
+    free: ClassVar[tuple[str, ...]] = ()
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError, naming the first option that is out of range and what is allowed."""
+        for field in dataclasses.fields(self):
+            if field.name in CHECKS:
+                CHECKS[field.name](flag(field.name), getattr(self, field.name))
+
+    def inputs(self) -> list[Path]:
+        """The files that the results depend on."""
+        return []
+
+    def prepare(self) -> None:
+        """Sets what jax reads when it first looks for devices; called before anything else."""
+
+    # Inputs count by their content: another photograph under the same name is another experiment.
+    def identity(self, experiment: str) -> dict[str, Any]:
+        """What the results depend on: the experiment, its options, and the SHA-256 of each input file."""
+        kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGE_NO_RESULT}
+        digests = {str(path): _digest(path) for path in self.inputs()}
+        return {"experiment": experiment, "options": kept, "inputs": digests}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Command):
+    """For an experiment that draws images."""
+
+    batch_size: int = 8
+    """Images a batch."""
+    image_size: int = 128
+    """Height and width of the images, in pixels."""
+    sigma: float = 25.6
+    """Width of the mask's smooth field, in pixels."""
+    seed: int = 0
+    """The first seed; others follow it."""
+
+    @property
+    def size(self) -> str:
+        """The size of the images, for titles."""
+        return f"{self.image_size} x {self.image_size}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Images):
+    """For an experiment whose textures are the notebook's."""
+
+    sigma1: float = 0.2
+    """Width of the texture inside the mask, in pixels."""
+    sigma2: float = 1.2
+    """Width of the texture outside the mask, in pixels."""
+
+    @property
+    def texture(self) -> Texture:
+        """The options of `segjax.generate_data`."""
+        return Texture(*(getattr(self, name) for name in Texture._fields))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeds(Images):
+    """For an experiment that repeats everything over seeds."""
+
+    seeds: int = 3
+    """Number of seeds, each a run of everything that is compared."""
+
+    def check(self) -> None:
+        # All seeds before the first alone, whose bound is another.
+        check_seeds("--seed", self.seed, "--seeds", self.seeds)
+        super().check()
+
+    @property
+    def all_seeds(self) -> range:
+        return range(self.seed, self.seed + self.seeds)
+
+    @property
+    def over_seeds(self) -> str:
+        """What a number over the seeds is, for titles."""
+        return f"mean and range of {self.seeds} seeds" if self.seeds > 1 else f"seed {self.seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Data):
+    """For an experiment that trains for a number of steps."""
+
+    iterations: int = 1000
+    """Training steps of a run, each on a fresh batch."""
+    schedule: str = "constant"
+    """How the learning rate moves in a run: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
+    checkpoint_seconds: float = 30.0
+    """Time between two savings of a run that is under way: what a crash can cost."""
+    deterministic: bool = False
+    """Have a GPU choose operations that give the same bits every time; a CPU does so anyway."""
+
+    def prepare(self) -> None:
+        if self.deterministic:
+            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+
+    def run(self, seed: int, **changes: Any) -> Run:
+        """A run as these options describe it, but for the changes: fields of `Run`."""
+        # A run's row has a column "loss", the number; so its loss function is its objective.
+        given = {"objective": getattr(self, "loss", "mse")}
+        # An experiment offers what it lets people choose; the rest are the defaults of Run, the notebook's.
+        given |= {name: getattr(self, name) for name in Run._fields if name != "seed" and hasattr(self, name)}
+        return Run(seed=seed, **{**given, **changes})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Training, Seeds):
+    """For an experiment that trains several things over seeds, and compares them."""
+
+
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error.strerror or "cannot be read"

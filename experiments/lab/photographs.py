@@ -1,0 +1,155 @@
+"""Pictures: files read as shades of grey, and masks, probabilities and overlays drawn as PNG."""
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from segjax.plotting import COLOURS
+
+# Endings for which a folder is searched; a file that is named itself may have any.
+ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "TIFF")
+# Weights of red, green and blue in grey (ITU-R BT.601).
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+# Pillow's modes of one number a pixel, and the number that becomes 1; pictures of other modes are read as RGB.
+_GREY = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 1, "F": 1}
+# Rows that become grey at a time: colours in floating point take 12 bytes a pixel, 1.2 GB for 100 million.
+_ROWS = 256
+_OVERLAY_SHARE = 0.35
+# The square of a larger number does not fit into float32.
+_LARGEST = 1e18
+
+
+def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
+    """The picture of a PNG, JPEG or TIFF as shades of grey, (height, width) float32, upright as its EXIF says.
+
+    8 and 16 bits are brought to [0, 1]; longer integers and floating point keep their numbers. Pillow reads colours
+    with 8 bits each: those of 16 bits lose the lower 8.
+
+    Raises:
+        ValueError: saying in one sentence why it cannot be read: not such a picture, truncated, animated, partly
+            transparent, not finite, smaller than `smallest` pixels a side or larger than `max_megapixels`.
+    """
+    with contextlib.ExitStack() as opened:
+        with _readable(path):
+            picture = opened.enter_context(Image.open(path, formats=_FORMATS))
+            # A camera's JPEG may carry a small copy of itself, the second picture of an MPO.
+            pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
+        # The header tells all of this: a file that would fill the memory is refused before it is unpacked.
+        width, height = picture.size
+        if pictures > 1:
+            raise ValueError(f"{path} is animated, or a stack: it holds {pictures} pictures, not one")
+        if min(picture.size) < smallest:
+            raise ValueError(f"{path} has {width} x {height} pixels; both sides must have at least {smallest}")
+        if width * height > max_megapixels * 1e6:
+            raise ValueError(
+                f"{path} has {width} x {height} pixels, more than the {max_megapixels:g} million of --max-megapixels"
+            )
+        with _readable(path):
+            upright = ImageOps.exif_transpose(picture)
+            transparent = (
+                upright.has_transparency_data and upright.convert("RGBA").getchannel("A").getextrema()[0] != 255
+            )
+            grey = _grey(upright)
+    if transparent:
+        raise ValueError(f"{path} is partly transparent; put it on a background first")
+    if not np.isfinite(grey).all():
+        raise ValueError(f"{path} has pixels that are no finite numbers")
+    if (largest := max(float(grey.max()), -float(grey.min()))) > _LARGEST:
+        raise ValueError(f"{path} has pixels as large as {largest:.0e}, which stand for missing data")
+    return grey
+
+
+def find(paths: list[Path]) -> list[Path]:
+    """The files among the paths, and the pictures in the folders among them, in the order of their names.
+
+    Raises:
+        ValueError: if a folder cannot be searched.
+    """
+    found = []
+    for path in paths:
+        try:
+            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        except OSError as error:
+            raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
+        found += [file for file in inside if file == path or file.suffix.lower() in ENDINGS]
+    return list(dict.fromkeys(found))
+
+
+def label(path: Path) -> str:
+    """The file's name without its ending, as text that every page can show."""
+    return path.stem.encode(errors="replace").decode()
+
+
+def figure_label(name: str) -> str:
+    """The same for a figure, where matplotlib takes text between two dollars for a formula."""
+    return name.replace("$", r"\$")
+
+
+def mask_png(probability: np.ndarray) -> bytes:
+    """The mask of probabilities (height, width): 255 where they are above 0.5, which is the first texture, else 0."""
+    return _png(Image.fromarray(np.where(probability > 0.5, np.uint8(255), np.uint8(0))))
+
+
+def probability_png(probability: np.ndarray) -> bytes:
+    """Probabilities (height, width) in 16 bits: 65535 is certainly the first texture."""
+    return _png(Image.fromarray(np.round(probability * np.float32(65535)).astype(np.uint16)))
+
+
+def overlay_png(grey: np.ndarray, probability: np.ndarray) -> bytes:
+    """The picture, from its darkest to its brightest, tinted by texture: the first blue, the second orange."""
+    low, high = float(grey.min()), float(grey.max())
+    tints = np.array([tuple(bytes.fromhex(colour[1:])) for colour in COLOURS[1::-1]], np.float32)
+    picture = np.empty((*grey.shape, 3), np.uint8)
+    for start in range(0, len(grey), _ROWS):
+        rows = slice(start, start + _ROWS)
+        shade = (grey[rows].astype(np.float32) - low) * (255 / (high - low) if high > low else 0)
+        tint = tints[(probability[rows] > 0.5).astype(int)]
+        picture[rows] = (1 - _OVERLAY_SHARE) * shade[..., None] + _OVERLAY_SHARE * tint
+    return _png(Image.fromarray(picture))
+
+
+def _png(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    # The lowest compression: the next level takes three times as long to save a tenth of the size.
+    picture.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _grey(picture: Image.Image) -> np.ndarray:
+    if picture.mode in _GREY:
+        return np.asarray(picture).astype(np.float32) / np.float32(_GREY[picture.mode])
+    colours = np.asarray(picture.convert("RGB"))
+    grey = np.empty(colours.shape[:2], np.float32)
+    for start in range(0, len(colours), _ROWS):
+        grey[start : start + _ROWS] = colours[start : start + _ROWS] @ (_LUMA / 255)
+    return grey
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns every error of the reader into one sentence."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of damage that it can read past.
+            warnings.simplefilter("ignore")
+            yield
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(
+            f"{path} is not a picture in PNG, JPEG or TIFF, or of a kind that Pillow does not read"
+        ) from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path} takes more memory than there is") from error
+    except Exception as error:
+        # A damaged file makes the decoders raise errors of many kinds.
+        raise ValueError(f"{path} is damaged: {error}") from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit

@@ -1,0 +1,236 @@
+"""What finished runs say: the columns of a run, the runs by what is compared, and what their seeds are worth.
+
+Everything is computed here once and handed on: tables, figures, sentences and files show the same numbers.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.lab.names import exact
+from experiments.lab.runs import Result, Run
+from segjax import metrics, statistics
+from segjax.statistics import Estimate, Improvement
+
+METRICS = {
+    "accuracy": metrics.accuracy,
+    "iou": metrics.iou,
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "f1": metrics.f1,
+}
+# The columns that training gives; the others are of the held-out images.
+TRAINING = ("loss", "final_loss", "agreement", "seconds")
+# Steps over which a value of single batches is averaged before it counts: one lucky batch reaches no target.
+WINDOW = 20
+
+
+class Column(NamedTuple):
+    """A number of a finished run: its name in files, its heading with its unit, its format, which way is better."""
+
+    name: str
+    heading: str
+    form: str
+    higher_is_better: bool
+    of: Callable[[Result], Any]
+
+    @property
+    def title(self) -> str:
+        """The heading where numbers of training stand beside it."""
+        return self.heading if self.name in TRAINING else f"held-out {self.heading}"
+
+
+def _running_mean(curve: str) -> Callable[[Result], Any]:
+    return lambda result: metrics.running_mean(curves(result)[curve])[-1]
+
+
+def _held_out(loss: str) -> Callable[[Result], Any]:
+    return lambda result: result.held_out.losses[loss]
+
+
+def _metric(metric: Callable[[metrics.Counts], Any]) -> Callable[[Result], Any]:
+    return lambda result: metric(result.held_out.counts)
+
+
+_COLUMNS = (
+    Column("loss", "running-mean loss", ".4f", False, _running_mean("loss")),
+    Column("final_loss", "loss, last tenth", ".4f", False, lambda result: final_loss(result.history.loss)),
+    Column("agreement", "running-mean agreement", ".3f", True, _running_mean("agreement")),
+    Column("accuracy", "accuracy", ".3f", True, _metric(metrics.accuracy)),
+    Column("iou", "IoU", ".3f", True, _metric(metrics.iou)),
+    Column("precision", "precision", ".3f", True, _metric(metrics.precision)),
+    Column("recall", "recall", ".3f", True, _metric(metrics.recall)),
+    Column("f1", "F1", ".3f", True, _metric(metrics.f1)),
+    Column(
+        "accuracy_by_running_statistics",
+        "accuracy, running statistics",
+        ".3f",
+        True,
+        lambda result: metrics.accuracy(result.held_out.running_counts),
+    ),
+    Column("held_out_agreement", "agreement", ".3f", True, _metric(metrics.agreement)),
+    Column("held_out_mse", "MSE", ".3f", False, _held_out("mse")),
+    Column("held_out_bce", "BCE (nats)", ".3f", False, _held_out("bce")),
+    Column("held_out_dice", "Dice", ".3f", False, _held_out("dice")),
+    Column("seconds", "seconds", ".0f", False, lambda result: result.seconds),
+)
+COLUMNS: Mapping[str, Column] = {column.name: column for column in _COLUMNS}
+
+
+def final_loss(loss: Any) -> float:
+    """Mean of the last tenth of the steps, in float64: where the run is, without where it came from."""
+    return float(np.mean(metrics.last_tenth(np.asarray(loss)), dtype=np.float64))
+
+
+def curves(result: Result) -> dict[str, np.ndarray]:
+    """What results.json keeps of every step: (iterations,) each, of the batches that were trained on."""
+    counts = result.history.counts
+    return {
+        "loss": np.asarray(result.history.loss),
+        "agreement": np.asarray(metrics.agreement(counts)),
+        "iou": np.asarray(metrics.iou(counts)),
+    }
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs of one thing that is compared, a seed each; the label is what people call it."""
+
+    label: str
+    results: tuple[Result, ...]
+
+    @property
+    def run(self) -> Run:
+        """The run of the first seed."""
+        return self.results[0].run
+
+    @cached_property
+    def rows(self) -> list[dict[str, Any]]:
+        """A row a run, as runs.csv has it: what it was, its numbers, and the step at which it diverged."""
+        return [
+            {
+                "label": self.label,
+                **{name: value for name, value in result.run._asdict().items() if name != "texture"},
+                **{column.name: float(column.of(result)) for column in COLUMNS.values()},
+                "diverged_at": int(metrics.diverged_at(result.history.loss, result.variables["params"])) or None,
+            }
+            for result in self.results
+        ]
+
+    @cached_property
+    def curves(self) -> list[dict[str, np.ndarray]]:
+        """The curves of each run."""
+        return [curves(result) for result in self.results]
+
+    @property
+    def diverged(self) -> np.ndarray:
+        """(seeds,), whether the run diverged (`segjax.metrics.diverged_at`)."""
+        return np.array([row["diverged_at"] is not None for row in self.rows])
+
+    def values(self, column: str) -> np.ndarray:
+        """(seeds,) of a column, whatever became of the run."""
+        return np.array([row[column] for row in self.rows])
+
+    def kept(self, column: str) -> np.ndarray:
+        """The same with NaN for runs that diverged: what is judged."""
+        return np.where(self.diverged, np.nan, self.values(column))
+
+    def running(self, curve: str) -> np.ndarray:
+        """(seeds, iterations), the running means of a curve."""
+        return metrics.running_mean(np.stack([own[curve] for own in self.curves]))
+
+
+Arms = dict[str, Arm]
+
+
+def by_rate(run: Run) -> str:
+    """A label: the optimizer and its rate."""
+    return f"{run.optimizer} {exact(run.learning_rate)}"
+
+
+def arms(results: Iterable[Result], label: Callable[[Run], str]) -> Arms:
+    """label -> its seeds, in the order of their first."""
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(label(result.run), []).append(result)
+    return {name: Arm(name, tuple(group)) for name, group in groups.items()}
+
+
+def rows(arms: Arms) -> list[dict[str, Any]]:
+    """What runs.csv holds."""
+    return [row for arm in arms.values() for row in arm.rows]
+
+
+def document(arms: Arms, contest: "Contest | None" = None) -> dict[str, Any]:
+    """What results.json holds: every run with its curves, each number over the seeds of each arm, and the contest."""
+    full = [{**row, "curves": own} for arm in arms.values() for row, own in zip(arm.rows, arm.curves, strict=True)]
+    summary: dict[str, dict[str, Any]] = {label: {} for label in arms}
+    for label, arm in arms.items():
+        for column in COLUMNS:
+            numbers = arm.values(column)
+            summary[label][column] = {"mean": numbers.mean(), "min": numbers.min(), "max": numbers.max()}
+    found = {"runs": full, "summary": summary}
+    if contest:
+        found |= {"estimates": _plain(contest.estimates), "paired": _plain(contest.improvements)}
+        found |= {"steps_to_target": contest.steps, "reference": contest.reference}
+    return found
+
+
+class Target(NamedTuple):
+    """A value of a curve that runs are to reach."""
+
+    curve: str
+    heading: str
+    value: float
+    higher_is_better: bool
+
+
+class Contest(NamedTuple):
+    """Arms against one another over the same seeds; a run that diverged is in no estimate, and loses its pairs.
+
+    Attributes:
+        estimates: column -> label -> statistic -> its estimate over the seeds that did not diverge; NaN where all did.
+        improvements: column -> label -> against the reference.
+        steps: target's heading -> label -> (seeds,) steps to it, infinity for a miss.
+        reference: the label that the others are held against.
+    """
+
+    estimates: dict[str, dict[str, dict[str, Estimate]]]
+    improvements: dict[str, dict[str, Improvement]]
+    steps: dict[str, dict[str, np.ndarray]]
+    reference: str
+
+
+def contest(
+    arms: Arms, estimated: Sequence[str], decisive: Sequence[str], targets: Sequence[Target], reference: str
+) -> Contest:
+    """Estimates some columns, holds the arms against the reference in others, and takes the steps to the targets."""
+    kept = {name: {label: arm.kept(name) for label, arm in arms.items()} for name in {*estimated, *decisive}}
+    return Contest(
+        {name: {label: statistics.estimates(numbers) for label, numbers in kept[name].items()} for name in estimated},
+        {
+            name: {
+                label: statistics.compare(numbers, kept[name][reference], COLUMNS[name].higher_is_better)
+                for label, numbers in kept[name].items()
+                if label != reference
+            }
+            for name in decisive
+        },
+        {target.heading: {label: _steps_to(target, arm) for label, arm in arms.items()} for target in targets},
+        reference,
+    )
+
+
+def _steps_to(target: Target, arm: Arm) -> np.ndarray:
+    curves = np.stack([own[target.curve] for own in arm.curves])
+    return statistics.steps_to_target(curves, target.value, target.higher_is_better, min(WINDOW, curves.shape[-1]))
+
+
+def _plain(value: Any) -> Any:
+    """NamedTuples as dicts."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value

@@ -1,0 +1,79 @@
+"""How a command ends early: the user's mistake, nothing left to do, or a signal; and the exit code of each."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class UsageError(Exception):
+    """The user asked for something that cannot be done; the message is the one line that they read."""
+
+
+class Finished(BaseException):
+    """The user asked for something that is done already, which is no error; the message is the one line they read."""
+
+
+class Interrupted(BaseException):
+    """A signal asked the command to stop. Like KeyboardInterrupt it is no Exception, so no handler swallows it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"interrupted by signal {number}")
+        self.number = number
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code of a command that ends with this error."""
+    if isinstance(error, Interrupted):
+        # The shell's convention for a process that a signal ended.
+        return 128 + error.number
+    return {UsageError: 2, Finished: 0}.get(type(error), 1)
+
+
+@contextlib.contextmanager
+def usage_errors() -> Iterator[None]:
+    """Turns the library's ValueError and TypeError into a UsageError: for the checks before the work."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        raise UsageError(str(error)) from error
+
+
+def install() -> None:
+    """From now on both signals raise `Interrupted`, wherever the program is; an ignored signal stays ignored."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Interrupted(number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
+
+
+@contextlib.contextmanager
+def deferred(wanted: bool = True) -> Iterator[list[int]]:
+    """Inside, the first signal only enters the list that this yields, for the work to look at; a second ends all."""
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    # Python handles signals in its main thread alone.
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

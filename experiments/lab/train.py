@@ -1,0 +1,175 @@
+"""How runs are trained: one loop, for one run or for one on each device, with progress, savings and signals.
+
+Finished runs are files, and so is one under way, from time to time and when a signal asks to stop: the same command
+goes on from there, bit for bit.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import segjax
+from experiments.lab import processes, stops, store
+from experiments.lab.names import exact
+from experiments.lab.options import Training
+from experiments.lab.runs import CHUNK_SIZE, Begun, Result, Run, arguments, program
+
+Watch = Callable[[segjax.TrainState], None]
+
+
+def train_all(
+    runs: Sequence[Run], options: Training, console: Console, watch: Watch | None = None, chunk_size: int = CHUNK_SIZE
+) -> list[Result]:
+    """Trains every run, or reads it where `options.out` already holds it; the results are in the order of the runs.
+
+    Several devices train runs of one program side by side, one a device, unless they are watched. Of several processes
+    the first keeps the files and gets the results; the others get none.
+
+    Args:
+        watch: called after every chunk.
+        chunk_size: steps between two looks.
+    """
+    out, writer = options.out, processes.is_writer()
+    if writer:
+        store.keep(out)
+    # A run may be asked for twice, and is trained once.
+    runs_once = list(dict.fromkeys(runs))
+    # All processes must train the same runs, and only the first sees the folder.
+    kept = processes.broadcast(np.array([writer and store.has_run(out, run) for run in runs_once]))
+    missing = [run for run, there in zip(runs_once, kept, strict=True) if not there]
+    results = {run: store.read_run(out, run) for run in runs_once if writer and run not in missing}
+    # A picture is drawn of one state: what is watched is trained alone.
+    width = 1 if watch else jax.device_count()
+    total, done = (sum(run.iterations for run in some) for some in (runs_once, results))
+    with progress_bar(console) as progress:
+        bar = progress.add_task("", total=total, completed=done)
+        for group in _groups(missing, width):
+            for result in _train(group, width, options, progress, bar, watch, chunk_size):
+                if writer:
+                    store.write_run(out, result)
+                    results[result.run] = result
+    return [results[run] for run in runs] if writer else []
+
+
+def in_chunks(
+    begun: Begun,
+    chunk: Callable[[Begun], tuple[segjax.TrainState, segjax.History] | None],
+    look: Callable[[Begun], None],
+    save: Callable[[Begun], None] | None,
+    every: float,
+    save_end: bool = False,
+) -> Begun:
+    """The loop of all training: one chunk after the other until `chunk` gives none.
+
+    A signal is heard after the chunk that is under way; it is then saved, and the loop raises `Interrupted`.
+
+    Args:
+        begun: where to start.
+        chunk: makes the next chunk; None ends the loop.
+        look: called after each chunk.
+        save: keeps what there is; without it, a signal ends the loop at once.
+        every: seconds between two savings.
+        save_end: save at the end too, where what follows takes long.
+    """
+    start, saved = time.perf_counter() - begun.seconds, begun.seconds
+    with stops.deferred(save is not None) as signals:
+        while made := chunk(begun):
+            # The clock stops when the device has done the work, not when it has been given it.
+            state, history = jax.block_until_ready(made)
+            begun = Begun(state, [*begun.chunks, history], time.perf_counter() - start)
+            look(begun)
+            if save and (signals or begun.seconds - saved >= every):
+                save(begun)
+                saved = time.perf_counter() - start
+            if signals:
+                raise stops.Interrupted(signals[0])
+        if save and save_end:
+            save(begun)
+    if signals:
+        raise stops.Interrupted(signals[0])
+    return begun
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with the number done, the time spent and the time left."""
+    parts = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*parts, *times, console=console, expand=True)
+
+
+def _groups(runs: Sequence[Run], width: int) -> Iterator[list[Run]]:
+    """Runs of one program, as many as are trained side by side."""
+    # By program, each of which takes about 5 s to compile.
+    programs: dict[Run, list[Run]] = {}
+    for run in runs:
+        programs.setdefault(run.program, []).append(run)
+    for group in programs.values():
+        for start in range(0, len(group), width):
+            yield group[start : start + width]
+
+
+def _train(
+    runs: Sequence[Run],
+    width: int,
+    options: Training,
+    progress: Progress,
+    bar: Any,
+    watch: Watch | None,
+    chunk_size: int,
+) -> list[Result]:
+    """Trains runs of one program side by side, or the rest of those that were interrupted."""
+    name, total = _name(runs), runs[0].iterations
+    progress.update(bar, description=f"{name}: compiling")
+    # A device without a run of its own repeats the last.
+    dealt = [runs[min(index, len(runs) - 1)] for index in range(width)]
+    compiled, (keys, rates), stems = program(runs[0], width, chunk_size), arguments(dealt), [run.stem for run in dealt]
+    # One process saves what it holds; of several, none could without waiting for the others.
+    alone = jax.process_count() == 1
+    template = jax.eval_shape(compiled.init, keys, rates)
+    found = store.read_begun(options.out, stems, template) if alone else None
+    begun = found[0] if found else Begun(compiled.init(keys, rates), [], 0.0)
+    # No step at all compiles the program, outside of the time that is measured.
+    begun = begun._replace(state=jax.block_until_ready(compiled.advance(keys, begun.state, rates, 0))[0])
+    losses = [np.asarray(chunk.loss) for chunk in begun.chunks]
+    done = sum(loss.shape[-1] for loss in losses)
+    progress.update(bar, advance=done * len(runs))
+
+    def chunk(begun: Begun) -> tuple[segjax.TrainState, segjax.History] | None:
+        steps = min(compiled.chunk_size, total - done)
+        return compiled.advance(keys, begun.state, rates, steps) if steps else None
+
+    def look(begun: Begun) -> None:
+        nonlocal done
+        steps = min(compiled.chunk_size, total - done)
+        # A process sees the losses of its own devices alone.
+        losses.extend(np.asarray(shard.data)[..., :steps] for shard in begun.chunks[-1].loss.addressable_shards)
+        done += steps
+        if watch:
+            watch(begun.state)
+        loss = np.mean(np.concatenate(losses, axis=None), dtype=np.float64)
+        # The running mean, as the notebook's progress bar has it.
+        progress.update(bar, advance=steps * len(runs), description=f"{name}: running loss {loss:.4e}")
+
+    save = partial(store.write_begun, options.out, stems) if alone else None
+    begun = in_chunks(begun, chunk, look, save, options.checkpoint_seconds)
+    progress.update(bar, description=f"{name}: evaluating")
+    variables = begun.state.variables
+    parts = compiled.split((variables, list(begun.chunks), compiled.evaluate(variables)))
+    results = []
+    for run, (own_variables, chunks, held_out) in zip(runs, parts, strict=False):
+        history = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *chunks)
+        results.append(Result(run, history, own_variables, held_out, begun.seconds))
+    return results
+
+
+def _name(runs: Sequence[Run]) -> str:
+    first = runs[0]
+    if len(runs) > 1:
+        return f"{len(runs)} runs of {first.optimizer} on {jax.device_count()} devices"
+    return f"{first.optimizer} {exact(first.learning_rate)}, {first.objective}, {first.architecture}, seed {first.seed}"

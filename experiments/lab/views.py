@@ -1,0 +1,178 @@
+"""How the numbers of `scores` look: tables, figures and sentences that several experiments share."""
+
+from collections.abc import Mapping, Sequence
+
+import flax.linen as nn
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+import segjax
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.options import Comparison
+from experiments.lab.report import Table
+from experiments.lab.runs import held_out_batch
+from experiments.lab.scores import COLUMNS, WINDOW, Arm, Arms, Contest, Target
+from segjax import plotting, statistics
+from segjax.models import Variables
+from segjax.statistics import Estimate
+
+# Points at which a curve with its interval is drawn: a bootstrap each, and no screen shows more.
+POINTS = 200
+# The columns of most tables, and what they are.
+SCORES = ("loss", "agreement", "accuracy", "iou", "seconds")
+NOTE = "Loss and agreement: running means while training; accuracy and IoU: held-out images."
+
+
+def spread(numbers: np.ndarray, form: str) -> str:
+    """The mean, and under it the range where there is one."""
+    mean = f"{np.mean(numbers):{form}}"
+    return f"{mean}\n{np.min(numbers):{form}}-{np.max(numbers):{form}}" if len(numbers) > 1 else mean
+
+
+def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = NOTE) -> Table:
+    """A row an arm, a column a score: mean and range over the seeds."""
+    rows = [[label, *(spread(arm.values(name), COLUMNS[name].form) for name in columns)] for label, arm in arms.items()]
+    return Table(title, ["", *(COLUMNS[name].heading for name in columns)], rows, note)
+
+
+def leader(arms: Arms, column: str) -> str:
+    """A sentence: whose mean over seeds is best, and in how many of the paired seeds it is ahead of all others."""
+    form, better = COLUMNS[column].form, COLUMNS[column].higher_is_better
+    ranks = {}
+    for label, arm in arms.items():
+        numbers = arm.kept(column)
+        # A run that diverged is behind every other: an average would hide it.
+        ranks[label] = np.where(np.isfinite(numbers), numbers if better else -numbers, -np.inf)
+    best = max(ranks, key=lambda label: ranks[label].mean())
+    rivals = [ranks[label] for label in ranks if label != best]
+    sentence = f"Best by {COLUMNS[column].title}: {best} ({arms[best].values(column).mean():{form}})"
+    if rivals:
+        wins = np.all([ranks[best] > rival for rival in rivals], axis=0)
+        sentence += f", ahead of all others in {int(wins.sum())} of {len(wins)} seeds"
+    return sentence + "."
+
+
+def contest_tables(arms: Arms, contest: Contest, targets: Sequence[Target]) -> list[Table]:
+    """The estimates, the paired differences, and the times to the targets."""
+    tables = [_estimate_table(column, by_label) for column, by_label in contest.estimates.items()]
+    if len(arms) > 1:
+        tables += [_paired_table(contest, column) for column in contest.improvements]
+    return [*tables, _target_table(arms, contest, targets)]
+
+
+def contest_figures(arms: Arms, contest: Contest, targets: Sequence[Target], setting: str) -> dict[str, Figure]:
+    """The curves, the paired differences, and the share of runs that have reached the targets."""
+    figures = {"curves": _curves(arms, f"{setting}: mean and its 95 % interval")}
+    if len(arms) > 1:
+        found = contest.improvements
+        estimates = {
+            label: [by_label[label].difference for by_label in found.values()]
+            for label in arms
+            if label != contest.reference
+        }
+        xlabels = [f"{COLUMNS[column].title}, less that of {contest.reference}" for column in found]
+        figures["paired_differences"] = plotting.differences(estimates, xlabels, f"{setting}: paired differences, 95 %")
+    # Arms may differ in their steps; a shorter one that never arrives stays level.
+    steps = max(arm.run.iterations for arm in arms.values())
+    at, panels = np.arange(1, steps + 1), []
+    for target in targets:
+        # No band: the intervals of so few runs would hide one another.
+        shares = {
+            label: statistics.profile(arrived, at).value[np.newaxis]
+            for label, arrived in contest.steps[target.heading].items()
+        }
+        panels.append(plotting.Panel(f"share of runs at {target.heading}", shares, x=at, ylim=(-0.03, 1.03)))
+    figures["time_to_target"] = plotting.training_curves(panels, f"{setting}: runs that have arrived")
+    return figures
+
+
+def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> np.ndarray:
+    """What a network sees in the first image of a batch: (n, n)."""
+    return np.asarray(jax.nn.sigmoid(segjax.predict(model, variables, batch.image)))[0, ..., 0]
+
+
+def look(batch: segjax.Batch, seen: Mapping[str, np.ndarray], title: str) -> Figure:
+    """The first image of a batch and its mask beside each prediction of it."""
+    return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], seen, title)
+
+
+def predictions(arms: Arms, options: Comparison) -> Figure:
+    """The first held-out image as the first seed of each arm sees it."""
+    batch, seen = held_out_batch(options.texture), {}
+    for label, arm in arms.items():
+        seen[label] = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
+    return look(batch, seen, f"A held-out image after {options.iterations} iterations, seed {options.seed}")
+
+
+def curve_panel(arms: Mapping[str, Arm], curve: str, ylabel: str) -> plotting.Panel:
+    """Running means of a curve over the steps, a line an arm; those of a loss on a logarithmic axis."""
+    return plotting.Panel(ylabel, {label: arm.running(curve) for label, arm in arms.items()}, log=curve == "loss")
+
+
+def _curves(arms: Arms, title: str) -> Figure:
+    panels = []
+    for curve, ylabel in (
+        ("loss", "running-mean loss (mean squared error)"),
+        ("iou", "running-mean IoU of the training batches"),
+    ):
+        whole = curve_panel(arms, curve, ylabel)
+        length = next(iter(whole.curves.values())).shape[-1]
+        places = np.unique(np.linspace(0, length - 1, POINTS).astype(int))
+        thinned = {label: numbers[:, places] for label, numbers in whole.curves.items()}
+        bands = {label: statistics.band(numbers) for label, numbers in thinned.items()}
+        panels.append(whole._replace(curves=thinned, x=places + 1, bands=bands))
+    return plotting.training_curves(panels, title)
+
+
+def _title(column: str) -> str:
+    heading = COLUMNS[column].title
+    return heading[0].upper() + heading[1:]
+
+
+def _estimate_table(column: str, by_label: Mapping[str, Mapping[str, Estimate]]) -> Table:
+    form, better = COLUMNS[column].form, "more" if COLUMNS[column].higher_is_better else "less"
+    rows = [[label, *(_cell(estimate, form) for estimate in found.values())] for label, found in by_label.items()]
+    note = f"95 % bootstrap intervals over seeds; {better} is better. IQM: mean of the middle half."
+    return Table(_title(column), ["", *statistics.STATISTICS], rows, note)
+
+
+def _paired_table(contest: Contest, column: str) -> Table:
+    rows = []
+    for label, found in contest.improvements[column].items():
+        decided = f"{found.wins} of {found.seeds}" + (f"\n{found.ties} ties" if found.ties else "")
+        difference = _cell(found.difference, "+" + COLUMNS[column].form)
+        rows.append([label, difference, decided, _cell(found.probability, ".2f")])
+    note = (
+        f"Each less {contest.reference}, on the same seeds: same initial weights, same images. 95 % intervals: of the "
+        "mean difference by bootstrap, of the probability by Wilson's formula."
+    )
+    headings = ("", "difference", "better in", "probability of being better")
+    return Table(f"{_title(column)}, against {contest.reference}", headings, rows, note)
+
+
+def _target_table(arms: Arms, contest: Contest, targets: Sequence[Target]) -> Table:
+    headings, rows = [""], {label: [label] for label in arms}
+    for target in targets:
+        headings += [f"{target.heading}: reached", "median steps", "median seconds"]
+        for label, steps in contest.steps[target.heading].items():
+            seconds = steps * arms[label].values("seconds") / arms[label].run.iterations
+            reached = f"{int(np.isfinite(steps).sum())} of {len(steps)}"
+            rows[label] += [reached, _time(np.median(steps), ".0f"), _time(np.median(seconds), ".1f")]
+    note = (
+        f"Means of the last {WINDOW} training batches; a run that misses the target counts as one that never arrives. "
+        "Seconds: training alone, compiled."
+    )
+    return Table("Time to a target", headings, list(rows.values()), note)
+
+
+def _cell(estimate: Estimate, form: str) -> str:
+    """A number, and under it its interval."""
+    value = f"{estimate.value:{form}}" if np.isfinite(estimate.value) else "-"
+    if not np.isfinite([estimate.low, estimate.high]).all():
+        return value
+    return f"{value}\n{estimate.low:{form}} to {estimate.high:{form}}"
+
+
+def _time(value: float, form: str) -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "never"

@@ -1,0 +1,1 @@
+"""The notebook's published numbers, and its flaws shown in ours."""

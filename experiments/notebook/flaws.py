@@ -1,0 +1,124 @@
+"""The eight flaws of the notebook in numbers, from finished runs or computed here."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import segjax
+from experiments.lab import views
+from experiments.lab.scores import Arms
+from experiments.notebook.published import AGREEMENT, LOSS, quantity
+
+
+class Flaw(NamedTuple):
+    """A flaw in a few words, and the numbers that show it."""
+
+    flaw: str
+    shown: str
+
+
+def demonstrate(arms: Arms, steps: int, image_size: int) -> list[Flaw]:
+    """All eight, in the order of the notebook; the arms are those of `reproduce_notebook`."""
+
+    def told(label: str, column: str) -> str:
+        return over_seeds(arms[label].values(column) if label in arms else [])
+
+    def at(label: str, name: str) -> str:
+        """The loss or agreement of a run after the short number of steps, also of the long one."""
+        return over_seeds([quantity(result, name, steps) for result in arms[label].results] if label in arms else [])
+
+    return [
+        Flaw(
+            '1. "Precision" and "IoU" are neither',
+            f"The Adam runs on held-out images: its snapped agreement {told('adam 0.001', 'held_out_agreement')}, "
+            f"precision {told('adam 0.001', 'precision')}, IoU {told('adam 0.001', 'iou')}.",
+        ),
+        Flaw(
+            "2. The SGD run had momentum 0.9",
+            f"Loss after {steps} steps: published for SGD 0.0451; plain SGD {at('sgd 0.001', LOSS)}; "
+            f"momentum {at('momentum 0.001', LOSS)}. Agreement: published 0.7185; plain SGD "
+            f"{at('sgd 0.001', AGREEMENT)}; momentum {at('momentum 0.001', AGREEMENT)}.",
+        ),
+        Flaw(
+            "3. The rates were tuned for Adam alone",
+            f"Loss at Adam's rate 0.001 and at a rate of its own: momentum {at('momentum 0.001', LOSS)}, at 0.1 "
+            f"{at('momentum 0.1', LOSS)}; SGD {at('sgd 0.001', LOSS)}, at 1 {at('sgd 1', LOSS)}; "
+            f"Adam at 0.001 {at('adam 0.001', LOSS)}.",
+        ),
+        Flaw("4. Adam is called best, its table says RMSprop", adam_against_rmsprop(arms, steps)),
+        Flaw("5. The schedule was tried on a loss that is always 0, one update an epoch", single_channel_entropy()),
+        Flaw("6. RMSprop's loss curve is another run's sum", other_sum(arms, steps)),
+        Flaw(
+            "7. The shared BatchNorm cannot be evaluated",
+            f"Held-out accuracy of the Adam runs: with batch statistics {told('adam 0.001', 'accuracy')}, with the "
+            f"running statistics of evaluation mode {told('adam 0.001', 'accuracy_by_running_statistics')}; "
+            "one class throughout gives about half.",
+        ),
+        Flaw("8. Narrow kernels underflow", narrow_kernel(image_size)),
+    ]
+
+
+def adam_against_rmsprop(arms: Arms, steps: int) -> str:
+    adam, rmsprop = (
+        {
+            result.run.seed: np.array([quantity(result, LOSS, steps), quantity(result, AGREEMENT, steps)])
+            for result in (arms[label].results if label in arms else ())
+        }
+        for label in ("adam 0.001", "rmsprop 0.001")
+    )
+    differences = np.array([adam[seed] - rmsprop[seed] for seed in adam if seed in rmsprop])
+    if not len(differences):
+        return "(not run)"
+    loss, agreement = (", ".join(f"{value:+.4f}" for value in column) for column in differences.T)
+    lower, higher = int((differences[:, 0] < 0).sum()), int((differences[:, 1] > 0).sum())
+    return (
+        f"Adam less RMSprop, paired by seed: loss {loss}; agreement {agreement}. Adam has the lower loss in {lower} "
+        f"and the higher agreement in {higher} of {len(differences)} seeds."
+    )
+
+
+def single_channel_entropy() -> str:
+    """The notebook's CrossEntropyLoss over one channel, and its gradient."""
+    logits, masks = jax.random.normal(jax.random.key(0), (4, 1)), jnp.ones((4, 1))
+    loss, gradient = jax.value_and_grad(lambda x: optax.softmax_cross_entropy(x, masks).mean())(logits)
+    return (
+        f"The softmax over a single channel is 1 whatever the logit: the loss is {float(loss):g} and its largest "
+        f"gradient {float(jnp.abs(gradient).max()):g}. Its optimizer.step() stood outside the inner loop: 99 updates "
+        "for 9900 batches. Here segjax.schedules.exponential moves the rate by 0.95 an epoch and every batch updates."
+    )
+
+
+def other_sum(arms: Arms, steps: int) -> str:
+    """The notebook's `avg_loss` was left over from the long SGD run; it divides it by RMSprop's steps."""
+    if not {"sgd 0.001", "rmsprop 0.001"} <= set(arms):
+        return "(not run)"
+    long = arms["sgd 0.001"].results[0]
+    left_over = quantity(long, LOSS, long.run.iterations) * long.run.iterations
+    true = quantity(arms["rmsprop 0.001"].results[0], LOSS, steps)
+    return (
+        f"It plots the summed loss of the long SGD run (here {left_over:.0f}) over RMSprop's steps: from "
+        f"{left_over:.0f} down to {left_over / steps:.3f}, where RMSprop's own running mean ends at {true:.4f}."
+    )
+
+
+def narrow_kernel(image_size: int) -> str:
+    grid = np.linspace(-image_size / 2, image_size / 2, image_size, dtype=np.float32)
+    squares = grid[:, None] ** 2 + grid**2
+    naive = np.exp(-squares / np.float32(2 * 0.03**2)).sum()
+    ours = segjax.gaussian_kernel(image_size, 0.03)
+    return (
+        f"At sigma 0.03 and {image_size} pixels the notebook's kernel sums to {naive:g} before it is divided by that "
+        f"sum; segjax.gaussian_kernel sums to {float(ours.sum()):g}."
+    )
+
+
+def over_seeds(values: Sequence[float] | np.ndarray) -> str:
+    """The mean, and the range in brackets where there is one."""
+    if not len(values):
+        return "(not run)"
+    mean, _, spread = views.spread(np.array(values), ".4f").partition("\n")
+    return f"{mean} ({spread})" if spread else mean

@@ -1,0 +1,77 @@
+"""The learning-rate range test (Smith, 2017): a short run in which the rate grows, and the rate that it suggests.
+
+The run is one of `make_train` like any other, with a schedule of its own:
+
+    optimizer = scheduled(OPTIMIZERS["adam"], range_test.growing(10.0 / 1e-5), num_steps)
+    state, history = jax.jit(make_train(model, optimizer=optimizer, num_steps=num_steps))(key, 1e-5)
+    range_test.suggest(range_test.rates(1e-5, 10.0, num_steps), range_test.smooth(history.loss))
+"""
+
+import jax
+import numpy as np
+import optax
+from numpy.typing import ArrayLike
+
+from segjax.checks import check_real
+from segjax.schedules import Schedule
+
+# The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large to
+# be kept for long, and past it the run falls apart.
+SAFETY = 3.0
+# Standard deviation of the smoothing, as a share of the steps: the losses of single batches scatter too much to be
+# compared, and a minimum is wider than this.
+SMOOTHING = 0.03
+
+
+def growing(ratio: float) -> Schedule:
+    """A schedule whose rate grows geometrically, from the one that it is given to `ratio` times it at the last step."""
+
+    def schedule(low: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
+        return optax.exponential_decay(low, num_steps - 1, ratio)
+
+    return schedule
+
+
+def rates(low: float, high: float, num_steps: int) -> np.ndarray:
+    """The rate of each step, (num_steps,)."""
+    return low * (high / low) ** (np.arange(num_steps) / (num_steps - 1))
+
+
+def smooth(losses: ArrayLike) -> np.ndarray:
+    """The losses of a run, (steps,), averaged as logarithms under a Gaussian over steps.
+
+    They are infinite from the first loss that is not finite: the run has diverged there, whatever follows.
+
+    Raises:
+        TypeError: if the losses are not real numbers.
+    """
+    losses = check_real("losses", losses)
+    end = int(np.argmax(~np.isfinite(losses))) if not np.isfinite(losses).all() else len(losses)
+    steps = np.arange(end)
+    weights = np.exp(-0.5 * ((steps[:, None] - steps) / (SMOOTHING * len(losses))) ** 2)
+    # A loss of 0 has no logarithm.
+    logs = np.log(np.maximum(losses[:end], np.finfo(np.float32).tiny))
+    smoothed = np.exp(weights @ logs / weights.sum(axis=1))
+    return np.concatenate([smoothed, np.full(len(losses) - end, np.inf)])
+
+
+def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
+    """A third of the rate at which the mean over runs (runs, steps), or one run (steps,), is lowest."""
+    return float(rates[np.argmin(np.atleast_2d(smoothed).mean(axis=0))] / SAFETY)
+
+
+def regret(rate: float, rates: np.ndarray, losses: np.ndarray) -> float | None:
+    """How much higher a sweep's loss is at `rate` than at its best rate, as a share of the latter.
+
+    Args:
+        rates: (rates,) of the sweep, ascending.
+        losses: (rates,) of the sweep, NaN where it diverged.
+
+    Returns:
+        The regret, by a straight line in log-log between two rates; None outside of the sweep's rates, or beside one
+        that diverged.
+    """
+    if not rates[0] <= rate <= rates[-1]:
+        return None
+    loss = np.exp(np.interp(np.log(rate), np.log(rates), np.log(losses)))
+    return float(loss / np.nanmin(losses) - 1) if np.isfinite(loss) else None

@@ -1,0 +1,123 @@
+import contextlib
+from functools import partial
+
+import numpy as np
+import pytest
+from rich.console import Console
+from small_runs import execute, parse
+
+import segjax
+from experiments import train_best_model
+from experiments.lab import clock, saved_models, stops
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.stops import Interrupted, UsageError
+from segjax import checkpoints
+
+SMALL = ["--preset", "quick", "--seconds", "4", "--image-size", "16", "--sigma", "4", "--held-out", "12"]
+SMALL += ["--architecture", "shallow"]
+DRAWN = {"image_size": 16, "sigma": 4.0, "sigma1": 0.2, "sigma2": 1.2}
+QUIET = Console(quiet=True)
+
+
+def run(out, *arguments):
+    return execute(train_best_model, *SMALL, "--out", out, *arguments)
+
+
+def test_the_best_model_is_the_last_and_tells_how_it_grew(tmp_path):
+    rows = run(tmp_path)["snapshots"]
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
+    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
+    network = saved_models.load(tmp_path / "model.safetensors")
+    assert network.image_size == 16
+    assert network.model == ARCHITECTURES["shallow"]
+    last = clock.Snapshot(0.0, 1, 0.0, network.variables)
+    options = parse(train_best_model, *SMALL, "--out", tmp_path)
+    judged = clock.judge(options, [last], partial(segjax.generate_data, **DRAWN), QUIET)
+    assert judged[0]["iou"] == rows[-1]["iou"]
+
+
+@pytest.fixture
+def stop_after_a_chunk(monkeypatch):
+    """The next training is told to stop while it does its first steps."""
+
+    @contextlib.contextmanager
+    def told(wanted=True):
+        yield [15]
+
+    @contextlib.contextmanager
+    def context():
+        with monkeypatch.context() as patch:
+            patch.setattr(stops, "deferred", told)
+            yield
+
+    return context
+
+
+def test_what_was_interrupted_goes_on_with_its_clock(tmp_path, stop_after_a_chunk):
+    for _ in range(2):
+        with stop_after_a_chunk(), pytest.raises(Interrupted):
+            run(tmp_path)
+    arrays, metadata = checkpoints.load(tmp_path / "runs" / "clock-seed0.part")
+    assert len(arrays["history"]["loss"]) == 20
+    assert arrays["state"]["step"] == 20
+    # The second compilation is not on the clock: only the ten steps are.
+    compiled = float(arrays["notes"]["compiled"])
+    assert compiled < metadata["seconds"] < compiled + 1
+    rows = run(tmp_path)["snapshots"]
+    assert rows[-1]["step"] > 20
+    assert rows[-1]["seconds"] < 5
+    assert not list(tmp_path.glob("runs/*.part"))
+
+
+def test_other_options_do_not_go_on(tmp_path, stop_after_a_chunk):
+    with stop_after_a_chunk(), pytest.raises(Interrupted):
+        run(tmp_path)
+    with pytest.raises(UsageError, match=r"holds unfinished runs with learning_rate 0.006, not 0.5"):
+        run(tmp_path, "--learning-rate", "0.5")
+    part = tmp_path / "runs" / "clock-seed0.part"
+    part.write_bytes(part.read_bytes()[:-1])
+    with pytest.raises(UsageError, match=r"is truncated: .*; delete it, or pass --overwrite"):
+        run(tmp_path)
+    with stop_after_a_chunk(), pytest.raises(Interrupted):
+        run(tmp_path, "--overwrite")
+    assert checkpoints.load(part)[0]["state"]["step"] == 10
+
+
+def test_the_rate_follows_the_clock(tmp_path, monkeypatch):
+    rates = []
+    spied = {"constant": lambda rate, steps: lambda step: rates.append(step / steps) or rate}
+    monkeypatch.setattr(clock, "SCHEDULES", spied)
+    run(tmp_path, "--schedule", "constant", "--covered", "0.25")
+    assert rates == sorted(rates)
+    assert rates[0] < 0.05
+    assert 0.15 < rates[-1] <= 0.25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seconds", "0"], "--seconds must be a finite number > 0"),
+        (["--covered", "1.5"], r"--covered must be in \(0, 1\], got 1.5"),
+        (["--covered", "nan"], "--covered must be a finite number > 0"),
+        (["--held-out", "0"], "--held-out must be an integer >= 1"),
+        (["--checkpoint-seconds", "0"], "--checkpoint-seconds must be a finite number > 0"),
+        (["--architecture", "notebook"], "--architecture must have running statistics that work"),
+        (["--export-torch"], "--export-torch needs an --architecture of: notebook, separate_norm"),
+    ],
+)
+def test_refuses(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        run(tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_error_falls_in_the_figure():
+    rows = [{"seconds": s, "accuracy": 1 - 1 / s, "iou": 1 - 2 / s} for s in (4.0, 8.0)]
+    axes = clock.quality_figure(rows, "title").axes[0]
+    np.testing.assert_allclose([line.get_ydata() for line in axes.lines], [[0.25, 0.125], [0.5, 0.25]])
+
+
+def test_a_training_that_came_to_nothing_says_why():
+    assert clock.warnings([{"loss": 0.1, "step": 100}]) == []
+    assert "diverged" in clock.warnings([{"loss": float("nan"), "step": 100}])[0]
+    assert "give it more --seconds" in clock.warnings([{"loss": 0.1, "step": 10}])[0]

@@ -1,0 +1,51 @@
+import jax.numpy as jnp
+import pytest
+from small_runs import count_training, execute
+
+from experiments import compare_architectures
+from experiments.compare_architectures import SECONDS, STEPS, Cost, Options
+
+SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--batch-size", "2"]
+
+
+def test_equal_seconds_are_those_of_the_first():
+    options = Options(architectures=("notebook", "wide"), iterations=100, seeds=1)
+    costs = {"notebook": Cost(1, 1, 1.0, 0.02), "wide": Cost(1, 1, 1.0, 0.08)}
+    planned = compare_architectures.plan_budgets(options, costs)
+    assert {budget: {run.architecture: run.iterations for run in runs} for budget, runs in planned.items()} == {
+        STEPS: {"notebook": 100, "wide": 100},
+        SECONDS: {"notebook": 100, "wide": 25},
+    }
+
+
+def test_flops_are_those_of_the_convolutions():
+    """2 x pixels x 25 x (16 + 256 + 256 + 16), less what the padding saves, and a little for the rest."""
+    image = jnp.zeros((1, 64, 64, 1))
+    cost = compare_architectures.cost("notebook", image, 0.0)
+    assert cost.flops == pytest.approx(2 * 64**2 * 25 * 544, rel=0.06)
+    assert (cost.parameters, cost.receptive_field) == (13_681, 17)
+
+
+def test_a_run_that_both_budgets_share_is_trained_once(tmp_path, monkeypatch):
+    # A step of the second takes three times as long: of its 3 steps, 1 fits into the seconds.
+    seconds = {"kernel_3": 0.01, "shallow": 0.03}
+    monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: seconds[name])
+    begun = count_training(monkeypatch)
+    document = execute(compare_architectures, *SMALL, "--architectures", *seconds, "--seeds", "2", "--out", tmp_path)
+    made = {(run["label"], run["seed"]): {**run, "label": "", "curves": ""} for run in document["runs"]}
+    assert len(made) == 8
+    for seed in (0, 1):
+        assert made[f"kernel_3 {STEPS}", seed] == made[f"kernel_3 {SECONDS}", seed]
+        assert made[f"shallow {SECONDS}", seed]["iterations"] == 1
+    assert len(begun) == len(set(begun)) == 6
+
+
+def test_measured_seconds_are_kept_for_a_command_that_goes_on(tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: measured.append(name) or 0.01)
+    words = [*SMALL, "--architectures", "kernel_3", "--out", tmp_path]
+    for _ in range(2):
+        execute(compare_architectures, *words)
+        for path in tmp_path.glob("*.*"):
+            path.unlink()
+    assert measured == ["kernel_3"]

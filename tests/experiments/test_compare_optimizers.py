@@ -1,0 +1,196 @@
+import csv
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import jax
+import pytest
+from matplotlib.figure import Figure
+from small_runs import ROOT, execute, result
+from small_runs import parse as parse_words
+
+from experiments import compare_optimizers
+from experiments.compare_optimizers import Found, Options
+from experiments.lab import views
+from experiments.lab.stops import Finished, UsageError
+from experiments.lab.tuning import Candidate
+
+TINY = ["--preset", "quick", "--iterations", "4", "--image-size", "16", "--sigma", "4", "--seeds", "2"]
+
+
+def parse(*arguments):
+    return parse_words(compare_optimizers, *arguments)
+
+
+def run(*arguments):
+    return execute(compare_optimizers, *TINY, "--optimizers", "sgd", "adam", *arguments)
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The folder that a small run writes."""
+    out = tmp_path_factory.mktemp("results") / "nested"
+    run("--out", str(out))
+    return out
+
+
+def test_writes_every_file(results):
+    pictures = {f"{name}.png" for name in ("curves", "paired_differences", "time_to_target", "predictions")}
+    names = pictures | {"report.html", "results.json", "runs.csv", "tables.tex", "runs"}
+    assert {path.name for path in results.iterdir()} == names
+    for name in pictures:
+        assert (results / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_results_tell_what_made_them(results):
+    document = json.loads((results / "results.json").read_text())
+    assert document["options"]["iterations"] == 4
+    assert document["versions"]["jax"] == jax.__version__
+    assert document["device"]["platform"] == jax.default_backend()
+    runs = document["runs"]
+    assert [(run["optimizer"], run["seed"]) for run in runs] == [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
+    for run in runs:
+        assert {name: len(curve) for name, curve in run["curves"].items()} == {"loss": 4, "agreement": 4, "iou": 4}
+        assert run["loss"] == pytest.approx(sum(run["curves"]["loss"]) / 4, rel=1e-6)
+        assert 0 <= run["iou"] <= run["accuracy"] <= 1
+    # Paired: the first loss of a seed is every optimizer's.
+    assert runs[0]["curves"]["loss"][0] == runs[2]["curves"]["loss"][0]
+    assert runs[0]["curves"]["loss"][0] != runs[1]["curves"]["loss"][0]
+    losses = [run["loss"] for run in runs[:2]]
+    assert document["summary"]["sgd"]["loss"] == pytest.approx(
+        {"mean": sum(losses) / 2, "min": min(losses), "max": max(losses)}
+    )
+
+
+def test_table_has_a_row_a_run(results):
+    with (results / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    runs = json.loads((results / "results.json").read_text())["runs"]
+    assert [float(row["iou"]) for row in rows] == [run["iou"] for run in runs]
+    assert "curves" not in rows[0]
+
+
+def test_a_finished_command_does_nothing(results):
+    before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
+    with pytest.raises(Finished, match=r"holds the results of this very command"):
+        run("--out", str(results))
+    with pytest.raises(UsageError, match=r"holds the results with seeds 2, not 3; name another folder, or pass"):
+        run("--out", str(results), "--seeds", "3")
+    assert {path: path.stat().st_mtime_ns for path in results.rglob("*.*")} == before
+
+
+def test_same_command_same_numbers(results, tmp_path):
+    run("--out", str(tmp_path))
+    first, second = (json.loads((out / "results.json").read_text())["runs"] for out in (results, tmp_path))
+    for a, b in zip(first, second, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """The folder of a small comparison at rates of their own."""
+    out = tmp_path_factory.mktemp("tuned")
+    arguments = ["--optimizers", "sgd=0.1,1", "optax:lion", "--rates", "1e-3", "--tune", "--tuning-seeds", "1"]
+    execute(compare_optimizers, *TINY, *arguments, "--tuning-seed", "8", "--seed", "7", "--out", out)
+    return out
+
+
+def test_tuning_has_seeds_of_its_own(tuned):
+    document = json.loads((tuned / "results.json").read_text())
+    trials = document["tuning"]["runs"]
+    assert [(run["label"], run["seed"]) for run in trials] == [("sgd 0.1", 8), ("sgd 1", 8), ("optax:lion 0.001", 8)]
+    best = min(trials[:2], key=lambda run: run["final_loss"])
+    assert document["tuning"]["best_rates"]["sgd"]["rate"] == best["learning_rate"]
+    compared = document["runs"]
+    assert [(run["optimizer"], run["seed"]) for run in compared] == [
+        ("sgd", 7),
+        ("sgd", 8),
+        ("optax:lion", 7),
+        ("optax:lion", 8),
+    ]
+    assert {run["learning_rate"] for run in compared} == {best["learning_rate"], 1e-3}
+
+
+def test_the_table_has_a_row_a_run_of_both_phases(tuned):
+    with (tuned / "runs.csv").open() as file:
+        rows = [(row["phase"], row["label"], row["seed"]) for row in csv.DictReader(file)]
+    assert rows[:3] == [("tuning", "sgd 0.1", "8"), ("tuning", "sgd 1", "8"), ("tuning", "optax:lion 0.001", "8")]
+    assert [row[0] for row in rows[3:]] == ["comparison"] * 4
+
+
+def test_what_is_unfair_is_said(tuned):
+    said = "\n".join(json.loads((tuned / "results.json").read_text())["warnings"])
+    for words in ("2 seeds give", "best rate of sgd is the", "budgets of tuning are unequal", "flatters the choice: 8"):
+        assert words in said
+
+
+@pytest.mark.parametrize(("rate", "labels"), [(0.5, ["sgd 0.5", "adam 0.001"]), (1e-3, ["sgd", "adam"])])
+def test_an_optimizer_may_have_a_rate_of_its_own(rate, labels, monkeypatch):
+    options = parse("--optimizers", f"sgd={rate}", "adam", "--seeds", "1")
+    assert options.candidates == [Candidate("sgd", (rate,)), Candidate("adam", (1e-3,))]
+    # What was made by hand has no network to look at an image.
+    monkeypatch.setattr(views, "predictions", lambda *_: Figure())
+    results = [result([0.4, 0.2], rate=rate, optimizer="sgd"), result([0.4, 0.1])]
+    report = compare_optimizers.report(options, Found(results, {}, None))
+    assert list(report.results["summary"]) == labels
+    assert report.results["reference"] == labels[-1]
+
+
+def test_presets_are_defaults():
+    assert parse() == replace(Options(), preset="notebook")
+    assert parse("--preset=quick").iterations == 60
+    assert parse("--preset", "quick", "--iterations", "7") == Options(
+        preset="quick", iterations=7, image_size=64, sigma=12.8
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--optimizers", "sgd", "sdg"],
+            "--optimizers: 'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or",
+        ),
+        (["--optimizers"], "--optimizers must be different optimizers"),
+        (["--optimizers", "sgd", "sgd"], "--optimizers must be different optimizers"),
+        (["--optimizers", "sgd=0.1,1"], "--optimizers sgd= must have one rate; to choose among several pass --tune"),
+        (["--reference", "lion"], "--reference must be of: sgd, momentum, rmsprop, adam; got 'lion'"),
+        (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
+        (["--learning-rate", "nan"], "--learning-rate must be a finite number > 0"),
+        (["--tune", "--rates", "-1"], "--rates must be a finite number > 0"),
+        (["--tuning-seeds", "0"], "--tuning-seeds must be an integer >= 1"),
+        (["--tuning-seed", "-1"], "--tuning-seed must be an integer >= 0"),
+        (["--target-loss", "0"], "--target-loss must be a finite number > 0"),
+        (["--target-iou", "inf"], "--target-iou must be a finite number > 0"),
+        (["--num-processes", "2"], "--num-processes needs --coordinator"),
+        (["--iterations", "0"], "--iterations must be an integer >= 1"),
+        (["--iterations", "many"], "--iterations"),
+        (["--seeds", "0"], "--seeds must be an integer >= 1"),
+        (["--seed", "-1"], "--seed must be an integer >= 0"),
+        (["--seed", "4294967296"], "--seed must be an integer <= 4294967293"),
+        # The last seed counts, not the first.
+        (["--seed", "4294967294"], "--seed must be an integer <= 4294967293"),
+        (["--batch-size", "0"], "--batch-size must be an integer >= 1"),
+        (["--image-size", "1"], "--image-size must be an integer >= 2"),
+        (["--sigma", "-2"], "--sigma must be a finite number > 0"),
+        (["--sigma1", "nan"], "--sigma1 must be a finite number > 0"),
+        (["--preset", "slow"], "--preset must be of: notebook, fair, quick; got 'slow'"),
+        (["--what"], "--what"),
+        (["--out", "/proc/nowhere"], "--out /proc/nowhere cannot be written"),
+        (["--out", __file__], "cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, tmp_path):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path / "out")]
+    with pytest.raises(UsageError, match=message) as error:
+        execute(compare_optimizers, *arguments, *out)
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_command_exits_with_2():
+    arguments = ["-m", "experiments.compare_optimizers", "--sigma", "0"]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --sigma must be a finite number > 0, got 0.0\n"

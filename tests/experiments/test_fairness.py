@@ -1,0 +1,67 @@
+import numpy as np
+from small_runs import result
+from test_scores import arm
+
+from experiments.lab import fairness
+from experiments.lab.scores import Contest
+from experiments.lab.tuning import Best, Candidate, Grid
+from segjax.statistics import Estimate
+
+APART = {"a": Estimate(0.1, 0.0, 0.2), "b": Estimate(0.4, 0.3, 0.5), "c": Estimate(0.45, 0.35, 0.6)}
+
+
+def of_contest(arms=(), seeds=5, column="final_loss", means=None):
+    """What is said of arms, where the means of a decisive column are these."""
+    estimates = {column: {label: {"mean": mean} for label, mean in (means or {}).items()}}
+    return fairness.of_contest(dict(arms), Contest(estimates, {column: {}}, {}, "a"), seeds)
+
+
+def of_tuning(best=None, sizes=(1, 1), tuning_seeds=range(1000, 1002)):
+    """What is said of the grids of "a" and "b", of so many rates at 10 steps each."""
+    candidates = [Candidate(name, (0.1,) * size) for name, size in zip("ab", sizes, strict=True)]
+    chosen = {name: Best(0.1, 0.2, edge) for name, edge in (best or {}).items()}
+    return fairness.of_tuning(candidates, Grid(np.array([0.1]), {}, {}, chosen), 10, tuning_seeds, range(5))
+
+
+def test_few_seeds():
+    assert of_contest(seeds=5) == []
+    assert of_contest(seeds=1) == ["one seed gives little more than an anecdote; compare over at least 5."]
+    assert "4 seeds give" in of_contest(seeds=4)[0]
+
+
+def test_edges():
+    assert of_tuning({"a": None}) == []
+    (said,) = of_tuning({"a": None, "b": "highest"})
+    assert "best rate of b is the highest of its grid" in said
+
+
+def test_overlaps_of_neighbours_in_the_ranking():
+    (lower,) = of_contest(means=APART)
+    assert "by loss" in lower
+    assert "b before c" in lower
+    assert "a before b" not in lower
+    (higher,) = of_contest(column="iou", means=APART)
+    assert "by held-out IoU" in higher
+    assert "c before b" in higher
+    assert "b before a" not in higher
+    assert of_contest(means={name: APART[name] for name in "ab"}) == []
+    # One seed has no interval, and settles nothing.
+    assert len(of_contest(means={"a": Estimate(0.1, np.nan, np.nan), "b": APART["b"]})) == 1
+
+
+def test_budgets():
+    assert of_tuning(sizes=(1, 1)) == []
+    assert of_tuning(sizes=(1, 2))[0].endswith("a 10, b 20.")
+
+
+def test_diverged():
+    good, lost = result([0.4, 0.1]), result([0.4, np.nan])
+    assert of_contest(arm("a", [good] * 5)) == []
+    (said,) = of_contest(arm("a", [good] * 5) | arm("b", [lost, good, good, good, lost]))
+    assert "b 2 of 5" in said
+    assert "a 0" not in said
+
+
+def test_reused_seeds():
+    assert of_tuning(tuning_seeds=range(1000, 1002)) == []
+    assert of_tuning(tuning_seeds=range(3, 6))[0].endswith("3, 4.")

@@ -1,0 +1,63 @@
+import json
+
+import numpy as np
+import pytest
+
+from experiments import find_learning_rate
+
+
+def sweep_file(path, **changes):
+    options = {"batch_size": 8, "image_size": 64, "sigma1": 0.2, "sigma2": 1.2, "sigma": 12.8}
+    rows = [
+        {"optimizer": "adam", "learning_rate": rate, "final_loss": loss, "diverged_at": None}
+        for rate, loss in ((1e-2, 0.3), (1e-3, 0.1), (1e-3, 0.3))
+    ]
+    rows[0]["diverged_at"] = 5
+    rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
+    document = {"experiment": "tune_learning_rate", "options": options, "runs": rows, **changes}
+    path.write_text(json.dumps(document))
+    return find_learning_rate.Options(sweep=path)
+
+
+def test_reads_the_mean_over_seeds_of_a_sweep(tmp_path):
+    rates, losses = find_learning_rate.read_sweep(sweep_file(tmp_path / "results.json"))
+    np.testing.assert_allclose(rates, [1e-3, 1e-2])
+    np.testing.assert_allclose(losses, [0.2, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"experiment": "compare_losses"}, "is not the results.json of experiments.tune_learning_rate"),
+        ({"runs": []}, "is not the results.json of"),
+        ({"runs": [{}]}, "is not the results.json of"),
+        ({"options": {"image_size": 32}}, "has batch_size None, not 8: another task"),
+    ],
+)
+def test_refuses_another_sweep(changes, message, tmp_path):
+    options = sweep_file(tmp_path / "results.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        find_learning_rate.read_sweep(options)
+    with pytest.raises(ValueError, match=message):
+        options.check()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}"])
+def test_refuses_what_is_no_sweep(content, tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r"--sweep .*results\.json is not"):
+        find_learning_rate.read_sweep(find_learning_rate.Options(sweep=path))
+
+
+@pytest.mark.parametrize(("best", "said"), [((1e-3, 1e-2), "Regret against"), ((1e-5, 1e-4), "cannot judge it")])
+def test_the_suggestion_is_held_against_the_sweep(best, said, tmp_path):
+    """The loss of the range test is lowest at 0.01: a third of that lies between the rates of one sweep alone."""
+    rows = [{"optimizer": "adam", "learning_rate": rate, "final_loss": 0.1, "diverged_at": None} for rate in best]
+    rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
+    options = sweep_file(tmp_path / "results.json", runs=rows)
+    rates = np.geomspace(options.low, options.high, options.steps)
+    losses = np.exp((np.log10(rates) + 2) ** 2 - 2)
+    report = find_learning_rate.report(options, np.stack([losses] * options.seeds))
+    assert any(said in sentence for sentence in report.findings)
+    assert [row["suggested_rate"] for row in report.rows] == pytest.approx([1e-2 / 3] * 3, rel=0.1)

@@ -1,0 +1,254 @@
+"""Nothing is lost: real processes that are killed, told to stop, or run out of room, and what they go on from."""
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import jax
+import numpy as np
+import pytest
+from small_runs import ROOT, execute, parse
+
+from experiments import rerun, train_model
+from experiments.lab import stops
+from experiments.lab.stops import UsageError
+from segjax import checkpoints
+
+# Saved after every chunk, so that a kill can hit a saving too.
+SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1", "--architecture", "kernel_3"]
+SMALL += ["--iterations", "200", "--show-every", "100", "--checkpoint-seconds", "0.01"]
+KILLS, PART = 20, "runs/*.part"
+RUN = f"runs/{parse(train_model, *SMALL).run(0).stem}.safetensors"
+
+
+class Command:
+    """An experiment in a process of its own, forked from one that has done the imports, a third of the time."""
+
+    SERVER = multiprocessing.get_context("forkserver")
+    SERVER.set_forkserver_preload(["experiments.train_model"])
+
+    def __init__(self, script, words, cache, environment, limit):
+        """`cache` is a folder of compiled programs, `limit` the most bytes that a file may have."""
+        self.streams = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115, closed by finish
+        code = f"import jax, os, resource, sys; from functools import partial; from experiments import {script} as it\n"
+        code += "from experiments.lab import cli, experiment\n"
+        for number, stream in enumerate(self.streams, start=1):
+            code += f"os.dup2(os.open({stream.name!r}, os.O_WRONLY), {number})\n"
+        code += f"os.environ.update({environment!r})\n"
+        code += f"jax.config.update('jax_compilation_cache_dir', {str(cache)!r})\n"
+        if limit:
+            code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        code += f"sys.argv = ['it', *{words!r}]\n"
+        code += "cli.run(partial(experiment.run, it), it.Options, it.PRESETS)"
+        self.process = self.SERVER.Process(target=exec, args=(code, {}))
+        self.process.start()
+
+    def wait_for(self, out, pattern):
+        """Waits for a file that it writes."""
+        while not list(out.glob(pattern)):
+            assert self.process.is_alive(), self.finish()
+            time.sleep(0.01)
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+    def finish(self):
+        """Its exit code, and what it wrote to stdout and stderr."""
+        self.process.join(timeout=120)
+        said = [stream.read() for stream in self.streams]
+        for stream in self.streams:
+            stream.close()
+        return self.process.exitcode, *said
+
+
+def train(out, cache, limit=None):
+    return Command("train_model", [*SMALL, "--out", str(out)], cache, {}, limit)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where the processes share what they compile."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def whole(cache, tmp_path_factory):
+    """The folder of a run that nothing disturbed, the first, which compiles all that it runs."""
+    out = tmp_path_factory.mktemp("whole")
+    code, _, errors = train(out, cache).finish()
+    assert code == 0, errors
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(cache, tmp_path_factory):
+    """The folder of a run that was told to stop."""
+    out = tmp_path_factory.mktemp("stopped")
+    started = train(out, cache)
+    started.wait_for(out, PART)
+    started.send(signal.SIGTERM)
+    assert started.finish()[0] == 143
+    return out
+
+
+def files(out):
+    """Everything that a command writes, but for times and dates: weights, curves, pictures, CSV and JSON."""
+    timed = ("results.json", "report.html", "runs.csv", "tables.tex")
+    paths = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in timed]
+    found = {str(path.relative_to(out)): path.read_bytes() for path in paths}
+    # The finished run tells its seconds as well.
+    arrays, metadata = checkpoints.load(out / RUN)
+    found[RUN] = [leaf.tobytes() for leaf in jax.tree.leaves(arrays)] + [{**metadata, "seconds": 0}]
+    document = json.loads((out / "results.json").read_text())
+    found["results.json"] = json.dumps(list(rerun.leaves(document)))
+    header, row = (line.split(",") for line in (out / "runs.csv").read_text().splitlines())
+    found["runs.csv"] = [pair for pair in zip(header, row, strict=True) if pair[0] != "seconds"]
+    return found
+
+
+def assert_same(out, whole):
+    ours, theirs = files(out), files(whole)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_path):
+    # It finds its programs compiled, as all that follow do.
+    begin = time.monotonic()
+    assert train(tmp_path / "again", cache).finish()[0] == 0
+    seconds = time.monotonic() - begin
+    rng, out = random.Random(0), tmp_path / "killed"
+    for _ in range(KILLS):
+        started = train(out, cache)
+        time.sleep(rng.uniform(0, seconds))
+        started.process.kill()
+        code, _, errors = started.finish()
+        assert code in (0, -signal.SIGKILL), errors
+        if code == 0:
+            # It was done before: what the kills left is the same, and another begins.
+            assert_same(out, whole)
+            shutil.rmtree(out)
+    assert train(out, cache).finish()[0] == 0
+    assert_same(out, whole)
+
+
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tmp_path):
+    started = train(tmp_path, cache)
+    started.wait_for(tmp_path, PART)
+    started.send(how)
+    returned, _, said = started.finish()
+    assert returned == code
+    assert said == (
+        "interrupted; the same command without --overwrite goes on from what is kept in "
+        f"{tmp_path}: 0 finished runs, 1 begun\n"
+    )
+    again, _, errors = train(tmp_path, cache).finish()
+    assert (again, errors) == (0, "")
+    assert_same(tmp_path, whole)
+    last, said, _ = train(tmp_path, cache).finish()
+    assert last == 0
+    assert "holds the results of this very command" in said
+
+
+def test_runs_side_by_side_go_on_to_the_same_numbers(cache, tmp_path):
+    """Three runs of each optimizer on two devices: the second round has one."""
+
+    def compare(out):
+        words = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1", "--seeds", "3"]
+        words += ["--iterations", "300", "--optimizers", "sgd", "--checkpoint-seconds", "0.01", "--out", str(out)]
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+        return Command("compare_optimizers", words, cache, {"XLA_FLAGS": flags}, limit=None)
+
+    def compared(out):
+        code, _, errors = compare(out).finish()
+        assert (code, errors) == (0, "")
+
+    compared(tmp_path / "whole")
+    started = compare(tmp_path / "part")
+    started.wait_for(tmp_path / "part", PART)
+    started.send(signal.SIGTERM)
+    code, _, said = started.finish()
+    assert code == 143
+    assert "goes on from what is kept" in said
+    compared(tmp_path / "part")
+    whole, part = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "part"))
+    assert rerun.differences(whole, part) == []
+    assert not list((tmp_path / "part").glob(PART))
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path):
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    (part,) = tmp_path.glob(PART)
+    kept = part.read_bytes()
+
+    # One byte too little for another checkpoint.
+    code, _, said = train(tmp_path, cache, limit=len(kept) - 1).finish()
+    assert code == 1
+    assert said.startswith(f"error: {tmp_path}")
+    assert said.count("\n") == 1
+    assert "File too large; what was kept before is as it was" in said
+    assert part.read_bytes() == kept
+    assert not list(tmp_path.rglob("*.tmp"))
+    code, _, said = train(tmp_path, cache).finish()
+    assert (code, said) == (0, "")
+    assert_same(tmp_path, whole)
+
+
+def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
+    out = tmp_path / "out"
+    started = train(out, cache)
+    started.wait_for(out, PART)
+    shutil.rmtree(out, ignore_errors=True)
+    code, _, said = started.finish()
+    assert code == 1
+    assert "No such file or directory; what was kept before is as it was" in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[::-1]])
+def test_a_damaged_checkpoint_is_one_line(damage, stopped, tmp_path):
+    out = shutil.copytree(stopped, tmp_path / "out")
+    (part,) = out.glob(PART)
+    part.write_bytes(damage(part.read_bytes()))
+    with pytest.raises(UsageError, match=r"\.part is .*; delete it, or pass --overwrite"):
+        execute(train_model, *SMALL, "--out", out)
+
+
+def test_a_checkpoint_of_another_network_is_one_line(stopped, tmp_path):
+    out = shutil.copytree(stopped, tmp_path / "out")
+    (part,) = out.glob(PART)
+    arrays, metadata = checkpoints.load(part)
+    arrays["state"]["params"]["conv1"]["kernel"] = np.zeros((3, 3, 1, 4), np.float32)
+    checkpoints.save(part, arrays, metadata)
+    with pytest.raises(UsageError, match=r"another tree: params/conv1/kernel is float32 of shape \(3, 3, 1, 4\)"):
+        execute(train_model, *SMALL, "--out", out)
+
+
+def test_a_second_signal_ends_all_at_once():
+    code = "import os, signal; from experiments.lab.stops import deferred\nwith deferred() as signals:\n"
+    code += "    os.kill(os.getpid(), signal.SIGINT); print(signals, flush=True); os.kill(os.getpid(), signal.SIGTERM)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (143, "[2]\n")
+
+
+def test_signals_are_what_they_were_afterwards():
+    before = [signal.getsignal(number) for number in stops.SIGNALS]
+    with stops.deferred() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.sched_yield()
+    assert signals == [signal.SIGINT]
+    assert [signal.getsignal(number) for number in stops.SIGNALS] == before
+
+
+def test_what_cannot_be_saved_is_stopped_at_once():
+    with stops.deferred(wanted=False) as signals, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+    assert signals == []

@@ -1,0 +1,59 @@
+import numpy as np
+import pytest
+from conftest import DATA, photograph
+from PIL import Image
+from small_runs import execute
+
+from experiments import learn_textures
+from experiments.lab import saved_models
+from experiments.lab.stops import UsageError
+
+SMALL = ["--preset", "quick", "--seconds", "6", "--held-out", "32", "--architecture", "kernel_3"]
+
+
+def run(out, first, second, *arguments):
+    return execute(learn_textures, *SMALL, "--first", first, "--second", second, "--out", out, *arguments)
+
+
+def test_learns_from_two_photographs(tmp_path):
+    for name in ("brick", "gravel"):
+        Image.open(photograph(name)).crop((0, 0, 256, 96)).save(tmp_path / f"{name}.png")
+    # The first compiles for both: how much of a time that takes is up to the machine.
+    run(tmp_path / "first", tmp_path / "brick.png", tmp_path / "gravel.png", "--seconds", "1")
+    document = run(tmp_path / "out", tmp_path / "brick.png", tmp_path / "gravel.png")
+    assert document["snapshots"][-1]["accuracy"] > 0.75
+    network = saved_models.load(tmp_path / "out" / "model.safetensors")
+    assert network.names == ("brick", "gravel")
+    assert network.image_size == 32
+    assert network.texture is None
+
+
+@pytest.mark.parametrize(("shape", "axis", "kept"), [((64, 200), 1, 50), ((200, 64), 0, 50), ((64, 64), 1, 32)])
+def test_the_strip_is_apart(shape, axis, kept):
+    exemplar = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    trained, strip = learn_textures.split("a.png", exemplar, image_size=32)
+    assert strip.shape[axis] == kept
+    np.testing.assert_array_equal(np.concatenate([trained, strip], axis), exemplar)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--second", "x.png"], "--first and --second are needed"),
+        (["--first", "x.png", "--second", "y.png"], "x.png cannot be read: No such file"),
+        (["--first", __file__, "--second", __file__], "is not a picture in PNG, JPEG or TIFF"),
+        (
+            ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png"), "--image-size", "48"],
+            "stripes.png has 64 x 64 pixels; its longer side must have twice the --image-size, 96",
+        ),
+        (
+            ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png"), "--image-size", "65"],
+            "stripes.png has 64 x 64 pixels; both sides must have at least 65",
+        ),
+        (["--contrast", "1"], r"--contrast must be a number in \[0, 1\)"),
+    ],
+)
+def test_refuses(arguments, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        execute(learn_textures, *SMALL, *arguments, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,78 @@
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import segjax
+from experiments.lab import names
+
+
+def test_others_are_found_by_their_import_path():
+    params, gradient = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([3.0, -0.5])}
+    lion = names.optimizer("optax:lion")(0.1)
+    updates, _ = lion.update(gradient, lion.init(params), params)
+    expected = optax.lion(0.1)
+    np.testing.assert_array_equal(updates["w"], expected.update(gradient, expected.init(params), params)[0]["w"])
+    assert names.optimizer("adam") is segjax.OPTIMIZERS["adam"]
+
+
+@pytest.mark.parametrize("name", ["optax:lion", "optax.contrib:muon"])
+def test_others_train(name):
+    train = segjax.make_train(
+        segjax.SegmentationCNN(num_channels=2), optimizer=names.optimizer(name), num_steps=20, image_size=16, sigma=3
+    )
+    _, history = jax.jit(train)(jax.random.key(0), 1e-3)
+    assert history.loss[-5:].mean() < history.loss[:5].mean()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("sdg", "'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or an import path as optax:lion"),
+        ("optax:", "is no optimizer: one of"),
+        (":lion", "is no optimizer: one of"),
+        ("", "is no optimizer: one of"),
+        ("nowhere:lion", "'nowhere:lion' cannot be imported: No module named 'nowhere'"),
+        ("optax:lyon", "'optax:lyon' cannot be imported: .*no attribute 'lyon'"),
+        ("optax:__version__", "'optax:__version__' is no optimizer of one learning rate and gradients"),
+        ("optax:lbfgs", "is no optimizer of one learning rate and gradients: .*value"),
+        ("optax.contrib:sam", "is no optimizer of one learning rate and gradients: .*adv_optimizer"),
+        ("math:sqrt", "is no optimizer of one learning rate and gradients"),
+    ],
+)
+def test_a_bad_path_says_what_is_wrong(name, message):
+    with pytest.raises(ValueError, match=message):
+        names.optimizer(name)
+
+
+# Only names that lead nowhere: an import runs what it finds.
+@given(name=st.text(alphabet="abc.: é\0-0", max_size=8))
+def test_any_name_is_an_optimizer_or_says_what_is_wrong(name):
+    with contextlib.suppress(ValueError):
+        names.optimizer(name)
+
+
+def test_architectures_predict_a_logit_a_pixel():
+    image = jnp.zeros((1, 16, 16, 1))
+    for model in names.ARCHITECTURES.values():
+        shaped = jax.eval_shape(lambda it=model: segjax.predict(it, it.init(jax.random.key(0), image), image))
+        assert shaped.shape == image.shape
+    assert [name for name, model in names.ARCHITECTURES.items() if model.batch_statistics] == ["notebook"]
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1e-3, "0.001"), (1e-5, "1e-05"), (1.0, "1"), (0.1234567, "0.1234567"), (1 / 3, repr(1 / 3))]
+)
+def test_a_number_is_written_as_people_do_and_is_no_other(number, words):
+    assert names.exact(number) == words
+    assert float(words) == number
+
+
+@given(st.floats(allow_nan=False))
+def test_no_two_numbers_are_written_alike(number):
+    assert float(names.exact(number)) == number

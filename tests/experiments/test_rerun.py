@@ -1,0 +1,95 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from small_runs import ROOT, execute
+
+from experiments import compare_losses, rerun
+from experiments.lab import cli
+from experiments.lab.stops import UsageError
+from experiments.rerun import Options
+
+SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--losses", "mse", "dice"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    out = tmp_path_factory.mktemp("losses")
+    execute(compare_losses, *SMALL, "--out", out)
+    return out / "results.json"
+
+
+def test_the_same_numbers_come_out(results, tmp_path, capsys):
+    rerun.main(Options(results, str(tmp_path)))
+    document = json.loads((tmp_path / "rerun.json").read_text())
+    assert document["differences"] == document["other"] == []
+    assert document["compared"] > 100
+    assert f"All {document['compared']} values came out the same, bit for bit." in capsys.readouterr().out
+    # The folder beside it is the default.
+    assert cli.parse(Options, {}, [str(results)]) == Options(results)
+
+
+def test_other_numbers_are_named(results, tmp_path, capsys):
+    document = json.loads(results.read_text())
+    document["runs"][1]["curves"]["loss"][2] += 1e-16
+    document["runs"][0]["seconds"] += 1
+    document["versions"]["jax"] = "0"
+    document["source"]["commit"] = "0123abc"
+    changed = tmp_path / "results.json"
+    changed.write_text(json.dumps(document))
+    with pytest.raises(SystemExit) as end:
+        rerun.main(Options(changed, str(tmp_path / "again")))
+    assert end.value.code == 1
+    said = capsys.readouterr().out
+    assert "1 of" in said
+    assert "runs[1].curves.loss[2]: " in said
+    assert "Not made alike: versions jax: 0, now" in said
+    # Another commit is said, and is no difference.
+    written = json.loads((tmp_path / "again" / "rerun.json").read_text())
+    assert [difference["place"] for difference in written["differences"]] == ["runs[1].curves.loss[2]"]
+    assert any(words.startswith("source commit: 0123abc, now ") for words in written["other"])
+
+
+def test_what_is_missing_differs():
+    found = rerun.differences({"a": [1, 2], "seconds": 3, "source": {"clean": True}}, {"a": [1], "b": None})
+    assert [tuple(difference) for difference in found] == [("a[1]", 2, "nothing"), ("b", "nothing", None)]
+
+
+def document(**changes):
+    sections = {"options": {}, "versions": {}, "device": {}, "source": {}}
+    return json.dumps({"experiment": "compare_losses", **sections, **changes})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not the results.json of an experiment"),
+        ("[]", "is not the results.json of an experiment"),
+        ("{}", "is not the results.json of an experiment"),
+        (document(source=None), "is not the results.json of an experiment"),
+        (document(experiment="rerun_all"), "there is no experiment 'rerun_all' to repeat"),
+        (document(experiment="lab"), "there is no experiment 'lab' to repeat"),
+        (document(experiment="lab.cli"), "there is no experiment 'lab.cli' to repeat"),
+        (document(experiment=None), "there is no experiment 'None' to repeat"),
+        (document(options={"speed": 1}), "another version of compare_losses: its options differ by .*speed"),
+        (None, "cannot be read: No such file"),
+    ],
+)
+def test_refuses_what_is_no_result(content, message, tmp_path):
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=message):
+        rerun.main(Options(path))
+
+
+def test_refuses_to_write_over_the_results(results):
+    with pytest.raises(UsageError, match="is the folder of the results themselves"):
+        rerun.main(Options(results, str(results.parent), overwrite=True))
+
+
+def test_the_command_takes_a_file():
+    words = [sys.executable, "-m", "experiments.rerun", "nowhere"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: nowhere cannot be read: No such file or directory\n")

@@ -1,0 +1,190 @@
+import contextlib
+import csv
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from conftest import DATA
+from PIL import Image
+from safetensors.numpy import save_file
+from small_runs import execute, parse
+
+from experiments import rerun, segment_image
+from experiments.lab import cli, saved_models, stops
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.stops import Finished, Interrupted, UsageError
+from segjax import tiling, torch_weights
+
+EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32}
+
+
+def run(out, *arguments):
+    return execute(segment_image, *arguments, "--out", out)
+
+
+def read(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    """The file of a network that was never trained: what it says of textures is noise, but always the same."""
+    variables = ARCHITECTURES["shallow"].init(jax.random.key(3), np.zeros((1, 8, 8, 1), np.float32))
+    path = tmp_path_factory.mktemp("network") / saved_models.MODEL
+    path.write_bytes(saved_models.files("shallow", variables, {"exemplars": EXEMPLARS}, False)[path.name])
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A folder with three pictures, a broken one and a text."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    shades = np.random.default_rng(0).integers(0, 256, (40, 70, 3)).astype(np.uint8)
+    Image.fromarray(shades).save(folder / "colour.jpg")
+    Image.fromarray(shades[..., 0]).save(folder / "grey.png")
+    Image.fromarray(shades[..., 0].astype(np.uint16) * 257).save(folder / "deep.tif")
+    (folder / "broken.png").write_bytes((folder / "grey.png").read_bytes()[:100])
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def test_writes_what_the_network_sees(network, pictures, tmp_path):
+    document = run(tmp_path / "out", network, pictures / "grey.png", "--probability", "npy", "--tile-size", "16")
+    probability = np.load(tmp_path / "out" / "grey-probability.npy")
+    loaded = saved_models.load(network)
+    image = read(pictures / "grey.png") / np.float32(255)
+    wanted = tiling.segment(loaded.model, loaded.variables, image, image_size=32)
+    np.testing.assert_allclose(probability, wanted, atol=1e-5)
+    mask = read(tmp_path / "out" / "grey-mask.png")
+    np.testing.assert_array_equal(mask, np.where(probability > 0.5, 255, 0))
+    assert read(tmp_path / "out" / "grey-overlay.png").shape == (40, 70, 3)
+    (row,) = document["images"]
+    assert (row["first_pixels"], row["first_pixels"] + row["second_pixels"]) == ((mask == 255).sum(), 40 * 70)
+    assert document["textures"] == ["brick", "grass"]
+    assert 0 < row["first_share"] < 1
+
+
+def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as end:
+        run(out, network, pictures)
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert f"error: {pictures / 'broken.png'} cannot be read: image file is truncated" in said
+    names = {path.name for path in out.iterdir()}
+    files = {f"{name}-{kind}.png" for name in ("colour", "grey", "deep") for kind in ("mask", "probability", "overlay")}
+    assert names == files | {"runs", "pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    with (out / "runs.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["colour", "deep", "grey"]
+    # 16 bits of the same shades are the same picture.
+    np.testing.assert_array_equal(read(out / "deep-mask.png"), read(out / "grey-mask.png"))
+    document = json.loads((out / "results.json").read_text())
+    assert [refused["image"] for refused in document["refused"]] == [str(pictures / "broken.png")]
+
+
+def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
+    grey = pictures / "grey.png"
+    run(tmp_path / "out", network, grey)
+    shutil.copy(DATA / "grain.png", grey)
+    with pytest.raises(UsageError, match=f"of another {grey} than is there now"):
+        run(tmp_path / "out", network, grey)
+
+
+def test_interrupted_it_begins_again(network, pictures, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def told(wanted=True):
+        yield [15]
+
+    words = (tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
+    monkeypatch.setattr(stops, "deferred", told)
+    with pytest.raises(Interrupted):
+        run(*words)
+    monkeypatch.undo()
+    # What one picture gets is there whole, and of the next nothing.
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "runs"}
+    assert len(run(*words)["images"]) == 2
+
+
+def test_its_own_model_is_not_deleted(network, pictures):
+    with pytest.raises(UsageError, match="--overwrite would delete results beside"):
+        run(network.parent, network, pictures / "grey.png", "--overwrite")
+    assert network.exists()
+
+
+def test_rerun_finds_the_same_areas(network, tmp_path):
+    run(tmp_path / "out", network, DATA / "grain.png", DATA / "stripes.png")
+    words = [str(tmp_path / "out" / "results.json"), "--out", str(tmp_path / "again")]
+    rerun.main(cli.parse(rerun.Options, {}, words))
+    assert json.loads((tmp_path / "again" / "rerun.json").read_text())["differences"] == []
+
+
+def test_a_name_that_looks_like_a_formula_is_a_name(network, tmp_path):
+    path = shutil.copy(DATA / "grain.png", tmp_path / r"a$\x$.png")
+    assert run(tmp_path / "out", network, path)["images"][0]["name"] == r"a$\x$"
+    assert (tmp_path / "out" / r"a$\x$-mask.png").exists()
+
+
+def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
+    shutil.copy(pictures / "grey.png", pictures / "deep.png")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", network, pictures / "deep.png", pictures / "deep.tif")
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert "has the name of an earlier picture" in document["refused"][0]["error"]
+
+
+def test_the_notebook_s_weights_from_pytorch(pictures, tmp_path):
+    variables = ARCHITECTURES["notebook"].init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    save_file(torch_weights.to_state_dict(variables), tmp_path / "theirs.safetensors")
+    document = run(tmp_path / "out", tmp_path / "theirs.safetensors", pictures / "grey.png")
+    assert "share one BatchNorm" in document["warnings"][0]
+
+
+def test_the_same_command_again_has_nothing_to_do(network, tmp_path):
+    words = (tmp_path / "out", network, DATA / "grain.png")
+    run(*words)
+    with pytest.raises(Finished):
+        run(*words)
+    with pytest.raises(UsageError, match="pass --overwrite"):
+        run(tmp_path / "out", network, DATA / "stripes.png")
+    run(tmp_path / "out", network, DATA / "stripes.png", "--overwrite")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([__file__, DATA / "grain.png"], "is not a model of these experiments"),
+        (["absent", DATA / "grain.png"], "absent cannot be read: No such file"),
+        (["MODEL", "absent.png"], "^absent.png cannot be read: No such file"),
+        (["MODEL", DATA / "README.md"], "README.md is not a picture in PNG, JPEG or TIFF"),
+        (
+            ["MODEL", DATA.parents[1] / "docs" / "images" / ".."],
+            "IMAGE must name pictures, or folders of them; none was found",
+        ),
+        (["MODEL", DATA / "grain.png", "--tile-size", "0"], "--tile-size must be an integer >= 1"),
+        (["MODEL", DATA / "grain.png", "--max-megapixels", "nan"], "--max-megapixels must be a finite number > 0"),
+        (["MODEL", DATA / "grain.png", "--max-megapixels", "0.001"], "more than the 0.001 million of --max-megapixels"),
+        (["MODEL", DATA / "grain.png", "--probability", "tiff"], "invalid choice"),
+        (["MODEL"], "IMAGE"),
+        ([], "MODEL"),
+    ],
+)
+def test_refuses(arguments, message, network, tmp_path):
+    words = [network if word == "MODEL" else word for word in arguments]
+    with pytest.raises(UsageError, match=message) as error:
+        run(tmp_path / "out", *words)
+    assert "\n" not in str(error.value)
+    out = tmp_path / "out"
+    assert not out.exists() or not any(out.iterdir())
+
+
+def test_help_reads_well(capsys):
+    with pytest.raises(SystemExit) as end:
+        parse(segment_image, "--help")
+    assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "MODEL" in text
+    assert "results/segment_image" in text

@@ -1,0 +1,83 @@
+import html
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import chex
+import pytest
+from small_runs import ROOT, execute
+
+from experiments import inspect_layers, train_model
+from experiments.lab import runs, saved_models
+from experiments.lab.runs import Texture
+from experiments.lab.stops import UsageError
+from segjax import metrics
+
+SMALL = ["--iterations", "10", "--show-every", "4", "--image-size", "16", "--architecture", "kernel_3"]
+
+
+def run(script, out, *arguments):
+    return execute(script, "--preset", "quick", *arguments, "--out", out)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a short training, with pictures at steps that are no multiple of the usual chunk."""
+    out = tmp_path_factory.mktemp("trained")
+    return out, run(train_model, out, *SMALL)
+
+
+def test_a_picture_every_so_many_iterations_and_at_the_end(trained):
+    out, _ = trained
+    assert sorted(path.stem for path in out.glob("iteration-*")) == [
+        "iteration-000004",
+        "iteration-000008",
+        "iteration-000010",
+    ]
+
+
+def test_several_devices_show_the_same_pictures(trained, tmp_path):
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    words = [sys.executable, "-m", "experiments.train_model", "--preset", "quick", *SMALL, "--out", str(tmp_path)]
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for picture in trained[0].glob("iteration-*.png"):
+        assert (tmp_path / picture.name).exists()
+
+
+def test_the_saved_model_scores_what_the_trained_one_did(trained):
+    out, document = trained
+    model, variables, texture = saved_models.load_with_textures(out / "model.safetensors")
+    counts, running, losses = runs.evaluation(model, Texture(**texture))(variables)
+    row = document["runs"][0]
+    assert float(metrics.accuracy(counts)) == row["accuracy"]
+    assert float(metrics.accuracy(running)) == row["accuracy_by_running_statistics"]
+    assert float(losses["bce"]) == pytest.approx(row["held_out_bce"], rel=1e-6)
+
+
+def test_the_printed_command_uses_the_model(trained, tmp_path):
+    out, _ = trained
+    page = (out / "report.html").read_text()
+    (printed,) = re.findall(r"python -m experiments\.inspect_layers ([^<]*)", page)
+    document = run(inspect_layers, tmp_path, *shlex.split(html.unescape(printed)))
+    assert document["texture"]["image_size"] == 16
+    assert {row["layer"] for row in document["removals"]} == {"", "conv1", "conv2", "conv3", "out"}
+
+
+def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
+    run(train_model, tmp_path, *SMALL, "--architecture", "notebook")
+    before = (tmp_path / "model.safetensors").read_bytes()
+    assert not (tmp_path / "model-torch.safetensors").exists()
+    run(train_model, tmp_path, *SMALL, "--architecture", "notebook", "--export-torch")
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    ours, theirs = (saved_models.load(tmp_path / f"model{ending}.safetensors") for ending in ("", "-torch"))
+    assert ours.model == theirs.model
+    chex.assert_trees_all_equal(ours.variables, theirs.variables)
+
+
+def test_what_pytorch_has_no_names_for_is_not_exported(tmp_path):
+    with pytest.raises(UsageError, match="--export-torch needs an --architecture of: notebook, separate_norm"):
+        run(train_model, tmp_path, "--architecture", "patch", "--export-torch")

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+from small_runs import result
+
+from experiments.lab import scores, tuning
+from experiments.lab.options import Comparison
+from experiments.lab.tuning import Best, Candidate
+
+RATES = np.array([1e-3, 1e-2, 1e-1])
+
+
+def test_candidates_have_the_common_grid_or_their_own():
+    found = tuning.candidates(["sgd", "optax:lion=1e-3,1e-5"], [0.1, 0.01])
+    assert found == [Candidate("sgd", (0.01, 0.1)), Candidate("optax:lion", (1e-5, 1e-3))]
+
+
+def test_every_candidate_is_planned_at_every_rate_over_the_seeds():
+    given = [Candidate("sgd", (0.01, 0.1)), Candidate("adam", (1e-3,))]
+    planned = [(run.optimizer, run.learning_rate, run.seed) for run in tuning.plan(given, range(2), Comparison())]
+    assert planned == [(name, rate, seed) for name, rates in given for rate in rates for seed in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "rates", "message"),
+    [
+        ([], [0.1], "--optimizers must be different optimizers"),
+        (["sgd", "sgd=0.2"], [0.1], "--optimizers must be different optimizers"),
+        (["sdg"], [0.1], "--optimizers: 'sdg' is no optimizer"),
+        (["sgd="], [0.1], "--optimizers: could not convert string to float"),
+        (["sgd=fast"], [0.1], "--optimizers: could not convert string to float"),
+        (["sgd=0.1,0.1"], [0.1], "--optimizers sgd= must be different numbers > 0"),
+        (["sgd=-1"], [0.1], "--optimizers sgd= must be a finite number > 0"),
+        (["sgd"], [], "--rates must be different numbers > 0"),
+        (["sgd"], [float("nan")], "--rates must be a finite number > 0"),
+    ],
+)
+def test_refuses(texts, rates, message):
+    with pytest.raises(ValueError, match=message):
+        tuning.candidates(texts, rates)
+
+
+def best(losses, diverged=None):
+    losses = np.atleast_2d(losses).astype(float)
+    diverged = np.zeros(losses.shape, bool) if diverged is None else np.atleast_2d(diverged)
+    return tuning.best_rate(RATES, losses, diverged)
+
+
+def test_best_rate_is_that_of_the_lowest_mean():
+    assert best([[3, 2, 3], [3, 2, 1]]) == Best(rate=1e-2, loss=2, edge=None)
+
+
+def test_an_edge_is_said_to_be_one():
+    assert best([1, 2, 3]).edge == "lowest"
+    assert best([3, 2, 1]).edge == "highest"
+    # A rate that was not tried is no edge.
+    assert best([np.nan, 1, 3]).edge == "lowest"
+
+
+def test_a_rate_at_which_a_seed_diverged_is_not_best():
+    chosen = best([[3, 2, 1], [3, 2, 1]], [[False, False, True], [False, False, False]])
+    assert (chosen.rate, chosen.edge) == (1e-2, None)
+    assert best([1, 1, 1], [True, True, True]) == Best(rate=None, loss=None, edge=None)
+
+
+def arms_at(losses, optimizer="adam"):
+    """An arm for each rate, of one seed that ends at its loss."""
+    results = [result([1.0, loss], rate=rate, optimizer=optimizer) for rate, loss in zip(RATES, losses, strict=False)]
+    return scores.arms(results, scores.by_rate)
+
+
+def test_grid_places_every_run():
+    grid = tuning.grid((arms_at([0.3, 0.2, np.nan]) | arms_at([0.4], "sgd")).values())
+    np.testing.assert_array_equal(grid.rates, RATES)
+    np.testing.assert_allclose(grid.losses["adam"], [[0.3, 0.2, np.nan]], rtol=1e-6)
+    np.testing.assert_allclose(grid.losses["sgd"], [[0.4, np.nan, np.nan]], rtol=1e-6)
+    np.testing.assert_array_equal(grid.diverged["adam"], [[False, False, True]])
+    assert grid.document == {
+        "adam": {"rate": 1e-2, "loss": pytest.approx(0.2), "edge": None},
+        "sgd": {"rate": 1e-3, "loss": pytest.approx(0.4), "edge": "lowest"},
+    }
+
+
+def test_figures_show_where_runs_diverged():
+    grid = tuning.grid(arms_at([0.3, 0.2, np.nan]).values())
+    for figure in (tuning.range_figure(grid, "title"), tuning.interval_figure(grid, "title")):
+        assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
+    given = [Candidate("adam", tuple(RATES))]
+    (row,) = tuning.table(given, grid, 10, "0").rows
+    assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from small_runs import result
+from test_scores import ARMS, DECISIVE, arm, contest
+
+from experiments.lab import scores, views
+from experiments.lab.scores import Target
+from segjax import statistics
+
+IOU = Target("iou", "IoU >= 0.5", 0.5, True)
+
+
+def accuracies(label, *shares):
+    """An arm whose runs have these accuracies; None is one that diverged."""
+    results = []
+    for seed, share in enumerate(shares):
+        right = 9 if share is None else round(10 * share)
+        loss = [np.nan] if share is None else [1 - share]
+        results.append(result(loss, seed, counts=(right, 10 - right, 0, 0, 0)))
+    return arm(label, results)
+
+
+def test_a_spread_is_the_mean_and_the_range():
+    assert views.spread(np.array([0.25, 0.75]), ".2f") == "0.50\n0.25-0.75"
+    assert views.spread(np.array([0.25]), ".2f") == "0.25"
+
+
+def test_the_leader_is_ahead_in_paired_seeds():
+    a, b, c = accuracies("a", 0.9, 0.5), accuracies("b", 0.8, 0.7), accuracies("c", None, 0.9)
+    assert views.leader(a | b | c, "accuracy") == (
+        "Best by held-out accuracy: b (0.750), ahead of all others in 0 of 2 seeds."
+    )
+    # Of losses 0.1 and 0.5 against 0.2 and 0.3.
+    assert views.leader(a, "loss") == "Best by running-mean loss: a (0.3000)."
+    assert views.leader(a | b, "loss") == "Best by running-mean loss: b (0.2500), ahead of all others in 1 of 2 seeds."
+
+
+def test_a_table_has_a_row_an_arm():
+    table = views.table(ARMS, "title", ("iou", "seconds"))
+    assert table.headings == ["", "IoU", "seconds"]
+    assert table.rows == [["a", "0.600\n0.600-0.600", "1\n1-1"], ["b", "0.600\n0.600-0.600", "1\n1-1"]]
+
+
+def test_tables_of_a_contest_show_its_numbers():
+    estimates, _, paired, *_ = views.contest_tables(ARMS, contest(ARMS), [])
+    assert estimates.title == "Loss, last tenth"
+    assert estimates.rows[0][1].startswith("0.2000\n")
+    (row,) = paired.rows
+    assert row[0] == "b"
+    assert row[2:] == ["1 of 3", "0.33\n0.06 to 0.79"]
+
+
+def test_what_diverged_altogether_has_no_number_in_the_table():
+    arms = arm("c", [result([np.nan, 0.1])])
+    # One arm has none to be held against.
+    first, second, target = views.contest_tables(arms, contest(arms, [IOU], "c"), [IOU])
+    assert first.rows == second.rows == [["c", "-", "-", "-"]]
+    assert target.title == "Time to a target"
+
+
+def test_ties_are_told():
+    *_, paired, _ = views.contest_tables(ARMS, contest(ARMS), [])
+    assert paired.title == "Held-out IoU, against a"
+    assert paired.rows[0][2] == "0 of 3\n2 ties"
+
+
+def test_misses_are_never(monkeypatch):
+    monkeypatch.setattr(scores, "WINDOW", 1)
+    targets = [Target("loss", f"loss <= {value}", value, False) for value in (0.25, 0.01)]
+    # A second for two steps.
+    row = views.contest_tables(ARMS, contest(ARMS, targets), targets)[-1].rows[0]
+    assert row == ["a", "2 of 3", "2", "1.0", "0 of 3", "never", "never"]
+
+
+def test_figures_show_intervals():
+    alone = {"a": ARMS["a"]}
+    curves = views.contest_figures(alone, contest(alone, [IOU]), [IOU], "title")["curves"].axes[0]
+    low, high = statistics.bootstrap(np.float32([0.1, 0.2, 0.3]) / 2 + 0.2)[1:]
+    assert curves.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.4, rel=1e-5)
+    assert curves.collections[0].get_paths()[0].vertices[:, 1].min() == pytest.approx(low, rel=1e-5)
+    assert low < high < 0.4
+    figures = views.contest_figures(ARMS, contest(ARMS, [IOU]), [IOU], "title")
+    assert set(figures) == {"curves", "paired_differences", "time_to_target"}
+    axes = figures["paired_differences"].axes
+    assert axes[0].get_xlabel() == "loss, last tenth, less that of a"
+    assert axes[1].get_xlabel() == "held-out IoU, less that of a"
+    assert len(axes) == len(DECISIVE)
+    # All arrive at once, at the second step.
+    share = figures["time_to_target"].axes[0].lines[0].get_ydata()
+    assert share[-1] == 1

@@ -1,0 +1,67 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import segjax
+from segjax import layers
+
+IMAGE = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
+MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm=False), segjax.UNet(4, levels=1)]
+
+
+def initial(model):
+    return model.init(jax.random.key(1), IMAGE)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
+def test_a_change_that_changes_nothing_leaves_the_prediction(model):
+    variables = initial(model)
+    whole = segjax.predict(model, variables, IMAGE)
+    maps = layers.feature_maps(model, variables, IMAGE)
+    np.testing.assert_array_equal(maps["out"], whole)
+    assert set(maps) == {layer for layer in variables["params"] if not layer.startswith("norm")}
+    for layer in maps:
+        kept = layers.predict_changed(model, variables, IMAGE, layer, lambda before, after: after)
+        np.testing.assert_array_equal(kept, whole)
+
+
+def test_an_averaged_layer_leaves_nothing_of_the_image():
+    """Every pixel inside gets one logit once a layer of the chain is constant; the zero padding shows at the edge."""
+    model = MODELS[1]
+    variables = initial(model)
+    for layer in ("conv1", "conv3", "out"):
+        logits = layers.predict_changed(model, variables, IMAGE, layer, layers.average)
+        inside = logits[:, 4:-4, 4:-4, 0]
+        np.testing.assert_allclose(inside, jnp.broadcast_to(inside[:, :1, :1], inside.shape), atol=1e-5)
+
+
+def test_one_channel_is_averaged_alone():
+    after = jax.random.normal(jax.random.key(2), (1, 3, 3, 2))
+    flat = layers.average_channel(1)(after, after)
+    np.testing.assert_array_equal(flat[..., 0], after[..., 0])
+    np.testing.assert_allclose(flat[..., 1], jnp.full((1, 3, 3), after[..., 1].mean()), rtol=1e-6)
+
+
+def test_a_skipped_layer_passes_its_input_on():
+    model = MODELS[1]
+    variables = initial(model)
+    # A convolution that passes each channel on is a kernel of 1 at its middle, with no bias.
+    kernel = jnp.zeros((3, 3, 4, 4)).at[1, 1].set(jnp.eye(4))
+    conv2 = {"kernel": kernel, "bias": jnp.zeros(4)}
+    passing = {**variables, "params": {**variables["params"], "conv2": conv2}}
+    skipped = layers.predict_changed(model, variables, IMAGE, "conv2", layers.skip)
+    np.testing.assert_allclose(skipped, segjax.predict(model, passing, IMAGE), rtol=1e-5, atol=1e-6)
+
+
+def test_works_under_jit():
+    model = MODELS[1]
+    variables = initial(model)
+    changed = jax.jit(lambda image: layers.predict_changed(model, variables, image, "conv2", layers.average))
+    expected = layers.predict_changed(model, variables, IMAGE, "conv2", layers.average)
+    np.testing.assert_allclose(changed(IMAGE), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_refuses_another_layer():
+    with pytest.raises(ValueError, match="layer must be of: conv1, conv2, conv3, out; got 'conv4'"):
+        layers.predict_changed(MODELS[1], initial(MODELS[1]), IMAGE, "conv4", layers.skip)
