@@ -150,19 +150,8 @@ def report(options: Options, found: Found) -> Report:
         for budget, arms in found.budgets.items()
     }
     results = {**scores.document(both), "costs": {name: cost._asdict() for name, cost in found.costs.items()}}
-    findings = [finding(budget, arms) for budget, arms in found.budgets.items()]
+    findings = [views.leader(arms, "accuracy", f" at {budget}") for budget, arms in found.budgets.items()]
     return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both))
-
-
-def finding(budget: str, arms: Arms) -> str:
-    accuracies = {name: arm.values("accuracy") for name, arm in arms.items()}
-    best, *others = sorted(accuracies, key=lambda name: -accuracies[name].mean())
-    sentence = f"Best at {budget}: {best} ({accuracies[best].mean():.4f})"
-    if others:
-        rival = accuracies[others[0]]
-        wins = f"{int(np.sum(accuracies[best] > rival))} of {len(rival)} seeds"
-        sentence += f"; ahead of {others[0]} ({rival.mean():.4f}) in {wins}"
-    return sentence + "."
 
 
 def table(options: Options, found: Found) -> Table:

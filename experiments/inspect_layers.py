@@ -185,7 +185,10 @@ def removal_figure(rows: list[dict[str, Any]]) -> Figure:
             bars[f"{layer}, one channel averaged"] = [row["accuracy"] for row in channels]
     arrays = {name: np.array(values) for name, values in bars.items()}
     return plotting.bars(
-        arrays, "held-out accuracy (median and range over channels)", "What is left without", log=False
+        arrays,
+        "held-out accuracy (median and range over channels)",
+        "Accuracy without a part of the network",
+        log=False,
     )
 
 

@@ -75,10 +75,6 @@ class Options(clock.Options):
         """The options of `generate_crops` beside the photographs."""
         return {"image_size": self.image_size, "sigma": self.sigma}
 
-    @property
-    def labels(self) -> list[str]:
-        return [photographs.label(path) for path in self.inputs()]
-
 
 PRESETS = {"full": Options(), "quick": Options(seconds=10.0, image_size=32, sigma=6.4, held_out=128)}
 
@@ -102,7 +98,7 @@ def judged_on(options: Options) -> clock.Generate:
 
 def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]]) -> Report:
     snapshots, rows = found
-    first, second = options.labels
+    first, second = map(photographs.label, options.inputs())
     last, title = rows[-1], photographs.figure_label(f"{first} (first) and {second} (second)")
     use = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
     findings = [

@@ -36,7 +36,7 @@ def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = N
     return Table(title, ["", *(COLUMNS[name].heading for name in columns)], rows, note)
 
 
-def leader(arms: Arms, column: str) -> str:
+def leader(arms: Arms, column: str, setting: str = "") -> str:
     """A sentence: whose mean over seeds is best, and in how many of the paired seeds it is ahead of all others."""
     form, better = COLUMNS[column].form, COLUMNS[column].higher_is_better
     ranks = {}
@@ -46,7 +46,7 @@ def leader(arms: Arms, column: str) -> str:
         ranks[label] = np.where(np.isfinite(numbers), numbers if better else -numbers, -np.inf)
     best = max(ranks, key=lambda label: ranks[label].mean())
     rivals = [ranks[label] for label in ranks if label != best]
-    sentence = f"Best by {COLUMNS[column].title}: {best} ({arms[best].values(column).mean():{form}})"
+    sentence = f"Best by {COLUMNS[column].title}{setting}: {best} ({arms[best].values(column).mean():{form}})"
     if rivals:
         wins = np.all([ranks[best] > rival for rival in rivals], axis=0)
         sentence += f", ahead of all others in {int(wins.sum())} of {len(wins)} seeds"
