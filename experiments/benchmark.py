@@ -3,7 +3,7 @@
     python -m experiments.benchmark                    the notebook's sizes
     python -m experiments.benchmark --preset quick     32 x 32, few repeats: shows that it works
 
-- a batch, a training step on a batch that is there, and a whole iteration: ours, and PyTorch where it is installed
+- a batch, a training step on a given batch, and a whole iteration of both: ours, and PyTorch where it is installed
   (`pip install -e ".[torch]"`), as the notebook writes it and tuned; the iteration in naive JAX as well;
 - many runs in one program, in training steps a second, its memory, and the naive `jax.vmap`;
 - the time from a command to its first step, and the peak of memory, in processes of their own;

@@ -7,8 +7,8 @@
 - `kernels_*`: the weights of each convolution, a row for each output channel.
 - `features_*`: what each layer gives for one held-out image.
 - `removal`: held-out accuracy when a layer's convolution is skipped (where its input and output have one width; the
-  BatchNorm behind it stays, and fits badly then), when its output is replaced by its mean over the image, and when a
-  channel of it is.
+  BatchNorm behind it stays, and fits badly then), and when its mean over the image takes the place of its output, whole
+  or channel by channel.
 
 Expect the first layer to be filters of fine detail, without which nothing is left, and most single channels to matter
 little. About a minute on 2 CPU cores; half of it to train.

@@ -42,7 +42,7 @@ class Options(Comparison):
     report_only: bool = False  # Train nothing: report the finished runs that the folder holds.
     out: Path = Path("results/reproduce_notebook")
 
-    # A finished command may be typed again, with more seeds say: what is there is reported anew.
+    # A finished command may be typed again with more seeds: the runs in the folder are reported anew.
     free: ClassVar[tuple[str, ...]] = ("seeds", "long_seeds", "report_only")
 
     def check(self) -> None:

@@ -40,7 +40,7 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free:
     Args:
         identity: {"experiment", "options", "inputs"}: what the results will depend on.
         overwrite: delete all that experiments wrote there.
-        free: options that may differ from those that made what is there.
+        free: options that may differ from those that made what the folder holds.
 
     Raises:
         Finished: if the folder holds the results of these very options.

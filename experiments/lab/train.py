@@ -123,7 +123,7 @@ def _train(
     watch: Watch | None,
     chunk_size: int,
 ) -> list[Result]:
-    """Trains runs of one program side by side, or the rest of those that were interrupted."""
+    """Trains runs of one program side by side, from the start or from where they were interrupted."""
     name, total = _name(runs), runs[0].iterations
     progress.update(bar, description=f"{name}: compiling")
     # A device without a run of its own repeats the last.
