@@ -22,7 +22,7 @@ research script needs most is also at the top level.
     plotting       arrays -> Figure
     checks         the argument checks of all the others
 
-`plotting` and `statistics` load at first use, since they need matplotlib and scipy.
+`plotting` loads at first use, since it needs matplotlib.
 
     >>> import jax, segjax
     >>> train = segjax.make_train(segjax.SegmentationCNN(), num_steps=20, image_size=32, sigma=6.4)
@@ -44,6 +44,7 @@ from segjax import (
     optimizers,
     range_test,
     schedules,
+    statistics,
     sweeps,
     textures,
     tiling,
@@ -58,15 +59,15 @@ from segjax.sweeps import sweep
 from segjax.textures import Batch, compose_batch, gaussian_kernel, generate_data
 from segjax.training import History, TrainState, evaluate, make_fit, make_train
 
-# Type checkers see the two lazy modules as imports. They must not see `__getattr__`: it would accept any name.
+# Type checkers see the lazy module as an import. They must not see `__getattr__`: it would accept any name.
 if TYPE_CHECKING:
-    from segjax import plotting, statistics
+    from segjax import plotting
 else:
 
     def __getattr__(name):
-        # PEP 562. scipy.stats alone takes as long to import as jax (0.7 s), and training needs neither module.
-        if name in ("plotting", "statistics"):
-            return importlib.import_module(f"segjax.{name}")
+        # PEP 562: matplotlib takes as long to import as jax, and training needs none of it.
+        if name == "plotting":
+            return importlib.import_module("segjax.plotting")
         raise AttributeError(f"module 'segjax' has no attribute {name!r}")
 
 
