@@ -1,4 +1,4 @@
-"""One short script a question: `python -m experiments` lists them, `python -m experiments.NAME --help` their options.
+'''One short script a question: `python -m experiments` lists them, `python -m experiments.NAME --help` their options.
 
     NAME.py      a question: its options and presets, its plan of runs (or other work), its report
     rerun.py     repeats an experiment from its results.json, and compares every number
@@ -8,7 +8,7 @@
 
 Your own experiment is one file, here or anywhere else; `python -m experiments.my_question --preset quick` runs it:
 
-    \"\"\"Does a larger batch help? One network at several batch sizes, at equal steps.\"\"\"
+    """Does a larger batch help? One network at several batch sizes, at equal steps."""
 
     from dataclasses import dataclass
     from pathlib import Path
@@ -19,12 +19,17 @@ Your own experiment is one file, here or anywhere else; `python -m experiments.m
 
     @dataclass(frozen=True, kw_only=True)
     class Options(Comparison):
-        \"\"\"Trains at several batch sizes, paired over seeds.\"\"\"
+        """Trains at several batch sizes, paired over seeds."""
 
         batch_sizes: tuple[int, ...] = (2, 8, 32)  # Images a batch.
         optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
         learning_rate: float = 1e-3  # The one rate of all sizes.
         out: Path = Path("results/my_question")
+
+        def check(self) -> None:
+            super().check()
+            if not self.batch_sizes:
+                raise ValueError("--batch-sizes must be numbers of images, at least one")
 
     PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, iterations=60, seeds=2)}
 
@@ -42,4 +47,12 @@ Your own experiment is one file, here or anywhere else; `python -m experiments.m
         experiment.main()
 
 It has progress with the time left, checkpoints, one-line mistakes, and results as pictures, HTML, JSON and CSV.
-"""
+'''
+
+import sys
+from importlib.util import find_spec
+
+if _missing := [name for name in ("tyro", "rich", "PIL") if find_spec(name) is None]:
+    # Every command imports this first: one line, where the import of a missing package would be twenty.
+    print(f"error: the experiments need {', '.join(_missing)}: pip install '.[experiments]'", file=sys.stderr)
+    raise SystemExit(2)

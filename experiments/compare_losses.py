@@ -66,7 +66,7 @@ def report(options: Options, results: Sequence[Result]) -> Report:
         "agreement": plotting.training_curves([agreement], f"{title}, {options.over_seeds}"),
         "predictions": views.predictions(arms, options),
     }
-    note = "Held-out images; a row for each training loss."
+    note = "Held-out images; a row for each training loss. Agreement: pixels that are right, and surer than 0.9."
     tables = [
         views.table(arms, f"{title}, by {name}: {options.over_seeds}", columns, note)
         for name, columns in (("metrics", METRICS), ("the other judges", OTHERS))
@@ -79,7 +79,7 @@ def matrix(arms: Arms, title: str) -> Figure:
     """Mean over seeds: training losses down, judges across; colours run from the worst to the best of each column."""
     numbers = np.array([[arm.values(column).mean() for column in JUDGES] for arm in arms.values()])
     signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
-    labels = ("trained with", "judged by, on held-out images", "rank in its column")
+    labels = ("trained with", "judged by, on held-out images", "place between the worst and the best of the column")
     headings = [COLUMNS[column].heading for column in JUDGES]
     return plotting.heatmap(numbers, list(arms), headings, labels, ".4f", title, ranks=numbers * signs)
 

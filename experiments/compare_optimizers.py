@@ -109,8 +109,8 @@ def work(options: Options, console: Console) -> Found:
                 if best.rate is None:
                     raise UsageError(f"{name} diverged at every rate that was tried; lower ones: {name}=RATE,RATE")
                 rates[name] = best.rate
-        # All processes must go on with the rates that one of them found.
-        rates = dict(zip(rates, processes.broadcast(np.array(list(rates.values()))).tolist(), strict=True))
+    # All processes must go on with the rates that one of them found.
+    rates = dict(zip(rates, processes.broadcast(np.array(list(rates.values()))).tolist(), strict=True))
     chosen = [Candidate(name, (rate,)) for name, rate in rates.items()]
     return Found(train_all(tuning.plan(chosen, options.all_seeds, options), options, console), trials, grid)
 

@@ -2,7 +2,7 @@
 
     python -m experiments.reproduce_notebook                    the notebook's protocol, 3 seeds
     python -m experiments.reproduce_notebook --preset quick     32 x 32 images, 30 iterations, 2 seeds
-    python -m experiments.reproduce_notebook --report-only      the finished runs of a command that still runs
+    python -m experiments.reproduce_notebook --report-only      the finished runs of a command that was interrupted
 
 Seeds are trained one after the other, each with every run of the notebook; the first also makes the long SGD run, whose
 first 1000 steps are its short one. Finished runs are kept: the command can be cut short, and goes on when typed again.

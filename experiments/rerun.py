@@ -153,4 +153,4 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Differenc
 
 
 if __name__ == "__main__":
-    cli.run(main, Options, {})
+    cli.command(main, Options, {})

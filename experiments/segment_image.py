@@ -128,7 +128,10 @@ def report(options: Options, found: Found) -> Report:
     results = {"textures": network.names, "images": rows, "refused": refused}
     failures = [line["error"] for line in refused]
     findings, tables = sentences(rows, refused), [table(rows, network)]
-    return Report(findings, tables, figures, results, rows, warnings(network), failures=failures)
+    endings = ["mask.png", "overlay.png"] + [f"probability.{options.probability}"] * (options.probability != "none")
+    written = [f"{Path(row['image']).stem}-{ending}" for row in rows for ending in endings]
+    said = warnings(network)
+    return Report(findings, tables, figures, results, rows, said, written=written, failures=failures)
 
 
 def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray) -> None:

@@ -121,12 +121,14 @@ def report(options: Options, result: Result) -> Report:
     table = views.table(arms, f"{options.iterations} iterations: seed {options.seed}", columns)
     use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(options.out / saved_models.MODEL)])
     trained_on = {"texture": options.texture._asdict()}
+    lost = arms[label].diverged.any()
     return Report(
         [f"The model is saved; look inside it with: {use}"],
         [table],
         figures,
         scores.document(arms),
         scores.rows(arms),
+        ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."] if lost else [],
         files=saved_models.files(options.architecture, result.variables, trained_on, options.export_torch),
     )
 

@@ -92,7 +92,10 @@ def extension(arms: Iterable[Arm], given: Iterable[Candidate]) -> list[Candidate
         added = sum(tried < min(rates)) if lowest else sum(tried > max(rates))
         if added < MOST_ADDED:
             next_one = tried[0] ** 2 / tried[1] if lowest else tried[-1] ** 2 / tried[-2]
-            beyond.append(Candidate(name, (float(f"{next_one:.6g}"),)))
+            rate = float(f"{next_one:.6g}")
+            # Beyond rates that differ in the seventh digit lies nothing new.
+            if rate not in tried:
+                beyond.append(Candidate(name, (rate,)))
     return beyond
 
 

@@ -19,6 +19,9 @@ def feature_maps(model: nn.Module, variables: Variables, image: jax.Array) -> di
     Args:
         model, variables, image: as `segjax.predict` takes them; its convolutions are `segjax.convolution.Conv`.
 
+    Raises:
+        ValueError: if the network has no such convolution.
+
     >>> import jax, segjax
     >>> model, image = segjax.SegmentationCNN(num_channels=2), jax.numpy.zeros((1, 8, 8, 1))
     >>> maps = feature_maps(model, model.init(jax.random.key(0), image), image)
@@ -32,6 +35,8 @@ def feature_maps(model: nn.Module, variables: Variables, image: jax.Array) -> di
         return after
 
     _predict_through(model, variables, image, keep)
+    if not maps:
+        raise ValueError("model must have convolutions of segjax.convolution.Conv; no other layer is seen")
     return maps
 
 
@@ -58,7 +63,13 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
 
 
 def skip(before: jax.Array, after: jax.Array) -> jax.Array:
-    """The layer's input in place of its output; both must have one width."""
+    """The layer's input in place of its output.
+
+    Raises:
+        ValueError: if the two have different shapes.
+    """
+    if before.shape != after.shape:
+        raise ValueError(f"layer must give what it takes to be skipped: it takes {before.shape}, gives {after.shape}")
     return before
 
 
@@ -68,9 +79,12 @@ def average(before: jax.Array, after: jax.Array) -> jax.Array:
 
 
 def average_channel(index: int) -> Change:
-    """The same for one channel alone."""
+    """The same for one channel alone; the change raises a ValueError where the layer has no such channel."""
 
     def change(before: jax.Array, after: jax.Array) -> jax.Array:
+        # JAX would drop an update beyond the end without a word.
+        if not 0 <= index < after.shape[-1]:
+            raise ValueError(f"index must be a channel from 0 to {after.shape[-1] - 1}, got {index}")
         return after.at[..., index].set(average(before, after)[..., index])
 
     return change

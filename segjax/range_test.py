@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from segjax.checks import check_real
+from segjax.checks import check_count, check_positive, check_real
 from segjax.schedules import Schedule
 
 # The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large to
@@ -26,6 +26,8 @@ SMOOTHING = 0.03
 def growing(ratio: float) -> Schedule:
     """A schedule whose rate grows geometrically, from the one that it is given to `ratio` times it at the last step."""
 
+    check_positive("ratio", ratio)
+
     def schedule(low: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
         return optax.exponential_decay(low, num_steps - 1, ratio)
 
@@ -33,7 +35,10 @@ def growing(ratio: float) -> Schedule:
 
 
 def rates(low: float, high: float, num_steps: int) -> np.ndarray:
-    """The rate of each step, (num_steps,)."""
+    """The rate of each step, (num_steps,): geometric from `low` to `high`."""
+    check_positive("low", low)
+    check_positive("high", high)
+    check_count("num_steps", num_steps, 2)
     return low * (high / low) ** (np.arange(num_steps) / (num_steps - 1))
 
 
@@ -43,9 +48,11 @@ def smooth(losses: ArrayLike) -> np.ndarray:
     They are infinite from the first loss that is not finite: the run has diverged there, whatever follows.
 
     Raises:
-        TypeError: if the losses are not real numbers.
+        TypeError, ValueError: if the losses are not real numbers of one run.
     """
     losses = check_real("losses", losses)
+    if losses.ndim != 1 or not losses.size:
+        raise ValueError(f"losses must have shape (steps,), at least one step, got {losses.shape}")
     end = int(np.argmax(~np.isfinite(losses))) if not np.isfinite(losses).all() else len(losses)
     steps = np.arange(end)
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / (SMOOTHING * len(losses))) ** 2)
@@ -56,8 +63,18 @@ def smooth(losses: ArrayLike) -> np.ndarray:
 
 
 def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
-    """A third of the rate at which the mean over runs (runs, steps), or one run (steps,), is lowest."""
-    return float(rates[np.argmin(np.atleast_2d(smoothed).mean(axis=0))] / SAFETY)
+    """A third of the rate at which the mean over runs (runs, steps), or one run (steps,), is lowest.
+
+    Returns:
+        NaN where that mean is finite at no rate.
+
+    Raises:
+        ValueError: if the last axis of `smoothed` is not that of `rates`.
+    """
+    means = np.atleast_2d(smoothed).mean(axis=0)
+    if means.shape != np.shape(rates):
+        raise ValueError(f"smoothed must have shape (..., {len(rates)}), as rates has, got {np.shape(smoothed)}")
+    return float(rates[np.argmin(means)] / SAFETY) if np.isfinite(means).any() else float("nan")
 
 
 def regret(rate: float, rates: np.ndarray, losses: np.ndarray) -> float | None:

@@ -1,3 +1,4 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,3 +66,28 @@ def test_works_under_jit():
 def test_refuses_another_layer():
     with pytest.raises(ValueError, match="layer must be of: conv1, conv2, conv3, out; got 'conv4'"):
         layers.predict_changed(MODELS[1], initial(MODELS[1]), IMAGE, "conv4", layers.skip)
+
+
+def test_refuses_a_channel_that_is_not_there():
+    after = jnp.zeros((1, 3, 3, 2))
+    for index in (-1, 2):
+        with pytest.raises(ValueError, match=f"index must be a channel from 0 to 1, got {index}"):
+            layers.average_channel(index)(after, after)
+
+
+def test_refuses_to_skip_a_layer_that_changes_the_width():
+    with pytest.raises(ValueError, match="layer must give what it takes to be skipped"):
+        layers.predict_changed(MODELS[1], initial(MODELS[1]), IMAGE, "conv1", layers.skip)
+
+
+def test_refuses_a_network_of_other_convolutions():
+    class Plain(nn.Module):
+        batch_statistics = False
+
+        @nn.compact
+        def __call__(self, image, train=False):
+            return nn.Conv(1, (3, 3))(image)
+
+    model = Plain()
+    with pytest.raises(ValueError, match="model must have convolutions of segjax"):
+        layers.feature_maps(model, model.init(jax.random.key(0), IMAGE), IMAGE)

@@ -57,3 +57,22 @@ def test_regret_is_interpolated_in_log_log(rate, regret):
 def test_refuses_what_is_no_loss():
     with pytest.raises(TypeError, match="losses must be real numbers"):
         range_test.smooth(["a"])
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "message"),
+    [
+        (range_test.smooth, ([[1.0], [2.0]],), r"losses must have shape \(steps,\)"),
+        (range_test.rates, (1.0, -1.0, 5), "high must be a finite number > 0"),
+        (range_test.rates, (1.0, 2.0, 1), "num_steps must be an integer >= 2"),
+        (range_test.growing, (0.0,), "ratio must be a finite number > 0"),
+        (range_test.suggest, (RATES, np.ones(4)), r"smoothed must have shape \(..., 3\)"),
+    ],
+)
+def test_refuses_what_makes_no_test(function, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        function(*arguments)
+
+
+def test_suggests_nothing_where_every_rate_diverges():
+    assert np.isnan(range_test.suggest(RATES, np.full(3, np.inf)))

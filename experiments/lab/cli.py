@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,19 @@ from experiments.lab import stops, store
 from experiments.lab.options import program
 
 Options = TypeVar("Options")
+
+
+def command(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:
+    """`run`, for a process that does nothing else: after a signal it ends at once."""
+    try:
+        run(main, options, presets)
+    except SystemExit as end:
+        if not isinstance(end.code, int) or end.code <= 128:
+            raise
+        # XLA may be compiling in a thread of its own, which does not survive the interpreter's orderly end.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code)
 
 
 def run(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:

@@ -95,7 +95,7 @@ def train(options: Options, generate: Generate, console: Console) -> list[Snapsh
     chosen: dict[str, Any] = {"optimizer": OPTIMIZERS[options.optimizer], "loss": LOSSES[options.loss]}
     fit = segjax.make_fit(ARCHITECTURES[options.architecture], generate=generate, chunk_size=CHUNK_SIZE, **chosen)
     rate_at = SCHEDULES[options.schedule](options.learning_rate, RESOLUTION)
-    key, names = jax.random.key(options.seed), [f"clock-seed{options.seed}"]
+    key, names = jax.random.key(options.seed), [f"{store.CLOCK}seed{options.seed}"]
     store.keep(options.out)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
     with Progress(*columns, console=console, expand=True) as progress:
@@ -114,7 +114,8 @@ def train(options: Options, generate: Generate, console: Console) -> list[Snapsh
         else:
             begun = Begun(fit.init(key, options.learning_rate), [], compiled)
         losses = [float(loss) for chunk in begun.chunks for loss in chunk.loss]
-        before, chunk_seconds = begun.seconds, 0.0
+        # What is resumed at its very end must not make one more chunk.
+        before, chunk_seconds = begun.seconds, float(found[1]["chunk_seconds"]) if found else 0.0
 
         def chunk(begun: Begun) -> tuple[segjax.TrainState, segjax.History] | None:
             # The next chunk is expected to take as long as the last: the clock is not overrun by more than noise.
@@ -137,7 +138,8 @@ def train(options: Options, generate: Generate, console: Console) -> list[Snapsh
                 shots.append(Snapshot(seconds, step, since, jax.device_get(begun.state.variables)))
 
         def save(begun: Begun) -> None:
-            notes = {"compiled": compiled, "shots": {f"{index:02}": shot for index, shot in enumerate(shots)}}
+            numbered = {f"{index:02}": shot for index, shot in enumerate(shots)}
+            notes = {"compiled": compiled, "chunk_seconds": chunk_seconds, "shots": numbered}
             store.write_begun(options.out, names, begun, notes)
 
         in_chunks(begun, chunk, look, save, options.checkpoint_seconds, save_end=True)

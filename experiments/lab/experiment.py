@@ -29,7 +29,7 @@ from experiments.lab.train import train_all
 def main() -> None:
     """Runs the script that was started."""
     script = sys.modules["__main__"]
-    cli.run(partial(run, script), script.Options, script.PRESETS)
+    cli.command(partial(run, script), script.Options, script.PRESETS)
 
 
 def run(script: ModuleType, options: Command) -> None:
@@ -46,13 +46,18 @@ def run(script: ModuleType, options: Command) -> None:
             options.check()
         # Of several processes one writes; all of them check, since each has a command line of its own.
         writer, identity = processes.is_writer(), options.identity(name_of(script))
+        processes.agree(identity)
         if writer:
             store.claim(options.out, identity, options.overwrite, options.free)
         console = Console(quiet=not writer)
         if hasattr(script, "work"):
             found = script.work(options, console)
         else:
-            found = train_all(script.plan(options), cast(Training, options), console)
+            with usage_errors():
+                planned = script.plan(options)
+                if not planned:
+                    raise ValueError("the options leave nothing to train")
+            found = train_all(planned, cast(Training, options), console)
         if not writer:
             return
         report = script.report(options, found)

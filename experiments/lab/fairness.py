@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from experiments.lab.scores import COLUMNS, Arms, Contest
 from experiments.lab.tuning import Candidate, Grid
 from segjax import statistics
@@ -20,7 +22,9 @@ def of_contest(arms: Arms, contest: Contest, seeds: int) -> list[str]:
     if lost := ", ".join(f"{label} {count} of {seeds}" for label, count in counts.items() if count):
         words.append(f"Runs diverged: {lost}. They are in no mean, and lose their pairs.")
     for column in contest.improvements:
+        # An arm without a value is no neighbour of any; the sentence above speaks of it.
         means = {label: found["mean"] for label, found in contest.estimates[column].items()}
+        means = {label: mean for label, mean in means.items() if np.isfinite(mean.value)}
         pairs = statistics.unsettled(means, COLUMNS[column].higher_is_better)
         if said := ", ".join(f"{better} before {worse}" for better, worse in pairs):
             ranking = f"In the ranking by {COLUMNS[column].title}"

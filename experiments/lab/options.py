@@ -180,7 +180,12 @@ class Training(Data):
         given = {"objective": getattr(self, "loss", "mse")}
         # An experiment offers what it lets people choose; the rest are the defaults of Run, the notebook's.
         given |= {name: getattr(self, name) for name in Run._fields if name != "seed" and hasattr(self, name)}
-        return Run(seed=seed, **{**given, **changes})
+        run = Run(seed=seed, **{**given, **changes})
+        # An experiment's own options end up here: a bad one is known before the first run is trained.
+        for name, value in {**run._asdict(), **run.texture._asdict()}.items():
+            if name in CHECKS and name != "optimizer":
+                CHECKS[name](name, value)
+        return run
 
 
 @dataclass(frozen=True, kw_only=True)

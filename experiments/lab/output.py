@@ -32,7 +32,7 @@ def write(options: Command, identity: Mapping[str, Any], question: str, report: 
     """
     show(report, console)
     document = plain({**provenance(options), **identity, "options": dataclasses.asdict(options), **report.results})
-    document["warnings"] = list(report.warnings)
+    document |= {"warnings": list(report.warnings), "files": list(report.written)}
     pictures = {name: png(figure) for name, figure in report.figures.items()}
     files = {f"{name}.png": picture for name, picture in pictures.items()}
     files |= {**report.files, "runs.csv": _csv(report.rows), "tables.tex": to_latex(report).encode()}

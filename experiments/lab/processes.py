@@ -6,11 +6,12 @@ So each holds a connection to the first process, and one that breaks without a g
 
 import atexit
 import contextlib
+import json
 import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -63,6 +64,24 @@ def broadcast(array: np.ndarray) -> np.ndarray:
     # As bytes: jax would make float32 of float64.
     letters = multihost_utils.broadcast_one_to_all(np.frombuffer(array.tobytes(), np.uint8))
     return np.frombuffer(np.asarray(letters, np.uint8).tobytes(), array.dtype).reshape(array.shape)
+
+
+def agree(identity: Mapping[str, Any]) -> None:
+    """Ends a process whose options are not the first one's: their runs would be mixed under the first one's name.
+
+    Raises:
+        UsageError: naming the first difference.
+    """
+    own = json.dumps(identity, default=str, sort_keys=True).encode()
+    length = int(broadcast(np.array(len(own))))
+    first = broadcast(np.frombuffer(own[:length].ljust(length), np.uint8)).tobytes()
+    if first == own:
+        return
+    theirs, ours = (json.loads(text)["options"] for text in (first, own))
+    for name, value in ours.items():
+        if theirs[name] != value:
+            words = f"{name} {value}, the first with {theirs[name]}"
+            raise UsageError(f"process {jax.process_index()} was started with {words}")
 
 
 @contextlib.contextmanager

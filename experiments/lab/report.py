@@ -49,6 +49,7 @@ class Report(NamedTuple):
         warnings: sentences that say what the findings do not rest on.
         files: name -> content of further files, such as the trained network.
         markdown: the name of a Markdown file of the whole, where one is wanted.
+        written: names of files that the work has written already.
         failures: what could not be done, a sentence each; the command then exits with 1.
     """
 
@@ -60,6 +61,7 @@ class Report(NamedTuple):
     warnings: Sequence[str] = ()
     files: Mapping[str, bytes] = MappingProxyType({})
     markdown: str = ""
+    written: Sequence[str] = ()
     failures: Sequence[str] = ()
 
 

@@ -52,7 +52,7 @@ class Run(NamedTuple):
         """A file name without its ending: legible, and of no other run."""
         # Two of a thousand runs share eight digits once in 8,000 folders, and must share the legible part as well.
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
-        legible = re.sub(r"[^\w.+]", ".", f"{self.optimizer}.{exact(self.learning_rate)}")
+        legible = re.sub(r"[^\w.+-]", ".", f"{self.optimizer}-{exact(self.learning_rate)}")
         return f"{legible}-seed{self.seed}-{digest[:8]}"
 
     @property

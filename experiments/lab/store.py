@@ -25,6 +25,8 @@ from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, metrics
 
 RESULTS = "results.json"
+# How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
+CLOCK = "clock-"
 _OPTIONS = "options.json"
 # What experiments write beside the files that results.json lists: --overwrite deletes these and no others.
 _OURS = ("iteration-*.png", "model.safetensors", "model-torch.safetensors", "runs/*.safetensors", "runs/*.part")
@@ -75,10 +77,13 @@ def finish(out: Path, files: Mapping[str, bytes], document: Mapping[str, Any]) -
     """Writes the files of the results, then results.json, and lets other processes write to the folder."""
     for name, content in files.items():
         checkpoints.write(out / name, content)
-    # Only now are the runs under way of no more use.
+    # Left by a crash between the last step of a run and the end of its saving. Other runs under way are of use still.
     for path in out.glob("runs/*.part"):
+        if path.with_suffix(".safetensors").exists():
+            path.unlink()
+    checkpoints.write(out / RESULTS, _json({**document, "files": [*document.get("files", []), *files]}))
+    for path in out.glob(f"runs/{CLOCK}*.part"):
         path.unlink()
-    checkpoints.write(out / RESULTS, _json({**document, "files": list(files)}))
     os.close(_claims.pop(out.resolve())[0])
 
 
@@ -101,11 +106,14 @@ def has_run(out: Path, run: Run) -> bool:
     return _path(out, run.stem).exists()
 
 
-def write_run(out: Path, result: Result) -> None:
-    """Keeps a finished run."""
-    arrays = {"history": result.history, "variables": result.variables, "held_out": result.held_out}
-    metadata = {"run": result.run.as_dict(), "seconds": result.seconds}
-    checkpoints.save(_path(out, result.run.stem), arrays, metadata)
+def write_runs(out: Path, results: Sequence[Result]) -> None:
+    """Keeps finished runs, and drops what was kept of them under way."""
+    for result in results:
+        arrays = {"history": result.history, "variables": result.variables, "held_out": result.held_out}
+        metadata = {"run": result.run.as_dict(), "seconds": result.seconds}
+        checkpoints.save(_path(out, result.run.stem), arrays, metadata)
+    for result in results:
+        _path(out, result.run.stem, "part").unlink(missing_ok=True)
 
 
 def read_run(out: Path, run: Run) -> Result:

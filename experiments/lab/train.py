@@ -50,10 +50,10 @@ def train_all(
     with progress_bar(console) as progress:
         bar = progress.add_task("", total=total, completed=done)
         for group in _groups(missing, width):
-            for result in _train(group, width, options, progress, bar, watch, chunk_size):
-                if writer:
-                    store.write_run(out, result)
-                    results[result.run] = result
+            trained = _train(group, width, options, progress, bar, watch, chunk_size)
+            if writer:
+                store.write_runs(out, trained)
+                results |= {result.run: result for result in trained}
     return [results[run] for run in runs] if writer else []
 
 

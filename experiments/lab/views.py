@@ -21,7 +21,10 @@ from segjax.statistics import Estimate
 POINTS = 200
 # The columns of most tables, and what they are.
 SCORES = ("loss", "agreement", "accuracy", "iou", "seconds")
-NOTE = "Loss and agreement: running means while training; accuracy and IoU: held-out images."
+NOTE = (
+    "Loss and agreement: running means while training; accuracy and IoU: held-out images. Agreement: the share of "
+    "pixels that are right and sure, with a probability below 0.1 or above 0.9."
+)
 
 
 def spread(numbers: np.ndarray, form: str) -> str:
@@ -38,15 +41,22 @@ def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = N
 
 def leader(arms: Arms, column: str, setting: str = "") -> str:
     """A sentence: whose mean over seeds is best, and in how many of the paired seeds it is ahead of all others."""
-    form, better = COLUMNS[column].form, COLUMNS[column].higher_is_better
+    title, form, better = COLUMNS[column].title, COLUMNS[column].form, COLUMNS[column].higher_is_better
     ranks = {}
     for label, arm in arms.items():
         numbers = arm.kept(column)
         # A run that diverged is behind every other: an average would hide it.
         ranks[label] = np.where(np.isfinite(numbers), numbers if better else -numbers, -np.inf)
-    best = max(ranks, key=lambda label: ranks[label].mean())
+
+    def place(label: str) -> tuple[int, float]:
+        finite = ranks[label][np.isfinite(ranks[label])]
+        return len(finite), finite.mean() if finite.size else -np.inf
+
+    best = max(ranks, key=place)
+    if not place(best)[0]:
+        return f"Best by {title}{setting}: none, every run diverged."
     rivals = [ranks[label] for label in ranks if label != best]
-    sentence = f"Best by {COLUMNS[column].title}{setting}: {best} ({arms[best].values(column).mean():{form}})"
+    sentence = f"Best by {title}{setting}: {best} ({np.nanmean(arms[best].kept(column)):{form}})"
     if rivals:
         wins = np.all([ranks[best] > rival for rival in rivals], axis=0)
         sentence += f", ahead of all others in {int(wins.sum())} of {len(wins)} seeds"
@@ -98,11 +108,21 @@ def look(batch: segjax.Batch, seen: Mapping[str, np.ndarray], title: str) -> Fig
 
 
 def predictions(arms: Arms, options: Comparison) -> Figure:
-    """The first held-out image as the first seed of each arm sees it."""
-    batch, seen = held_out_batch(options.texture), {}
-    for label, arm in arms.items():
-        seen[label] = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
-    return look(batch, seen, f"A held-out image after {options.iterations} iterations, seed {options.seed}")
+    """The first held-out image of each arm's own textures as its first seed sees it."""
+    grid: list[list[plotting.Picture]] = []
+    for arm in arms.values():
+        batch = held_out_batch(arm.run.texture)
+        seen = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
+        image, mask = (part[0, ..., 0] for part in batch)
+        row = [
+            plotting.Picture("", image),
+            plotting.Picture("", mask, "mask"),
+            plotting.Picture("", seen, "probability"),
+        ]
+        headings = ("", "", "") if grid else ("input image", "true mask", "prediction")
+        grid.append([picture._replace(title=heading) for picture, heading in zip(row, headings, strict=True)])
+    title = f"A held-out image after {options.iterations} iterations, seed {options.seed}"
+    return plotting.pictures(grid, title, list(arms))
 
 
 def curve_panel(arms: Mapping[str, Arm], curve: str, ylabel: str) -> plotting.Panel:
@@ -133,7 +153,10 @@ def _title(column: str) -> str:
 def _estimate_table(column: str, by_label: Mapping[str, Mapping[str, Estimate]]) -> Table:
     form, better = COLUMNS[column].form, "more" if COLUMNS[column].higher_is_better else "less"
     rows = [[label, *(_cell(estimate, form) for estimate in found.values())] for label, found in by_label.items()]
-    note = f"95 % bootstrap intervals over seeds; {better} is better. IQM: mean of the middle half."
+    note = (
+        f"95 % bootstrap intervals over seeds; {better} is better. IQM: mean without the highest and the lowest "
+        "quarter, from 4 seeds on."
+    )
     return Table(_title(column), ["", *statistics.STATISTICS], rows, note)
 
 

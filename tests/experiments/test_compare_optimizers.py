@@ -5,14 +5,16 @@ import sys
 from dataclasses import replace
 
 import jax
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from rich.console import Console
 from small_runs import ROOT, execute, result
 from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
 from experiments.compare_optimizers import Found, Options
-from experiments.lab import views
+from experiments.lab import processes, views
 from experiments.lab.stops import Finished, UsageError
 from experiments.lab.tuning import Candidate
 
@@ -135,6 +137,15 @@ def test_an_optimizer_may_have_a_rate_of_its_own(rate, labels, monkeypatch):
     report = compare_optimizers.report(options, Found(results, {}, None))
     assert list(report.results["summary"]) == labels
     assert report.results["reference"] == labels[-1]
+
+
+@pytest.mark.parametrize("tune", [(), ("--tune",)])
+def test_every_process_takes_the_rates_of_the_first(tune, monkeypatch):
+    planned = []
+    monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
+    monkeypatch.setattr(processes, "broadcast", lambda rates: np.full_like(rates, 0.25))
+    compare_optimizers.work(parse("--optimizers", "sgd=0.5", "adam", *tune), Console(quiet=True))
+    assert {run.learning_rate for run in planned[-1]} == {0.25}
 
 
 def test_presets_are_defaults():

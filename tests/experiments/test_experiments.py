@@ -11,12 +11,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import DATA
 from small_runs import ROOT, execute, parse
 
-from experiments.lab import output
+from experiments.lab import experiment, output
 from experiments.lab.experiment import questions
 from experiments.lab.stops import UsageError
 
@@ -322,3 +323,30 @@ def test_results_tell_the_commit_that_made_them(tmp_path, monkeypatch):
     assert output._source(checkout) == {"commit": commit, "clean": False}
     monkeypatch.setenv("PATH", str(tmp_path))
     assert output._source(checkout) == unknown
+
+
+def test_a_bad_number_in_a_plan_is_one_line_before_any_training(tmp_path):
+    script = module("compare_losses")
+    options = parse(script, "--preset", "quick", "--out", tmp_path / "out")
+    for change, message in (
+        ({"sigma2": -1.0}, "sigma2 must be a finite number > 0"),
+        ({"batch_size": 0}, "batch_size"),
+    ):
+        plan = SimpleNamespace(
+            __file__=script.__file__,
+            plan=lambda options, change=change: [options.run(0, texture=options.texture._replace(**change))],
+        )
+        with pytest.raises(UsageError, match=message):
+            experiment.run(plan, options)
+    with pytest.raises(UsageError, match="nothing to train"):
+        experiment.run(SimpleNamespace(__file__=script.__file__, plan=lambda options: []), options)
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_what_the_commands_need_is_named_where_it_is_missing(tmp_path):
+    """Another Python's folder of packages, in which rich is not found."""
+    code = "import sys; sys.modules['rich'] = None\nimport importlib.util as it; find = it.find_spec\n"
+    code += "it.find_spec = lambda name: None if name == 'rich' else find(name)\nimport experiments"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: the experiments need rich: pip install '.[experiments]'\n"

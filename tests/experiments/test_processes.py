@@ -98,7 +98,7 @@ def test_a_dead_process_ends_the_other(victim, how, code, tmp_path):
     both = start(tmp_path, "--iterations", "100")
     try:
         kept = tmp_path / "runs"
-        wait_for(lambda: len(list(kept.glob("sgd.0.01-seed?-*.safetensors"))) == 3)
+        wait_for(lambda: len(list(kept.glob("sgd-0.01-seed?-*.safetensors"))) == 3)
         both[victim].send_signal(how)
         begin = time.monotonic()
         _, said = both[1 - victim].communicate(timeout=60)
@@ -153,3 +153,13 @@ def test_one_process_is_its_own_writer(tmp_path):
         assert processes.is_writer()
         array = np.array([1.0, 2.0])
         assert processes.broadcast(array) is array
+
+
+def test_processes_of_other_options_are_told_the_difference(monkeypatch):
+    ours = compare_optimizers.Options(sigma1=0.9, out="mine").identity("compare_optimizers")
+    processes.agree(ours)
+    theirs = json.dumps(compare_optimizers.Options().identity("compare_optimizers"), default=str, sort_keys=True)
+    sent = iter([np.array(len(theirs)), np.frombuffer(theirs.encode(), np.uint8)])
+    monkeypatch.setattr(processes, "broadcast", lambda _: next(sent))
+    with pytest.raises(UsageError, match=r"process 0 was started with sigma1 0\.9, the first with 0\.2"):
+        processes.agree(ours)

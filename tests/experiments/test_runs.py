@@ -56,7 +56,7 @@ def test_results_are_in_the_order_of_the_runs_and_each_is_trained_once(tmp_path,
 
 def test_a_name_is_that_of_one_run_and_tells_what_it_is():
     run = Run(seed=3)
-    assert run.stem.startswith("adam.0.001-seed3-")
+    assert run.stem.startswith("adam-0.001-seed3-")
     others = {name: value * 2 for name, value in run._asdict().items() if name != "texture"}
     changed = [run._replace(**{name: value}) for name, value in others.items()]
     changed += [run._replace(texture=run.texture._replace(**{name: 7})) for name in Texture._fields]

@@ -90,7 +90,7 @@ def test_overwriting_leaves_what_is_not_ours(options):
     claim(options)
     store.keep(options.out)
     (options.out / "results.json").write_text(results(options))
-    runs = ("runs/adam.0.01-seed0-01234567.part", "runs/adam.0.01-seed0-01234567.safetensors")
+    runs = ("runs/adam-0.01-seed0-01234567.part", "runs/adam-0.01-seed0-01234567.safetensors")
     for name in ("a.png", "iteration-000001.png", *runs, "mine.txt"):
         (options.out / name).touch()
     claim(replace(options, overwrite=True))
@@ -131,14 +131,14 @@ def test_a_second_process_is_told_and_touches_nothing(options):
 def test_a_finished_folder_is_free_for_other_processes(options):
     claim(options)
     store.keep(options.out)
-    (options.out / "runs" / "adam.0.01-seed0-01234567.part").touch()
+    (options.out / "runs" / "clock-seed0.part").touch()
     other = os.open(options.out, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     store.finish(options.out, {"a.png": b"PNG"}, options.identity("compare_losses"))
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
-    # What was under way is of no more use.
+    # A training by the clock is of no more use.
     assert {path.name for path in options.out.rglob("*.*")} == {"a.png", "options.json", "results.json"}
     assert json.loads((options.out / "results.json").read_text())["files"] == ["a.png"]
     with pytest.raises(Finished):
@@ -200,7 +200,7 @@ def test_there_and_back_is_identical(tmp_path):
     original = result([0.5, np.nan, 0.25])
     (tmp_path / "runs").mkdir()
     assert not store.has_run(tmp_path, original.run)
-    store.write_run(tmp_path, original)
+    store.write_runs(tmp_path, [original])
     assert store.has_run(tmp_path, original.run)
     again = store.read_run(tmp_path, original.run)
     assert again.run == original.run
@@ -231,7 +231,7 @@ def test_a_run_under_the_name_of_another_is_refused(tmp_path):
     first, second = (result([0.5], rate=rate) for rate in (0.1234567, 0.1234568))
     (tmp_path / "runs").mkdir()
     for each in (first, second):
-        store.write_run(tmp_path, each)
+        store.write_runs(tmp_path, [each])
     assert len(list(tmp_path.glob("runs/*"))) == 2
     paths = [tmp_path / "runs" / f"{each.run.stem}.safetensors" for each in (first, second)]
     shutil.copy(*paths)
@@ -239,3 +239,18 @@ def test_a_run_under_the_name_of_another_is_refused(tmp_path):
         store.read_run(tmp_path, second.run)
     assert "\n" not in str(error.value)
     assert store.read_run(tmp_path, first.run).run == first.run
+
+
+def test_finishing_leaves_other_runs_under_way(options):
+    """A report of finished runs must not cost the steps of one that is interrupted."""
+    store.claim(options.out, options.identity("compare_losses"))
+    store.keep(options.out)
+    done, begun = result([0.5]), result([0.5], rate=0.5)
+    store.write_runs(options.out, [done])
+    state = TrainState({}, {}, {}, np.int32(1))
+    for each in (done, begun):
+        store.write_begun(options.out, [each.run.stem], Begun(state, [each.history], 1.0))
+    store.finish(options.out, {"a.png": b"1"}, {"experiment": "compare_losses", "files": ["b.png"]})
+    assert [path.name for path in options.out.glob("runs/*.part")] == [f"{begun.run.stem}.part"]
+    document = json.loads((options.out / "results.json").read_text())
+    assert document["files"] == ["b.png", "a.png"]

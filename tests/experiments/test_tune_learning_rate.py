@@ -1,8 +1,9 @@
 import pytest
+from small_runs import result
 from test_tuning import RATES, arms_at
 
 from experiments import tune_learning_rate
-from experiments.lab import tuning
+from experiments.lab import scores, tuning
 from experiments.lab.tuning import Candidate
 
 
@@ -18,6 +19,14 @@ def test_the_grid_extends_itself_beyond_its_edge(losses, beyond):
 def test_the_grid_does_not_extend_for_ever():
     # Three rates below the grid that was asked for, the lowest still the best.
     assert tune_learning_rate.extension(arms_at([0.1, 0.2, 0.3]).values(), [Candidate("adam", (1.0, 2.0))]) == []
+
+
+def test_close_rates_have_nothing_new_beyond_them():
+    close = (0.001, 0.0010000001)
+    arms = scores.arms(
+        [result([1.0, loss], 0, rate) for rate, loss in zip(close, (0.1, 0.2), strict=True)], scores.by_rate
+    )
+    assert tune_learning_rate.extension(arms.values(), [Candidate("adam", close)]) == []
 
 
 def test_findings_name_the_best_the_edge_and_what_diverged():

@@ -1,9 +1,12 @@
+import jax
 import numpy as np
 import pytest
 from small_runs import result
 from test_scores import ARMS, DECISIVE, arm, contest
 
 from experiments.lab import scores, views
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.options import Comparison
 from experiments.lab.scores import Target
 from segjax import statistics
 
@@ -88,3 +91,26 @@ def test_figures_show_intervals():
     # All arrive at once, at the second step.
     share = figures["time_to_target"].axes[0].lines[0].get_ydata()
     assert share[-1] == 1
+
+
+def test_a_run_that_diverged_is_behind_and_in_no_mean():
+    both = accuracies("a", 0.9, None) | accuracies("b", 0.5, 0.6)
+    assert views.leader(both, "accuracy").startswith("Best by held-out accuracy: b (0.550)")
+    lost = accuracies("a", None, None) | accuracies("b", None, None)
+    assert views.leader(lost, "accuracy") == "Best by held-out accuracy: none, every run diverged."
+    half = accuracies("a", 0.9, None) | accuracies("b", None, 0.6)
+    assert views.leader(half, "accuracy").startswith("Best by held-out accuracy: a (0.900)")
+
+
+def test_every_arm_is_shown_its_own_textures():
+    options = Comparison(image_size=16, sigma=4.0, batch_size=1)
+    variables = ARCHITECTURES["shallow"].init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+    made = {}
+    for width in (0.4, 5.0):
+        run = options.run(0, texture=options.texture._replace(sigma2=width), architecture="shallow")
+        made |= arm(f"{width:g}", [result([0.1])._replace(run=run, variables=variables)])
+    shown = [axes.images[0].get_array() for axes in views.predictions(made, options).axes if axes.images]
+    # A row an arm of image, mask and prediction: the mask's noise is the same, the texture outside of it is not.
+    (first, mask, _), (second, other_mask, _) = shown[:3], shown[3:6]
+    np.testing.assert_array_equal(mask, other_mask)
+    assert np.abs(np.asarray(first) - np.asarray(second)).max() > 0.1
