@@ -46,8 +46,8 @@ def test_float64_trajectory_is_pytorch_s(name, golden_trajectories, x64):
 @pytest.mark.parametrize("name", NAMES)
 def test_float32_begins_as_pytorch_does(name, golden_trajectories):
     losses, _ = train_on(golden_trajectories, name, np.float32, steps=5)
-    # jax 0.12 rounds convolutions in another way, and RMSprop's first step, the sign of the gradient, multiplies it: 4e-4
-    # after 5 steps. In float64 both versions agree with PyTorch to the last digits.
+    # jax 0.12 rounds convolutions in another way, and RMSprop's first step, the sign of the gradient, multiplies that:
+    # 4e-4 after 5 steps. In float64 both versions agree with PyTorch to the last digits.
     tolerance = 1e-4 if jax.__version_info__ < (0, 11) else 1e-3
     np.testing.assert_allclose(losses, golden_trajectories[f"{name}/float32/losses"][:5], rtol=tolerance)
 
