@@ -79,7 +79,7 @@ def matrix(arms: Arms, title: str) -> Figure:
     """Mean over seeds: training losses down, judges across; colours run from the worst to the best of each column."""
     numbers = np.array([[arm.values(column).mean() for column in JUDGES] for arm in arms.values()])
     signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
-    labels = ("trained with", "judged by, on held-out images", "place between the worst and the best of the column")
+    labels = ("trained with", "judged by, on held-out images", "within its column")
     headings = [COLUMNS[column].heading for column in JUDGES]
     return plotting.heatmap(numbers, list(arms), headings, labels, ".4f", title, ranks=numbers * signs)
 
