@@ -6,8 +6,10 @@ So each holds a connection to the first process, and one that breaks without a g
 
 import atexit
 import contextlib
+import ctypes
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -122,6 +124,10 @@ def joined(group: object, out: Path) -> Iterator[None]:
         patience.cancel()
     connections = _connect(group.coordinator.rpartition(":")[0] if by_flags else "")
     left = threading.Event()
+    # jax's own threads find a dead process too, and abort this one, often before the watching thread has the
+    # interpreter. C's sleep as the handler of that signal makes them wait: for 6 s, since SIGABRT is 6.
+    libc = ctypes.CDLL(None)
+    libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
     for number in connections:
         threading.Thread(target=_watch, args=(number, connections, left, out), daemon=True).start()
     try:
