@@ -46,7 +46,11 @@ def usage_errors() -> Iterator[None]:
 def install() -> None:
     """From now on both signals raise `Interrupted`, wherever the program is; an ignored signal stays ignored."""
 
-    def stop(number: int, _: FrameType | None) -> None:
+    def stop(number: int, frame: FrameType | None) -> None:
+        # Python swallows what is raised within a callback of its garbage collector, such as jax's: try again outside.
+        if frame and frame.f_code.co_name.endswith("gc_callback"):
+            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
+            return
         raise Interrupted(number)
 
     for number in SIGNALS:
