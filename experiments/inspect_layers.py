@@ -75,6 +75,7 @@ class Found(NamedTuple):
 
     variables: Variables
     texture: Texture
+    diverged: bool
     maps: dict[str, jax.Array]
     rows: list[dict[str, Any]]
 
@@ -82,14 +83,15 @@ class Found(NamedTuple):
 def work(options: Options, console: Console) -> Found:
     """Loads or trains a network, and takes it apart."""
     if options.model:
-        model, variables, given = load_with_textures(options.model)
-        texture = Texture(**given)
+        saved, texture = load_with_textures(options.model)
+        model, variables, diverged = saved.model, saved.variables, saved.diverged
     else:
         run = options.run(options.seed, optimizer="adam", learning_rate=1e-2, objective="bce")
         (result,) = train_all([run], options, console)
         model, variables, texture = ARCHITECTURES[options.architecture], result.variables, options.texture
+        diverged = bool(metrics.diverged_at(result.history.loss, variables["params"]))
     maps = layers.feature_maps(model, variables, held_out_batch(texture).image)
-    return Found(variables, texture, maps, removals(model, variables, texture, maps, console))
+    return Found(variables, texture, diverged, maps, removals(model, variables, texture, maps, console))
 
 
 def report(options: Options, found: Found) -> Report:
@@ -98,7 +100,8 @@ def report(options: Options, found: Found) -> Report:
     figures |= {f"features_{layer}": features(layer, maps, batch) for layer, maps in found.maps.items()}
     figures["removal"] = removal_figure(rows)
     results = {"texture": found.texture._asdict(), "removals": rows}
-    return Report(findings(rows), [table(rows)], figures, results, rows)
+    said = ["The training of this network diverged: what its layers do is of no use."] if found.diverged else []
+    return Report(findings(rows), [table(rows)], figures, results, rows, said)
 
 
 def removals(

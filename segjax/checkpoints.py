@@ -59,16 +59,17 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
         OSError: naming the file, if it cannot be written.
     """
     path = Path(path)
-    # In the same folder, since a rename is atomic only within a file system.
-    temporary = path.with_name(f".{path.name}.tmp")
+    unfinished = temporary(path)
     try:
-        with temporary.open("wb") as file:
+        # Not through a link of this name, to a file that is another's.
+        unfinished.unlink(missing_ok=True)
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        unfinished.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         # The error of a full disk does not name the file.
@@ -79,6 +80,12 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def temporary(path: str | os.PathLike[str]) -> Path:
+    """The file that `write` writes before it renames it: a crash may leave it."""
+    # In the same folder, since a rename is atomic only within a file system.
+    return Path(path).with_name(f".{Path(path).name}.tmp")
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -92,13 +99,19 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     entry = _entry(path, content)
     if entry.get("format") != FORMAT:
         raise ValueError(f"{path} is of format {entry.get('format', 0)}; this version of segjax reads format {FORMAT}")
+    if not isinstance(entry.get("metadata"), dict):
+        raise ValueError(f"{path} is damaged: its metadata is no mapping")
     try:
         arrays = safetensors.load(content)
         intact = _checksum(arrays, entry["metadata"]) == entry["sha256"]
-    except (SafetensorError, ValueError, KeyError) as error:
+    # A checksum tells of damage, not of who wrote the file: the metadata can be anything that JSON can say.
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not intact:
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
+    parents = {name[:end] for name in arrays for end, letter in enumerate(name) if letter == "/"}
+    if both := sorted(parents & arrays.keys()):
+        raise ValueError(f"{path} is no tree: {both[0]} is an array, and has others below it")
     return unflatten_dict(arrays, sep="/"), entry["metadata"]
 
 
@@ -148,7 +161,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
         ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
         entries = header.get("__metadata__", {})
         end = 8 + size + max(ends, default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         # A length above 4 GB means that the first 8 bytes were text or another format.
         truncated = len(content) < 8 + size < 2**32
         what = "is truncated, or no checkpoint" if truncated else "is not a checkpoint"
@@ -160,7 +173,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
     try:
         entry = json.loads(entries[_ENTRY])
         return {**entry}
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 

@@ -22,7 +22,7 @@ def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -
             raise TypeError
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r}") from None
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r:.60}") from None
     if count < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {count}")
     if count > maximum:
@@ -30,19 +30,49 @@ def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -
     return count
 
 
-def check_positive(name: str, value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
-    """Returns `value`, one finite number above 0 or traced; raises TypeError or ValueError naming `name` otherwise."""
-    return _check_number(name, value, "a finite number > 0", lambda number: math.isfinite(number) and number > 0)
+def check_positive(
+    name: str, value: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike | None = None
+) -> jax.typing.ArrayLike:
+    """Returns `value`, one finite number above 0 or traced; raises TypeError or ValueError naming `name` otherwise.
+
+    It must be one in `dtype` as well, jax's default float dtype where None: 1e-50 is 0 in float32, and 1e39 infinite.
+    """
+    info = jnp.finfo(jnp.result_type(float) if dtype is None else dtype)
+
+    def fault(number: float) -> str | None:
+        if not (math.isfinite(number) and number > 0):
+            return ""
+        if number > float(info.max):
+            return f", which is infinite in {info.dtype}"
+        # XLA computes with 0 in place of anything smaller.
+        return f", which is 0 in {info.dtype}" if number < float(info.tiny) else None
+
+    return _check_number(name, value, "a finite number > 0", fault)
+
+
+def check_sigma(
+    name: str, value: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike | None = None
+) -> jax.typing.ArrayLike:
+    """Returns `value`, the width of a Gaussian: as `check_positive`, and its square must not be 0 in `dtype` either."""
+    info = jnp.finfo(jnp.result_type(float) if dtype is None else dtype)
+
+    # x / sigma / sigma is x / (sigma * sigma) in a compiled program, and 0 / 0 where the square underflows.
+    def fault(number: float) -> str | None:
+        return f", whose square is 0 in {info.dtype}" if number < float(info.tiny) ** 0.5 else None
+
+    check_positive(name, value, dtype)
+    return _check_number(name, value, "a finite number > 0", fault)
 
 
 def check_share(name: str, value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
     """Returns `value`, one number in [0, 1) or traced; raises TypeError or ValueError naming `name` otherwise."""
-    return _check_number(name, value, "a number in [0, 1)", lambda number: 0 <= number < 1)
+    return _check_number(name, value, "a number in [0, 1)", lambda number: None if 0 <= number < 1 else "")
 
 
 def _check_number(
-    name: str, value: jax.typing.ArrayLike, allowed: str, fits: Callable[[float], bool]
+    name: str, value: jax.typing.ArrayLike, allowed: str, fault: Callable[[float], str | None]
 ) -> jax.typing.ArrayLike:
+    """`fault` gives None for a number that fits, and otherwise what an error says behind it."""
     if isinstance(value, jax.core.Tracer):
         if value.shape:
             raise ValueError(f"{name} must be a single number, got an array of shape {value.shape}")
@@ -53,11 +83,22 @@ def _check_number(
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
-        raise TypeError(f"{name} must be {allowed}, got {value!r}") from None
-    if not fits(number):
-        raise ValueError(f"{name} must be {allowed}, got {number}")
+        raise TypeError(f"{name} must be {allowed}, got {value!r:.60}") from None
+    # An int of Python may be beyond every float.
+    except OverflowError:
+        number = math.inf
+    if (said := fault(number)) is not None:
+        raise ValueError(f"{name} must be {allowed}, got {number}{said}")
     # Not `number`: the value keeps its dtype, and with it the bits of what is computed from it.
     return value
+
+
+def check_pixels(name: str, pixels: int) -> int:
+    """Returns `pixels`, at most 2^31 - 1; raises ValueError naming `name` otherwise."""
+    # Counts are int32, and a larger one would wrap to a negative number without a word.
+    if pixels > 2**31 - 1:
+        raise ValueError(f"{name} must be at most 2^31 - 1 pixels, got {pixels}")
+    return pixels
 
 
 def check_key(key: jax.Array) -> jax.Array:

@@ -9,14 +9,14 @@ A crop lies anywhere in its exemplar, is flipped and turned by quarters at rando
 from the edge of the mask the pixels are the photograph's; the notebook's last blur would soften them all.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_key, check_positive, check_share
+from segjax.checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
 from segjax.textures import EDGE_SIGMA, Batch, blur, rescale
 
 
@@ -46,8 +46,8 @@ def generate_crops(
 
     Args:
         key: one key of `jax.random`.
-        first: the material where the mask is 1, (height, width) in floating point on any scale; both sides are at least
-            `image_size`.
+        first: the material where the mask is 1, (height, width) in floating point, finite, on any scale whose crops are
+            finite too; both sides are at least `image_size`.
         second: the material where the mask is 0, on the same scale.
         batch_size, image_size: as in `generate_data`, static.
         sigma: width in pixels of the mask's kernel; may be traced.
@@ -69,10 +69,12 @@ def generate_crops(
     check_key(key)
     batch_size = check_count("batch_size", batch_size, minimum=1)
     image_size = check_count("image_size", image_size, minimum=2)
-    check_positive("sigma", sigma)
+    check_pixels("batch_size * image_size^2", batch_size * image_size**2)
     check_share("contrast", contrast)
     for name, exemplar in (("first", first), ("second", second)):
         _check_exemplar(name, exemplar, image_size)
+    check_sigma("sigma", sigma, first.dtype)
+    _check_range(first, second, contrast)
     # One key each: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
     inside = _crops(keys.first, first, batch_size, image_size, contrast)
@@ -128,3 +130,19 @@ def _check_exemplar(name: str, exemplar: jax.Array | np.ndarray, image_size: int
         raise ValueError(f"{name} must have shape (height, width), both at least {image_size}, got {shape}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
+
+
+def _check_range(first: jax.Array | np.ndarray, second: jax.Array | np.ndarray, contrast: jax.typing.ArrayLike) -> None:
+    """Raises a ValueError where a crop, or the difference of two, could be infinite; traced exemplars pass."""
+    most = 2.0 if isinstance(contrast, jax.core.Tracer) else 1 + float(cast(float, contrast))
+    ends: list[float] = []
+    for exemplar in (first, second):
+        if not isinstance(exemplar, jax.core.Tracer):
+            # By NumPy, since within `jit` JAX would trace it.
+            array = np.asarray(exemplar)
+            with np.errstate(over="ignore", invalid="ignore"):
+                mean = float(array.mean())
+            ends += [mean + most * (float(end) - mean) for end in (array.min(), array.max())]
+    # Not `>`: NaN is refused as well.
+    if ends and not max(np.abs(ends).max(), np.ptp(ends)) <= float(jnp.finfo(first.dtype).max):
+        raise ValueError(f"first and second must be finite numbers whose crops are finite in {first.dtype}")

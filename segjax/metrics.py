@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.checks import check_array, check_real, check_same_shape
+from segjax.checks import check_array, check_pixels, check_real, check_same_shape
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 # An untrained network's loss moves by a few hundredths of itself from batch to batch; a fifth is no such chance.
@@ -25,7 +25,10 @@ _WORSE = 1.2
 
 
 class Counts(NamedTuple):
-    """Numbers of pixels, int32: exact up to 2^31 pixels, 16,384 batches of the notebook's size."""
+    """Numbers of pixels, int32: exact up to 2^31 - 1 pixels in all, 16,383 batches of the notebook's size.
+
+    `count` and `segjax.evaluate` refuse more; who adds counts must stay below that.
+    """
 
     # Integers add exactly; float32 would lose single pixels above 2^24, 128 batches.
     true_positive: jax.Array
@@ -45,9 +48,10 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
         logits, mask: of one shape, (batch, ...); the mask is 0 or 1.
 
     Raises:
-        TypeError, ValueError: if they are not arrays of one shape.
+        TypeError, ValueError: if they are not arrays of one shape, or have more than 2^31 - 1 pixels.
     """
     check_same_shape("logits", logits, "mask", mask)
+    check_pixels("mask", mask.size)
     # Not a threshold on the logit: the notebook's 0.1 and 0.9 are on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
     wanted = mask > 0.5
@@ -81,6 +85,8 @@ def recall(counts: Counts) -> jax.Array:
 
 def f1(counts: Counts) -> jax.Array:
     """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN)."""
+    # 2 TP can be twice the largest int32, which an unsigned one still holds.
+    counts = jax.tree.map(_unsigned, counts)
     twice = 2 * counts.true_positive
     return _ratio(twice, twice + counts.false_positive + counts.false_negative)
 
@@ -153,6 +159,11 @@ def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
 
 def _pixels(counts: Counts) -> jax.Array:
     return counts.true_positive + counts.false_positive + counts.false_negative + counts.true_negative
+
+
+def _unsigned(counts: jax.Array) -> jax.Array:
+    # Means of counts are floating, and stay so.
+    return jnp.asarray(counts, jnp.uint32) if jnp.result_type(counts) == jnp.int32 else counts
 
 
 def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:

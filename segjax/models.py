@@ -14,6 +14,16 @@ from segjax.checks import check_count, check_images, check_network, check_variab
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
 Variables = dict[str, Any]
+# What a network's sizes may be in a file, which can say anything; one that is built here may be larger.
+_SIZES: Mapping[str, range] = MappingProxyType(
+    {
+        "num_channels": range(1, 4096 + 1),
+        "kernel_size": range(1, 255 + 1),
+        "depth": range(1, 256 + 1),
+        "levels": range(8 + 1),
+        "patch": range(1, 64 + 1),
+    }
+)
 # Side of the kernels of `PatchCNN`'s first layer, in pixels.
 _FINE_KERNEL = 5
 
@@ -104,8 +114,7 @@ class SegmentationCNN(_Sight):
             TypeError, ValueError: naming the image or the attribute that is out of range.
         """
         check_images("image", image)
-        for name in ("num_channels", "kernel_size", "depth"):
-            check_count(name, getattr(self, name), minimum=1)
+        _check_sizes(self)
         # The same module three times is one set of parameters, and running statistics that each layer moves in turn.
         if self.shared_norm:
             norms = [_batch_norm("norm", image.dtype, train)] * self.depth
@@ -157,8 +166,7 @@ class UNet(_Sight):
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of 2^levels."""
         check_images("image", image)
-        for name, minimum in (("num_channels", 1), ("kernel_size", 1), ("levels", 0)):
-            check_count(name, getattr(self, name), minimum)
+        _check_sizes(self)
 
         def block(x: jax.Array, features: int, name: str) -> jax.Array:
             x = Conv(features, self.kernel_size, name=f"conv_{name}")(x)
@@ -219,8 +227,7 @@ class PatchCNN(_Sight):
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of `patch`."""
         check_images("image", image)
-        for name in ("num_channels", "kernel_size", "depth", "patch"):
-            check_count(name, getattr(self, name), minimum=1)
+        _check_sizes(self)
         if self.num_channels % self.patch**2:
             raise ValueError(f"num_channels must be a multiple of patch^2 = {self.patch**2}, got {self.num_channels}")
 
@@ -234,6 +241,17 @@ class PatchCNN(_Sight):
             x = x + _batch_norm(f"norm{layer}", image.dtype, train)(y)
         x = depth_to_space(Conv(self.patch**2, self.kernel_size, name="out")(x), self.patch)
         return x[:, : image.shape[1], : image.shape[2]]
+
+
+def _options(network: Any) -> list[dataclasses.Field[Any]]:
+    # `parent` and `name` are Linen's own fields, about the network's place in a larger one.
+    return [field for field in dataclasses.fields(network) if field.name not in ("parent", "name")]
+
+
+def _check_sizes(model: nn.Module) -> None:
+    for field in _options(model):
+        if field.name in _SIZES:
+            check_count(field.name, getattr(model, field.name), _SIZES[field.name].start)
 
 
 def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
@@ -285,28 +303,37 @@ def to_config(model: nn.Module) -> dict[str, Any]:
     """
     if type(model).__name__ not in _NETWORKS:
         raise ValueError(f"model must be of: {', '.join(_NETWORKS)}; got {type(model).__name__}")
-    # `parent` and `name` are Linen's own fields, about the network's place in a larger one.
-    names = [field.name for field in dataclasses.fields(model) if field.name not in ("parent", "name")]
-    return {"network": type(model).__name__, **{name: getattr(model, name) for name in names}}
+    return {"network": type(model).__name__, **{it.name: getattr(model, it.name) for it in _options(model)}}
 
 
 def from_config(config: Mapping[str, Any]) -> nn.Module:
-    """The network that `to_config` described.
+    """The network that `to_config` described; an option that is missing has its default.
+
+    The sizes have bounds, so that no file can ask for a network without end: num_channels to 4096, kernel_size to 255,
+    depth to 256, levels to 8, patch to 64.
 
     Raises:
-        ValueError: if the network or one of its options is unknown here.
+        ValueError: if the network or one of its options is unknown here, of another type, or out of bounds.
     """
     if not isinstance(config, Mapping):
         raise ValueError(f"config must be a mapping, got {config!r:.60}")
     options = dict(config)
     network = options.pop("network", None)
-    if network not in _NETWORKS:
-        raise ValueError(f"config must name a network of: {', '.join(_NETWORKS)}; got {network!r}")
-    try:
-        return cast(nn.Module, _NETWORKS[network](**options))
+    if not isinstance(network, str) or network not in _NETWORKS:
+        raise ValueError(f"config must name a network of: {', '.join(_NETWORKS)}; got {network!r:.60}")
+    defaults = {field.name: field.default for field in _options(_NETWORKS[network])}
     # A file of a newer version may have options that this one does not know.
-    except TypeError as error:
-        raise ValueError(f"config has options that {network} does not have: {error}") from None
+    if unknown := [name for name in options if name not in defaults]:
+        raise ValueError(f"config has options that {network} does not have: {unknown!r:.60}")
+    for name, value in options.items():
+        try:
+            if name in _SIZES:
+                check_count(name, value, _SIZES[name].start, _SIZES[name].stop - 1)
+            elif not isinstance(value, type(defaults[name])):
+                raise TypeError(f"{name} must be {type(defaults[name]).__name__}, got {value!r:.60}")
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"config: {error}") from None
+    return cast(nn.Module, _NETWORKS[network](**options))
 
 
 # `nn.Module` here and in `tiling`, since Python has no type for a Linen module that is a `Network` as well.

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_key, check_positive
+from segjax.checks import check_array, check_count, check_key, check_pixels, check_sigma
 
 # Width in pixels of the last blur, which hides the jump between the two textures; the notebook's number.
 EDGE_SIGMA = 1.0
@@ -46,8 +46,8 @@ def generate_data(
     Args:
         key: one key of `jax.random`.
         batch_size: number of images, >= 1, static.
-        image_size: height and width in pixels, >= 2, odd or even, static.
-        sigma1: width in pixels of the texture's kernel where the mask is 1; may be traced.
+        image_size: height and width in pixels, >= 2, odd or even, static; a batch has at most 2^31 - 1 pixels.
+        sigma1: width in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may be traced.
         sigma2: the same where the mask is 0; may be traced.
         sigma: width in pixels of the mask's kernel; may be traced.
 
@@ -65,6 +65,7 @@ def generate_data(
     check_key(key)
     batch_size = check_count("batch_size", batch_size, minimum=1)
     image_size = check_count("image_size", image_size, minimum=2)
+    check_pixels("batch_size * image_size^2", batch_size * image_size**2)
     # Drawing it is half of the time of a batch (threefry, on a CPU); the blurs are a third.
     noise = jax.random.normal(key, (3, batch_size, image_size, image_size))
     return compose_batch(noise, sigma1, sigma2, sigma)
@@ -82,14 +83,14 @@ def compose_batch(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
-        check_positive(name, value)
     check_array("noise", noise)
     shape, dtype = noise.shape, noise.dtype
     if len(shape) != 4 or shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
         raise ValueError(f"noise must have shape (3, batch >= 1, n, n) with n >= 2, got {shape}")
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"noise must be of a floating dtype, got {dtype}")
+    for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
+        check_sigma(name, value, dtype)
 
     region, inside, outside = noise
     mask = blur(region, sigma) > 0
@@ -110,8 +111,10 @@ def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_positive("sigma", sigma)
-    profile = _gaussian_profile(check_count("image_size", image_size, minimum=2), sigma, jnp.result_type(float))
+    check_sigma("sigma", sigma)
+    image_size = check_count("image_size", image_size, minimum=2)
+    check_pixels("image_size^2", image_size**2)
+    profile = _gaussian_profile(image_size, sigma, jnp.result_type(float))
     return jnp.outer(profile, profile)
 
 
@@ -121,9 +124,10 @@ def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.d
     squares = np.linspace(-image_size / 2, image_size / 2, image_size) ** 2
     # Less the central point's, whose weight is then 1 at any sigma. The notebook's sum underflows at widths below about
     # 0.035, and its image is NaN.
-    excess = jnp.asarray(squares - squares.min(), dtype)
+    # Of a float16 kernel of more than 512 pixels the ends would be infinite.
+    excess = jnp.asarray(np.minimum(squares - squares.min(), float(jnp.finfo(dtype).max)), dtype)
     sigma = jnp.asarray(sigma, dtype)
-    # Divided twice, since the square of a tiny sigma underflows.
+    # XLA makes one division by the square of it, for which `check_sigma` has its bound.
     return jax.nn.softmax(-0.5 * excess / sigma / sigma)
 
 

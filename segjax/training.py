@@ -17,7 +17,15 @@ import optax
 from jax import lax
 
 from segjax import metrics
-from segjax.checks import check_callable, check_count, check_key, check_model, check_network, check_positive
+from segjax.checks import (
+    check_callable,
+    check_count,
+    check_key,
+    check_model,
+    check_network,
+    check_pixels,
+    check_positive,
+)
 from segjax.losses import Loss, mean_squared_error
 from segjax.models import Variables, predict
 from segjax.optimizers import Optimizer, adam
@@ -152,7 +160,7 @@ def make_train(
         if begun is None:
             state, done = init(key, learning_rate), 0
         else:
-            state, done = _check_begun(begun, num_steps)
+            state, done = _check_begun(begun, num_steps, jax.eval_shape(init, key, learning_rate))
             if done == num_steps:
                 return begun
         left = num_steps - done
@@ -206,7 +214,7 @@ class Fit(NamedTuple):
         if begun is None:
             state, chunks, done = self.init(key, learning_rate), [], 0
         else:
-            state, done = _check_begun(begun, self.num_steps)
+            state, done = _check_begun(begun, self.num_steps, jax.eval_shape(self.init, key, learning_rate))
             # A copy, since `advance` consumes its state: the caller can still use the one in `begun`.
             state, chunks = jax.tree.map(jnp.copy, state), [begun[1]]
         for start in range(done, self.num_steps, self.chunk_size):
@@ -268,7 +276,8 @@ def evaluate(
         model: a Linen module with the attribute `batch_statistics` of `segjax.models.Network`.
         variables: `state.variables` after training.
         key: of the held-out images, another than the key of a training run.
-        num_batches: number of batches, >= 1; their size matters to models that predict with batch statistics.
+        num_batches: number of batches, >= 1, of at most 2^31 - 1 pixels in all; their size matters to models that
+            predict with batch statistics.
         generate, generate_options: as in `make_train`.
 
     Raises:
@@ -277,14 +286,16 @@ def evaluate(
     check_key(key)
     check_network(model, "batch_statistics")
     check_callable("generate", generate)
-    indices = jnp.arange(check_count("num_batches", num_batches, minimum=1))
+    num_batches = check_count("num_batches", num_batches, minimum=1)
+    mask = jax.eval_shape(partial(generate, **generate_options), key).mask
+    check_pixels("num_batches times the pixels of a batch", num_batches * mask.size)
 
     def count_batch(index: jax.Array) -> metrics.Counts:
         batch = generate(jax.random.fold_in(key, index), **generate_options)
         return metrics.count(predict(model, variables, batch.image), batch.mask)
 
     # One batch after the other: memory does not grow with their number.
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), lax.map(count_batch, indices))
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), lax.map(count_batch, jnp.arange(num_batches)))
 
 
 def _make_run(
@@ -337,15 +348,30 @@ def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[jax
     return check_key(key), jnp.asarray(check_positive("learning_rate", learning_rate), float)
 
 
-def _check_begun(begun: Begun, num_steps: int) -> tuple[TrainState, int]:
-    """The state in `begun` and the number of its steps, which is the length of its history."""
+def _check_begun(begun: Begun, num_steps: int, template: TrainState) -> tuple[TrainState, int]:
+    """The state in `begun`, laid out as the template, and the number of its steps: the length of its history."""
     pair = isinstance(begun, tuple | list) and len(begun) == 2
     if not pair or not isinstance(begun[0], TrainState) or not isinstance(begun[1], History):
         raise TypeError(f"begun must be the pair (state, history) of a run, got {begun!r:.60}")
     state, history = begun
+    # Flax takes no notice of layers that a network does not have: it would train the others alone.
+    found, wanted = _layout(state), _layout(template)
+    for name in [*wanted, *found]:
+        if found.get(name) != wanted.get(name):
+            there, here = (layout.get(name, "missing") for layout in (found, wanted))
+            raise ValueError(f"begun must be of this model and optimizer: {name} is {there} there, and {here} here")
     done = len(history.loss)
     # Inside `jit` the counter has no value yet, but the length of the history is static.
     steps = done if isinstance(state.step, jax.core.Tracer) else int(state.step)
     if done != steps or done > num_steps:
         raise ValueError(f"begun must be a state of at most {num_steps} steps and their history, got {steps}")
     return state, done
+
+
+def _layout(tree: Any) -> dict[str, str]:
+    """Name -> dtype and shape of each leaf."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        jax.tree_util.keystr(place, simple=True, separator="/"): f"{jnp.result_type(leaf)} of shape {jnp.shape(leaf)}"
+        for place, leaf in leaves
+    }

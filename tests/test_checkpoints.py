@@ -1,8 +1,11 @@
+import json
+import struct
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 import segjax
 from segjax import checkpoints
@@ -63,11 +66,36 @@ def test_metadata_that_is_not_json_writes_nothing(path):
         (b"text", "is truncated, or no checkpoint"),
         (b"\x10" + bytes(7) + b"[" * 40, "is not a checkpoint"),
         (b"\x02" + bytes(7) + b"{}", "not one of segjax"),
+        (struct.pack("<Q", 100_000) + b"[" * 100_000, "is not a checkpoint"),
     ],
 )
 def test_refuses_what_is_no_checkpoint(path, content, message):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
+        checkpoints.load(path)
+
+
+def signed(metadata, arrays=None):
+    """A file with a checksum that is right, whatever it says."""
+    arrays = {"a": np.zeros(2)} if arrays is None else arrays
+    try:
+        checksum = checkpoints._checksum(arrays, metadata)
+    except (TypeError, ValueError):
+        checksum = ""
+    return save(arrays, {"segjax": json.dumps({"format": 1, "metadata": metadata, "sha256": checksum})})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(signed(metadata) for metadata in (None, 5, True, "ab", [], [["model", 1]])),
+        *(save({"a": np.zeros(2)}, {"segjax": text}) for text in ("5", "null", "[]", '{"format": 1}', "[" * 100_000)),
+        *(signed({}, {"a": np.zeros(1), name: np.zeros(1)}) for name in ("a/b", "a/", "a/b/c")),
+    ],
+)
+def test_what_is_signed_but_makes_no_sense_is_refused(path, content):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"file.safetensors is (damaged|of format|no tree)"):
         checkpoints.load(path)
 
 

@@ -115,6 +115,11 @@ def test_dtype_follows_the_exemplars(x64):
         (ValueError, {"contrast": -0.1}, "contrast must be"),
         (ValueError, {"contrast": float("nan")}, "contrast must be"),
         (ValueError, {"sigma": 0.0}, "sigma must be a finite number > 0"),
+        (ValueError, {"sigma": 1e-30}, "sigma must be .* whose square is 0 in float32"),
+        (ValueError, {"batch_size": 2**31 - 1}, r"batch_size \* image_size\^2 must be at most 2\^31 - 1 pixels"),
+        (ValueError, {"first": np.full_like(FIRST, np.nan)}, "first and second must be finite numbers"),
+        (ValueError, {"second": np.full_like(SECOND, np.inf)}, "first and second must be finite numbers"),
+        (ValueError, {"first": FIRST * np.float32(3e38)}, "first and second must be .* crops are finite in float32"),
         (ValueError, {"batch_size": 0}, "batch_size must be an integer >= 1"),
     ],
 )

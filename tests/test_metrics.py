@@ -32,6 +32,43 @@ def test_closed_forms():
     np.testing.assert_allclose([ratio(result) for ratio in RATIOS], expected, rtol=1e-6)
 
 
+MOST = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        (MOST, 0, 0, 0, MOST),
+        (MOST - 1, 1, 0, 0, MOST),
+        (MOST // 3, MOST // 3, MOST // 3, 0, 1),
+        (1_200_000_000, 7, 300_000_000, 600_000_000, 5),
+        (1, MOST - 1, 0, 0, 0),
+        (1, 0, MOST - 1, 0, 0),
+        (1, 0, 0, MOST - 1, 0),
+    ],
+)
+def test_ratios_of_as_many_pixels_as_counts_can_hold(numbers):
+    tp, fp, fn, tn, agreeing = numbers
+    whole = tp + fp + fn + tn
+    expected = [(tp + tn) / whole, tp / (tp + fp + fn), tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn)]
+    for ratio, wanted in zip(RATIOS, [*expected, agreeing / whole], strict=True):
+        for found in (ratio(counts(*numbers)), jax.jit(ratio)(counts(*numbers))):
+            assert float(found) == pytest.approx(wanted, rel=2e-7)
+
+
+def test_counts_of_more_pixels_than_they_can_hold_are_refused():
+    def shaped(*shape):
+        return jax.eval_shape(metrics.count, *[jax.ShapeDtypeStruct(shape, jnp.float32)] * 2)
+
+    assert shaped(MOST).true_positive.shape == ()
+    with pytest.raises(ValueError, match=r"mask must be at most 2\^31 - 1 pixels, got 2147483648"):
+        shaped(2, 2**15, 2**15, 1)
+
+
+def test_f1_of_mean_counts():
+    assert float(metrics.f1(metrics.Counts(*jnp.array([0.5, 0.25, 0.25, 0.0, 0.0])))) == pytest.approx(2 / 3)
+
+
 def test_agreement_counts_the_sure_and_right_alone():
     logits = jnp.array([5.0, -5.0, 1.0, -1.0, 5.0, -5.0])
     mask = jnp.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])

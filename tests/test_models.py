@@ -288,12 +288,35 @@ def test_configuration_there_and_back(model):
     [
         ({}, "config must name a network of: SegmentationCNN, UNet, PatchCNN; got None"),
         ({"network": "ResNet"}, "got 'ResNet'"),
-        ({"network": "UNet", "width": 3}, "options that UNet does not have"),
+        ({"network": "UNet", "width": 3}, r"options that UNet does not have: \['width'\]"),
+        ({"network": "UNet", "name": "a"}, r"options that UNet does not have: \['name'\]"),
+        ({"network": ["UNet"]}, r"got \['UNet'\]"),
+        ({"network": "UNet", "num_channels": "x"}, "config: num_channels must be an integer >= 1, got 'x'"),
+        ({"network": "UNet", "kernel_size": 3.0}, "config: kernel_size must be an integer >= 1, got 3.0"),
+        ({"network": "UNet", "num_channels": True}, "config: num_channels must be an integer >= 1, got True"),
+        ({"network": "UNet", "levels": 26}, "config: levels must be an integer <= 8, got 26"),
+        ({"network": "UNet", "levels": -1}, "config: levels must be an integer >= 0, got -1"),
+        ({"network": "PatchCNN", "patch": 0}, "config: patch must be an integer >= 1, got 0"),
+        ({"network": "PatchCNN", "patch": 65}, "config: patch must be an integer <= 64, got 65"),
+        ({"network": "PatchCNN", "standardize": "no"}, "config: standardize must be bool, got 'no'"),
+        ({"network": "PatchCNN", "depth": None}, "config: depth must be an integer >= 1, got None"),
+        ({"network": "SegmentationCNN", "depth": 5 * 10**8}, "config: depth must be an integer <= 256, got 500000000"),
+        ({"network": "SegmentationCNN", "depth": 2e9}, "config: depth must be an integer >= 1, got 2000000000.0"),
+        ({"network": "SegmentationCNN", "num_channels": 4097}, "config: num_channels must be an integer <= 4096"),
+        ({"network": "SegmentationCNN", "kernel_size": 256}, "config: kernel_size must be an integer <= 255"),
+        ({"network": "SegmentationCNN", "shared_norm": 1}, "config: shared_norm must be bool, got 1"),
     ],
 )
 def test_refuses_other_configurations(config, message):
     with pytest.raises(ValueError, match=message):
         from_config(config)
+
+
+def test_only_files_have_the_bounds():
+    model = segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=257)
+    assert model.init(KEY, IMAGE[:, :2, :2])["params"].keys() > {"conv257"}
+    with pytest.raises(ValueError, match="depth must be an integer <= 256, got 257"):
+        from_config(to_config(model))
 
 
 def test_refuses_to_describe_other_networks():

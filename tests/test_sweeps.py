@@ -54,7 +54,8 @@ def test_a_run_that_diverges_is_marked_and_disturbs_no_other():
 
 def test_a_run_whose_last_update_breaks_its_weights_diverged_at_the_last_step():
     one_step = segjax.make_train(MODEL, num_steps=1, **OPTIONS)
-    result = jax.jit(lambda keys: segjax.sweep(one_step, keys, [jnp.inf, 1e-2]))(KEYS)
+    # Traced, since such a rate would be refused.
+    result = jax.jit(lambda *given: segjax.sweep(one_step, *given))(KEYS, jnp.array([jnp.inf, 1e-2]))
     assert np.isfinite(result.histories.loss).all()
     np.testing.assert_array_equal(result.diverged_at, [[1, 0], [1, 0]])
 
@@ -150,3 +151,34 @@ def test_refuses_other_numbers():
         segjax.sweep(TRAIN, KEYS, RATES, sigma3=[0.2])
     with pytest.raises(ValueError, match="width must be an integer >= 1"):
         segjax.sweep(TRAIN, KEYS, RATES, width=0)
+
+
+@pytest.mark.parametrize("rate", [-1.0, 0, float("nan"), float("inf"), 1e-50, 1e39])
+def test_refuses_a_rate_out_of_range(rate):
+    with pytest.raises(ValueError, match="learning_rate must be a finite number > 0, got"):
+        segjax.sweep(TRAIN, KEYS, [1e-3, rate])
+
+
+@pytest.mark.parametrize(
+    ("error", "numbers", "message"),
+    [
+        (ValueError, {"sigma1": [-1]}, "sigma1 must be a finite number > 0, got -1.0"),
+        (ValueError, {"sigma1": [0.2, 0.0, 0.4]}, "sigma1 must be a finite number > 0, got 0.0"),
+        (ValueError, {"sigma2": [0.2, float("nan")]}, "sigma2 must be a finite number > 0, got nan"),
+        (ValueError, {"sigma2": [0.2, 1e39]}, "sigma2 must be .* which is infinite in float32"),
+        (ValueError, {"sigma": jnp.array([1.0, -2.0])}, "sigma must be a finite number > 0, got -2.0"),
+        (ValueError, {"batch_size": 2}, r"batch_size must have shape \(values,\).*: a sweep takes .* may be traced"),
+        (TypeError, {"batch_size": [2, 3]}, "batch_size must be an integer >= 1, .*: a sweep takes .* may be traced"),
+    ],
+)
+def test_refuses_numbers_that_generate_refuses(error, numbers, message):
+    with pytest.raises(error, match=message):
+        segjax.sweep(TRAIN, KEYS, RATES, **numbers)
+
+
+def test_traced_numbers_pass_beside_concrete_ones():
+    def program(keys, rates, sigmas):
+        return segjax.sweep(TRAIN, keys, rates, sigma1=sigmas, sigma=[1.0, 2.0])
+
+    shapes = jax.eval_shape(program, KEYS, jnp.array([-1.0, 1.0, 2.0]), jnp.array([-1.0, 0.0]))
+    assert shapes.diverged_at.shape == (2, 3, 2, 2)

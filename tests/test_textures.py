@@ -136,6 +136,50 @@ def test_refuses_a_sigma_out_of_range(name, value):
         segjax.generate_data(KEY, **{name: value})
 
 
+@pytest.mark.parametrize("name", ["sigma1", "sigma2", "sigma"])
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (1e-50, "1e-50, which is 0 in float32"),
+        (1e-40, "1e-40, which is 0 in float32"),
+        (1e39, r"1e\+39, which is infinite in float32"),
+        (1.08e-19, "1.08e-19, whose square is 0 in float32"),
+    ],
+)
+def test_refuses_a_sigma_that_float32_cannot_compute_with(name, value, fault):
+    with pytest.raises(ValueError, match=f"{name} must be a finite number > 0, got {fault}"):
+        segjax.generate_data(KEY, **{name: value})
+
+
+@pytest.mark.parametrize("size", [2, 16, 17])
+@pytest.mark.parametrize("sigma", [2.0**-63, 1e-9, 1e18, 1e30, 3e38])
+def test_any_sigma_that_is_accepted_gives_an_image(size, sigma):
+    """Also in a compiled program, which squares the sigma."""
+    noise = jax.random.normal(KEY, (3, 2, size, size))
+    for compose in (segjax.compose_batch, jax.jit(segjax.compose_batch)):
+        batch = compose(noise, sigma, sigma, sigma)
+        chex.assert_tree_all_finite(batch)
+        # A constant image would be 0.
+        np.testing.assert_allclose(batch.image.max(axis=(1, 2, 3)), 1, rtol=1e-6)
+
+
+def test_the_bounds_of_sigma_are_those_of_the_dtype(x64):
+    noise = np.ones((3, 1, 4, 4))
+    chex.assert_tree_all_finite(jax.jit(segjax.compose_batch)(noise, 1e-50, 1e-150, 1e100))
+    for dtype, value, fault in ((np.float64, 1e-160, "whose square is 0"), (np.float32, 1e-50, "which is 0")):
+        with pytest.raises(ValueError, match=f"sigma1 must .* got {value}, {fault} in {np.dtype(dtype)}"):
+            segjax.compose_batch(noise.astype(dtype), value, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("sizes", [(1, 2_000_000_000), (2_000_000_000, 2), (8, 16_384)])
+def test_refuses_more_pixels_than_counts_can_hold(sizes):
+    with pytest.raises(ValueError, match=r"batch_size \* image_size\^2 must be at most 2\^31 - 1 pixels"):
+        segjax.generate_data(KEY, *sizes)
+    if sizes[0] == 1:
+        with pytest.raises(ValueError, match=r"image_size\^2 must be at most 2\^31 - 1 pixels"):
+            segjax.gaussian_kernel(sizes[1], 1.0)
+
+
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [
@@ -143,6 +187,7 @@ def test_refuses_a_sigma_out_of_range(name, value):
         (ValueError, {"image_size": 1}, "image_size must be an integer >= 2"),
         (TypeError, {"image_size": 16.0}, "image_size must be an integer >= 2"),
         (TypeError, {"batch_size": True}, "batch_size must be an integer >= 1"),
+        (ValueError, {"sigma1": 10**400}, "sigma1 must be a finite number > 0"),
         (TypeError, {"sigma1": "wide"}, "sigma1 must be a finite number > 0"),
         (TypeError, {"sigma1": jnp.ones(2)}, "sigma1 must be a finite number > 0"),
     ],

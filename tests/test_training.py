@@ -50,13 +50,18 @@ def test_chunks_change_no_bit(run, chunk_size):
 
 
 class Counted:
-    """A network that counts how often its weights are initialised."""
+    """A network that counts how often its weights are initialised; to trace that for its shapes does not count."""
 
     def __init__(self):
-        self.inits, self.apply = 0, MODEL.apply
+        self._inits, self.apply = [], MODEL.apply
+
+    @property
+    def inits(self):
+        jax.effects_barrier()
+        return len(self._inits)
 
     def init(self, *arguments, **options):
-        self.inits += 1
+        jax.debug.callback(lambda: self._inits.append(None))
         return MODEL.init(*arguments, **options)
 
 
@@ -99,6 +104,24 @@ def test_refuses_what_was_not_begun(run, make):
     for other in (state, 3, (3, history), (state, None)):
         with pytest.raises(TypeError, match=r"begun must be the pair \(state, history\) of a run"):
             resumed(KEY, 1e-2, begun=other)
+
+
+@pytest.mark.parametrize("name", list(RESUMED))
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"depth": 2}, r"params/conv3/bias is float32 of shape \(4,\) there, and missing here"),
+        ({"depth": 4}, r"params/conv4/bias is missing there, and float32 of shape \(4,\) here"),
+        ({"num_channels": 3}, r"params/conv1/bias is float32 of shape \(4,\) there, and float32 of shape \(3,\) here"),
+        ({"shared_norm": False}, "params/norm1/bias is missing there"),
+        ({}, "opt_state/0/count is int32 .* there, and missing here"),
+    ],
+)
+def test_refuses_what_another_network_or_optimizer_began(run, name, changes, message):
+    optimizer = segjax.OPTIMIZERS["adam" if changes else "sgd"]
+    resumed = RESUMED[name](MODEL.clone(**changes), optimizer=optimizer, num_steps=STEPS + 1, **SMALL)
+    with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
+        resumed(KEY, 1e-2, begun=run)
 
 
 def test_a_resumed_run_keeps_its_numbers(run):
@@ -241,7 +264,7 @@ def test_refuses_a_chunk_below_one():
 
 
 @pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
-@pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan"), float("inf")])
+@pytest.mark.parametrize("rate", [0.0, -1e-3, float("nan"), float("inf"), 1e-50, 1e39])
 def test_refuses_a_rate_out_of_range(make, rate):
     with pytest.raises(ValueError, match="learning_rate must be a finite number > 0"):
         make(MODEL, **SMALL)(KEY, rate)
@@ -252,3 +275,10 @@ def test_refuses_what_is_not_a_key():
         segjax.make_train(MODEL, **SMALL)(0, 1e-3)
     with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
         segjax.evaluate(MODEL, {}, KEY, num_batches=0)
+
+
+@pytest.mark.parametrize(("num_batches", "batch_size"), [(2**22, 2), (2, 2**22)])
+def test_evaluate_refuses_more_pixels_than_counts_can_hold(num_batches, batch_size):
+    message = r"num_batches times the pixels of a batch must be at most 2\^31 - 1 pixels, got 2147483648"
+    with pytest.raises(ValueError, match=message):
+        segjax.evaluate(MODEL, {}, KEY, num_batches=num_batches, **{**SMALL, "batch_size": batch_size})

@@ -2,8 +2,10 @@
 
 import pkgutil
 from types import MappingProxyType
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
@@ -29,7 +31,7 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 def optimizer(name: str) -> Optimizer:
     """The optimizer of a name of `segjax.OPTIMIZERS`, or of an import path: "optax:lion", "my_module:factory".
 
-    The factory is called as factory(learning_rate), and tried once on two small arrays.
+    The factory is called as factory(learning_rate), and tried once on two small arrays, the rate traced.
 
     Raises:
         ValueError: if the name, its module or its function does not exist, or if the function makes no optimizer that
@@ -43,16 +45,22 @@ def optimizer(name: str) -> Optimizer:
         raise ValueError(f"{name!r} is no optimizer: one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion")
     try:
         factory = pkgutil.resolve_name(name)
-    # The import runs code that is not ours, and may raise anything.
-    except Exception as error:
+    # The import runs code that is not ours, and may raise anything, or end the process.
+    except (Exception, SystemExit) as error:
         raise ValueError(f"{name!r} cannot be imported: {error}") from error
-    # One small update finds, before an hour of training, what asks for more than gradients.
-    params = {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
+
+    def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
+        transformation = factory(learning_rate)
+        return transformation.update(params, transformation.init(params), params)
+
+    # One small update finds, before an hour of training, what asks for more than gradients. The rate is traced, as it
+    # is in training: a factory that makes a number of it fails there.
     try:
-        transformation = factory(jnp.asarray(1e-3))
-        transformation.update(params, transformation.init(params), params)
-    except Exception as error:
-        raise ValueError(f"{name!r} is no optimizer of one learning rate and gradients: {error}") from error
+        jax.eval_shape(trial, jnp.asarray(1e-3), {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)})
+    except (Exception, SystemExit) as error:
+        # jax adds lines about its tracers.
+        said = str(error).partition("\n")[0]
+        raise ValueError(f"{name!r} is no optimizer of one learning rate and gradients: {said}") from error
     return factory
 
 
@@ -60,3 +68,12 @@ def exact(number: float) -> str:
     """A number as people write it, 0.001 or 1e-05, with as many digits as tell it from every other number."""
     short = f"{number:g}"
     return short if float(short) == number else repr(float(number))
+
+
+def printable(text: str) -> str:
+    """Text that a terminal and a page can show: escapes where a file's name has line breaks or bytes that are no text.
+
+    >>> print(printable("two\\nlines"))
+    two\\nlines
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -1,19 +1,26 @@
 """Files of trained networks: with their architecture and textures, and the same weights by PyTorch's names."""
 
+import errno
+import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
+import numpy as np
 
 from experiments.lab.names import ARCHITECTURES
+from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
-from segjax import checkpoints, torch_weights
+from segjax import checkpoints, generate_data, torch_weights
+from segjax.checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"
 # A file of PyTorch says nothing of textures: those of the notebook's training are assumed.
-NOTEBOOK = {"batch_size": 8, "image_size": 128, "sigma1": 0.2, "sigma2": 1.2, "sigma": 25.6}
+NOTEBOOK: dict[str, Any] = {"batch_size": 8, "image_size": 128, "sigma1": 0.2, "sigma2": 1.2, "sigma": 25.6}
 
 
 class SavedModel(NamedTuple):
@@ -24,6 +31,7 @@ class SavedModel(NamedTuple):
         texture: the options of `generate_data` that it was trained with; None for photographs.
         image_size: side of its training images in pixels.
         names: of the texture where its mask is 1, and of the other.
+        diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
     """
 
     model: nn.Module
@@ -31,6 +39,7 @@ class SavedModel(NamedTuple):
     texture: dict[str, Any] | None
     image_size: int
     names: tuple[str, str]
+    diverged: bool
 
 
 def check_export(wanted: bool, architecture: str) -> None:
@@ -41,14 +50,19 @@ def check_export(wanted: bool, architecture: str) -> None:
 
 
 def files(
-    architecture: str, variables: dict[str, Any], trained_on: Mapping[str, Any], export_torch: bool
+    architecture: str,
+    variables: dict[str, Any],
+    trained_on: Mapping[str, Any],
+    export_torch: bool,
+    diverged: bool = False,
 ) -> dict[str, bytes]:
     """name -> content of the files of a network, for PyTorch too where that is asked for.
 
     Args:
         trained_on: {"texture": options of `generate_data`} or {"exemplars": ...}, what `load` reads again.
+        diverged: whether the training did, which `load` tells.
     """
-    metadata = {"model": to_config(ARCHITECTURES[architecture]), **trained_on}
+    metadata = {"model": to_config(ARCHITECTURES[architecture]), "diverged": diverged, **trained_on}
     written = {MODEL: checkpoints.to_bytes(variables, metadata)}
     return written | ({TORCH: torch_weights.to_bytes(variables)} if export_torch else {})
 
@@ -57,35 +71,78 @@ def load(path: Path) -> SavedModel:
     """A network from a file of `files`, or from a safetensors file of PyTorch's state_dict.
 
     Raises:
-        UsageError: where the file is neither.
+        UsageError: where the file is neither, does not fit the network that it names, or has numbers that are not
+            finite.
     """
     try:
+        # A pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if path.is_dir() else OSError("no regular file")
         try:
             variables, metadata = checkpoints.load(path)
         except checkpoints.OfAnotherError:
-            variables = torch_weights.load(path)
-            if (channels := variables["params"]["conv1"]["kernel"].shape[2]) != 1:
-                raise ValueError(f"it takes images of {channels} channels, not of one") from None
-            return SavedModel(torch_weights.model_of(variables), variables, NOTEBOOK, 128, ("inside", "outside"))
-        if "model" not in metadata:
-            raise ValueError("it holds no network")
-        model = from_config(metadata["model"])
-        if "texture" in metadata:
-            texture = metadata["texture"]
-            names = f"sigma {texture['sigma1']:g}", f"sigma {texture['sigma2']:g}"
-            return SavedModel(model, variables, texture, int(texture["image_size"]), names)
-        exemplars = metadata["exemplars"]
-        names = str(exemplars["first"]), str(exemplars["second"])
-        return SavedModel(model, variables, None, int(exemplars["image_size"]), names)
+            saved = _of_pytorch(path)
+        else:
+            saved = _of_files(variables, metadata)
+        _check_variables(saved.model, saved.variables)
+        if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.variables)):
+            raise ValueError("its training diverged: its parameters are not finite numbers")
+        return saved
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{path} is not a model of these experiments: {error}") from error
 
 
-def load_with_textures(path: Path) -> tuple[nn.Module, dict[str, Any], dict[str, Any]]:
-    """The same for a network of the notebook's textures: model, variables, and the options of `generate_data`."""
+def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
+    """The same for a network of the notebook's textures, with the options of `generate_data`."""
     saved = load(path)
     if saved.texture is None:
         raise UsageError(f"{path} was trained on photographs, of which no new images can be drawn")
-    return saved.model, saved.variables, saved.texture
+    return saved, Texture(**saved.texture)
+
+
+def _of_pytorch(path: Path) -> SavedModel:
+    variables = torch_weights.load(path)
+    if (channels := variables["params"]["conv1"]["kernel"].shape[2]) != 1:
+        raise ValueError(f"it takes images of {channels} channels, not of one")
+    model, names = torch_weights.model_of(variables), ("inside", "outside")
+    return SavedModel(model, variables, NOTEBOOK, NOTEBOOK["image_size"], names, diverged=False)
+
+
+def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel:
+    if "model" not in metadata:
+        raise ValueError("it holds no network")
+    model = from_config(metadata["model"])
+    # Files of earlier versions do not say.
+    if not isinstance(diverged := metadata.get("diverged", False), bool):
+        raise ValueError(f"diverged must be true or false, got {diverged!r:.60}")
+    if "texture" in metadata:
+        texture = metadata["texture"]
+        if not isinstance(texture, dict) or texture.keys() != set(Texture._fields):
+            raise ValueError(f"texture must have {', '.join(Texture._fields)}, got {texture!r:.60}")
+        # It has the checks of its options; nothing is drawn.
+        jax.eval_shape(partial(generate_data, **texture), jax.random.key(0))
+        names = f"sigma {texture['sigma1']:g}", f"sigma {texture['sigma2']:g}"
+        return SavedModel(model, variables, texture, texture["image_size"], names, diverged)
+    exemplars = metadata.get("exemplars")
+    if not isinstance(exemplars, dict) or not exemplars.keys() >= {"first", "second", "image_size"}:
+        raise ValueError(f"exemplars must have first, second and image_size, got {exemplars!r:.60}")
+    first, second, image_size = (exemplars[name] for name in ("first", "second", "image_size"))
+    if not (isinstance(first, str) and isinstance(second, str)):
+        raise ValueError(f"first and second must be names, got {first!r:.60} and {second!r:.60}")
+    return SavedModel(model, variables, None, check_count("image_size", image_size, 2), (first, second), diverged)
+
+
+def _check_variables(model: nn.Module, variables: dict[str, Any]) -> None:
+    """Raises a ValueError naming the first array that is missing, superfluous or of another shape or dtype."""
+    image = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
+    template = jax.eval_shape(model.init, jax.random.key(0), image)
+    # Of any floating dtype: where x64 is enabled, networks are of float64.
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, np.float32 if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype
+        ),
+        variables,
+    )
+    checkpoints.restore(template, shapes)

@@ -1,6 +1,11 @@
+import jax
 import numpy as np
+import pytest
+from small_runs import execute
 
 from experiments import inspect_layers
+from experiments.lab import saved_models
+from experiments.lab.names import ARCHITECTURES
 
 
 def test_a_mosaic_keeps_its_tiles_apart():
@@ -17,3 +22,14 @@ def test_findings_name_the_layers_that_matter():
     first, second = inspect_layers.findings(rows)
     assert "from 0.900 to 0.500 without a, and to 0.800 without b" in first
     assert second.startswith("1 of 1 channels")
+
+
+@pytest.mark.parametrize("diverged", [True, False])
+def test_it_warns_of_a_network_that_diverged(diverged, tmp_path):
+    texture = {"batch_size": 1, "image_size": 16, "sigma1": 0.3, "sigma2": 1.5, "sigma": 4.0}
+    variables = ARCHITECTURES["shallow"].init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+    for name, content in saved_models.files("shallow", variables, {"texture": texture}, False, diverged).items():
+        (tmp_path / name).write_bytes(content)
+    out = tmp_path / "out"
+    execute(inspect_layers, "--preset", "quick", "--model", tmp_path / saved_models.MODEL, "--out", out)
+    assert ("The training of this network diverged" in (out / "report.html").read_text()) == diverged

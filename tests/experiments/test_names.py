@@ -43,11 +43,18 @@ def test_others_train(name):
         ("optax:lbfgs", "is no optimizer of one learning rate and gradients: .*value"),
         ("optax.contrib:sam", "is no optimizer of one learning rate and gradients: .*adv_optimizer"),
         ("math:sqrt", "is no optimizer of one learning rate and gradients"),
+        ("sys:exit", "'sys:exit' is no optimizer of one learning rate and gradients"),
+        ("leaves:anything", "'leaves:anything' cannot be imported: no more"),
+        ("floats:factory", "is no optimizer of one learning rate and gradients: Abstract tracer value .*[^\\n]$"),
     ],
 )
-def test_a_bad_path_says_what_is_wrong(name, message):
-    with pytest.raises(ValueError, match=message):
+def test_a_bad_path_says_what_is_wrong(name, message, tmp_path, monkeypatch):
+    (tmp_path / "leaves.py").write_text("raise SystemExit('no more')")
+    (tmp_path / "floats.py").write_text("import optax\ndef factory(rate):\n    return optax.sgd(float(rate))")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=message) as error:
         names.optimizer(name)
+    assert "\n" not in str(error.value)
 
 
 # Only names that lead nowhere: an import runs what it finds.

@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import chex
 import jax
 import numpy as np
@@ -34,7 +37,8 @@ def test_reloading_gives_identical_predictions(name, tmp_path):
         predict(network.model, network.variables, IMAGE), predict(ARCHITECTURES[name], variables, IMAGE)
     )
     assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, ("sigma 0.3", "sigma 1.5"))
-    assert saved_models.load_with_textures(path)[2] == TEXTURE
+    assert saved_models.load_with_textures(path)[1]._asdict() == TEXTURE
+    assert not network.diverged
 
 
 def test_photographs_have_names_but_no_law(tmp_path):
@@ -78,8 +82,131 @@ def test_what_is_no_model_is_one_line(tmp_path):
         tmp_path / "unknown" / "model": "config must name a network of",
         tmp_path / "absent": "cannot be read: No such file",
         tmp_path: "cannot be read: Is a directory",
-        __file__: "is not a checkpoint",
+        Path(__file__): "is not a checkpoint",
     }.items():
         with pytest.raises(UsageError, match=message) as error:
             saved_models.load(file)
         assert "\n" not in str(error.value)
+
+
+def written(tmp_path, change, texture=TEXTURE):
+    """The file of an untrained network, after `change(arrays, metadata)`, with a checksum that is right."""
+    path, _ = save(tmp_path, "shallow", {"texture": texture} if texture else {"exemplars": EXEMPLARS})
+    arrays, metadata = checkpoints.load(path)
+    change(arrays, metadata)
+    checkpoints.save(path, arrays, metadata)
+    return path
+
+
+OUT = ("params", "out", "kernel")
+
+
+def put(tree, *path, value):
+    for name in path[:-1]:
+        tree = tree[name]
+    tree[path[-1]] = value
+
+
+def drop(tree, *path):
+    for name in path[:-1]:
+        tree = tree[name]
+    del tree[path[-1]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda arrays, _: drop(arrays, "params"), "another tree: it has no params/conv1/bias"),
+        (lambda arrays, _: drop(arrays, *OUT), "another tree: it has no params/out/kernel"),
+        (lambda arrays, _: drop(arrays, "batch_stats"), "another tree: it has no batch_stats/norm1/mean"),
+        (lambda arrays, _: put(arrays, "more", value=np.zeros(1)), "another tree: it has more as well"),
+        (lambda arrays, _: put(arrays, *OUT, value=np.zeros((5, 5, 8, 1))), r"of shape \(5, 5, 8, 1\), not"),
+        (lambda arrays, _: put(arrays, *OUT, value=np.zeros((5, 5, 16, 1), int)), "params/out/kernel is int64"),
+        (lambda arrays, _: put(arrays, *OUT, value=np.full((5, 5, 16, 1), np.nan)), "its training diverged"),
+        (lambda arrays, _: arrays.update(params=np.zeros(1)), "another tree: it has no params/conv1/bias"),
+    ],
+)
+def test_arrays_that_are_not_the_network_s_are_refused(change, message, tmp_path):
+    with pytest.raises(UsageError, match=f"model.safetensors is not a model of these experiments: .*{message}"):
+        saved_models.load(written(tmp_path, change))
+
+
+MODEL = {"network": "SegmentationCNN", "depth": 1, "shared_norm": False}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        *(({"model": value}, "config must") for value in (None, 5, [], "UNet", {"network": None}, {"depth": 1})),
+        ({"model": {**MODEL, "depth": 5 * 10**8}}, "depth must be an integer <= 256"),
+        ({"model": {**MODEL, "num_channels": "x"}}, "num_channels must be an integer"),
+        ({"model": {**MODEL, "depth": 2}}, "another tree: it has no batch_stats/norm2/mean"),
+        ({"model": {"network": "PatchCNN", "num_channels": 6}}, r"must be a multiple of patch\^2"),
+        *(({"diverged": value}, "diverged must be true or false") for value in (0, "no", None)),
+        *(({"texture": value}, "texture must have batch_size, image_size") for value in (None, 5, [], "", {})),
+        ({"texture": {**TEXTURE, "sigma3": 1.0}}, "texture must have"),
+        ({"texture": {"image_size": 16, "sigma1": 0.3, "sigma2": 1.5}}, "texture must have"),
+        *(
+            ({"texture": {**TEXTURE, "image_size": it}}, "image_size must")
+            for it in (float("inf"), 0, "16", None, 16.0)
+        ),
+        ({"texture": {**TEXTURE, "image_size": 2 * 10**9}}, r"at most 2\^31 - 1 pixels"),
+        *(
+            ({"texture": {**TEXTURE, "sigma1": it}}, "sigma1 must")
+            for it in (float("nan"), -1, "0.3", None, [1], 1e-50)
+        ),
+        ({"texture": {**TEXTURE, "sigma2": 10**400}}, "sigma2 must be a finite number"),
+        ({"texture": {**TEXTURE, "batch_size": True}}, "batch_size must be an integer"),
+    ],
+)
+def test_metadata_that_makes_no_sense_is_one_line(entry, message, tmp_path):
+    path = written(tmp_path, lambda _, metadata: metadata.update(entry))
+    with pytest.raises(
+        UsageError, match=f"model.safetensors is not a model of these experiments: .*{message}"
+    ) as error:
+        saved_models.load(path)
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("exemplars", "message"),
+    [
+        *((value, "exemplars must have first, second and image_size") for value in (None, 5, [], "brick", {})),
+        ({**EXEMPLARS, "first": 3}, "first and second must be names, got 3"),
+        *(({**EXEMPLARS, "image_size": value}, "image_size must") for value in (0, "32", float("inf"), None)),
+        ({"first": "brick", "second": "grass"}, "exemplars must have"),
+    ],
+)
+def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_path):
+    path = written(tmp_path, lambda _, metadata: metadata.update(exemplars=exemplars), texture=None)
+    with pytest.raises(UsageError, match=f"is not a model of these experiments: .*{message}"):
+        saved_models.load(path)
+
+
+def test_a_network_must_say_what_it_was_trained_on(tmp_path):
+    path = written(tmp_path, lambda _, metadata: metadata.pop("texture"))
+    with pytest.raises(UsageError, match="exemplars must have first"):
+        saved_models.load(path)
+
+
+def test_what_never_ends_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(UsageError, match=f"{path} cannot be read: no regular file"):
+            saved_models.load(path)
+
+
+def test_a_network_that_diverged_says_so(tmp_path):
+    path = written(tmp_path, lambda _, metadata: metadata.update(diverged=True))
+    assert saved_models.load(path).diverged
+    # Of an earlier version, which did not say.
+    assert not saved_models.load(written(tmp_path, lambda _, metadata: metadata.pop("diverged"))).diverged
+
+
+def test_weights_of_pytorch_that_are_no_numbers_are_refused(golden_model, tmp_path):
+    arrays, path = under(golden_model, "state/"), tmp_path / "theirs.safetensors"
+    for dtype, value, message in ((np.float32, np.nan, "its training diverged"), (np.int32, 1, "kernel is int32")):
+        save_file({**arrays, "out.weight": np.full_like(arrays["out.weight"], value, dtype)}, path)
+        with pytest.raises(UsageError, match=f"is not a model of these experiments: .*{message}"):
+            saved_models.load(path)

@@ -11,7 +11,6 @@ from small_runs import ROOT, execute
 
 from experiments import inspect_layers, train_model
 from experiments.lab import runs, saved_models
-from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
 from segjax import metrics
 
@@ -50,8 +49,9 @@ def test_several_devices_show_the_same_pictures(trained, tmp_path):
 
 def test_the_saved_model_scores_what_the_trained_one_did(trained):
     out, document = trained
-    model, variables, texture = saved_models.load_with_textures(out / "model.safetensors")
-    counts, running, losses = runs.evaluation(model, Texture(**texture))(variables)
+    saved, texture = saved_models.load_with_textures(out / "model.safetensors")
+    assert not saved.diverged
+    counts, running, losses = runs.evaluation(saved.model, texture)(saved.variables)
     row = document["runs"][0]
     assert float(metrics.accuracy(counts)) == row["accuracy"]
     assert float(metrics.accuracy(running)) == row["accuracy_by_running_statistics"]
@@ -65,6 +65,15 @@ def test_the_printed_command_uses_the_model(trained, tmp_path):
     document = run(inspect_layers, tmp_path, *shlex.split(html.unescape(printed)))
     assert document["texture"]["image_size"] == 16
     assert {row["layer"] for row in document["removals"]} == {"", "conv1", "conv2", "conv3", "out"}
+
+
+def test_a_network_that_diverged_is_saved_with_a_warning_and_not_used(tmp_path):
+    run(train_model, tmp_path, *SMALL, "--learning-rate", "1e30")
+    page = (tmp_path / "report.html").read_text()
+    assert "The training diverged: the network that is saved is of no use." in page
+    assert "The model is saved" not in page
+    with pytest.raises(UsageError, match="its training diverged: its parameters are not finite numbers"):
+        run(inspect_layers, tmp_path / "look", "--model", tmp_path / "model.safetensors")
 
 
 def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
