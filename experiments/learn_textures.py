@@ -99,7 +99,8 @@ def judged_on(options: Options) -> clock.Generate:
 def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]]) -> Report:
     snapshots, rows = found
     first, second = map(photographs.label, options.inputs())
-    last, title = rows[-1], photographs.figure_label(f"{first} (first) and {second} (second)")
+    last, shown = rows[-1], tuple(map(photographs.figure_label, (first, second)))
+    title = f"{shown[0]} (first) and {shown[1]} (second)"
     use = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
     findings = [
         f"After {last['seconds']:.1f} s, {last['step']} steps: accuracy {last['accuracy']:.4f}, IoU of the first "

@@ -9,10 +9,13 @@ orange). MODEL is a model.safetensors of these experiments, or a safetensors fil
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
 training images. A picture that cannot be read is one line on the screen, and the others go on; the exit code is 1 then.
+A NAME that is too long for a file system is cut, and made unique by eight digits of its SHA-256.
 Half a second for a million pixels on 2 CPU cores.
 """
 
+import hashlib
 import io
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,18 +28,21 @@ from rich.markup import escape
 from tyro.conf import Positional, Suppress, arg
 
 from experiments.lab import experiment, photographs, saved_models, stops, store
+from experiments.lab.names import printable
 from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from experiments.lab.saved_models import SavedModel
 from experiments.lab.stops import UsageError
 from experiments.lab.train import progress_bar
-from segjax import checkpoints, plotting, tiling
+from segjax import plotting, tiling
 from segjax.checks import check_count, check_positive
 
 # Shorter than this no texture can be seen.
 SMALLEST = 16
 # Pictures in the report, and their longest side in pixels there.
 MOST_SHOWN, SHOWN_SIDE = 4, 400
+# Bytes that file systems allow a name, without what is put around a picture's while its longest file is written.
+LONGEST = 255 - len("..tmp") - len("-probability.png")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,7 @@ def work(options: Options, console: Console) -> Found:
     with progress_bar(console) as progress:
         bar = progress.add_task("", total=len(paths))
         for path in paths:
-            tiles = progress.add_task(escape(path.name), total=None)
+            tiles = progress.add_task(escape(printable(path.name)), total=None)
 
             def count(done: int, total: int, task: Any = tiles) -> None:
                 progress.update(task, completed=done, total=total)
@@ -101,21 +107,21 @@ def work(options: Options, console: Console) -> Found:
             progress.advance(bar)
     if not found.rows:
         for line in found.refused[:-1]:
-            print(f"error: {line['error']}", file=sys.stderr)
+            print(f"error: {printable(line['error'])}", file=sys.stderr)
         raise UsageError(found.refused[-1]["error"])
     return found
 
 
 def segment(path: Path, options: Options, found: Found, report: Callable[[int, int], None]) -> None:
     """One picture: its files, its row, and its thumbnails while there is room."""
-    if any(Path(row["image"]).stem == path.stem for row in found.rows):
+    if any(output_name(Path(row["image"])) == output_name(path) for row in found.rows):
         raise ValueError(f"{path} has the name of an earlier picture, whose results it would replace")
     network, grey = found.network, photographs.read(path, options.max_megapixels, SMALLEST)
     size, tile_size = network.image_size, options.tile_size
     probability = tiling.segment(network.model, network.variables, grey, size, tile_size, report)
-    if not found.rows:
-        store.keep(options.out)
-    write(options, path.stem, grey, probability)
+    if not np.isfinite(probability).all():
+        raise ValueError(f"{path} gets no mask: the network's numbers for it are not finite")
+    write(options, output_name(path), grey, probability)
     found.rows.append(describe(path, probability))
     if len(found.shown) < MOST_SHOWN:
         found.shown.append(thumbnails(grey, probability, network))
@@ -125,13 +131,24 @@ def report(options: Options, found: Found) -> Report:
     network, rows, refused, shown = found
     names = [photographs.figure_label(row["name"]) for row in rows]
     figures = {"pictures": plotting.pictures(shown, "Pictures, masks and probabilities", names)}
+    # results.json keeps the paths as they are, which JSON can; a table of text cannot.
+    csv = [{**row, "image": printable(row["image"])} for row in rows]
     results = {"textures": network.names, "images": rows, "refused": refused}
     failures = [line["error"] for line in refused]
     findings, tables = sentences(rows, refused), [table(rows, network)]
     endings = ["mask.png", "overlay.png"] + [f"probability.{options.probability}"] * (options.probability != "none")
-    written = [f"{Path(row['image']).stem}-{ending}" for row in rows for ending in endings]
+    written = [f"{output_name(Path(row['image']))}-{ending}" for row in rows for ending in endings]
     said = warnings(network)
-    return Report(findings, tables, figures, results, rows, said, written=written, failures=failures)
+    return Report(findings, tables, figures, results, csv, said, written=written, failures=failures)
+
+
+def output_name(path: Path) -> str:
+    """How the names of a picture's files begin: as its own, cut where they would be too long."""
+    name = os.fsencode(path.stem)
+    if len(name) <= LONGEST:
+        return path.stem
+    # Half a letter at the cut is left out; the digest keeps names apart that differ behind it.
+    return f"{name[: LONGEST - 9].decode(errors='ignore')}-{hashlib.sha256(name).hexdigest()[:8]}"
 
 
 def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray) -> None:
@@ -145,7 +162,7 @@ def write(options: Options, name: str, grey: np.ndarray, probability: np.ndarray
         files["probability.npy"] = buffer.getvalue()
     with stops.deferred() as signals:
         for ending, content in files.items():
-            checkpoints.write(options.out / f"{name}-{ending}", content)
+            store.write(options.out, f"{name}-{ending}", content)
     if signals:
         raise stops.Interrupted(signals[0])
 
@@ -169,16 +186,19 @@ def sentences(rows: list[dict[str, Any]], refused: list[dict[str, Any]]) -> list
 
 
 def warnings(network: SavedModel) -> list[str]:
-    if not network.model.batch_statistics:
-        return []
-    return [
-        "The layers of this network share one BatchNorm, so it judges each tile by the tile's own statistics: its "
-        "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
-    ]
+    said = []
+    if network.diverged:
+        said.append("The training of this network diverged: what it sees may mean nothing. Train it at a lower rate.")
+    if network.model.batch_statistics:
+        said.append(
+            "The layers of this network share one BatchNorm, so it judges each tile by the tile's own statistics: its "
+            "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
+        )
+    return said
 
 
 def table(rows: list[dict[str, Any]], network: SavedModel) -> Table:
-    first, second = network.names
+    first, second = map(printable, network.names)
     cells = [
         [row["name"], f"{row['width']} x {row['height']}"]
         + [f"{row[f'{which}_share']:.1%}\n{row[f'{which}_pixels']:,} pixels" for which in ("first", "second")]

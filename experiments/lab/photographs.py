@@ -2,13 +2,17 @@
 
 import contextlib
 import io
+import os
+import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
+from experiments.lab.names import printable
 from segjax.plotting import COLOURS
 
 # Endings for which a folder is searched; a file that is named itself may have any.
@@ -21,6 +25,8 @@ _GREY = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 1, "F": 1
 # Rows that become grey at a time: colours in floating point take 12 bytes a pixel, 1.2 GB for 100 million.
 _ROWS = 256
 _OVERLAY_SHARE = 0.35
+# Letters that fit beside a picture in a figure; with more a name would cover its neighbours'.
+_LONGEST_LABEL = 24
 # The square of a larger number does not fit into float32.
 _LARGEST = 1e18
 
@@ -28,16 +34,23 @@ _LARGEST = 1e18
 def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
     """The picture of a PNG, JPEG or TIFF as shades of grey, (height, width) float32, upright as its EXIF says.
 
-    8 and 16 bits are brought to [0, 1]; longer integers and floating point keep their numbers. Pillow reads colours
+    Up to 16 bits are brought to [0, 1]; longer integers and floating point keep their numbers. Pillow reads colours
     with 8 bits each: those of 16 bits lose the lower 8.
 
     Raises:
         ValueError: saying in one sentence why it cannot be read: not such a picture, truncated, animated, partly
-            transparent, not finite, smaller than `smallest` pixels a side or larger than `max_megapixels`.
+            transparent, not finite, stored in a way that Pillow misreads, smaller than `smallest` pixels a side or
+            larger than `max_megapixels`.
     """
     with contextlib.ExitStack() as opened:
         with _readable(path):
-            picture = opened.enter_context(Image.open(path, formats=_FORMATS))
+            # Opening a pipe waits for its writer, and a device has no end.
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise OSError("it is a folder, a pipe or a device, not a file")
+            # Not by its name: Pillow would map an uncompressed TIFF into memory, the sides of a turned one swapped.
+            file = opened.enter_context(path.open("rb"))
+            picture = opened.enter_context(Image.open(file, formats=_FORMATS))
+            numbers = _numbers(picture)
             # A camera's JPEG may carry a small copy of itself, the second picture of an MPO.
             pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
         # The header tells all of this: a file that would fill the memory is refused before it is unpacked.
@@ -50,12 +63,14 @@ def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
             raise ValueError(
                 f"{path} has {width} x {height} pixels, more than the {max_megapixels:g} million of --max-megapixels"
             )
+        if numbers.misread:
+            raise ValueError(f"{path} holds {numbers.misread}, which Pillow misreads; convert it first")
         with _readable(path):
             upright = ImageOps.exif_transpose(picture)
             transparent = (
                 upright.has_transparency_data and upright.convert("RGBA").getchannel("A").getextrema()[0] != 255
             )
-            grey = _grey(upright)
+            grey = _grey(upright, numbers)
     if transparent:
         raise ValueError(f"{path} is partly transparent; put it on a background first")
     if not np.isfinite(grey).all():
@@ -74,7 +89,8 @@ def find(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         try:
-            inside = sorted(path.iterdir()) if path.is_dir() else [path]
+            # Path.is_dir raises for a name that is too long, which is one picture's failure and not the command's.
+            inside = sorted(path.iterdir()) if os.path.isdir(path) else [path]
         except OSError as error:
             raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
         found += [file for file in inside if file == path or file.suffix.lower() in ENDINGS]
@@ -82,13 +98,15 @@ def find(paths: list[Path]) -> list[Path]:
 
 
 def label(path: Path) -> str:
-    """The file's name without its ending, as text that every page can show."""
-    return path.stem.encode(errors="replace").decode()
+    """The file's name without its ending, as text that every terminal, figure and page can show."""
+    return printable(path.stem)
 
 
 def figure_label(name: str) -> str:
-    """The same for a figure, where matplotlib takes text between two dollars for a formula."""
-    return name.replace("$", r"\$")
+    """The same for a figure: a long one without its middle, and dollars, which mean a formula, escaped."""
+    half = _LONGEST_LABEL // 2
+    short = name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}\u2026{name[-half:]}"
+    return short.replace("$", r"\$")
 
 
 def mask_png(probability: np.ndarray) -> bytes:
@@ -121,9 +139,58 @@ def _png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _grey(picture: Image.Image) -> np.ndarray:
+class _Numbers(NamedTuple):
+    """How the file of a picture holds its numbers.
+
+    Attributes:
+        white: of one number a pixel, that which becomes 1.
+        unsigned: whether Pillow's signed 32 bits hold a number from 0 to 2^32 - 1.
+        misread: what Pillow would read as other numbers without a word; empty where it reads them right.
+    """
+
+    white: int = 1
+    unsigned: bool = False
+    misread: str = ""
+
+
+def _numbers(picture: ImageFile.ImageFile) -> _Numbers:
+    """What the header tells; asked before the picture is unpacked, which forgets it."""
+    white = _GREY.get(picture.mode, 1)
+    if isinstance(picture, TiffImagePlugin.TiffImageFile):
+        tags = picture.tag_v2
+        bits, kind = max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0]
+        unsigned = kind == 1 and picture.mode == "I"
+        return _Numbers(4095 if bits == 12 else white, unsigned, _misread_tiff(tags, bits, kind))
+    other_than_8_bits = any(tile[3] in ("L;2", "L;4", "I;16B", "RGB;16B") for tile in picture.tile)
+    # Pillow compares a PNG's colour with pixels that it has brought to 8 bits before.
+    if "transparency" in picture.info and other_than_8_bits:
+        return _Numbers(misread="a transparent colour of other than 8 bits")
+    return _Numbers(white)
+
+
+def _misread_tiff(tags: TiffImagePlugin.ImageFileDirectory_v2, bits: int, kind: int) -> str:
+    """What Pillow misreads, found by comparing it with every layout that its table of modes lists."""
+    compressed = tags.get(TiffImagePlugin.COMPRESSION, 1) != 1
+    colours = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0)
+    planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+    misread = {
+        "signed integers of 8 bits": kind == 2 and bits == 8,
+        "numbers of more than 8 bits with white as 0": colours == 0 and bits > 8,
+        "compressed big-endian numbers that are signed or floating": compressed and kind != 1 and tags.prefix == b"MM",
+        "uncompressed planes of more than 8 bits": planes and not compressed and bits > 8,
+        "planes of CIELAB": planes and colours == 8,
+        "uncompressed YCbCr with fewer colours than pixels": (
+            not compressed and colours == 6 and tags.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2)) != (1, 1)
+        ),
+    }
+    return next((what for what, found in misread.items() if found), "")
+
+
+def _grey(picture: Image.Image, numbers: _Numbers) -> np.ndarray:
     if picture.mode in _GREY:
-        return np.asarray(picture).astype(np.float32) / np.float32(_GREY[picture.mode])
+        shades = np.asarray(picture)
+        shades = shades.view(np.uint32) if numbers.unsigned else shades
+        return shades.astype(np.float32) / np.float32(numbers.white)
     colours = np.asarray(picture.convert("RGB"))
     grey = np.empty(colours.shape[:2], np.float32)
     for start in range(0, len(colours), _ROWS):

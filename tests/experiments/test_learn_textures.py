@@ -50,6 +50,14 @@ def test_the_strip_is_apart(shape, axis, kept):
             ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png"), "--image-size", "65"],
             "stripes.png has 64 x 64 pixels; both sides must have at least 65",
         ),
+        (["--image-size", "4294967296"], "--image-size must be an integer <= 2147483647"),
+        (
+            ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png"), "--image-size", "5000"],
+            "stripes.png has 64 x 64 pixels; both sides must have at least 5000",
+        ),
+        (["--max-megapixels", "inf"], "--max-megapixels must be a finite number > 0"),
+        (["--max-megapixels", "nan"], "--max-megapixels must be a finite number > 0"),
+        (["--contrast", "nan"], r"--contrast must be a number in \[0, 1\)"),
         (["--contrast", "1"], r"--contrast must be a number in \[0, 1\)"),
     ],
 )

@@ -1,6 +1,9 @@
 import io
+import os
 import random
+import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -59,13 +62,107 @@ def test_colours_of_16_bits_keep_8(tmp_path):
     np.testing.assert_allclose(read(path), COLOURS @ LUMA / 255, atol=1e-6)
 
 
-def png(width, height, depth, kind, rows):
+def png(width, height, depth, kind, rows, transparent=()):
     def chunk(name, content):
         return len(content).to_bytes(4) + name + content + zlib.crc32(name + content).to_bytes(4)
 
     header = width.to_bytes(4) + height.to_bytes(4) + bytes([depth, kind, 0, 0, 0])
-    parts = [chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    colour = [chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))] if transparent else []
+    parts = [chunk(b"IHDR", header), *colour, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+# The numbers of TIFF's tags, and some of their values.
+BITS, COMPRESSION, PHOTOMETRIC, SAMPLES, PLANAR, KIND = 258, 259, 262, 277, 284, 339
+WHITE_IS_0, COLOUR, YCBCR, CIELAB, DEFLATE, PLANES, SIGNED, FLOATING = 0, 2, 6, 8, 8, 2, 2, 3
+
+
+def tiff(content, order="<", **changed):
+    """A TIFF of 24 x 18 pixels in one strip, made by hand, since Pillow writes few of the layouts that it reads.
+
+    Args:
+        order: "<" for little-endian numbers, ">" for big-endian ones.
+        changed: name of a tag -> its values, where they are not those of one number of 8 bits a pixel.
+    """
+    tags = {256: (24,), 257: (18,), BITS: (8,), COMPRESSION: (1,), PHOTOMETRIC: (1,), SAMPLES: (1,)}
+    tags |= {273: (8,), 278: (18,), 279: (len(content),)}
+    tags |= {globals()[name.upper()]: values for name, values in changed.items()}
+    content += bytes(len(content) % 2)
+    directory, far = struct.pack(f"{order}H", len(tags)), b""
+    beyond = 8 + len(content) + 2 + 12 * len(tags) + 4
+    for tag, values in sorted(tags.items()):
+        packed = struct.pack(f"{order}{len(values)}H", *values)
+        # Four bytes have room in the directory; what is longer stands behind it.
+        if len(packed) > 4:
+            packed, far = struct.pack(f"{order}I", beyond + len(far)), far + packed
+        directory += struct.pack(f"{order}HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(content))
+    return head + content + directory + bytes(4) + far
+
+
+def test_whole_numbers_of_32_bits_need_no_sign(tmp_path):
+    whole = np.linspace(0, 2**32 - 1, 18 * 24).astype("<u4").reshape(18, 24)
+    for content, compression in ((whole.tobytes(), 1), (zlib.compress(whole.tobytes()), DEFLATE)):
+        path = tmp_path / "long.tif"
+        path.write_bytes(tiff(content, bits=(32,), compression=(compression,)))
+        np.testing.assert_array_equal(read(path), whole.astype(np.float32))
+
+
+def test_grey_of_12_bits(tmp_path):
+    deep = SHADES.astype(int) * 16 + 5
+    bits = "".join(f"{number:012b}" for number in deep.flat)
+    path = tmp_path / "deep.tif"
+    path.write_bytes(tiff(int(bits, 2).to_bytes(len(bits) // 8, "big"), bits=(12,)))
+    np.testing.assert_allclose(read(path), deep / 4095, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"kind": (SIGNED,)}, "signed integers of 8 bits"),
+        ({"bits": (16,), "photometric": (WHITE_IS_0,)}, "numbers of more than 8 bits with white as 0"),
+        (
+            {"bits": (32,), "kind": (FLOATING,), "photometric": (WHITE_IS_0,)},
+            "numbers of more than 8 bits with white as 0",
+        ),
+        (
+            {"order": ">", "bits": (16,), "kind": (SIGNED,), "compression": (DEFLATE,)},
+            "compressed big-endian numbers that are signed or floating",
+        ),
+        (
+            {"order": ">", "bits": (32,), "kind": (FLOATING,), "compression": (DEFLATE,)},
+            "compressed big-endian numbers that are signed or floating",
+        ),
+        (
+            {"bits": (16, 16, 16), "samples": (3,), "photometric": (COLOUR,), "planar": (PLANES,)},
+            "uncompressed planes of more than 8 bits",
+        ),
+        (
+            {"bits": (8, 8, 8), "samples": (3,), "photometric": (CIELAB,), "planar": (PLANES,)},
+            "planes of CIELAB",
+        ),
+        (
+            {"bits": (8, 8, 8), "samples": (3,), "photometric": (YCBCR,)},
+            "uncompressed YCbCr with fewer colours than pixels",
+        ),
+    ],
+)
+def test_refuses_what_pillow_misreads(layout, message, tmp_path):
+    content = bytes(range(256)) * 24
+    path = tmp_path / "odd.tif"
+    path.write_bytes(tiff(zlib.compress(content) if "compression" in layout else content, **layout))
+    with pytest.raises(ValueError, match=f"odd.tif holds {message}, which Pillow misreads; convert it first"):
+        read(path)
+
+
+@pytest.mark.parametrize(("depth", "kind"), [(2, 0), (4, 0), (16, 0), (16, 2)])
+def test_refuses_a_transparent_colour_that_pillow_misses(depth, kind, tmp_path):
+    samples = 3 if kind == 2 else 1
+    path = tmp_path / "key.png"
+    rows = (b"\0" + b"\1" * (24 * depth * samples // 8)) * 18
+    path.write_bytes(png(24, 18, depth, kind, rows, transparent=(1,) * samples))
+    with pytest.raises(ValueError, match=r"key.png holds a transparent colour of other than 8 bits"):
+        read(path)
 
 
 def test_jpeg_is_close(tmp_path):
@@ -79,6 +176,24 @@ def test_a_picture_is_upright(tmp_path):
     exif[0x0112] = 6  # to be turned by a quarter
     path = write(tmp_path / "turned.png", SHADES, exif=exif)
     np.testing.assert_allclose(read(path), np.rot90(SHADES, -1) / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(
+    ("orientation", "turn"),
+    [
+        (1, lambda array: array),
+        (3, lambda array: array[::-1, ::-1]),
+        (5, lambda array: array.T),
+        (6, lambda array: np.rot90(array, -1)),
+        (7, lambda array: array[::-1, ::-1].T),
+        (8, np.rot90),
+    ],
+)
+def test_an_uncompressed_tiff_is_upright(orientation, turn, dtype, tmp_path):
+    shades = SHADES.astype(dtype)
+    path = write(tmp_path / "turned.tif", shades, tiffinfo={0x0112: orientation})
+    np.testing.assert_allclose(read(path), turn(shades) / np.iinfo(dtype).max, atol=1e-7)
 
 
 def test_a_camera_s_preview_is_no_second_picture(tmp_path):
@@ -113,6 +228,9 @@ def bad_files(folder):
     (folder / "bomb.png").write_bytes(png(100_000, 100_000, depth=8, kind=0, rows=b""))
     (folder / "short.png").write_bytes(write(folder / "whole.png", SHADES).read_bytes()[:200])
     (folder / "folder.png").mkdir()
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to("nowhere.png")
+    (folder / "loop.png").symlink_to("loop.png")
     return {
         "absent.png": "cannot be read: No such file",
         "empty.png": "is not a picture in PNG, JPEG or TIFF",
@@ -127,7 +245,12 @@ def bad_files(folder):
         "nodata.tif": "has pixels as large as 3e+38, which stand for missing data",
         "bomb.png": "has 100000 x 100000 pixels, more than the 1 million of --max-megapixels",
         "short.png": "cannot be read: image file is truncated",
-        "folder.png": "cannot be read: Is a directory",
+        "folder.png": "cannot be read: it is a folder, a pipe or a device, not a file",
+        "pipe.png": "cannot be read: it is a folder, a pipe or a device, not a file",
+        "link.png": "cannot be read: No such file",
+        "loop.png": "cannot be read: Too many levels of symbolic links",
+        "a" * 300: "cannot be read: File name too long",
+        "/dev/zero": "cannot be read: it is a folder, a pipe or a device, not a file",
     }
 
 
@@ -197,3 +320,27 @@ def test_folders_are_searched_in_order(tmp_path):
     wanted = [tmp_path / name for name in ("a.JPG", "b.png", "c.tiff")]
     assert photographs.find([tmp_path]) == wanted
     assert photographs.find([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"]) == [tmp_path / "notes.txt", *wanted]
+
+
+def test_a_name_that_is_too_long_is_no_folder(tmp_path):
+    path = tmp_path / ("a" * 300)
+    assert photographs.find([path]) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        (b"wall.png", "wall"),
+        ("ziegel-\u00fc.png".encode(), "ziegel-\u00fc"),
+        (b"caf\xe9.png", r"caf\udce9"),
+        (b"two\nlines.png", r"two\nlines"),
+        (b"\x1b[31mred.png", r"\x1b[31mred"),
+    ],
+)
+def test_a_label_can_be_shown(name, label):
+    assert photographs.label(Path(os.fsdecode(name))) == label
+
+
+def test_a_figure_s_label_is_short_and_no_formula():
+    assert photographs.figure_label("a$x$") == r"a\$x\$"
+    assert photographs.figure_label("holiday_" * 9 + "0001") == "holiday_hol\u2026holiday_0001"

@@ -1,7 +1,9 @@
 import contextlib
 import csv
 import json
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -76,7 +78,7 @@ def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, caps
     assert f"error: {pictures / 'broken.png'} cannot be read: image file is truncated" in said
     names = {path.name for path in out.iterdir()}
     files = {f"{name}-{kind}.png" for name in ("colour", "grey", "deep") for kind in ("mask", "probability", "overlay")}
-    assert names == files | {"runs", "pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    assert names == files | {"options.json", "pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
     with (out / "runs.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["colour", "deep", "grey"]
     # 16 bits of the same shades are the same picture.
@@ -105,7 +107,7 @@ def test_interrupted_it_begins_again(network, pictures, tmp_path, monkeypatch):
     monkeypatch.undo()
     # What one picture gets is there whole, and of the next nothing.
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "runs"}
+    assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "options.json"}
     assert len(run(*words)["images"]) == 2
 
 
@@ -134,6 +136,86 @@ def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
         run(tmp_path / "out", network, pictures / "deep.png", pictures / "deep.tif")
     document = json.loads((tmp_path / "out" / "results.json").read_text())
     assert "has the name of an earlier picture" in document["refused"][0]["error"]
+
+
+def test_a_long_name_is_cut_to_fit(network, tmp_path):
+    # The third is cut within a letter of two bytes.
+    stems = ["a" * 240, "a" * 239 + "b", "ab" + "\u00e9" * 119]
+    for stem in stems:
+        shutil.copy(DATA / "grain.png", tmp_path / f"{stem}.png")
+    document = run(tmp_path / "out", network, *(tmp_path / f"{stem}.png" for stem in stems))
+    assert [row["name"] for row in document["images"]] == stems
+    written = {name for name in document["files"] if name.endswith("-probability.png")}
+    assert len(written) == 3
+    assert all((tmp_path / "out" / name).exists() and name.isprintable() for name in document["files"])
+    # While it is written a file has another name, which is 5 bytes longer.
+    assert max(len(os.fsencode(name)) for name in document["files"]) == 250
+
+
+def test_what_cannot_be_opened_does_not_stop_the_others(network, pictures, tmp_path, monkeypatch, capsys):
+    (pictures / "link.png").symlink_to("nowhere.png")
+    os.mkfifo(pictures / "pipe.png")
+    opened = Path.open
+
+    def guarded(path, *arguments, **options):
+        if path.name == "grey.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", guarded)
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path / "out", network, pictures, tmp_path / ("a" * 300))
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    for sentence in (
+        "link.png cannot be read: No such file",
+        "pipe.png cannot be read: it is a folder, a pipe or a device",
+        "grey.png cannot be read: Permission denied",
+        "aaa cannot be read: File name too long",
+    ):
+        assert sentence in said
+    document = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["name"] for row in document["images"]] == ["colour", "deep"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[31mred"])
+def test_a_name_that_no_page_can_show(name, network, tmp_path, capsys):
+    path = shutil.copy(DATA / "grain.png", tmp_path / f"{os.fsdecode(name)}.png")
+    document = run(tmp_path / "out", network, path)
+    (row,) = document["images"]
+    # The files keep the name, and the results where it came from.
+    assert (tmp_path / "out" / f"{os.fsdecode(name)}-mask.png").exists()
+    assert row["image"] == str(path)
+    assert row["name"].isprintable()
+    pages = [(tmp_path / "out" / page).read_text() for page in ("report.html", "tables.tex", "runs.csv")]
+    shown = "".join([*pages, *capsys.readouterr()])
+    assert os.fsdecode(name) not in shown
+    assert row["name"] in shown
+
+
+def test_a_network_that_diverged_is_no_secret(network):
+    loaded = saved_models.load(network)
+    assert segment_image.warnings(loaded) == []
+    (said,) = segment_image.warnings(loaded._replace(diverged=True))
+    assert "The training of this network diverged" in said
+
+
+def test_numbers_that_are_not_finite_are_no_mask(network, pictures, tmp_path, monkeypatch, capsys):
+    right = tiling.segment
+
+    def segment(model, variables, grey, *arguments):
+        probability = right(model, variables, grey, *arguments)
+        return (
+            probability * np.nan if np.array_equal(grey, read(pictures / "grey.png") / np.float32(255)) else probability
+        )
+
+    monkeypatch.setattr(tiling, "segment", segment)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", network, pictures / "grey.png", pictures / "colour.jpg")
+    sentence = f"{pictures / 'grey.png'} gets no mask: the network's numbers for it are not finite"
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out" / "grey-mask.png").exists()
+    assert (tmp_path / "out" / "colour-mask.png").exists()
 
 
 def test_the_notebook_s_weights_from_pytorch(pictures, tmp_path):
@@ -165,7 +247,9 @@ def test_the_same_command_again_has_nothing_to_do(network, tmp_path):
             "IMAGE must name pictures, or folders of them; none was found",
         ),
         (["MODEL", DATA / "grain.png", "--tile-size", "0"], "--tile-size must be an integer >= 1"),
+        (["MODEL", DATA / "grain.png", "--tile-size", "4294967296"], "--tile-size must be an integer <= 2147483647"),
         (["MODEL", DATA / "grain.png", "--max-megapixels", "nan"], "--max-megapixels must be a finite number > 0"),
+        (["MODEL", DATA / "grain.png", "--max-megapixels", "inf"], "--max-megapixels must be a finite number > 0"),
         (["MODEL", DATA / "grain.png", "--max-megapixels", "0.001"], "more than the 0.001 million of --max-megapixels"),
         (["MODEL", DATA / "grain.png", "--probability", "tiff"], "invalid choice"),
         (["MODEL"], "IMAGE"),
