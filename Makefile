@@ -1,5 +1,5 @@
 # make compare: install into .venv and run the main experiment's quick preset.
-# make test: install into .venv and run the tests; make lint: format, lint and types.
+# make test: install into .venv and run the tests; make test-deep: those that take long; make lint: format, lint, types.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -9,13 +9,16 @@ NEWEST := .venv-newest/bin
 VERSIONS := 3.14 3.13 3.12
 PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/python3) $(PYTHON)
 
-.PHONY: compare test test-newest lint benchmark
+.PHONY: compare test test-deep test-newest lint benchmark
 
 compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not deep"
+
+test-deep: $(INSTALLED)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m deep
 
 test-newest: .venv-newest/installed
 	$(NEWEST)/python -c "import jax, sys; print('jax', jax.__version__, 'on Python', sys.version.split()[0])"

@@ -52,6 +52,12 @@ It has progress with the time left, checkpoints, one-line mistakes, and results 
 import sys
 from importlib.util import find_spec
 
+from experiments.lab import stops
+
+# argv begins with "-m" while Python looks for the module of a command: the imports that follow take seconds.
+if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys.orig_argv):
+    stops.install(lambda: "interrupted before it began")
+
 if _missing := [name for name in ("tyro", "rich", "PIL") if find_spec(name) is None]:
     # Every command imports this first: one line, where the import of a missing package would be twenty.
     print(f"error: the experiments need {', '.join(_missing)}: pip install '.[experiments]'", file=sys.stderr)

@@ -115,7 +115,6 @@ def measure(options: Options, console: Console) -> dict[str, Cost]:
         with progress_bar(console) as progress:
             for name in progress.track(missing, description="timing a step of each"):
                 seconds[name] = step_seconds(options, name)
-        store.keep(options.out)
         store.write_note(options.out, "step_seconds", {n: np.float64(value) for n, value in seconds.items()}, timed)
     image = jnp.zeros((1, options.image_size, options.image_size, 1))
     return {name: cost(name, image, seconds[name]) for name in options.architectures}

@@ -45,8 +45,9 @@ class Options(Comparison, processes.Group):
     """Trains the notebook's network with several optimizers, paired over seeds, and compares them."""
 
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion; with a rate of
-    its own as optax:lion=1e-4, with --tune a grid of its own as optax:lion=1e-5,1e-4."""
+    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
+    code of their module; with a rate of its own as optax:lion=1e-4, with --tune a grid of its own as
+    optax:lion=1e-5,1e-4."""
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
     """Optimizer against which the others are held, seed by seed; the last of --optimizers by default."""

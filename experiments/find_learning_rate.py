@@ -15,7 +15,6 @@ loss is at the suggested rate (between two rates, by a straight line in log-log)
 Takes about a minute on 2 CPU cores.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments.lab import experiment
+from experiments.lab import experiment, store
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data, Seeds
 from experiments.lab.report import Report, Table
@@ -131,7 +130,7 @@ def read_sweep(options: Options) -> tuple[np.ndarray, np.ndarray]:
     """Rates and mean final losses of the optimizer in a sweep of the same task; NaN where a run diverged."""
     path, optimizer = Path(options.sweep or ""), options.optimizer
     try:
-        document = json.loads(path.read_text())
+        document = store.read_document(path)
         if document["experiment"] != "tune_learning_rate":
             raise ValueError
         rows = [row for row in document["runs"] if row["optimizer"] == optimizer]

@@ -13,13 +13,13 @@ import dataclasses
 import importlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import tyro
-from rich.console import Console
 
 from experiments.lab import cli, experiment, store
 from experiments.lab.processes import Group
@@ -27,22 +27,26 @@ from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints
 
 # How and when an experiment was made may differ, and so may anything timed.
-UNCOMPARED = re.compile("command|date|options|versions|device|source|files|.*seconds.*")
+UNCOMPARED = re.compile("command|date|python|options|versions|numerics|device|source|files|.*seconds.*")
 # Sections that say how results were made: told where they differ, and no failure.
-MADE = ("versions", "device", "source")
+MADE = ("versions", "numerics", "device", "source")
 # Differences on the screen.
 SHOWN = 5
 
 
 @dataclass(frozen=True)
 class Options:
-    """Repeats an experiment, and says whether every number came out the same."""
+    """Repeats an experiment, and says whether every number came out the same. Where the results name an optimizer by an
+    import path, this runs the code of its module."""
 
     results: tyro.conf.Positional[Path]  # results.json of the experiment.
     out: str = ""
     """Folder for the new results; where it is empty, that of the file with -rerun at its end."""
     overwrite: bool = False
     """Begin anew in a folder that already holds files."""
+    allow_import: tuple[str, ...] = ()
+    """Modules that the results may import, which runs their code; those of segjax, of optax and beside the file need no
+    word."""
 
 
 class Difference(NamedTuple):
@@ -60,6 +64,8 @@ def main(options: Options) -> None:
     if out.resolve() == home:
         raise UsageError(f"--out {out} is the folder of the results themselves")
     script, again = rebuild(before, out, options.overwrite)
+    if odd := [name for name in imported(vars(again)) if not allowed(name, home, options.allow_import)]:
+        raise UsageError(f"{options.results} would run code of the module {odd[0]}: to let it, --allow-import {odd[0]}")
     try:
         # An experiment that could not read a part of its input writes its results, and exits.
         with contextlib.suppress(SystemExit):
@@ -89,20 +95,39 @@ def say(found: list[Difference], compared: int, other: list[str]) -> None:
     lines += ["  ... (all of them in rerun.json)"] if len(found) > SHOWN else []
     lines += [f"Not made alike: {words}" for words in other]
     for line in lines:
-        Console().print(line, highlight=False, markup=False)
+        experiment.Screen().print(line, highlight=False, markup=False)
 
 
 def read(path: Path) -> dict[str, Any]:
     """A document that an experiment wrote; a UsageError for anything else."""
     try:
-        document = json.loads(path.read_text())
+        document = store.read_document(path)
+        if missing := [name for name in MADE if name not in document]:
+            raise ValueError(f"it has no {missing[0]}")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(f"{path} is not the results.json of an experiment: {error}") from error
-    if not isinstance(document, dict) or not all(isinstance(document.get(name), dict) for name in ("options", *MADE)):
-        raise UsageError(f"{path} is not the results.json of an experiment")
     return document
+
+
+def imported(value: Any) -> list[str]:
+    """The modules of all import paths, "MODULE:factory", among options."""
+    if isinstance(value, dict | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        return [name for item in items for name in imported(item)]
+    module, colon, _ = value.partition(":") if isinstance(value, str) else ("", "", "")
+    return [module] if colon and all(part.isidentifier() for part in module.split(".")) else []
+
+
+def allowed(module: str, home: Path, named: Collection[str]) -> bool:
+    """Whether a module may be imported: by its name, or since its file is in the folder of the results."""
+    top = module.partition(".")[0]
+    if top in ("segjax", "optax") or module in named:
+        return True
+    # The top level alone: to look for what is within a package would import it.
+    spec = find_spec(top)
+    return bool(spec and spec.origin and Path(spec.origin).resolve().is_relative_to(home))
 
 
 def rebuild(document: dict[str, Any], out: Path, overwrite: bool) -> tuple[Any, Any]:

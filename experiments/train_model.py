@@ -28,7 +28,7 @@ from experiments.lab.options import Training
 from experiments.lab.report import Report
 from experiments.lab.runs import CHUNK_SIZE, Result, held_out_batch
 from experiments.lab.train import train_all
-from segjax import checkpoints, plotting
+from segjax import plotting
 from segjax.checks import check_count
 
 # Rows of the last figure; each picture is a file of its own as well.
@@ -87,7 +87,7 @@ def work(options: Options, console: Console) -> Result:
             seen = views.probability(model, state.variables, batch)
             # The same image every time: the notebook showed one of the batch just trained on, another each time.
             figure = views.look(batch, {f"iteration {step}": seen}, f"A held-out image, {scores.by_rate(run)}")
-            checkpoints.write(options.out / f"iteration-{step:06}.png", output.png(figure))
+            store.write(options.out, f"{note(step)}.png", output.png(figure))
             # For the figure of them all, also where the command is interrupted in between.
             store.write_note(options.out, note(step), {"probability": seen}, {"step": step})
 
@@ -121,15 +121,19 @@ def report(options: Options, result: Result) -> Report:
     table = views.table(arms, f"{options.iterations} iterations: seed {options.seed}", columns)
     use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(options.out / saved_models.MODEL)])
     trained_on = {"texture": options.texture._asdict()}
-    lost = arms[label].diverged.any()
+    diverged = bool(arms[label].diverged.any())
     return Report(
-        [f"The model is saved; look inside it with: {use}"],
+        # `inspect_layers` refuses one whose numbers are not finite.
+        [] if diverged else [f"The model is saved; look inside it with: {use}"],
         [table],
         figures,
         scores.document(arms),
         scores.rows(arms),
-        ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."] if lost else [],
-        files=saved_models.files(options.architecture, result.variables, trained_on, options.export_torch),
+        ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
+        if diverged
+        else [],
+        written=[name for step in steps if (options.out / (name := f"{note(step)}.png")).exists()],
+        files=saved_models.files(options.architecture, result.variables, trained_on, options.export_torch, diverged),
     )
 
 

@@ -45,8 +45,8 @@ class Options(Comparison):
     sigma: float = 12.8
     seeds: int = 2
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion; rates of
-    its own are given as optax:lion=1e-5,1e-4."""
+    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
+    code of their module; rates of its own are given as optax:lion=1e-5,1e-4."""
     rates: tuple[float, ...] = ADAM_RATES  # Learning rates, each tried for every optimizer; the notebook's eight.
     extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")

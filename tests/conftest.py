@@ -13,6 +13,10 @@ from pathlib import Path
 # convolutions included, stays the same. Must be set before jax is imported.
 os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
 
+# Golden numbers are of full float32; a GPU would else multiply in TF32. Also for processes that tests start: a command
+# does not go on with runs of another precision.
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+
 # Many tests, and the processes that they start, run the same programs: whoever needs one first compiles it for all. The
 # folder goes when the tests are over; pytest-xdist's workers have it from the process that started them.
 if "PYTEST_XDIST_WORKER" not in os.environ:
@@ -29,9 +33,6 @@ from hypothesis import settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
-
-# Golden numbers are of full float32; a GPU would else multiply in TF32.
-jax.config.update("jax_default_matmul_precision", "highest")
 
 # Compilation takes its time, and a test must fail today as it did yesterday.
 settings.register_profile("segjax", deadline=None, derandomize=True, max_examples=40)

@@ -7,40 +7,49 @@ import io
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
 import tyro
 
 from experiments.lab import stops, store
+from experiments.lab.names import printable
 from experiments.lab.options import program
 
 Options = TypeVar("Options")
 
 
-def command(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:
-    """`run`, for a process that does nothing else: after a signal it ends at once."""
+def command(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> NoReturn:
+    """`run`, for a process that does nothing else: it hears signals, and ends without the interpreter's orderly end."""
+    code: Any = 0
+    for stream in (sys.stdout, sys.stderr):
+        # A name that is not UTF-8 is shown with escapes; by default it would be an error after all the work.
+        cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
     try:
         run(main, options, presets)
     except SystemExit as end:
-        if not isinstance(end.code, int) or end.code <= 128:
-            raise
-        # XLA may be compiling in a thread of its own, which does not survive the interpreter's orderly end.
+        code = end.code if end.code is None or isinstance(end.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code)
+    # XLA may still be compiling in a thread of its own, and jax.distributed would wait for its peers.
+    os._exit(code or 0)
 
 
 def run(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> None:
     """Runs a command: `--preset NAME` chooses the defaults, every other option overrides them."""
-    stops.install()
     try:
         parsed = parse(options, presets, sys.argv[1:])
+        stops.install(partial(last_words, parsed))
         try:
             main(parsed)
         except stops.Interrupted as stop:
-            _exit(f"interrupted; {store.kept(Path(getattr(parsed, 'out', '.')))}", stops.exit_code(stop))
+            _exit(last_words(parsed), stops.exit_code(stop))
         except RuntimeError as error:
             # jax's error has many layers; only this one is the user's to mend.
             if not (words := re.search(r"out of memory.*?(\d+ bytes)?\.", str(error), re.IGNORECASE)):
@@ -53,6 +62,11 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
         _exit(f"error: {error}", stops.exit_code(error))
     except stops.Finished as word:
         print(word)
+
+
+def last_words(options: object) -> str:
+    """What an interrupted command says."""
+    return f"interrupted; {store.kept(Path(getattr(options, 'out', '.')))}"
 
 
 def parse(options: type[Options], presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:
@@ -85,5 +99,5 @@ def _first_paragraph(box: str) -> str:
 
 
 def _exit(message: str, code: int) -> NoReturn:
-    print(" ".join(message.split()), file=sys.stderr)
+    print(printable(" ".join(message.split())), file=sys.stderr)
     raise SystemExit(code)

@@ -96,7 +96,7 @@ def train(options: Options, generate: Generate, console: Console) -> list[Snapsh
     fit = segjax.make_fit(ARCHITECTURES[options.architecture], generate=generate, chunk_size=CHUNK_SIZE, **chosen)
     rate_at = SCHEDULES[options.schedule](options.learning_rate, RESOLUTION)
     key, names = jax.random.key(options.seed), [f"{store.CLOCK}seed{options.seed}"]
-    store.keep(options.out)
+    store.announce_runs(options.out, names)
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
     with Progress(*columns, console=console, expand=True) as progress:
         bar = progress.add_task("compiling", total=options.seconds)
@@ -176,7 +176,9 @@ def report(
     trained_on: dict[str, Any],
 ) -> Report:
     """What both questions report alike: quality over time, and the last network as a file."""
-    files = saved_models.files(options.architecture, snapshots[-1].variables, trained_on, options.export_torch)
+    variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
+    diverged = bool(segjax.metrics.diverged_at(losses, variables["params"]))
+    files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
     return Report(findings, [_table(rows)], figures, {"snapshots": rows}, rows, warnings(rows), files)
 
 

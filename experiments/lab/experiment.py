@@ -12,6 +12,7 @@ and ends with `experiment.main()`.
 """
 
 import ast
+import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import cast
 from rich.console import Console
 
 from experiments.lab import cli, output, processes, store
+from experiments.lab.names import printable
 from experiments.lab.options import Command, Training
 from experiments.lab.stops import usage_errors
 from experiments.lab.train import train_all
@@ -49,7 +51,7 @@ def run(script: ModuleType, options: Command) -> None:
         processes.agree(identity)
         if writer:
             store.claim(options.out, identity, options.overwrite, options.free)
-        console = Console(quiet=not writer)
+        console = Screen(quiet=not writer)
         if hasattr(script, "work"):
             found = script.work(options, console)
         else:
@@ -61,12 +63,21 @@ def run(script: ModuleType, options: Command) -> None:
         if not writer:
             return
         report = script.report(options, found)
+        output.write(options, identity, question(script.__doc__ or ""), report, console)
         # Progress bars would take lines in between for their own: failures are said when all work is done.
         for sentence in report.failures:
-            print(f"error: {sentence}", file=sys.stderr)
-        output.write(options, identity, question(script.__doc__ or ""), report, console)
+            print(printable(f"error: {sentence}"), file=sys.stderr)
         if report.failures:
             sys.exit(1)
+
+
+class Screen(Console):
+    """A console whose reader may leave, as `| head` does: the work goes on without one."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        # What is still in the buffer would fail again when it is flushed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def name_of(script: ModuleType) -> str:

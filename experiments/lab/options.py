@@ -5,18 +5,20 @@ An option whose name is in `CHECKS` is checked wherever it stands; an experiment
 
 import dataclasses
 import hashlib
+import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from experiments.lab import provenance
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.runs import Run, Texture
+from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
-from segjax.checks import check_count, check_positive
+from segjax.checks import check_count, check_pixels, check_positive
 
 # Options that change no result: a folder that was begun under others of them can be gone on with.
 CHANGE_NO_RESULT = ("preset", "out", "overwrite", "checkpoint_seconds", "coordinator", "num_processes", "process_id")
@@ -95,10 +97,14 @@ class Command:
 
     # Inputs count by their content: another photograph under the same name is another experiment.
     def identity(self, experiment: str) -> dict[str, Any]:
-        """What the results depend on: the experiment, its options, and the SHA-256 of each input file."""
+        """What the results depend on: the experiment, its options, the SHA-256 of each input file, and what computes.
+
+        In JSON's types, where tuples are lists: so it compares with what is read from a file.
+        """
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGE_NO_RESULT}
-        digests = {str(path): _digest(path) for path in self.inputs()}
-        return {"experiment": experiment, "options": kept, "inputs": digests}
+        made = {"options": kept, "inputs": {str(path): _digest(path) for path in self.inputs()}}
+        made |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
+        return {"experiment": experiment, **json.loads(json.dumps(made, default=str))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +119,11 @@ class Images(Command):
     """Width of the mask's smooth field, in pixels."""
     seed: int = 0
     """The first seed; others follow it."""
+
+    def check(self) -> None:
+        super().check()
+        pixels = HELD_OUT_BATCHES * self.batch_size * self.image_size**2
+        check_pixels(f"the held-out images, {HELD_OUT_BATCHES} * --batch-size * --image-size^2,", pixels)
 
     @property
     def size(self) -> str:
@@ -193,8 +204,31 @@ class Comparison(Training, Seeds):
     """For an experiment that trains several things over seeds, and compares them."""
 
 
+def difference(made: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()) -> str:
+    """The first difference between two identities, in words; empty where they agree.
+
+    Args:
+        made: what was read, of which any part may be missing.
+        free: options that may differ.
+    """
+    if made.get("experiment") != wanted["experiment"]:
+        return f"of {made.get('experiment') or 'something else'}"
+    for section in ("options", "versions", "numerics"):
+        had = made.get(section, {})
+        for name, value in wanted[section].items():
+            if had.get(name) != value and not (section == "options" and name in free):
+                return f"with {name} {had.get(name)}, not {value}"
+    for path, digest in wanted["inputs"].items():
+        if made.get("inputs", {}).get(path) != digest:
+            return f"of another {path} than is there now"
+    return ""
+
+
 def _digest(path: Path) -> str:
     try:
+        # A pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            return "no regular file"
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -4,7 +4,6 @@ Nothing passes between them inside a run. But each waits for all at a run's end,
 So each holds a connection to the first process, and one that breaks without a good-bye ends them all.
 """
 
-import atexit
 import contextlib
 import ctypes
 import json
@@ -22,14 +21,16 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from experiments.lab.stops import UsageError, exit_code, usage_errors
+from experiments.lab.names import printable
+from experiments.lab.options import difference
+from experiments.lab.stops import UsageError, usage_errors
 from segjax.checks import check_count
 
 # To find one another at the start, and to say good-bye at the end.
 PATIENCE_S = 60
 # A machine that vanishes closes no connection; jax then ends the others, with a message of its own.
 HEARTBEAT_TIMEOUT_S = 30
-_GOOD_BYE = b"."
+_GOOD_BYE, _MISTAKE = b".", b"!"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,21 +70,23 @@ def broadcast(array: np.ndarray) -> np.ndarray:
 
 
 def agree(identity: Mapping[str, Any]) -> None:
-    """Ends a process whose options are not the first one's: their runs would be mixed under the first one's name.
+    """Ends all processes where one was not started as the first: its runs would be mixed with the others'.
+
+    Args:
+        identity: as `Command.identity` gives it.
 
     Raises:
-        UsageError: naming the first difference.
+        UsageError: on all of them alike, naming the first difference.
     """
-    own = json.dumps(identity, default=str, sort_keys=True).encode()
-    length = int(broadcast(np.array(len(own))))
-    first = broadcast(np.frombuffer(own[:length].ljust(length), np.uint8)).tobytes()
-    if first == own:
+    if jax.process_count() == 1:
         return
-    theirs, ours = (json.loads(text)["options"] for text in (first, own))
-    for name, value in ours.items():
-        if theirs[name] != value:
-            words = f"{name} {value}, the first with {theirs[name]}"
-            raise UsageError(f"process {jax.process_index()} was started with {words}")
+    own = json.dumps(identity).encode()
+    lengths = np.ravel(multihost_utils.process_allgather(np.array(len(own), np.int32)))
+    texts = multihost_utils.process_allgather(np.frombuffer(own.ljust(lengths.max()), np.uint8))
+    first, *others = (json.loads(np.asarray(text, np.uint8).tobytes()) for text in texts)
+    for index, other in enumerate(others, start=1):
+        if words := difference(other, first):
+            raise UsageError(f"process {index} was started {words} as the first")
 
 
 @contextlib.contextmanager
@@ -103,9 +106,13 @@ def joined(group: object, out: Path) -> Iterator[None]:
     if not isinstance(group, Group) or not group.coordinator:
         yield
         return
+    by_flags = group.coordinator != "auto"
+    if by_flags:
+        _check_address(group)
     # Gloo joins the CPUs of several processes; other devices have means of their own.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    by_flags = group.coordinator != "auto"
+    # It would take SIGTERM from us, and go on.
+    jax.config.update("jax_enable_preemption_service", False)
     # Without the three, jax asks the scheduler.
     who = (group.coordinator, group.num_processes, group.process_id) if by_flags else ()
     timeouts: dict[str, Any] = {
@@ -135,14 +142,29 @@ def joined(group: object, out: Path) -> Iterator[None]:
     except BaseException as error:
         left.set()
         for connection in connections.values():
-            connection.shutdown(socket.SHUT_RDWR)
-        # jax would wait for the others before the interpreter ends.
-        atexit.register(_exit_at_once, error)
+            with contextlib.suppress(OSError):
+                # The user's mistake is told by all, in the same words.
+                if isinstance(error, UsageError):
+                    connection.sendall(_MISTAKE + str(error).encode(errors="backslashreplace"))
+                connection.shutdown(socket.SHUT_RDWR)
         raise
     left.set()
     for connection in connections.values():
         connection.sendall(_GOOD_BYE)
     jax.distributed.shutdown()
+
+
+def _check_address(group: Group) -> None:
+    """What jax would answer with a crash: an address that is none, or a port that is taken."""
+    host, _, port = group.coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host, int(port))
+        if group.process_id == 0:
+            # jax listens at all addresses of the machine, we at this one.
+            for place in (("", int(port)), (host, 0)):
+                socket.create_server(place).close()
+    except OSError as error:
+        raise UsageError(f"--coordinator {group.coordinator} cannot be used: {error.strerror}") from error
 
 
 def _give_up(group: Group) -> NoReturn:
@@ -187,28 +209,24 @@ def _read(connection: socket.socket, size: int) -> bytes:
 def _watch(number: int, connections: dict[int, socket.socket], left: threading.Event, out: Path) -> None:
     """Waits for a good-bye, and ends this process where another word comes, or none before the end."""
     try:
-        words = connections[number].recv(1024)
+        words = connections[number].recv(4096)
     except OSError:
         words = b""
     if words == _GOOD_BYE or left.is_set():
         return
-    reason = words.decode() or f"process {number} of {jax.process_count()} has ended"
+    mistake = words.startswith(_MISTAKE)
+    reason = words or f"process {number} of {jax.process_count()} has ended".encode()
     for other, connection in connections.items():
         if other != number:
             with contextlib.suppress(OSError):
-                connection.sendall(reason.encode())
-    kept = f"the runs that were finished are kept in {out}, and the same commands go on from there"
+                connection.sendall(reason)
+    said = reason.removeprefix(_MISTAKE).decode()
+    if not mistake:
+        said += f"; the runs that were finished are kept in {out}, and the same commands go on from there"
     sys.stderr.flush()
     # jax's own threads find the other gone as well, and would say so in many lines after this one.
     said_to = os.dup(sys.stderr.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    os.write(said_to, f"\nerror: {reason}; {kept}\n".encode())
+    os.write(said_to, f"\nerror: {printable(said)}\n".encode())
     # The main thread waits inside of jax, where no exception reaches it.
-    os._exit(1)
-
-
-def _exit_at_once(error: BaseException) -> None:
-    """Ends the process where all has been said, with the exit code that the command gives to this error."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code(error))
+    os._exit(2 if mistake else 1)

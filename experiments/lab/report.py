@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from experiments.lab.names import printable
+
 _STYLE = Path(__file__).with_name("report.css").read_text()
 _WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {it: rf"\text{word}{{}}" for it, word in _WORDS.items()}
@@ -94,7 +96,7 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
     Args:
         question: the heading.
         pictures: PNG bytes by the names of `report.figures`.
-        document: command, options, versions, device, source and date, as in `results.json`.
+        document: command, options, versions, numerics, device, source and date, as in `results.json`.
     """
     title = html.escape(question)
     parts = [f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>']
@@ -110,10 +112,10 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
         label = html.escape(heading(name))
         encoded = base64.b64encode(picture).decode()
         parts.append(f'<h2>{label}</h2><img alt="{label}" src="data:image/png;base64,{encoded}">')
-    parts.append(f"<h2>How it was made</h2><pre>{html.escape(document['command'])}</pre>")
-    for section in ("options", "versions", "device", "source"):
+    parts.append(f"<h2>How it was made</h2><pre>{html.escape(printable(document['command']))}</pre>")
+    for section in ("options", "versions", "numerics", "device", "source"):
         given = document[section].items()
-        rows = [(key, value if isinstance(value, str) else json.dumps(value)) for key, value in given]
+        rows = [(key, printable(value) if isinstance(value, str) else json.dumps(value)) for key, value in given]
         parts.append(_html_table(Table("", (section, ""), rows)))
     parts.append(f'<p class="note">{html.escape(document["date"])}</p></body></html>\n')
     return "\n".join(parts)
@@ -133,7 +135,7 @@ def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> s
     versions = ", ".join(f"{name} {value}" for name, value in document["versions"].items())
     device = document["device"]
     machine = f"{device['cpu_cores']} cores of {device['cpu']}, jax on {device['count']} x {device['kind']}"
-    lines += ["", "## How it was made", "", f"`{document['command']}`", ""]
+    lines += ["", "## How it was made", "", f"`{printable(document['command'])}`", ""]
     lines += [f"{machine}; {versions}; {document['date']}."]
     return "\n".join(lines) + "\n"
 

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -19,7 +20,7 @@ class Finished(BaseException):
 
 
 class Interrupted(BaseException):
-    """A signal asked the command to stop. Like KeyboardInterrupt it is no Exception, so no handler swallows it."""
+    """A signal asked the command to stop, and all is saved. Like KeyboardInterrupt it is no Exception."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
@@ -43,19 +44,26 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def install() -> None:
-    """From now on both signals raise `Interrupted`, wherever the program is; an ignored signal stays ignored."""
+def install(last_words: Callable[[], str]) -> None:
+    """From now on either signal ends the process at once, with one line; an ignored signal stays ignored.
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        # Python swallows what is raised within a callback of its garbage collector, such as jax's: try again outside.
-        if frame and frame.f_code.co_name.endswith("gc_callback"):
-            threading.Timer(0.01, os.kill, (os.getpid(), number)).start()
-            return
-        raise Interrupted(number)
+    Nothing is raised: Python swallows an exception within a garbage collector's callback, such as jax's, and XLA's
+    threads may not survive an orderly end. Files are written whole or not at all, so that any moment will do.
+
+    Args:
+        last_words: gives the line.
+    """
+
+    def end(number: int, _: FrameType | None) -> None:
+        # A progress bar hides the cursor.
+        cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
+        # `print` fails where the signal came within another print.
+        os.write(2, f"{cursor}{last_words()}\n".encode(errors="backslashreplace"))
+        os._exit(128 + number)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+            signal.signal(number, end)
 
 
 @contextlib.contextmanager

@@ -1,25 +1,29 @@
 """The folder of results: what each file in it is called, who may write there, and how runs are kept and found again.
 
+    options.json          which command the folder belongs to, and the names of all files that it may hold
     results.json          options, versions, device and every number; written last: where it is, all else is
-    runs/options.json     which command the files beside it belong to
     runs/*.safetensors    finished runs, and notes that an experiment goes on from
     runs/*.part           runs under way
 
-No other module knows a name in `runs/`. Every file is written whole or not at all (`segjax.checkpoints`).
+No other module knows a name in `runs/`. Every file is written whole or not at all (`segjax.checkpoints`), and its name
+is in options.json before: what is in neither list is not ours, and is never deleted or replaced.
 """
 
+import errno
 import fcntl
 import json
 import os
+import re
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import segjax
+from experiments.lab.options import difference
 from experiments.lab.runs import Begun, Held, Result, Run
 from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, metrics
@@ -28,12 +32,27 @@ RESULTS = "results.json"
 # How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
 CLOCK = "clock-"
 _OPTIONS = "options.json"
-# What experiments write beside the files that results.json lists: --overwrite deletes these and no others.
-_OURS = ("iteration-*.png", "model.safetensors", "model-torch.safetensors", "runs/*.safetensors", "runs/*.part")
+# Their JSON types in results.json and options.json.
+_SECTIONS = {**dict.fromkeys(("options", "inputs", "versions", "numerics", "device", "source"), dict), "files": list}
+# A list that was tampered with reaches no other folder.
+_NAME = re.compile(r"(runs/)?(?!\.{1,2}$)[^/\0]+")
 
 
-# folder -> the open folder, whose lock the system drops with the process; and the identity of the command.
-_claims: dict[Path, tuple[int, Mapping[str, Any]]] = {}
+class _Claim(NamedTuple):
+    """A folder that is written to.
+
+    Attributes:
+        lock: the open folder; the system drops its lock with the process.
+        identity: of the command.
+        files: names of the files that are ours.
+    """
+
+    lock: int
+    identity: Mapping[str, Any]
+    files: set[str]
+
+
+_claims: dict[Path, _Claim] = {}
 
 
 def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
@@ -49,16 +68,20 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free:
         UsageError: if another process writes there, or the folder holds what other options made, or anything else.
     """
     for path in identity["inputs"]:
-        if overwrite and Path(path).resolve().is_relative_to(out.resolve()):
+        # Unlike `resolve`, this takes links that lead to themselves.
+        if overwrite and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(out)):
             raise UsageError(f"--overwrite would delete results beside {path}, which is needed; name another --out")
-    # As JSON has it, where tuples are lists: so it compares with what was read.
-    identity = json.loads(json.dumps(identity, default=str))
     try:
         out.mkdir(parents=True, exist_ok=True)
         _lock(out, identity)
+        files = _claims[out].files
+        files.update(_files(out, damaged=overwrite))
+        for name in (*files, RESULTS, _OPTIONS):
+            checkpoints.temporary(out / name).unlink(missing_ok=True)
         if overwrite:
-            _clear(out)
-        _check(out, identity, overwrite, free)
+            _clear(out, files)
+        else:
+            _check(out, identity, free)
         # A folder that cannot be written is known now, and not after an hour of training.
         with tempfile.TemporaryFile(dir=out):
             pass
@@ -66,59 +89,92 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free:
         raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
 
 
-def keep(out: Path) -> None:
-    """Makes the folder of runs, and writes down which command they belong to."""
-    (out / "runs").mkdir(exist_ok=True)
-    _, identity = _claims[out.resolve()]
-    checkpoints.write(out / "runs" / _OPTIONS, _json(identity))
+def announce(out: Path, names: Iterable[str]) -> None:
+    """Writes into options.json that these files are this command's, before they are written.
+
+    A file of such a name that is there and is not ours is kept under another: NAME~.
+    """
+    files = _claims[out].files
+    new = {*names, RESULTS, _OPTIONS} - files
+    for name in new:
+        aside = path = out / name
+        while os.path.lexists(aside):
+            aside = aside.with_name(f"{aside.name}~")
+        if aside != path:
+            path.replace(aside)
+    files.update(new)
+    if new:
+        _write_options(out)
+
+
+def announce_runs(out: Path, names: Iterable[str]) -> None:
+    """The same for runs, by the names that `write_runs` and `write_begun` use."""
+    announce(out, [_run(name, ending) for name in names for ending in ("safetensors", "part")])
+
+
+def write(out: Path, name: str, content: bytes) -> None:
+    """Writes one file of the results, whole or not at all."""
+    announce(out, [name])
+    _write(out, name, content)
 
 
 def finish(out: Path, files: Mapping[str, bytes], document: Mapping[str, Any]) -> None:
-    """Writes the files of the results, then results.json, and lets other processes write to the folder."""
+    """Writes the files of the results, then results.json, and lets other processes write to the folder.
+
+    What results of an earlier command wrote here, and these do not, goes: a mask of a picture that is no longer there.
+    """
+    listed = [*document.get("files", []), *files]
+    announce(out, files)
     for name, content in files.items():
-        checkpoints.write(out / name, content)
+        _write(out, name, content)
     # Left by a crash between the last step of a run and the end of its saving. Other runs under way are of use still.
     for path in out.glob("runs/*.part"):
         if path.with_suffix(".safetensors").exists():
             path.unlink()
-    checkpoints.write(out / RESULTS, _json({**document, "files": [*document.get("files", []), *files]}))
+    _write(out, RESULTS, _json({**document, "files": listed}))
     for path in out.glob(f"runs/{CLOCK}*.part"):
         path.unlink()
-    os.close(_claims.pop(out.resolve())[0])
+    stale = {name for name in _claims[out].files - {*listed, RESULTS, _OPTIONS} if not name.startswith("runs/")}
+    for name in stale:
+        (out / name).unlink(missing_ok=True)
+    _claims[out].files.difference_update(stale)
+    _write_options(out)
+    release(out)
 
 
 def release(out: Path) -> None:
     """Lets other processes write to the folder."""
-    if claimed := _claims.pop(out.resolve(), None):
-        os.close(claimed[0])
+    if claimed := _claims.pop(out, None):
+        os.close(claimed.lock)
 
 
 def kept(out: Path) -> str:
     """What an interrupted command leaves, in words."""
-    finished, begun = (len(list(out.glob(f"runs/*-seed*.{ending}"))) for ending in ("safetensors", "part"))
-    if not finished + begun:
+    finished, parts = ({path.stem for path in out.glob(f"runs/*-seed*.{end}")} for end in ("safetensors", "part"))
+    begun = parts - finished
+    if not finished | begun:
         return "nothing of what was under way is kept"
-    words = f"{finished} finished runs" + (f", {begun} begun" if begun else "")
+    words = f"{len(finished)} finished runs" + (f", {len(begun)} begun" if begun else "")
     return f"the same command without --overwrite goes on from what is kept in {out}: {words}"
 
 
 def has_run(out: Path, run: Run) -> bool:
-    return _path(out, run.stem).exists()
+    return (out / _run(run.stem)).exists()
 
 
 def write_runs(out: Path, results: Sequence[Result]) -> None:
-    """Keeps finished runs, and drops what was kept of them under way."""
+    """Keeps finished runs, which were announced, and drops what was kept of them under way."""
     for result in results:
         arrays = {"history": result.history, "variables": result.variables, "held_out": result.held_out}
         metadata = {"run": result.run.as_dict(), "seconds": result.seconds}
-        checkpoints.save(_path(out, result.run.stem), arrays, metadata)
+        _write(out, _run(result.run.stem), checkpoints.to_bytes(arrays, metadata))
     for result in results:
-        _path(out, result.run.stem, "part").unlink(missing_ok=True)
+        (out / _run(result.run.stem, "part")).unlink(missing_ok=True)
 
 
 def read_run(out: Path, run: Run) -> Result:
     """A finished run from its file; a UsageError where the file is damaged or holds another run."""
-    arrays, metadata = _read(path := _path(out, run.stem))
+    arrays, metadata = _read(path := out / _run(run.stem))
     if metadata.get("run") != run.as_dict():
         raise UsageError(f"{path} holds another run than its name says; delete it, or pass --overwrite")
     history, held = arrays["history"], arrays["held_out"]
@@ -129,7 +185,7 @@ def read_run(out: Path, run: Run) -> Result:
 
 
 def write_begun(out: Path, names: Sequence[str], begun: Begun, notes: Any = ()) -> None:
-    """Keeps training under way, the runs of all the names in one file, so that they are at one step.
+    """Keeps training under way, the runs of all the names in one file, so that they are at one step; it was announced.
 
     Args:
         notes: a tree of arrays to find again.
@@ -138,7 +194,8 @@ def write_begun(out: Path, names: Sequence[str], begun: Begun, notes: Any = ()) 
     steps, chunks = int(np.max(jax.device_get(begun.state.step))), jax.device_get(list(begun.chunks))
     history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1)[..., :steps], *chunks)
     arrays = {"state": begun.state, "history": history, "notes": notes}
-    checkpoints.save(_path(out, names[0], "part"), arrays, {"names": list(names), "seconds": begun.seconds})
+    content = checkpoints.to_bytes(arrays, {"names": list(names), "seconds": begun.seconds})
+    _write(out, _run(names[0], "part"), content)
 
 
 def read_begun(out: Path, names: Sequence[str], template: Any) -> tuple[Begun, dict[str, Any]] | None:
@@ -150,7 +207,7 @@ def read_begun(out: Path, names: Sequence[str], template: Any) -> tuple[Begun, d
     Raises:
         UsageError: if the file is damaged, or holds the state of another network or optimizer.
     """
-    path = _path(out, names[0], "part")
+    path = out / _run(names[0], "part")
     if not path.exists():
         return None
     arrays, metadata = _read(path)
@@ -167,25 +224,33 @@ def read_begun(out: Path, names: Sequence[str], template: Any) -> tuple[Begun, d
 
 def write_note(out: Path, name: str, arrays: Any, metadata: Mapping[str, Any]) -> None:
     """Keeps what an experiment needs again when it goes on."""
-    checkpoints.save(_path(out, name), arrays, metadata)
+    write(out, _run(name), checkpoints.to_bytes(arrays, metadata))
 
 
 def read_note(out: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Reads the arrays and the metadata of a note; None where none was kept, a UsageError where it is damaged."""
-    path = _path(out, name)
+    path = out / _run(name)
     return _read(path) if path.exists() else None
 
 
-def read_document(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None where there is no such file, and a UsageError where it cannot be read."""
+def read_document(path: Path) -> dict[str, Any]:
+    """What results.json or options.json holds.
+
+    Raises:
+        OSError, ValueError: if the file cannot be read, or holds anything else.
+    """
     try:
         document = json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        raise UsageError(f"{path} is damaged: {error}; delete it, or pass --overwrite") from error
-    if not isinstance(document, dict):
-        raise UsageError(f"{path} is damaged: no results; delete it, or pass --overwrite")
+    except RecursionError:
+        raise ValueError("its JSON is nested too deeply") from None
+    if not isinstance(document, dict) or "options" not in document:
+        raise ValueError("it holds no results")
+    for section, kind in _SECTIONS.items():
+        if not isinstance(document.get(section, kind()), kind):
+            raise ValueError(f"its {section} are no {kind.__name__}")
+    for name in document.get("files", []):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise ValueError(f"its files include {name!r:.60}")
     return document
 
 
@@ -193,8 +258,23 @@ def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _path(out: Path, name: str, ending: str = "safetensors") -> Path:
-    return out / "runs" / f"{name}.{ending}"
+def _run(name: str, ending: str = "safetensors") -> str:
+    return f"runs/{name}.{ending}"
+
+
+def _write_options(out: Path) -> None:
+    _, identity, files = _claims[out]
+    _write(out, _OPTIONS, _json({**identity, "files": sorted(files)}))
+
+
+def _write(out: Path, name: str, content: bytes) -> None:
+    """Every file that is written goes through here."""
+    ours, there = os.fstat(_claims[out].lock), out.stat()
+    # Another command may have claimed a new folder of this name.
+    if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+        raise OSError(errno.ESTALE, "the folder was moved away while this command wrote to it", str(out))
+    (path := out / name).parent.mkdir(exist_ok=True)
+    checkpoints.write(path, content)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -214,47 +294,57 @@ def _lock(out: Path, identity: Mapping[str, Any]) -> None:
     except BlockingIOError:
         os.close(lock)
         raise UsageError(f"another process writes to --out {out}; wait for it, or name another folder") from None
-    _claims[out.resolve()] = lock, identity
+    _claims[out] = _Claim(lock, identity, set())
 
 
-def _clear(out: Path) -> None:
-    # The results go first: where they are, all else is as they say.
+def _made(path: Path) -> dict[str, Any] | None:
+    """The document, None where there is no such file."""
     try:
-        files = (read_document(out / RESULTS) or {}).get("files", [])
-    except UsageError:
-        files = []
-    for name in (RESULTS, *files):
-        # A file list that was tampered with reaches no other folder.
-        (out / Path(name).name).unlink(missing_ok=True)
-    for pattern in (*_OURS, f"runs/{_OPTIONS}"):
-        for path in out.glob(pattern):
+        return read_document(path)
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UsageError(f"{path} is damaged: {error}; delete it, or pass --overwrite") from error
+
+
+def _files(out: Path, damaged: bool) -> set[str]:
+    """The names of the files that are ours; what a damaged list names is not, where such a list is allowed."""
+    found: set[str] = set()
+    for name in (RESULTS, _OPTIONS):
+        try:
+            if document := _made(out / name):
+                found.update([name, *document.get("files", [])])
+        except UsageError:
+            if not damaged:
+                raise
+    return found
+
+
+def _clear(out: Path, files: set[str]) -> None:
+    """Deletes what is ours."""
+    if (out / "runs").is_symlink():
+        raise UsageError(f"{out / 'runs'} is a link, through which --overwrite deletes nothing; name another folder")
+    # The results go first, and the list last: where the results are, all else is as they say.
+    for name in sorted(files, key=lambda name: (name != RESULTS, name == _OPTIONS)):
+        # A link itself goes, not what it points to; a folder is not ours.
+        if (path := out / name).is_file() or path.is_symlink():
             path.unlink()
+    files.clear()
 
 
-def _check(out: Path, identity: Mapping[str, Any], overwrite: bool, free: Collection[str]) -> None:
-    for file, what in ((out / RESULTS, "the results"), (out / "runs" / _OPTIONS, "unfinished runs")):
-        if (made := read_document(file)) is None:
+def _check(out: Path, identity: Mapping[str, Any], free: Collection[str]) -> None:
+    for file, what in ((out / RESULTS, "the results"), (out / _OPTIONS, "unfinished results")):
+        if (made := _made(file)) is None:
             continue
-        if difference := _difference(made, identity, free):
-            raise UsageError(f"--out {out} holds {what} {difference}; name another folder, or pass --overwrite")
-        if file.name == RESULTS and not _difference(made, identity, ()):
+        if differs := difference(made, identity, free):
+            raise UsageError(f"--out {out} holds {what} {differs}; name another folder, or pass --overwrite")
+        if file.name == RESULTS and not difference(made, identity):
+            lost = [name for name in made.get("files", []) if not (out / name).exists()]
+            if lost:
+                raise UsageError(f"--out {out} holds these results, but {lost[0]} is gone; pass --overwrite")
             raise Finished(
                 f"{out} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
         return
-    if not overwrite and {path.name for path in out.iterdir()} - {"runs"}:
+    if {path.name for path in out.iterdir()} - {"runs"}:
         raise UsageError(f"--out {out} already holds files; name another folder, or pass --overwrite")
-
-
-def _difference(made: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str]) -> str:
-    """How another command differed from the one that is wanted, in words; empty where they agree."""
-    if made.get("experiment") != wanted["experiment"]:
-        return f"of {made.get('experiment') or 'something else'}"
-    had = made.get("options") or {}
-    for name, value in wanted["options"].items():
-        if name not in free and had.get(name) != value:
-            return f"with {name} {had.get(name)}, not {value}"
-    for path, digest in wanted["inputs"].items():
-        if (made.get("inputs") or {}).get(path) != digest:
-            return f"of another {path} than is there now"
-    return ""

@@ -36,10 +36,10 @@ def train_all(
         chunk_size: steps between two looks.
     """
     out, writer = options.out, processes.is_writer()
-    if writer:
-        store.keep(out)
     # A run may be asked for twice, and is trained once.
     runs_once = list(dict.fromkeys(runs))
+    if writer:
+        store.announce_runs(out, [run.stem for run in runs_once])
     # All processes must train the same runs, and only the first sees the folder.
     kept = processes.broadcast(np.array([writer and store.has_run(out, run) for run in runs_once]))
     missing = [run for run, there in zip(runs_once, kept, strict=True) if not there]

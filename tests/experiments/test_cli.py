@@ -34,7 +34,7 @@ PRESETS = {"small": Options(), "large": Options(number=10)}
 def command(monkeypatch):
     """Runs a function as a command with these words."""
     # The signals are pytest's.
-    monkeypatch.setattr(stops, "install", lambda: None)
+    monkeypatch.setattr(stops, "install", lambda last_words: None)
 
     def started(main, *words, options=Options, presets=PRESETS):
         monkeypatch.setattr("sys.argv", ["it", *map(str, words)])
@@ -110,14 +110,14 @@ def test_a_bug_is_not_hidden(error, command):
         command(main)
 
 
-def test_too_little_memory_is_one_line(command, tmp_path, capsys):
-    words = ("--preset", "quick", "--batch-size", "100000000", "--out", tmp_path)
+@pytest.mark.parametrize("words", [("--batch-size", "100000000"), ("--image-size", "2000000000")])
+def test_images_that_no_memory_holds_are_one_line(words, command, tmp_path, capsys):
     script = compare_losses
     with pytest.raises(SystemExit) as end:
-        command(partial(experiment.run, script), *words, options=script.Options, presets=script.PRESETS)
-    assert end.value.code == 1
+        command(partial(experiment.run, script), *words, "--out", tmp_path, options=script.Options, presets={})
+    assert end.value.code == 2
     said = capsys.readouterr().err
-    assert said.startswith("error: Out of memory")
+    assert said.startswith("error: the held-out images, 16 * --batch-size * --image-size^2, must be at most 2^31 - 1 p")
     assert said.count("\n") == 1
 
 

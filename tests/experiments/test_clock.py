@@ -8,7 +8,7 @@ from small_runs import execute, parse
 
 import segjax
 from experiments import train_best_model
-from experiments.lab import clock, saved_models, stops
+from experiments.lab import clock, saved_models, stops, store
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Interrupted, UsageError
 from segjax import checkpoints
@@ -69,10 +69,23 @@ def test_what_was_interrupted_goes_on_with_its_clock(tmp_path, stop_after_a_chun
     assert not list(tmp_path.glob("runs/*.part"))
 
 
+def test_a_report_that_fails_costs_no_training(tmp_path, monkeypatch):
+    """And the results of before stay: the next try has the steps of this one, not one more."""
+    (tmp_path / "model.safetensors").write_text("another's")
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(tmp_path, "--overwrite")
+    assert (tmp_path / "model.safetensors").read_text() == "another's"
+    arrays, _ = checkpoints.load(tmp_path / "runs" / "clock-seed0.part")
+    steps = [int(shot["step"]) for _, shot in sorted(arrays["notes"]["shots"].items())]
+    assert [row["step"] for row in run(tmp_path)["snapshots"]] == steps
+
+
 def test_other_options_do_not_go_on(tmp_path, stop_after_a_chunk):
     with stop_after_a_chunk(), pytest.raises(Interrupted):
         run(tmp_path)
-    with pytest.raises(UsageError, match=r"holds unfinished runs with learning_rate 0.006, not 0.5"):
+    with pytest.raises(UsageError, match=r"holds unfinished results with learning_rate 0.006, not 0.5"):
         run(tmp_path, "--learning-rate", "0.5")
     part = tmp_path / "runs" / "clock-seed0.part"
     part.write_bytes(part.read_bytes()[:-1])

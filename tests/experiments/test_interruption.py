@@ -46,7 +46,7 @@ class Command:
         if limit:
             code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         code += f"sys.argv = ['it', *{words!r}]\n"
-        code += "cli.run(partial(experiment.run, it), it.Options, it.PRESETS)"
+        code += "cli.command(partial(experiment.run, it), it.Options, it.PRESETS)"
         self.process = self.SERVER.Process(target=exec, args=(code, {}))
         self.process.start()
 
@@ -230,6 +230,36 @@ def test_a_checkpoint_of_another_network_is_one_line(stopped, tmp_path):
     checkpoints.save(part, arrays, metadata)
     with pytest.raises(UsageError, match=r"another tree: params/conv1/kernel is float32 of shape \(3, 3, 1, 4\)"):
         execute(train_model, *SMALL, "--out", out)
+
+
+def test_a_reader_that_leaves_costs_no_results(cache, tmp_path):
+    """As `| true` does: the report has nobody to read it, and all files are written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "experiments.train_model", *SMALL, "--out", str(tmp_path)]
+    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
+    done = subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, env=environment, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "results.json").exists()
+
+
+@pytest.mark.parametrize("number", stops.SIGNALS)
+def test_a_signal_during_the_imports_is_one_line(number):
+    # As Python's own start does, which looks for the module of `-m` after it has imported the package.
+    code = "import os, sys, time; sys.argv, sys.orig_argv = ['-m'], ['-m', 'experiments.train_model']\n"
+    code += "import experiments; assert 'jax' not in sys.modules\n"
+    code += f"os.kill(os.getpid(), {number.value}); time.sleep(9)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted before it began\n")
+
+
+def test_a_signal_within_a_callback_of_the_garbage_collector_is_not_swallowed():
+    """Python would print an exception that is raised there, and go on; jax has such a callback."""
+    code = "import gc, os, signal; from experiments.lab import stops\nstops.install(lambda: 'interrupted')\n"
+    code += "gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGTERM))\ngc.collect(); print('went on')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "interrupted\n")
 
 
 def test_a_second_signal_ends_all_at_once():

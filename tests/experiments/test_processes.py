@@ -36,18 +36,21 @@ def by_scheduler(index, port):
     return ["--coordinator", "auto"], {f"SLURM_{name}": value for name, value in slurm.items()}
 
 
-def start(out, *arguments, join=by_flags):
+def start(out, *arguments, join=by_flags, second=((), {})):
+    """Two processes; `second` are words and an environment for the second alone."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     # One would read a program while the other writes it, and complain of half a file.
     shared = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     port, both = free_port(), []
     for index in "01":
         group, environment = join(index, port)
+        words, own = second if index == "1" else ((), {})
+        command = [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *arguments, *words, *group]
         both.append(
             subprocess.Popen(
-                [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *arguments, *group, "--out", str(out)],
+                [*command, "--out", str(out)],
                 cwd=ROOT,
-                env={**shared, **environment},
+                env={**shared, **environment, **own},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -91,7 +94,8 @@ def wait_for(condition, seconds=90):
 
 
 @pytest.mark.parametrize(
-    ("victim", "how", "code"), [(1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (0, signal.SIGINT, 130)]
+    ("victim", "how", "code"),
+    [(1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)],
 )
 def test_a_dead_process_ends_the_other(victim, how, code, tmp_path):
     # When those of sgd are kept, the program for momentum is still to be compiled.
@@ -155,11 +159,40 @@ def test_one_process_is_its_own_writer(tmp_path):
         assert processes.broadcast(array) is array
 
 
-def test_processes_of_other_options_are_told_the_difference(monkeypatch):
-    ours = compare_optimizers.Options(sigma1=0.9, out="mine").identity("compare_optimizers")
-    processes.agree(ours)
-    theirs = json.dumps(compare_optimizers.Options().identity("compare_optimizers"), default=str, sort_keys=True)
-    sent = iter([np.array(len(theirs)), np.frombuffer(theirs.encode(), np.uint8)])
-    monkeypatch.setattr(processes, "broadcast", lambda _: next(sent))
-    with pytest.raises(UsageError, match=r"process 0 was started with sigma1 0\.9, the first with 0\.2"):
-        processes.agree(ours)
+@pytest.mark.parametrize(
+    ("second", "difference"),
+    [
+        ((("--sigma1", "0.9"), {}), "sigma1 0.9, not 0.2"),
+        # Arrays of other seeds have other shapes, and the processes would wait for one another for ever.
+        ((("--seeds", "2"), {}), "seeds 2, not 3"),
+        (((), {"JAX_ENABLE_X64": "1"}), "enable_x64 True, not False"),
+    ],
+)
+def test_processes_that_were_not_started_alike_end_with_the_difference(second, difference, tmp_path):
+    both = start(tmp_path / "out", "--iterations", "3", second=second)
+    for process in both:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert errors.splitlines()[-1] == f"error: process 1 was started with {difference} as the first"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("coordinator", "index", "message"),
+    [
+        ("127.0.0.1:{taken}", 0, "Address already in use"),
+        # Not an address of this machine.
+        ("192.0.2.1:{taken}", 0, "."),
+        ("no host:{taken}", 0, "."),
+        ("no host:{taken}", 1, "."),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_one_line(coordinator, index, message, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        coordinator = coordinator.format(taken=server.getsockname()[1])
+        group = processes.Group(coordinator=coordinator, num_processes=2, process_id=index)
+        with (
+            pytest.raises(UsageError, match=f"--coordinator {coordinator} cannot be used: .*{message}"),
+            processes.joined(group, tmp_path),
+        ):
+            pytest.fail("nothing can be joined")

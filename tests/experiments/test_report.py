@@ -13,6 +13,7 @@ DOCUMENT = {
     "command": "python -m it --out 'a b'",
     "options": {"out": "x", "rates": [1, 2]},
     "versions": {"jax": "0"},
+    "numerics": {"enable_x64": False},
     "device": {"cpu_cores": 2, "cpu": "C", "count": 1, "kind": "cpu"},
     "source": {"commit": "abc123", "clean": True},
     "date": "today",
@@ -28,8 +29,8 @@ def test_page_escapes_what_it_shows_and_inlines_its_figures():
     for text in ("Is 1 &lt; 2?", "A &amp; B.", "a|b &lt;c&gt;", '<td class="number">0.5<br>0.4-0.6</td>', "[1, 2]"):
         assert text in page
     assert re.findall('src="([^"]*)"', page) == ["data:image/png;base64,UE5H"]
-    # Its own, and the options, versions, device and source.
-    assert page.count("<table>") == page.count("</table>") == 5
+    # Its own, and the options, versions, numerics, device and source.
+    assert page.count("<table>") == page.count("</table>") == 6
     assert "abc123" in page
 
 

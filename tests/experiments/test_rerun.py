@@ -1,12 +1,14 @@
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from small_runs import ROOT, execute
+from small_runs import ROOT, execute, parse
 
-from experiments import compare_losses, rerun
-from experiments.lab import cli
+from experiments import compare_losses, compare_optimizers, rerun
+from experiments.lab import cli, store
 from experiments.lab.stops import UsageError
 from experiments.rerun import Options
 
@@ -57,7 +59,7 @@ def test_what_is_missing_differs():
 
 
 def document(**changes):
-    sections = {"options": {}, "versions": {}, "device": {}, "source": {}}
+    sections = {"options": {}, "versions": {}, "numerics": {}, "device": {}, "source": {}}
     return json.dumps({"experiment": "compare_losses", **sections, **changes})
 
 
@@ -87,6 +89,49 @@ def test_refuses_what_is_no_result(content, message, tmp_path):
 def test_refuses_to_write_over_the_results(results):
     with pytest.raises(UsageError, match="is the folder of the results themselves"):
         rerun.main(Options(results, str(results.parent), overwrite=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "modules"),
+    [
+        ({"optimizers": ("adam", "optax:lion=1e-4,1e-3")}, ["optax"]),
+        ({"optimizers": ("évil:factory=\n1",)}, ["évil"]),
+        ({"optimizers": ("sgd=0.1",), "nested": {"a": ("other.module:factory",)}}, ["other.module"]),
+        ({"out": Path("a:b"), "loss": "mse", "coordinator": ""}, []),
+    ],
+)
+def test_finds_what_options_would_import(options, modules):
+    assert rerun.imported(options) == modules
+
+
+def test_code_of_another_module_runs_only_where_it_is_allowed(results, tmp_path, monkeypatch):
+    (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); from optax import adam as factory")
+    monkeypatch.syspath_prepend(tmp_path)
+    named = parse(compare_optimizers, "--preset", "quick", "--optimizers", "stranger:factory")
+    given = {**json.loads(results.read_text()), "experiment": "compare_optimizers", "options": vars(named)}
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(given, default=str))
+    with pytest.raises(UsageError, match="would run code of the module stranger: to let it, --allow-import stranger"):
+        rerun.main(Options(folder / "results.json"))
+    assert not (tmp_path / "ran").exists()
+    assert rerun.allowed("stranger", folder, ["stranger"])
+    assert rerun.allowed("stranger", tmp_path, [])
+    assert rerun.allowed("optax.contrib", folder, [])
+    assert not rerun.allowed("no_such_module", folder, [])
+
+
+def test_deterministic_results_are_repeated_so(results, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--given")
+    document = json.loads(results.read_text())
+    document["options"]["deterministic"] = True
+    changed = tmp_path / "results.json"
+    changed.write_text(json.dumps(document))
+    seen = []
+    monkeypatch.setattr(store, "claim", lambda *_: seen.append(os.environ["XLA_FLAGS"]) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        rerun.main(Options(changed, str(tmp_path / "again")))
+    assert seen == ["--given --xla_gpu_deterministic_ops=true"]
 
 
 def test_the_command_takes_a_file():

@@ -30,7 +30,7 @@ def claim(options, free=()):
 
 
 def results(options, **changes):
-    return json.dumps({**options.identity("compare_losses"), "files": ["a.png"], **changes})
+    return json.dumps({**options.identity("compare_losses"), "files": [], **changes})
 
 
 @pytest.fixture
@@ -53,10 +53,9 @@ def test_finished_results_are_left_alone(options):
 
 def test_unfinished_runs_of_the_same_options_go_on(options):
     claim(options)
-    store.keep(options.out)
-    (options.out / "iteration-000001.png").touch()
+    store.write(options.out, "iteration-000001.png", b"PNG")
     claim(replace(options, checkpoint_seconds=1.0))
-    with pytest.raises(UsageError, match="holds unfinished runs with seeds 2, not 3; name another folder"):
+    with pytest.raises(UsageError, match="holds unfinished results with seeds 2, not 3; name another folder"):
         claim(replace(options, seeds=3))
 
 
@@ -68,15 +67,23 @@ def test_what_may_differ_may_differ(options):
         claim(options, free=("seeds",))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00"])
+DAMAGED = ["", "{", "[]", "\x00", "{}", "[" * 100_000, '{"options": []}']
+ODD = ["null", "[1]", '["../mine"]', '["a/b"]', '[".."]']
+DAMAGED += [f'{{"options": {{}}, "files": {files}}}' for files in ODD]
+DAMAGED += [f'{{"options": {{}}, "{section}": [1]}}' for section in ("inputs", "numerics")]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_damaged_results_are_one_line(options, content):
     claim(options)
     (options.out / "results.json").write_text(content)
     with pytest.raises(UsageError, match=r"results.json is damaged: .*; delete it, or pass --overwrite") as error:
         claim(options)
     assert "\n" not in str(error.value)
+    # Whose it is nobody knows: it stays under another name.
     claim(replace(options, overwrite=True))
-    assert list(options.out.iterdir()) == []
+    store.announce(options.out, [])
+    assert {path.name for path in options.out.iterdir()} == {"options.json", "results.json~"}
 
 
 def test_another_experiment_s_results_are_refused(options):
@@ -86,15 +93,151 @@ def test_another_experiment_s_results_are_refused(options):
         claim(options)
 
 
+def names(out):
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() or path.is_symlink()}
+
+
 def test_overwriting_leaves_what_is_not_ours(options):
     claim(options)
-    store.keep(options.out)
-    (options.out / "results.json").write_text(results(options))
-    runs = ("runs/adam-0.01-seed0-01234567.part", "runs/adam-0.01-seed0-01234567.safetensors")
-    for name in ("a.png", "iteration-000001.png", *runs, "mine.txt"):
+    store.announce_runs(options.out, ["adam"])
+    for name in ("runs/adam.part", "runs/adam.safetensors", "a.png"):
+        store.write(options.out, name, b"ours")
+    foreign = {"mine.txt", "model.safetensors", "iteration-000001.png", "runs/theirs.safetensors", "runs/theirs.part"}
+    for name in foreign:
         (options.out / name).touch()
     claim(replace(options, overwrite=True))
-    assert [path.name for path in options.out.rglob("*") if path.is_file()] == ["mine.txt"]
+    assert names(options.out) == foreign
+
+
+def test_a_foreign_file_of_a_name_that_is_ours_is_kept_under_another(options):
+    options.out.mkdir()
+    theirs = {"model.safetensors": "1", "model.safetensors~": "2", "results.json": "{}", "options.json": "[]"}
+    for name, content in theirs.items():
+        (options.out / name).write_text(content)
+    with pytest.raises(UsageError, match="damaged: it holds no results"):
+        claim(options)
+    claim(replace(options, overwrite=True))
+    store.finish(options.out, {"model.safetensors": b"ours"}, options.identity("compare_losses"))
+    left = {name: (options.out / name).read_text() for name in names(options.out)}
+    assert left.pop("model.safetensors") == "ours"
+    del left["results.json"], left["options.json"]
+    moved = {"model.safetensors~~": "1", "model.safetensors~": "2", "results.json~": "{}", "options.json~": "[]"}
+    assert left == moved
+
+
+def test_overwriting_goes_through_no_link(options, tmp_path):
+    (tmp_path / "mine.safetensors").touch()
+    claim(options)
+    store.write(options.out, "model.safetensors", b"ours")
+    (options.out / "model.safetensors").unlink()
+    (options.out / "model.safetensors").symlink_to(tmp_path / "mine.safetensors")
+    claim(replace(options, overwrite=True))
+    assert names(options.out) == set()
+    assert (tmp_path / "mine.safetensors").exists()
+    store.write(options.out, "runs/a.safetensors", b"ours")
+    (options.out / "runs").rename(tmp_path / "elsewhere")
+    (options.out / "runs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="runs is a link, through which --overwrite deletes nothing"):
+        claim(replace(options, overwrite=True))
+    assert (tmp_path / "elsewhere" / "a.safetensors").exists()
+
+
+def test_nothing_is_written_through_a_link_with_the_name_of_an_unfinished_file(options, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    claim(options)
+    (options.out / ".a.png.tmp").symlink_to(tmp_path / "mine")
+    store.write(options.out, "a.png", b"ours")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (options.out / "a.png").read_bytes() == b"ours"
+
+
+def test_files_that_a_kill_left_half_written_go(options):
+    """Whatever was being written: the first list of files, one of them, or the results."""
+    options.out.mkdir()
+    (options.out / ".options.json.tmp").touch()
+    claim(options)
+    store.announce_runs(options.out, ["adam"])
+    (options.out / "runs").mkdir()
+    for name in (".results.json.tmp", "runs/.adam.part.tmp", ".mine.tmp"):
+        (options.out / name).touch()
+    claim(options)
+    assert names(options.out) == {"options.json", ".mine.tmp"}
+
+
+def test_a_folder_that_was_moved_away_is_written_no_more(options, tmp_path):
+    claim(options)
+    store.announce(options.out, ["a.png"])
+    options.out.rename(tmp_path / "old")
+    with pytest.raises(FileNotFoundError):
+        store.write(options.out, "a.png", b"ours")
+    options.out.mkdir()
+    with pytest.raises(OSError, match="the folder was moved away while this command wrote to it"):
+        store.write(options.out, "a.png", b"ours")
+    assert names(options.out) == set()
+
+
+def test_a_full_disk_at_the_last_file_leaves_a_folder_that_goes_on(options, monkeypatch):
+    """Also for a command that keeps no runs."""
+    claim(options)
+    original = store.checkpoints.write
+
+    def full(path, content):
+        if path.name == "report.html":
+            raise OSError(28, "No space left on device", str(path))
+        original(path, content)
+
+    monkeypatch.setattr(store.checkpoints, "write", full)
+    files, identity = {"a.png": b"PNG", "report.html": b"HTML"}, options.identity("compare_losses")
+    with pytest.raises(OSError, match="No space left"):
+        store.finish(options.out, files, identity)
+    claim(options)
+    monkeypatch.undo()
+    store.finish(options.out, files, identity)
+    assert names(options.out) == {"a.png", "report.html", "options.json", "results.json"}
+
+
+def test_what_new_results_do_not_have_goes(options):
+    """Masks of a picture that is no longer among them; runs stay."""
+    identity = options.identity("compare_losses")
+    claim(options)
+    store.write(options.out, "runs/adam.safetensors", b"a run")
+    store.finish(options.out, {"a-mask.png": b"1", "b-mask.png": b"2"}, identity)
+    (options.out / "mine.png").touch()
+    claim(replace(options, seeds=3), free=("seeds",))
+    store.finish(options.out, {"a-mask.png": b"1"}, identity)
+    assert names(options.out) == {"a-mask.png", "mine.png", "options.json", "results.json", "runs/adam.safetensors"}
+
+
+def test_results_that_lost_a_file_are_not_called_finished(options):
+    claim(options)
+    store.finish(options.out, {"model.safetensors": b"1"}, options.identity("compare_losses"))
+    (options.out / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"holds these results, but model\.safetensors is gone; pass --overwrite"):
+        claim(options)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "words"),
+    [
+        ("versions", "jax", "0.4", "with jax 0.4, not "),
+        ("numerics", "enable_x64", True, "with enable_x64 True, not False"),
+        ("numerics", "default_prng_impl", "rbg", "with default_prng_impl rbg, not threefry2x32"),
+        ("numerics", "threefry_partitionable", False, "with threefry_partitionable False, not True"),
+        ("numerics", "platform", "gpu", "with platform gpu, not cpu"),
+    ],
+)
+def test_what_was_computed_otherwise_is_not_gone_on_with(section, name, value, words, options):
+    """Or one table would hold seeds of two kinds."""
+    identity = options.identity("compare_losses")
+    other = {**identity, section: {**identity[section], name: value}}
+    store.claim(options.out, other)
+    store.announce(options.out, [])
+    with pytest.raises(UsageError, match=f"holds unfinished results {words}"):
+        claim(options)
+    store.claim(options.out, other)
+    store.finish(options.out, {}, other)
+    with pytest.raises(UsageError, match=f"holds the results {words}"):
+        claim(options)
 
 
 CLAIM = "import sys, dataclasses, pathlib; from test_store import OPTIONS, claim\n"
@@ -130,8 +273,8 @@ def test_a_second_process_is_told_and_touches_nothing(options):
 
 def test_a_finished_folder_is_free_for_other_processes(options):
     claim(options)
-    store.keep(options.out)
-    (options.out / "runs" / "clock-seed0.part").touch()
+    store.announce_runs(options.out, ["clock-seed0"])
+    store.write(options.out, "runs/clock-seed0.part", b"")
     other = os.open(options.out, os.O_RDONLY)
     with pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,8 +306,8 @@ def test_a_read_only_folder_is_one_line():
 
 
 def unfinish(out):
-    """Leaves the finished runs alone."""
-    for path in out.glob("*.*"):
+    """Leaves the finished runs and the list of them alone."""
+    for path in set(out.glob("*.*")) - {out / "options.json"}:
         path.unlink()
 
 
@@ -172,11 +315,11 @@ def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
     given = ("--out", tmp_path)
     first = execute(compare_losses, *SMALL, *given)["runs"][0]["curves"]["loss"]
     unfinish(tmp_path)
-    with pytest.raises(UsageError, match="holds unfinished runs with iterations 3, not 4"):
+    with pytest.raises(UsageError, match="holds unfinished results with iterations 3, not 4"):
         execute(compare_losses, *SMALL, "--iterations", "4", *given)
     # Runs that lost their options are not taken for those of others: their names tell them apart.
     for option, value in (("--iterations", "4"), ("--sigma1", "0.3")):
-        (tmp_path / "runs" / "options.json").unlink()
+        (tmp_path / "options.json").unlink()
         loss = execute(compare_losses, *SMALL, option, value, *given)["runs"][0]["curves"]["loss"]
         assert len(loss) == (4 if option == "--iterations" else 3)
         assert loss != first
@@ -184,7 +327,9 @@ def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
     assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 3
     again = execute(compare_losses, *SMALL, "--iterations", "4", "--overwrite", *given)
     assert len(again["runs"][0]["curves"]["loss"]) == 4
-    assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 1
+    # Of the three before, the one in the list went; one is kept as NAME~, since a new one has its name.
+    assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors~"))) == 1
 
 
 def test_a_broken_run_is_one_line(tmp_path):
@@ -196,9 +341,9 @@ def test_a_broken_run_is_one_line(tmp_path):
         execute(compare_losses, *SMALL, "--out", tmp_path)
 
 
-def test_there_and_back_is_identical(tmp_path):
-    original = result([0.5, np.nan, 0.25])
-    (tmp_path / "runs").mkdir()
+def test_there_and_back_is_identical(options):
+    original, tmp_path = result([0.5, np.nan, 0.25]), options.out
+    claim(options)
     assert not store.has_run(tmp_path, original.run)
     store.write_runs(tmp_path, [original])
     assert store.has_run(tmp_path, original.run)
@@ -209,9 +354,10 @@ def test_there_and_back_is_identical(tmp_path):
     chex.assert_trees_all_equal(again, original)
 
 
-def test_runs_under_way_are_those_of_one_group(tmp_path):
+def test_runs_under_way_are_those_of_one_group(options):
     """Of four steps that the last chunk has room for three were made; another group of runs begins anew."""
-    (tmp_path / "runs").mkdir()
+    tmp_path = options.out
+    claim(options)
     state = TrainState({"w": np.ones(2, np.float32)}, {"m": np.zeros(2)}, {"v": np.ones(1)}, np.int32(3))
     history = result([0.5, 0.4, 0.3, 0.0]).history
     store.write_begun(tmp_path, ["a-seed0", "a-seed1"], Begun(state, [history], 2.0), {"compiled": np.float64(1.5)})
@@ -226,10 +372,11 @@ def test_runs_under_way_are_those_of_one_group(tmp_path):
         store.read_begun(tmp_path, ["a-seed0", "a-seed1"], state._replace(params={"w": np.ones(3, np.float32)}))
 
 
-def test_a_run_under_the_name_of_another_is_refused(tmp_path):
+def test_a_run_under_the_name_of_another_is_refused(options):
     """Rates that agree to six digits, and a run of the same name but for its digest."""
     first, second = (result([0.5], rate=rate) for rate in (0.1234567, 0.1234568))
-    (tmp_path / "runs").mkdir()
+    tmp_path = options.out
+    claim(options)
     for each in (first, second):
         store.write_runs(tmp_path, [each])
     assert len(list(tmp_path.glob("runs/*"))) == 2
@@ -243,8 +390,7 @@ def test_a_run_under_the_name_of_another_is_refused(tmp_path):
 
 def test_finishing_leaves_other_runs_under_way(options):
     """A report of finished runs must not cost the steps of one that is interrupted."""
-    store.claim(options.out, options.identity("compare_losses"))
-    store.keep(options.out)
+    claim(options)
     done, begun = result([0.5]), result([0.5], rate=0.5)
     store.write_runs(options.out, [done])
     state = TrainState({}, {}, {}, np.int32(1))

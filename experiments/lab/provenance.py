@@ -1,0 +1,89 @@
+"""What made a result: versions, device, jax's settings, and the commit of the source."""
+
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
+# jax's settings that change numbers, by the names that `jax.config` gives them.
+_SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_random_seed_offset",
+    "jax_default_matmul_precision",
+)
+# Flags of XLA that change none: a number of devices changes which runs are trained side by side.
+_FREE_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump")
+
+
+def versions() -> dict[str, str | None]:
+    """Of the packages that can change a number."""
+    return {name: _version(name) for name in _PACKAGES}
+
+
+def numerics() -> dict[str, Any]:
+    """What else can change a number, beside options and versions: the kind of device, precision, and random numbers.
+
+    Not in it: the model of a CPU, although another one may round otherwise; it is among the device's data.
+    """
+    device = jax.devices()[0]
+    flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
+    settings = {name.removeprefix("jax_"): getattr(jax.config, name) for name in _SETTINGS}
+    return {"platform": device.platform, "device": device.device_kind, **settings, "xla_flags": " ".join(sorted(flags))}
+
+
+def circumstances() -> dict[str, Any]:
+    """What is told of a result, and need not be the same for another to be added to it."""
+    device = jax.devices()[0]
+    return {
+        "python": platform.python_version(),
+        "device": {
+            "platform": device.platform,
+            "kind": device.device_kind,
+            "count": jax.device_count(),
+            "cpu": _cpu(),
+            "cpu_cores": os.cpu_count(),
+        },
+        "source": _source(Path(__file__).parents[2]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _source(root: Path) -> dict[str, Any]:
+    """The git commit of the checkout, and whether its files are those of the commit; None where git tells neither."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        # A folder inside another project's checkout is of no commit.
+        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
+            return {"commit": None, "clean": None}
+        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean": None}
+
+
+def _version(package: str) -> str | None:
+    """A checkout also runs where segjax itself was never installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The processor's name, where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
