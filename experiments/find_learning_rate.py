@@ -50,13 +50,16 @@ class Options(Data, Seeds):
     sweep: Path | None = None  # results.json of experiments.tune_learning_rate, to say how good the suggestion is.
     out: Path = Path("results/find_learning_rate")
 
+    def inputs(self) -> list[Path]:
+        return [self.sweep] if self.sweep else []
+
     def check(self) -> None:
         super().check()
         check_positive("--low", self.low)
         check_positive("--high", self.high)
         if self.low >= self.high:
             raise ValueError(f"--low must be below --high, got {self.low:g} and {self.high:g}")
-        check_count("--steps", self.steps, 10)
+        check_count("--steps", self.steps, 10, maximum=10**6)
         if self.sweep:
             read_sweep(self)
 
@@ -132,7 +135,7 @@ def read_sweep(options: Options) -> tuple[np.ndarray, np.ndarray]:
     try:
         document = store.read_document(path)
         if document["experiment"] != "tune_learning_rate":
-            raise ValueError
+            raise ValueError(f"it is of {document['experiment']}")
         rows = [row for row in document["runs"] if row["optimizer"] == optimizer]
         task = {**options.texture._asdict(), "objective": options.loss, "architecture": options.architecture}
         found = {**document["options"], **rows[0]}
@@ -142,7 +145,8 @@ def read_sweep(options: Options) -> tuple[np.ndarray, np.ndarray]:
     except OSError as error:
         raise ValueError(f"--sweep {path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ValueError(f"--sweep {path} is not the results.json of experiments.tune_learning_rate") from error
+        words = f": {error}" if isinstance(error, ValueError) else ""
+        raise ValueError(f"--sweep {path} is not the results.json of experiments.tune_learning_rate{words}") from error
     for name, value in task.items():
         if found.get(name) != value:
             raise ValueError(f"--sweep {path} has {name} {found.get(name)}, not {value}: another task")

@@ -11,7 +11,6 @@ follow the clock, of compare_architectures, whose equal seconds do, and of bench
 import contextlib
 import dataclasses
 import importlib
-import json
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
 import tyro
+from rich.console import Console
 
 from experiments.lab import cli, experiment, store
 from experiments.lab.processes import Group
 from experiments.lab.stops import Finished, UsageError
-from segjax import checkpoints
 
 # How and when an experiment was made may differ, and so may anything timed.
 UNCOMPARED = re.compile("command|date|python|options|versions|numerics|device|source|files|.*seconds.*")
@@ -82,7 +81,7 @@ def main(options: Options) -> None:
     ]
     document = {"results": str(options.results), "compared": compared, "other": other}
     document["differences"] = [difference._asdict() for difference in found]
-    checkpoints.write(out / "rerun.json", (json.dumps(document, indent=1) + "\n").encode())
+    store.add(out, "rerun.json", document)
     say(found, compared, other)
     if found:
         raise SystemExit(1)
@@ -95,7 +94,7 @@ def say(found: list[Difference], compared: int, other: list[str]) -> None:
     lines += ["  ... (all of them in rerun.json)"] if len(found) > SHOWN else []
     lines += [f"Not made alike: {words}" for words in other]
     for line in lines:
-        experiment.Screen().print(line, highlight=False, markup=False)
+        Console().print(line, highlight=False, markup=False)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from experiments.lab.train import progress_bar
 from segjax import metrics, plotting
-from segjax.checks import check_count, check_positive
+from segjax.checks import check_count, check_sigma
 from segjax.losses import binary_cross_entropy
 from segjax.optimizers import adam
 from segjax.schedules import cosine, scheduled
@@ -64,7 +64,7 @@ class Options(Command):
     def check(self) -> None:
         super().check()
         for sigma in self.map_sigmas:
-            check_positive("--map-sigmas", sigma)
+            check_sigma("--map-sigmas", sigma)
         if len(set(self.map_sigmas)) < max(2, len(self.map_sigmas)):
             raise ValueError("--map-sigmas must be at least two different widths")
         check_count("--map-size", self.map_size, 2)

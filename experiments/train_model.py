@@ -16,7 +16,7 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 from rich.console import Console
@@ -27,12 +27,15 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Training
 from experiments.lab.report import Report
 from experiments.lab.runs import CHUNK_SIZE, Result, held_out_batch
+from experiments.lab.stops import UsageError
 from experiments.lab.train import train_all
 from segjax import plotting
 from segjax.checks import check_count
 
 # Rows of the last figure; each picture is a file of its own as well.
 MOST_ROWS = 8
+# Pictures of a run, each a file.
+MOST_PICTURES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class Options(Training):
     def check(self) -> None:
         super().check()
         check_count("--show-every", self.show_every, 1)
+        if self.iterations > MOST_PICTURES * self.show_every:
+            raise ValueError(f"--show-every must leave at most {MOST_PICTURES} pictures, got {self.show_every}")
         saved_models.check_export(self.export_torch, self.architecture)
 
     @property
@@ -83,7 +88,7 @@ def work(options: Options, console: Console) -> Result:
     model = ARCHITECTURES[options.architecture]
 
     def watch(state: segjax.TrainState) -> None:
-        if (step := int(state.step)) in options.shown_steps:
+        if (step := int(state.step)) in due:
             seen = views.probability(model, state.variables, batch)
             # The same image every time: the notebook showed one of the batch just trained on, another each time.
             figure = views.look(batch, {f"iteration {step}": seen}, f"A held-out image, {scores.by_rate(run)}")
@@ -91,7 +96,7 @@ def work(options: Options, console: Console) -> Result:
             # For the figure of them all, also where the command is interrupted in between.
             store.write_note(options.out, note(step), {"probability": seen}, {"step": step})
 
-    run = options.run(options.seed)
+    run, due = options.run(options.seed), set(options.shown_steps)
     # A chunk must end where a picture is due.
     (result,) = train_all([run], options, console, watch, math.gcd(options.show_every, CHUNK_SIZE))
     return result
@@ -101,12 +106,18 @@ def note(step: int) -> str:
     return f"iteration-{step:06}"
 
 
+def shown(out: Path, step: int) -> np.ndarray:
+    """The probabilities that were drawn after a step."""
+    if (found := store.read_note(out, note(step))) is None:
+        raise UsageError(f"what {out} kept for the picture of iteration {step} is gone; pass --overwrite")
+    return cast(np.ndarray, found[0]["probability"])
+
+
 def report(options: Options, result: Result) -> Report:
     arms = scores.arms([result], scores.by_rate)
     steps = options.shown_steps
     rows = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))]
-    notes = {f"iteration {step}": store.read_note(options.out, note(step)) for step in rows}
-    seen = {name: found[0]["probability"] for name, found in notes.items() if found}
+    seen = {f"iteration {step}": shown(options.out, step) for step in rows}
     (label,) = arms
     title = f"{label}, {options.schedule} schedule, {options.loss} loss, {options.architecture}, seed {options.seed}"
     panels = [

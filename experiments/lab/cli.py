@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
@@ -22,12 +22,39 @@ from experiments.lab.options import program
 Options = TypeVar("Options")
 
 
+class _Stream(io.TextIOWrapper):
+    """The screen as a command needs it: what cannot be written there stops no work, and any file's name can be.
+
+    Its reader may leave, as that of `| head` does, its disk may be full, and it may not be there at all.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        buffer = stream.detach() if stream else open(os.devnull, "wb")  # noqa: SIM115, open until the end
+        # A name that is not UTF-8 is shown with escapes.
+        super().__init__(buffer, getattr(stream, "encoding", "utf-8"), errors="backslashreplace", line_buffering=True)
+
+    def write(self, text: str) -> int:
+        with self._unless_lost():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unless_lost():
+            super().flush()
+
+    @contextlib.contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError:
+            # What is still in the buffer would fail again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+
+
 def command(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> NoReturn:
     """`run`, for a process that does nothing else: it hears signals, and ends without the interpreter's orderly end."""
     code: Any = 0
-    for stream in (sys.stdout, sys.stderr):
-        # A name that is not UTF-8 is shown with escapes; by default it would be an error after all the work.
-        cast(io.TextIOWrapper, stream).reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
     try:
         run(main, options, presets)
     except SystemExit as end:
@@ -35,8 +62,7 @@ def command(main: Callable[[Options], None], options: type[Options], presets: Ma
     except BaseException:
         traceback.print_exc()
         code = 1
-    with contextlib.suppress(OSError):
-        sys.stdout.flush()
+    sys.stdout.flush()
     # XLA may still be compiling in a thread of its own, and jax.distributed would wait for its peers.
     os._exit(code or 0)
 
@@ -50,23 +76,27 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
             main(parsed)
         except stops.Interrupted as stop:
             _exit(last_words(parsed), stops.exit_code(stop))
+        except MemoryError as error:
+            _exit("error: out of memory: choose smaller sizes", stops.exit_code(error))
         except RuntimeError as error:
-            # jax's error has many layers; only this one is the user's to mend.
-            if not (words := re.search(r"out of memory.*?(\d+ bytes)?\.", str(error), re.IGNORECASE)):
-                raise
-            _exit(f"error: {words[0].rstrip('.')}: choose smaller sizes", stops.exit_code(error))
+            # jax's errors have many layers; only these two are the user's to mend.
+            if words := re.search(r"out of memory.*?(\d+ bytes)?\.", str(error), re.IGNORECASE):
+                _exit(f"error: {words[0].rstrip('.')}: choose smaller sizes", stops.exit_code(error))
+            if words := re.search(r"Unable to initialize backend.*", str(error)):
+                raise stops.UsageError(words[0]) from error
+            raise
         except OSError as error:
             said = f"error: {error.filename or 'a file'}: {error.strerror}; what was kept before is as it was"
             _exit(said, stops.exit_code(error))
     except stops.UsageError as error:
         _exit(f"error: {error}", stops.exit_code(error))
     except stops.Finished as word:
-        print(word)
+        print(printable(str(word)))
 
 
 def last_words(options: object) -> str:
     """What an interrupted command says."""
-    return f"interrupted; {store.kept(Path(getattr(options, 'out', '.')))}"
+    return printable(f"interrupted; {store.kept(Path(getattr(options, 'out', '.')))}")
 
 
 def parse(options: type[Options], presets: Mapping[str, Options], arguments: Sequence[str]) -> Options:

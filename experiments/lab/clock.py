@@ -27,7 +27,7 @@ from experiments.lab.report import Report, Table
 from experiments.lab.runs import CHUNK_SIZE, HELD_OUT_KEY, Begun
 from experiments.lab.train import in_chunks, progress_bar
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES, plotting
-from segjax.checks import check_count, check_positive
+from segjax.checks import check_count, check_pixels, check_positive
 
 # Shares of the time at which a snapshot is kept.
 SNAPSHOTS = np.linspace(0.1, 1, 10)
@@ -69,6 +69,7 @@ class Options(Images):
         if self.covered > 1:
             raise ValueError(f"--covered must be in (0, 1], got {self.covered:g}")
         check_count("--held-out", self.held_out, 1)
+        check_pixels("the held-out images, --held-out * --image-size^2,", self.held_out * self.image_size**2)
         if ARCHITECTURES[self.architecture].batch_statistics:
             raise ValueError(
                 "--architecture must have running statistics that work; those of a shared BatchNorm do not"
@@ -179,12 +180,12 @@ def report(
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
     diverged = bool(segjax.metrics.diverged_at(losses, variables["params"]))
     files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
-    return Report(findings, [_table(rows)], figures, {"snapshots": rows}, rows, warnings(rows), files)
+    return Report(findings, [_table(rows)], figures, {"snapshots": rows}, rows, warnings(rows, diverged), files)
 
 
-def warnings(rows: list[dict[str, Any]]) -> list[str]:
+def warnings(rows: list[dict[str, Any]], diverged: bool) -> list[str]:
     """Says why a training came to nothing, where it did."""
-    if not math.isfinite(rows[-1]["loss"]):
+    if diverged:
         return ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
     if rows[-1]["step"] <= CHUNK_SIZE:
         return ["Nearly all of the time went into compiling: give it more --seconds."]

@@ -12,7 +12,6 @@ and ends with `experiment.main()`.
 """
 
 import ast
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -51,7 +50,7 @@ def run(script: ModuleType, options: Command) -> None:
         processes.agree(identity)
         if writer:
             store.claim(options.out, identity, options.overwrite, options.free)
-        console = Screen(quiet=not writer)
+        console = Console(quiet=not writer)
         if hasattr(script, "work"):
             found = script.work(options, console)
         else:
@@ -71,15 +70,6 @@ def run(script: ModuleType, options: Command) -> None:
             sys.exit(1)
 
 
-class Screen(Console):
-    """A console whose reader may leave, as `| head` does: the work goes on without one."""
-
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
-        # What is still in the buffer would fail again when it is flushed.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 def name_of(script: ModuleType) -> str:
     """What results.json calls the experiment: the name of the script's file."""
     return Path(script.__file__ or "").stem
@@ -87,7 +77,7 @@ def name_of(script: ModuleType) -> str:
 
 def question(docstring: str) -> str:
     """The first line of a script's docstring."""
-    return docstring.strip().splitlines()[0]
+    return docstring.strip().partition("\n")[0]
 
 
 def questions(folder: Path) -> dict[str, str]:

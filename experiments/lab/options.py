@@ -18,7 +18,7 @@ from experiments.lab import provenance
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
-from segjax.checks import check_count, check_pixels, check_positive
+from segjax.checks import check_count, check_pixels, check_positive, check_sigma
 
 # Options that change no result: a folder that was begun under others of them can be gone on with.
 CHANGE_NO_RESULT = ("preset", "out", "overwrite", "checkpoint_seconds", "coordinator", "num_processes", "process_id")
@@ -37,7 +37,7 @@ def program() -> list[str]:
 
 def check_name(option: str, value: str, known: Iterable[str]) -> None:
     """Raises a ValueError that lists the known names, where the option has another."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise ValueError(f"{option} must be of: {', '.join(known)}; got {value!r}")
 
 
@@ -51,12 +51,14 @@ def check_names(option: str, values: Sequence[str], known: Iterable[str]) -> Non
 
 def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1) -> None:
     """Raises a ValueError for seeds beyond 2^32 - 1: `jax.random.key` takes them modulo 2^32."""
-    check_count(number, seeds, 1)
+    # The runs of all of them are listed before the first is trained.
+    check_count(number, seeds, 1, maximum=10**5)
     check_count(option, first, 0, maximum=2**32 - seeds)
 
 
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    **dict.fromkeys(("sigma1", "sigma2", "sigma", "learning_rate", "checkpoint_seconds"), check_positive),
+    **dict.fromkeys(("sigma1", "sigma2", "sigma"), check_sigma),
+    **dict.fromkeys(("learning_rate", "checkpoint_seconds"), check_positive),
     **dict.fromkeys(("batch_size", "iterations"), partial(check_count, minimum=1)),
     "image_size": partial(check_count, minimum=2),
     "seed": check_seeds,
@@ -85,8 +87,12 @@ class Command:
     def check(self) -> None:
         """Raises ValueError or TypeError, naming the first option that is out of range and what is allowed."""
         for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
             if field.name in CHECKS:
-                CHECKS[field.name](flag(field.name), getattr(self, field.name))
+                CHECKS[field.name](flag(field.name), value)
+            # The command line gives no other value; a file may.
+            if isinstance(field.default, bool) and not isinstance(value, bool):
+                raise TypeError(f"{flag(field.name)} must be true or false, got {value!r:.60}")
 
     def inputs(self) -> list[Path]:
         """The files that the results depend on."""

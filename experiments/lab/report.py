@@ -85,9 +85,9 @@ def show(report: Report, console: Console) -> None:
     for table in report.tables:
         console.print(_rich(table))
     for sentence in report.findings:
-        console.print(f"- {escape(sentence)}", highlight=False)
+        console.print(f"- {escape(printable(sentence))}", highlight=False)
     for sentence in report.warnings:
-        console.print(f"[bold]Warning:[/] {escape(sentence)}", highlight=False)
+        console.print(f"[bold]Warning:[/] {escape(printable(sentence))}", highlight=False)
 
 
 def to_html(question: str, report: Report, pictures: Mapping[str, bytes], document: Mapping[str, Any]) -> str:

@@ -59,8 +59,8 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free:
     """Makes the folder `out` this command's, before any work.
 
     Args:
-        identity: {"experiment", "options", "inputs"}: what the results will depend on.
-        overwrite: delete all that experiments wrote there.
+        identity: what the results will depend on, as `Command.identity` gives it.
+        overwrite: delete what is listed there as ours.
         free: options that may differ from those that made what the folder holds.
 
     Raises:
@@ -96,6 +96,7 @@ def announce(out: Path, names: Iterable[str]) -> None:
     """
     files = _claims[out].files
     new = {*names, RESULTS, _OPTIONS} - files
+    _check_place(out)
     for name in new:
         aside = path = out / name
         while os.path.lexists(aside):
@@ -139,6 +140,16 @@ def finish(out: Path, files: Mapping[str, bytes], document: Mapping[str, Any]) -
         (out / name).unlink(missing_ok=True)
     _claims[out].files.difference_update(stale)
     _write_options(out)
+    release(out)
+
+
+def add(out: Path, name: str, document: Mapping[str, Any]) -> None:
+    """Adds a JSON file to finished results."""
+    made = read_document(out / _OPTIONS)
+    files = set(made.pop("files"))
+    _lock(out, made)
+    _claims[out].files.update(files)
+    write(out, name, _json(document))
     release(out)
 
 
@@ -230,7 +241,7 @@ def write_note(out: Path, name: str, arrays: Any, metadata: Mapping[str, Any]) -
 def read_note(out: Path, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Reads the arrays and the metadata of a note; None where none was kept, a UsageError where it is damaged."""
     path = out / _run(name)
-    return _read(path) if path.exists() else None
+    return _read(path, "pass --overwrite") if path.exists() else None
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -239,6 +250,9 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: if the file cannot be read, or holds anything else.
     """
+    # A pipe would never end.
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
     try:
         document = json.loads(path.read_text())
     except RecursionError:
@@ -269,19 +283,23 @@ def _write_options(out: Path) -> None:
 
 def _write(out: Path, name: str, content: bytes) -> None:
     """Every file that is written goes through here."""
-    ours, there = os.fstat(_claims[out].lock), out.stat()
-    # Another command may have claimed a new folder of this name.
-    if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
-        raise OSError(errno.ESTALE, "the folder was moved away while this command wrote to it", str(out))
+    _check_place(out)
     (path := out / name).parent.mkdir(exist_ok=True)
     checkpoints.write(path, content)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _check_place(out: Path) -> None:
+    """Raises an OSError where the folder of this name is not the one that was claimed: another command may have it."""
+    ours, there = os.fstat(_claims[out].lock), out.stat()
+    if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+        raise OSError(errno.ESTALE, "the folder was moved away while this command wrote to it", str(out))
+
+
+def _read(path: Path, cure: str = "delete it, or pass --overwrite") -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         return checkpoints.load(path)
     except (ValueError, OSError) as error:
-        raise UsageError(f"{error}; delete it, or pass --overwrite") from error
+        raise UsageError(f"{error}; {cure}") from error
 
 
 def _lock(out: Path, identity: Mapping[str, Any]) -> None:

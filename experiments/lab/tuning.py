@@ -61,12 +61,14 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
     _check_rates("--rates", rates)
     chosen = []
     for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"--optimizers must be names, got {text!r:.60}")
         name, equals, given = text.partition("=")
         try:
             names.optimizer(name)
             own = tuple(float(rate) for rate in given.split(",")) if equals else tuple(rates)
         except ValueError as error:
-            raise ValueError(f"--optimizers: {error}") from error
+            raise ValueError(f"--optimizers {text}: {error}") from error
         _check_rates(f"--optimizers {name}=", own)
         chosen.append(Candidate(name, tuple(sorted(own))))
     if not chosen or len({candidate.optimizer for candidate in chosen}) < len(chosen):

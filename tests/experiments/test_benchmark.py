@@ -48,7 +48,7 @@ def test_measures_all_of_ours(written):
     assert set(document["first_steps"]) == {"ours"}
     assert document["warnings"] == ["PyTorch was not measured."]
     assert document["limits"]["fraction"] > 0
-    names = {"times.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    names = {"times.png", "runs.csv", "tables.tex", "report.html", "results.json", "options.json"}
     assert {path.name for path in out.iterdir()} == names
 
 

@@ -39,7 +39,7 @@ def results(tmp_path_factory):
 
 def test_writes_every_file(results):
     pictures = {f"{name}.png" for name in ("curves", "paired_differences", "time_to_target", "predictions")}
-    names = pictures | {"report.html", "results.json", "runs.csv", "tables.tex", "runs"}
+    names = pictures | {"report.html", "results.json", "options.json", "runs.csv", "tables.tex", "runs"}
     assert {path.name for path in results.iterdir()} == names
     for name in pictures:
         assert (results / name).read_bytes().startswith(b"\x89PNG")

@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -17,7 +16,7 @@ import pytest
 from conftest import DATA
 from small_runs import ROOT, execute, parse
 
-from experiments.lab import experiment, output
+from experiments.lab import experiment
 from experiments.lab.experiment import questions
 from experiments.lab.stops import UsageError
 
@@ -164,23 +163,26 @@ def test_the_report_is_one_page_that_fetches_nothing(finished):
 
 
 def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
-    arguments = EXPERIMENTS["find_learning_rate"][0]
+    arguments, theirs = EXPERIMENTS["find_learning_rate"][0], {"options": {}, "files": ["old.png"]}
     for name in ("old.png", "iteration-000001.png", "mine.png"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UsageError, match="already holds files"):
         run("find_learning_rate", *arguments, "--out", tmp_path)
-    (tmp_path / "results.json").write_text(json.dumps({"files": ["old.png", "../outside"]}))
-    (tmp_path.parent / "outside").write_bytes(b"")
+    (tmp_path / "results.json").write_text(json.dumps({**theirs, "files": ["old.png", "../outside"]}))
+    with pytest.raises(
+        UsageError, match=r"results.json is damaged: its files include .*outside.; delete it, or pass"
+    ):
+        run("find_learning_rate", *arguments, "--out", tmp_path)
+    (tmp_path / "results.json").write_text(json.dumps(theirs))
     with pytest.raises(UsageError, match="holds the results of something else; name another folder, or pass"):
         run("find_learning_rate", *arguments, "--out", tmp_path)
     run("find_learning_rate", *arguments, "--out", tmp_path, "--overwrite")
-    names = {"mine.png", "range_test.png", "report.html", "results.json", "runs.csv", "tables.tex"}
-    assert {path.name for path in tmp_path.iterdir()} == names
-    assert (tmp_path.parent / "outside").exists()
+    written = {"range_test.png", "report.html", "results.json", "options.json", "runs.csv", "tables.tex"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "iteration-000001.png", *written}
 
 
 def test_only_its_own_finished_folder_is_reported_again(tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps({"experiment": "compare_optimizers"}))
+    (tmp_path / "results.json").write_text(json.dumps({"experiment": "compare_optimizers", "options": {}}))
     with pytest.raises(UsageError, match="holds the results of compare_optimizers"):
         run("reproduce_notebook", "--report-only", "--out", tmp_path)
     with pytest.raises(UsageError, match="--overwrite would delete the runs"):
@@ -281,7 +283,14 @@ def test_a_new_question_is_one_short_script(tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    assert {path.name for path in out.iterdir()} == {"results.json", "report.html", "runs.csv", "tables.tex", "runs"}
+    assert {path.name for path in out.iterdir()} == {
+        "results.json",
+        "options.json",
+        "report.html",
+        "runs.csv",
+        "tables.tex",
+        "runs",
+    }
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == "my_question"
     assert document["command"] == f"python my_question.py --preset quick --out {out}"
@@ -289,40 +298,6 @@ def test_a_new_question_is_one_short_script(tmp_path):
     assert "<h1>Does a small kernel suffice?</h1>" in (out / "report.html").read_text()
     with (out / "runs.csv").open() as file:
         assert [row["architecture"] for row in csv.DictReader(file)] == ["kernel_3"]
-
-
-def git(folder, *words):
-    told = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", folder, *told, *words], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
-
-
-@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
-def test_results_tell_the_commit_that_made_them(tmp_path, monkeypatch):
-    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    # Whatever may be above the folder of the tests.
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
-    unknown, checkout = {"commit": None, "clean": None}, tmp_path / "checkout"
-    (checkout / "inside").mkdir(parents=True)
-    assert output._source(checkout) == unknown
-    git(checkout, "init", "--quiet")
-    # There is no commit yet.
-    assert output._source(checkout) == unknown
-    (checkout / "a.py").write_text("a = 1\n")
-    git(checkout, "add", "a.py")
-    git(checkout, "commit", "--quiet", "--message", "first")
-    commit = git(checkout, "rev-parse", "HEAD")
-    assert output._source(checkout) == {"commit": commit, "clean": True}
-    # A folder inside of another project's checkout is of no commit.
-    assert output._source(checkout / "inside") == unknown
-    (checkout / "a.py").write_text("a = 2\n")
-    assert output._source(checkout) == {"commit": commit, "clean": False}
-    git(checkout, "checkout", "--quiet", "a.py")
-    (checkout / "b.py").touch()
-    assert output._source(checkout) == {"commit": commit, "clean": False}
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert output._source(checkout) == unknown
 
 
 def test_a_bad_number_in_a_plan_is_one_line_before_any_training(tmp_path):

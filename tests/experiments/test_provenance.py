@@ -1,0 +1,67 @@
+"""What is told of a result, and what of it keeps results of other kinds apart."""
+
+import os
+import shutil
+import subprocess
+
+import jax
+import pytest
+
+from experiments.lab import provenance
+
+
+def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_b --xla_force_host_platform_device_count=2 --xla_a=1")
+    found = provenance.numerics()
+    assert found["enable_x64"] is True
+    assert found["platform"] == jax.devices()[0].platform
+    assert found["default_matmul_precision"] == "highest"
+    # In one order; the number of devices changes no number.
+    assert found["xla_flags"] == "--xla_a=1 --xla_b"
+    with jax.threefry_partitionable(not found["threefry_partitionable"]):
+        assert provenance.numerics() == {**found, "threefry_partitionable": not found["threefry_partitionable"]}
+
+
+def test_versions_are_those_that_are_installed():
+    found = provenance.versions()
+    assert found["jax"] == jax.__version__
+    assert set(found) == {"segjax", "jax", "jaxlib", "flax", "optax", "numpy"}
+
+
+def test_circumstances_name_the_processor():
+    assert provenance.circumstances()["device"]["cpu_cores"] == os.cpu_count()
+    assert provenance.circumstances()["device"]["cpu"]
+
+
+def git(folder, *words):
+    told = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", folder, *told, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_results_tell_the_commit_that_made_them(tmp_path, monkeypatch):
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    # Whatever may be above the folder of the tests.
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
+    unknown, checkout = {"commit": None, "clean": None}, tmp_path / "checkout"
+    (checkout / "inside").mkdir(parents=True)
+    assert provenance._source(checkout) == unknown
+    git(checkout, "init", "--quiet")
+    # There is no commit yet.
+    assert provenance._source(checkout) == unknown
+    (checkout / "a.py").write_text("a = 1\n")
+    git(checkout, "add", "a.py")
+    git(checkout, "commit", "--quiet", "--message", "first")
+    commit = git(checkout, "rev-parse", "HEAD")
+    assert provenance._source(checkout) == {"commit": commit, "clean": True}
+    # A folder inside of another project's checkout is of no commit.
+    assert provenance._source(checkout / "inside") == unknown
+    (checkout / "a.py").write_text("a = 2\n")
+    assert provenance._source(checkout) == {"commit": commit, "clean": False}
+    git(checkout, "checkout", "--quiet", "a.py")
+    (checkout / "b.py").touch()
+    assert provenance._source(checkout) == {"commit": commit, "clean": False}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance._source(checkout) == unknown

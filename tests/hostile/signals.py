@@ -1,0 +1,191 @@
+"""Random signals at random moments, to real commands; says which promise was broken, if any.
+
+    python -m tests.hostile.signals --minutes 10
+
+Four kinds of command are told to stop, or killed: one process, one with two devices, two processes, and one that trains
+by the clock. Promised are, each time: the exit code of the signal, and with SIGINT and SIGTERM one line; an end within
+30 seconds; of two processes the other ends with a line of its own. The same command then goes on until it is done, and
+has the numbers of one that nothing disturbed (by the clock: results at all). Exit code 1 where a promise was broken.
+"""
+
+import argparse
+import collections
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments import rerun
+
+ROOT = Path(__file__).parents[2]
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
+# What Python itself gives where a signal comes before its first line of ours.
+EARLY = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: -signal.SIGTERM}
+SECONDS = 30
+SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
+MODEL = ["train_model", *SMALL, "--architecture", "kernel_3", "--iterations", "300", "--show-every", "100"]
+PAIRED = ["compare_optimizers", *SMALL, "--iterations", "300", "--seeds", "3", "--optimizers", "sgd"]
+CLOCK = ["train_best_model", *SMALL, "--seconds", "5", "--held-out", "16"]
+SAVED = ["--checkpoint-seconds", "0.01"]
+TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+class Kind(NamedTuple):
+    """A command: its words, its environment, and how many processes run it."""
+
+    words: list[str]
+    environment: dict[str, str]
+    processes: int = 1
+
+
+KINDS = {
+    "one process": Kind([*MODEL, *SAVED], {}),
+    "two devices": Kind([*PAIRED, *SAVED], TWO_DEVICES),
+    "two processes": Kind(PAIRED, {"JAX_ENABLE_COMPILATION_CACHE": "false"}, processes=2),
+    "by the clock": Kind([*CLOCK, *SAVED], {}),
+}
+
+
+class Ended(NamedTuple):
+    """How a process ended: exit code, stderr, and the seconds since the signal."""
+
+    code: int
+    said: str
+    seconds: float
+
+
+def start(kind: Kind, out: Path, cache: Path) -> list[subprocess.Popen[str]]:
+    shared = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    started = []
+    for index in range(kind.processes):
+        words = [sys.executable, "-m", f"experiments.{kind.words[0]}", *kind.words[1:], "--out", str(out)]
+        if kind.processes > 1:
+            words += ["--coordinator", address, "--num-processes", str(kind.processes), "--process-id", str(index)]
+        environment = {**os.environ, **shared, **kind.environment}
+        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(words, cwd=ROOT, env=environment, text=True, **pipes))
+    return started
+
+
+def finish(process: subprocess.Popen[str], begin: float, limit: float) -> Ended:
+    try:
+        _, said = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return Ended(process.wait(), "did not end", time.monotonic() - begin)
+    return Ended(process.returncode, said, time.monotonic() - begin)
+
+
+def whole(kind: Kind, out: Path, cache: Path) -> float:
+    """Runs the command undisturbed; the seconds that it took."""
+    begin = time.monotonic()
+    for process in start(kind, out, cache):
+        ended = finish(process, begin, 600)
+        if ended.code:
+            raise SystemExit(f"the command fails undisturbed: {ended.said}")
+    return time.monotonic() - begin
+
+
+def broken(number: int, ended: Ended, seen: bool) -> str:
+    """The promise to the process that got the signal which was broken; `seen` says that it was alive then."""
+    if ended.code == 0 and not seen:
+        return ""
+    if ended.seconds > SECONDS:
+        return f"ended {ended.seconds:.0f} s later"
+    if number == signal.SIGKILL and ended.code in (-number, 0):
+        return ""
+    if ended.code == EARLY.get(number) and "experiments" not in ended.said:
+        return ""
+    if ended.code == 0 and ended.seconds < 1:
+        # It was about to end: Python hears no signal in its last line.
+        return ""
+    if ended.code != SIGNALS[number]:
+        return f"exit code {ended.code}"
+    lines = ended.said.strip().splitlines()
+    return "" if len(lines) == 1 and lines[0].startswith("interrupted") else f"said {ended.said!r}"
+
+
+def broken_peer(ended: Ended) -> str:
+    """The same for a process whose peer got the signal."""
+    words = ("has ended; the runs", "did not come together")
+    if ended.code == 0 or (ended.code in (1, 2) and any(word in ended.said.splitlines()[-1] for word in words)):
+        return ""
+    return f"the other process: exit code {ended.code}, said {ended.said!r}"
+
+
+def differs(kind: Kind, out: Path, reference: Path) -> str:
+    """How the results differ from those of the undisturbed command."""
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (reference, out))
+    if kind.words[0] == CLOCK[0]:
+        return "" if second["snapshots"] else "no snapshots"
+    found = rerun.differences(first, second)
+    return f"{len(found)} numbers differ, the first {found[0]}" if found else ""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    options = parser.parse_args()
+    # A shell that starts this in the background has it ignore SIGINT, and so would all processes that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    rng = random.Random(options.seed)
+    tries: collections.Counter[tuple[str, int]] = collections.Counter()
+    failed, finished = [], 0
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        seconds = {}
+        for name in options.kinds:
+            whole(KINDS[name], home / f"{name}, first", home / "cache")
+            # The second finds its programs compiled, as all that follow do.
+            seconds[name] = whole(KINDS[name], home / f"{name}, whole", home / "cache")
+            print(f"{name}: {seconds[name]:.1f} s undisturbed", flush=True)
+        end = time.monotonic() + 60 * options.minutes
+        for name in itertools.cycle(options.kinds):
+            if time.monotonic() > end:
+                break
+            kind, out, number = KINDS[name], home / name, rng.choice(list(SIGNALS))
+            running = start(kind, out, home / "cache")
+            wait, victim = rng.uniform(0, seconds[name]), rng.randrange(len(running))
+            time.sleep(wait)
+            begin, seen = time.monotonic(), running[victim].poll() is None
+            running[victim].send_signal(number)
+            tries[name, number] += 1
+            # A peer waits a minute for one that never came.
+            ended = [finish(process, begin, SECONDS + 90 * (index != victim)) for index, process in enumerate(running)]
+            words = [broken(number, it, seen) if index == victim else broken_peer(it) for index, it in enumerate(ended)]
+            if all(it.code == 0 for it in ended):
+                finished += 1
+                words.append(differs(kind, out, home / f"{name}, whole"))
+                shutil.rmtree(out)
+            failed += [f"{name}, {signal.Signals(number).name} after {wait:.2f} s: {word}" for word in words if word]
+        for name in options.kinds:
+            # What the last signals left goes on as well.
+            whole(KINDS[name], home / name, home / "cache")
+            failed += [
+                f"{name}, at the end: {word}"
+                for word in [differs(KINDS[name], home / name, home / f"{name}, whole")]
+                if word
+            ]
+    for (name, number), count in sorted(tries.items()):
+        print(f"{name}: {count} times {signal.Signals(number).name}")
+    print(f"{tries.total()} signals, {finished} finished in between, {len(failed)} promises broken")
+    for line in failed:
+        print(f"  {line}")
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What the hostile tries share: a command as someone outside types it, and what an end by mistake looks like."""
+
+import contextlib
+import importlib
+import io
+import os
+import signal
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from experiments.lab import cli, experiment, stops
+
+ROOT = Path(__file__).parents[2]
+SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
+# No honest try takes as long.
+SECONDS = 60
+
+
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def type_in(name, *words):
+    """Runs a command in this process; whatever leaves it but an exit is raised, and so is a hang."""
+    script = importlib.import_module(f"experiments.{name}")
+    questions = hasattr(script, "report")
+    main, presets = (partial(experiment.run, script), script.PRESETS) if questions else (script.main, {})
+    code, out, err = 0, io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        # The signals are pytest's.
+        patch.setattr(stops, "install", lambda last_words: None)
+        patch.setattr("sys.argv", [name, *map(str, words)])
+        before = signal.signal(signal.SIGALRM, _hangs)
+        signal.alarm(SECONDS)
+        try:
+            cli.run(main, script.Options, presets)
+        except SystemExit as end:
+            code = end.code or 0
+        finally:
+            signal.alarm(0)
+            signal.signal(signal.SIGALRM, before)
+    return Ended(code, out.getvalue(), err.getvalue())
+
+
+def check_one_line(ended, code, says):
+    """It ended with this code, and with one line that has these words."""
+    assert ended.code == code, ended
+    assert ended.err.startswith("error: ")
+    assert ended.err.endswith("\n")
+    # An escape character is not printable, and neither is a line break within.
+    assert ended.err[:-1].isprintable()
+    assert says in ended.err
+
+
+def seen(folder):
+    """All that is in a folder, by its path: the content of a file, where a link leads to, or what else it is."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        what = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else path.stat().st_mode
+        found[str(path.relative_to(folder))] = what
+    return found
+
+
+def _hangs(*_):
+    raise TimeoutError(f"no end within {SECONDS} s")
