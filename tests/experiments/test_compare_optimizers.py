@@ -161,7 +161,7 @@ def test_presets_are_defaults():
     [
         (
             ["--optimizers", "sgd", "sdg"],
-            "--optimizers: 'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or",
+            "--optimizers sdg: 'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or",
         ),
         (["--optimizers"], "--optimizers must be different optimizers"),
         (["--optimizers", "sgd", "sgd"], "--optimizers must be different optimizers"),

@@ -34,7 +34,7 @@ def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeyp
     out = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
         execute(compare_losses, *SMALL, "--out", out)
-    assert [path.name for path in out.iterdir()] == ["runs"]
+    assert {path.name for path in out.iterdir()} == {"options.json", "runs"}
     resumed = execute(compare_losses, *SMALL, "--out", out)
     assert calls == [0, 1, 1]
     for first, second in zip(whole["runs"], resumed["runs"], strict=True):
@@ -73,11 +73,9 @@ def test_rates_that_agree_to_six_digits_are_two_runs():
 
 
 @pytest.mark.parametrize("name", ["optax.contrib:muon", "my_module:../../x", "a b:c"])
-def test_any_optimizer_s_name_makes_a_file_in_the_folder(name, tmp_path):
-    path = store._path(tmp_path, Run(seed=0, optimizer=name).stem)
-    assert path.parent == tmp_path / "runs"
-    assert ":" not in path.name
-    assert " " not in path.name
+def test_any_optimizer_s_name_makes_a_file_s_name(name):
+    stem = Run(seed=0, optimizer=name).stem
+    assert not set(stem) & set(":/ ")
 
 
 def test_a_run_is_what_the_options_say():

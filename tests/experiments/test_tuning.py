@@ -25,9 +25,9 @@ def test_every_candidate_is_planned_at_every_rate_over_the_seeds():
     [
         ([], [0.1], "--optimizers must be different optimizers"),
         (["sgd", "sgd=0.2"], [0.1], "--optimizers must be different optimizers"),
-        (["sdg"], [0.1], "--optimizers: 'sdg' is no optimizer"),
-        (["sgd="], [0.1], "--optimizers: could not convert string to float"),
-        (["sgd=fast"], [0.1], "--optimizers: could not convert string to float"),
+        (["sdg"], [0.1], "--optimizers sdg: 'sdg' is no optimizer"),
+        (["sgd="], [0.1], "--optimizers sgd=: could not convert string to float"),
+        (["sgd=fast"], [0.1], "--optimizers sgd=fast: could not convert string to float"),
         (["sgd=0.1,0.1"], [0.1], "--optimizers sgd= must be different numbers > 0"),
         (["sgd=-1"], [0.1], "--optimizers sgd= must be a finite number > 0"),
         (["sgd"], [], "--rates must be different numbers > 0"),
