@@ -119,7 +119,8 @@ def broken(number: int, ended: Ended, seen: bool) -> str:
 def broken_peer(ended: Ended) -> str:
     """The same for a process whose peer got the signal."""
     words = ("has ended; the runs", "did not come together")
-    if ended.code == 0 or (ended.code in (1, 2) and any(word in ended.said.splitlines()[-1] for word in words)):
+    last = (ended.said.splitlines() or [""])[-1]
+    if ended.code == 0 or (ended.code in (1, 2) and any(word in last for word in words)):
         return ""
     return f"the other process: exit code {ended.code}, said {ended.said!r}"
 

@@ -1,0 +1,47 @@
+"""The script of random signals: it knows a broken promise when it sees one, and finds none in a minute."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+from tries import ROOT
+
+from tests.hostile.signals import Ended, broken, broken_peer
+
+INTERRUPTED = "interrupted; the same command goes on\n"
+
+
+@pytest.mark.parametrize(
+    ("number", "ended", "said"),
+    [
+        (signal.SIGINT, Ended(130, INTERRUPTED, 0.5), ""),
+        (signal.SIGTERM, Ended(143, INTERRUPTED, 0.5), ""),
+        (signal.SIGKILL, Ended(-9, "", 0.5), ""),
+        (signal.SIGTERM, Ended(-11, "", 0.5), "exit code -11"),
+        (signal.SIGINT, Ended(139, INTERRUPTED, 0.5), "exit code 139"),
+        (signal.SIGINT, Ended(143, INTERRUPTED, 0.5), "exit code 143"),
+        # It went on.
+        (signal.SIGINT, Ended(0, "", 5.0), "exit code 0"),
+        (signal.SIGINT, Ended(130, INTERRUPTED, 40.0), "ended 40 s later"),
+        (signal.SIGINT, Ended(130, "Exception ignored in: _xla_gc_callback\n" + INTERRUPTED, 0.5), "said"),
+        (signal.SIGINT, Ended(-2, "Traceback:\n experiments/train_model.py\n", 0.5), "exit code -2"),
+    ],
+)
+def test_a_broken_promise_is_seen(number, ended, said):
+    assert broken(number, ended, seen=True).startswith(said)
+    assert bool(broken(number, ended, seen=True)) == bool(said)
+
+
+def test_a_peer_s_broken_promise_is_seen():
+    assert not broken_peer(Ended(1, "error: process 0 of 2 has ended; the runs that were finished are kept", 1.0))
+    assert broken_peer(Ended(-6, "Fatal error: aborted\n", 1.0))
+    assert broken_peer(Ended(1, "Traceback\n", 1.0))
+
+
+@pytest.mark.deep
+def test_a_minute_of_signals():
+    words = [sys.executable, "-m", "tests.hostile.signals", "--minutes", "1", "--kinds", "one process", "two devices"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 promises broken" in done.stdout
