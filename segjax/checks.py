@@ -79,7 +79,7 @@ def _check_number(
         return value
     try:
         # float() would read the text "1e-3" as a number.
-        if isinstance(value, str):
+        if isinstance(value, str | bytes):
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
@@ -127,10 +127,21 @@ def check_array(name: str, array: Any) -> jax.Array:
 
 def check_real(name: str, values: Any) -> np.ndarray:
     """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    # Rows of different lengths, or keys.
+    except (TypeError, ValueError):
+        array = np.array(None)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {values!r:.60}")
     return array.astype(np.float64)
+
+
+def check_flag(name: str, value: Any) -> bool:
+    """Returns `value`, True or False; raises TypeError naming `name` otherwise."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+    return bool(value)
 
 
 def check_model(model: Any) -> Any:
@@ -180,10 +191,12 @@ def check_images(name: str, array: Any) -> jax.Array:
     return array
 
 
-def check_same_shape(name: str, array: Any, other_name: str, other: Any) -> jax.Array:
-    """Returns `array`, of the shape of `other`; raises TypeError or ValueError naming the bad one otherwise."""
-    array, other = check_array(name, array), check_array(other_name, other)
+def check_logits(logits: Any, mask: Any) -> jax.Array:
+    """Returns `logits`, floating and of the shape of `mask`; raises TypeError or ValueError naming the bad one."""
+    logits, mask = check_array("logits", logits), check_array("mask", mask)
     # Broadcasting would hide the mistake: 8 images against the mask of one give a loss, too.
-    if jnp.shape(array) != jnp.shape(other):
-        raise ValueError(f"{name} must have the shape of {other_name}, {jnp.shape(other)}, got {jnp.shape(array)}")
-    return array
+    if jnp.shape(logits) != jnp.shape(mask):
+        raise ValueError(f"logits must have the shape of mask, {jnp.shape(mask)}, got {jnp.shape(logits)}")
+    if not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"logits must be of a floating dtype, got {logits.dtype}")
+    return logits

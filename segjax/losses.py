@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_same_shape
+from segjax.checks import check_logits
 
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def mean_squared_error(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over pixels of (sigmoid(logits) - mask)^2: the loss of every run in the notebook. Shape (batch,)."""
-    check_same_shape("logits", logits, "mask", mask)
+    check_logits(logits, mask)
     return _pixel_mean((jax.nn.sigmoid(logits) - mask) ** 2)
 
 
@@ -27,7 +27,7 @@ def binary_cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
     `torch.nn.BCELoss` takes the mean as well; the notebook's formula is a sum over pixels.
     """
-    check_same_shape("logits", logits, "mask", mask)
+    check_logits(logits, mask)
     # On logits it is exact; BCELoss, on probabilities, clips the logarithm at -100.
     return _pixel_mean(optax.sigmoid_binary_cross_entropy(logits, mask))
 
@@ -37,7 +37,7 @@ def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
     The sums run over the pixels of an example, as in Dice's overlap; the notebook's formula has a pixel's index.
     """
-    check_same_shape("logits", logits, "mask", mask)
+    check_logits(logits, mask)
     # One ratio for each example and not for the batch: an image with a small mask counts as much as any other.
     probability = jax.nn.sigmoid(logits)
     axes = tuple(range(1, mask.ndim))

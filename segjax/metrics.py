@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.checks import check_array, check_pixels, check_real, check_same_shape
+from segjax.checks import check_array, check_logits, check_pixels, check_real
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 # An untrained network's loss moves by a few hundredths of itself from batch to batch; a fifth is no such chance.
@@ -50,7 +50,7 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     Raises:
         TypeError, ValueError: if they are not arrays of one shape, or have more than 2^31 - 1 pixels.
     """
-    check_same_shape("logits", logits, "mask", mask)
+    check_logits(logits, mask)
     check_pixels("mask", mask.size)
     # Not a threshold on the logit: the notebook's 0.1 and 0.9 are on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
@@ -149,7 +149,7 @@ def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
     num_steps = loss.size
     lost = ~jnp.isfinite(loss)
     # The loss of a step is taken before its update, so the last update shows only in the parameters.
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]
+    finite = [jnp.all(jnp.isfinite(check_array("params", leaf))) for leaf in jax.tree.leaves(params)]
     failed = ~jnp.all(jnp.array(finite, bool))
     # Of one step the last tenth is the first loss itself.
     if num_steps > 1:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
 
-from segjax.checks import check_count, check_images, check_network, check_variables
+from segjax.checks import check_count, check_flag, check_images, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
 Variables = dict[str, Any]
@@ -114,7 +114,7 @@ class SegmentationCNN(_Sight):
             TypeError, ValueError: naming the image or the attribute that is out of range.
         """
         check_images("image", image)
-        _check_sizes(self)
+        _check_options(self)
         # The same module three times is one set of parameters, and running statistics that each layer moves in turn.
         if self.shared_norm:
             norms = [_batch_norm("norm", image.dtype, train)] * self.depth
@@ -166,7 +166,7 @@ class UNet(_Sight):
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of 2^levels."""
         check_images("image", image)
-        _check_sizes(self)
+        _check_options(self)
 
         def block(x: jax.Array, features: int, name: str) -> jax.Array:
             x = Conv(features, self.kernel_size, name=f"conv_{name}")(x)
@@ -227,7 +227,7 @@ class PatchCNN(_Sight):
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
         """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of `patch`."""
         check_images("image", image)
-        _check_sizes(self)
+        _check_options(self)
         if self.num_channels % self.patch**2:
             raise ValueError(f"num_channels must be a multiple of patch^2 = {self.patch**2}, got {self.num_channels}")
 
@@ -248,10 +248,12 @@ def _options(network: Any) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(network) if field.name not in ("parent", "name")]
 
 
-def _check_sizes(model: nn.Module) -> None:
+def _check_options(model: nn.Module) -> None:
     for field in _options(model):
         if field.name in _SIZES:
             check_count(field.name, getattr(model, field.name), _SIZES[field.name].start)
+        else:
+            check_flag(field.name, getattr(model, field.name))
 
 
 def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:

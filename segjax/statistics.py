@@ -13,13 +13,13 @@ covered less: the mean of a lognormal one (sigma 0.5) in 90 to 93 %.
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from segjax.checks import check_count, check_real
+from segjax.checks import check_count, check_flag, check_positive, check_real
 
 # At 10,000 draws the chance in an interval's ends is about 1 % of its width.
 # scipy loads `scipy.stats` at its first use: imported here, its 0.7 s would be a third of a command's start.
@@ -162,6 +162,7 @@ def compare(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> 
     Raises:
         TypeError, ValueError: if they are not real numbers of one shape (seeds,).
     """
+    check_flag("higher_is_better", higher_is_better)
     values, reference = check_real("values", values), check_real("reference", reference)
     if values.ndim != 1 or values.shape != reference.shape or not len(values):
         raise ValueError(f"values and reference must have one shape (seeds,), got {values.shape} and {reference.shape}")
@@ -214,7 +215,10 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
     if not curves.ndim:
         raise ValueError("curves must have shape (..., steps), got a single number")
     if not 1 <= check_count("window", window, 1) <= curves.shape[-1]:
-        raise ValueError(f"window must be at most the number of steps, {curves.shape[-1]}, got {window}")
+        raise ValueError(f"window must be at most the number of steps of the curves, {curves.shape[-1]}, got {window}")
+    if check_real("target", target).ndim:
+        raise ValueError(f"target must be a single number, got {target!r:.60}")
+    check_flag("higher_is_better", higher_is_better)
     # Views of the curves instead of a cumulative sum, in which one infinite value would spoil all later windows.
     means = np.lib.stride_tricks.sliding_window_view(curves, window, axis=-1).mean(axis=-1)
     reached = means >= target if higher_is_better else means <= target
@@ -243,7 +247,7 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
 
 
 def _check_level(level: float) -> None:
-    if not 0 < level < 1:
+    if cast(float, check_positive("level", level)) >= 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
 
 

@@ -77,15 +77,16 @@ def sweep(
         raise ValueError("keys must be typed keys of shape (seeds,), as jax.random.split(jax.random.key(0), n) gives")
     axes, concrete = OrderedDict(key=keys), {}
     for name, given in {"learning_rate": learning_rates, **numbers}.items():
+        argument = "learning_rates" if name == "learning_rate" else name
         if not isinstance(given, jax.core.Tracer):
-            concrete[name] = check_real(name, given)
+            concrete[name] = check_real(argument, given)
         # One dtype for Python and NumPy numbers alike: no second trace.
         with np.errstate(over="ignore"):
             axes[name] = jnp.asarray(given, float)
         if axes[name].ndim != 1 or not axes[name].size:
-            raise ValueError(f"{name} must have shape (values,), at least one, got {axes[name].shape}: {_SWEPT}")
+            raise ValueError(f"{argument} must have shape (values,), at least one, got {axes[name].shape}: {_SWEPT}")
     for rate in concrete.pop("learning_rate", ()):
-        check_positive("learning_rate", rate)
+        check_positive("each of learning_rates", rate)
     if concrete:
         _check_numbers(train, axes, concrete)
     # All combinations in one axis, which devices can share evenly; the result gets its axes back at the end.

@@ -140,7 +140,7 @@ def test_refuses_other_keys(keys):
 
 @pytest.mark.parametrize("rates", [1e-3, [], [[1e-3]]])
 def test_refuses_other_rates(rates):
-    with pytest.raises(ValueError, match=r"learning_rate must have shape \(values,\)"):
+    with pytest.raises(ValueError, match=r"learning_rates must have shape \(values,\)"):
         segjax.sweep(TRAIN, KEYS, rates)
 
 
@@ -155,7 +155,7 @@ def test_refuses_other_numbers():
 
 @pytest.mark.parametrize("rate", [-1.0, 0, float("nan"), float("inf"), 1e-50, 1e39])
 def test_refuses_a_rate_out_of_range(rate):
-    with pytest.raises(ValueError, match="learning_rate must be a finite number > 0, got"):
+    with pytest.raises(ValueError, match="each of learning_rates must be a finite number > 0, got"):
         segjax.sweep(TRAIN, KEYS, [1e-3, rate])
 
 

@@ -169,9 +169,7 @@ def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
     with pytest.raises(UsageError, match="already holds files"):
         run("find_learning_rate", *arguments, "--out", tmp_path)
     (tmp_path / "results.json").write_text(json.dumps({**theirs, "files": ["old.png", "../outside"]}))
-    with pytest.raises(
-        UsageError, match=r"results.json is damaged: its files include .*outside.; delete it, or pass"
-    ):
+    with pytest.raises(UsageError, match=r"results.json is damaged: its files include .*outside.; delete it, or pass"):
         run("find_learning_rate", *arguments, "--out", tmp_path)
     (tmp_path / "results.json").write_text(json.dumps(theirs))
     with pytest.raises(UsageError, match="holds the results of something else; name another folder, or pass"):
