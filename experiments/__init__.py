@@ -49,6 +49,7 @@ Your own experiment is one file, here or anywhere else; `python -m experiments.m
 It has progress with the time left, checkpoints, one-line mistakes, and results as pictures, HTML, JSON and CSV.
 '''
 
+import os
 import sys
 from importlib.util import find_spec
 
@@ -57,6 +58,8 @@ from experiments.lab import stops
 # argv begins with "-m" while Python looks for the module of a command: the imports that follow take seconds.
 if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys.orig_argv):
     stops.install(lambda: "interrupted before it began")
+    # Figures go to files: whatever screen matplotlib is told to draw on, a command needs none.
+    os.environ["MPLBACKEND"] = "agg"
 
 if _missing := [name for name in ("tyro", "rich", "PIL") if find_spec(name) is None]:
     # Every command imports this first: one line, where the import of a missing package would be twenty.

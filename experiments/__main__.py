@@ -1,14 +1,17 @@
 """`python -m experiments` lists the questions."""
 
+import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments.lab.cli import Stream
 from experiments.lab.experiment import questions
 
 
 def main() -> None:
+    sys.stdout = Stream(sys.stdout)
     table = Table("python -m experiments.", "question", box=None, pad_edge=False)
     for name, question in questions(Path(__file__).parent).items():
         table.add_row(name, question)

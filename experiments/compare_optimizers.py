@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from experiments.lab import experiment, fairness, processes, scores, tuning, views
+from experiments.lab import experiment, fairness, names, processes, scores, tuning, views
 from experiments.lab.options import Comparison, check_name, check_seeds
 from experiments.lab.report import Report
 from experiments.lab.runs import Result
@@ -59,6 +59,9 @@ class Options(Comparison, processes.Group):
     tuning_seeds: int = 2  # Number of seeds on which --tune tries each rate.
     tuning_seed: int = 1000  # The first of those seeds.
     out: Path = Path("results/compare_optimizers")
+
+    def inputs(self) -> list[Path]:
+        return names.sources(self.optimizers)
 
     def check(self) -> None:
         super().check()

@@ -112,9 +112,10 @@ def read(path: Path) -> dict[str, Any]:
 
 def imported(value: Any) -> list[str]:
     """The modules of all import paths, "MODULE:factory", among options."""
-    if isinstance(value, dict | tuple):
-        items = value.values() if isinstance(value, dict) else value
-        return [name for item in items for name in imported(item)]
+    if isinstance(value, dict):
+        return imported((*value, *value.values()))
+    if isinstance(value, list | tuple):
+        return [name for item in value for name in imported(item)]
     module, colon, _ = value.partition(":") if isinstance(value, str) else ("", "", "")
     return [module] if colon and all(part.isidentifier() for part in module.split(".")) else []
 

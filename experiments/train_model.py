@@ -110,6 +110,8 @@ def shown(out: Path, step: int) -> np.ndarray:
     """The probabilities that were drawn after a step."""
     if (found := store.read_note(out, note(step))) is None:
         raise UsageError(f"what {out} kept for the picture of iteration {step} is gone; pass --overwrite")
+    if found[1].get("step") != step:
+        raise UsageError(f"what {out} kept for the picture of iteration {step} is of another; pass --overwrite")
     return cast(np.ndarray, found[0]["probability"])
 
 

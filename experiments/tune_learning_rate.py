@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.lab import experiment, scores, tuning, views
+from experiments.lab import experiment, names, scores, tuning, views
 from experiments.lab.names import exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
@@ -50,6 +50,9 @@ class Options(Comparison):
     rates: tuple[float, ...] = ADAM_RATES  # Learning rates, each tried for every optimizer; the notebook's eight.
     extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")
+
+    def inputs(self) -> list[Path]:
+        return names.sources(self.optimizers)
 
     def check(self) -> None:
         super().check()

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
+import matplotlib
 import tyro
 
 from experiments.lab import stops, store
@@ -22,7 +23,7 @@ from experiments.lab.options import program
 Options = TypeVar("Options")
 
 
-class _Stream(io.TextIOWrapper):
+class Stream(io.TextIOWrapper):
     """The screen as a command needs it: what cannot be written there stops no work, and any file's name can be.
 
     Its reader may leave, as that of `| head` does, its disk may be full, and it may not be there at all.
@@ -54,7 +55,9 @@ class _Stream(io.TextIOWrapper):
 def command(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> NoReturn:
     """`run`, for a process that does nothing else: it hears signals, and ends without the interpreter's orderly end."""
     code: Any = 0
-    sys.stdout, sys.stderr = _Stream(sys.stdout), _Stream(sys.stderr)
+    sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
+    # Figures are the same for everybody, whatever a matplotlibrc says.
+    matplotlib.rcdefaults()
     try:
         run(main, options, presets)
     except SystemExit as end:
@@ -75,9 +78,13 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
         try:
             main(parsed)
         except stops.Interrupted as stop:
+            stops.ignore()
             _exit(last_words(parsed), stops.exit_code(stop))
         except MemoryError as error:
             _exit("error: out of memory: choose smaller sizes", stops.exit_code(error))
+        except FloatingPointError as error:
+            # Where jax is told to look for NaN.
+            _exit(f"error: {str(error).partition(chr(10))[0]}", stops.exit_code(error))
         except RuntimeError as error:
             # jax's errors have many layers; only these two are the user's to mend.
             if words := re.search(r"out of memory.*?(\d+ bytes)?\.", str(error), re.IGNORECASE):

@@ -1,6 +1,9 @@
 """The names that a person types, and the objects of the library behind them."""
 
 import pkgutil
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -62,6 +65,13 @@ def optimizer(name: str) -> Optimizer:
         said = str(error).partition("\n")[0]
         raise ValueError(f"{name!r} is no optimizer of one learning rate and gradients: {said}") from error
     return factory
+
+
+def sources(names: Iterable[str]) -> list[Path]:
+    """The files of the modules among import paths, which are not of segjax or optax: those have versions."""
+    modules = [name.partition(":")[0] for name in names if ":" in name]
+    own = [name for name in modules if name.partition(".")[0] not in ("segjax", "optax")]
+    return [Path(file) for name in own if (file := getattr(sys.modules.get(name), "__file__", None))]
 
 
 def exact(number: float) -> str:

@@ -12,7 +12,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +25,7 @@ from jax.experimental import multihost_utils
 
 from experiments.lab.names import printable
 from experiments.lab.options import difference
-from experiments.lab.stops import UsageError, usage_errors
+from experiments.lab.stops import Interrupted, UsageError, usage_errors
 from segjax.checks import check_count
 
 # To find one another at the start, and to say good-bye at the end.
@@ -124,7 +126,9 @@ def joined(group: object, out: Path) -> Iterator[None]:
     patience.daemon = True
     patience.start()
     try:
-        jax.distributed.initialize(*who, **timeouts)
+        # In a thread of its own: signals are heard while this one waits for it.
+        with ThreadPoolExecutor(1) as aside:
+            aside.submit(jax.distributed.initialize, *who, **timeouts).result()
     except (RuntimeError, ValueError) as error:
         raise UsageError(f"the processes did not come together: {error}") from error
     finally:
@@ -135,11 +139,17 @@ def joined(group: object, out: Path) -> Iterator[None]:
     # interpreter. C's sleep as the handler of that signal makes them wait: for 6 s, since SIGABRT is 6.
     libc = ctypes.CDLL(None)
     libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
-    for number in connections:
-        threading.Thread(target=_watch, args=(number, connections, left, out), daemon=True).start()
+    watchers = [
+        threading.Thread(target=_watch, args=(number, connections, left, out), daemon=True) for number in connections
+    ]
+    for watcher in watchers:
+        watcher.start()
     try:
         yield
     except BaseException as error:
+        if not isinstance(error, UsageError | Interrupted | SystemExit):
+            # It may come of a dead process: the watcher will know in a moment, and say so in its line.
+            time.sleep(2)
         left.set()
         for connection in connections.values():
             with contextlib.suppress(OSError):
@@ -148,9 +158,11 @@ def joined(group: object, out: Path) -> Iterator[None]:
                     connection.sendall(_MISTAKE + str(error).encode(errors="backslashreplace"))
                 connection.shutdown(socket.SHUT_RDWR)
         raise
-    left.set()
     for connection in connections.values():
         connection.sendall(_GOOD_BYE)
+    # Until all have said good-bye: the first still writes its report, and jax would abort the others if it died then.
+    for watcher in watchers:
+        watcher.join()
     jax.distributed.shutdown()
 
 
@@ -227,6 +239,8 @@ def _watch(number: int, connections: dict[int, socket.socket], left: threading.E
     # jax's own threads find the other gone as well, and would say so in many lines after this one.
     said_to = os.dup(sys.stderr.fileno())
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-    os.write(said_to, f"\nerror: {printable(said)}\n".encode())
+    # On a terminal, the line of a progress bar is not at its end.
+    start = "\n" if os.isatty(said_to) else ""
+    os.write(said_to, f"{start}error: {printable(said)}\n".encode())
     # The main thread waits inside of jax, where no exception reaches it.
     os._exit(2 if mistake else 1)

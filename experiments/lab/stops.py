@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# Gives the line of a command that a signal ends; None before `install`.
+_last_words: Callable[[], str] | None = None
 
 
 class UsageError(Exception):
@@ -53,17 +55,26 @@ def install(last_words: Callable[[], str]) -> None:
     Args:
         last_words: gives the line.
     """
+    global _last_words
+    _last_words = last_words
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _end)
 
-    def end(number: int, _: FrameType | None) -> None:
+
+def ignore() -> None:
+    """From now on no signal is heard: the line is said."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _end(number: int, _: FrameType | None = None) -> None:
+    if _last_words:
         # A progress bar hides the cursor.
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
         # `print` fails where the signal came within another print.
-        os.write(2, f"{cursor}{last_words()}\n".encode(errors="backslashreplace"))
-        os._exit(128 + number)
-
-    for number in SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, end)
+        os.write(2, f"{cursor}{_last_words()}\n".encode(errors="backslashreplace"))
+    os._exit(128 + number)
 
 
 @contextlib.contextmanager
@@ -73,7 +84,7 @@ def deferred(wanted: bool = True) -> Iterator[list[int]]:
 
     def note(number: int, _: FrameType | None) -> None:
         if received:
-            os._exit(128 + number)
+            _end(number)
         received.append(number)
 
     # Python handles signals in its main thread alone.

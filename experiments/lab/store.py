@@ -76,7 +76,9 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free:
         _lock(out, identity)
         files = _claims[out].files
         files.update(_files(out, damaged=overwrite))
-        for name in (*files, RESULTS, _OPTIONS):
+        # Left by a kill; of the first list of all where there is nothing else.
+        first = {_OPTIONS} if list(out.iterdir()) == [checkpoints.temporary(out / _OPTIONS)] else set()
+        for name in files | first:
             checkpoints.temporary(out / name).unlink(missing_ok=True)
         if overwrite:
             _clear(out, files)
@@ -97,8 +99,8 @@ def announce(out: Path, names: Iterable[str]) -> None:
     files = _claims[out].files
     new = {*names, RESULTS, _OPTIONS} - files
     _check_place(out)
-    for name in new:
-        aside = path = out / name
+    for path in (path for name in new for path in (out / name, checkpoints.temporary(out / name))):
+        aside = path
         while os.path.lexists(aside):
             aside = aside.with_name(f"{aside.name}~")
         if aside != path:

@@ -35,6 +35,7 @@ def command(monkeypatch):
     """Runs a function as a command with these words."""
     # The signals are pytest's.
     monkeypatch.setattr(stops, "install", lambda last_words: None)
+    monkeypatch.setattr(stops, "ignore", lambda: None)
 
     def started(main, *words, options=Options, presets=PRESETS):
         monkeypatch.setattr("sys.argv", ["it", *map(str, words)])

@@ -95,6 +95,7 @@ def test_refuses_to_write_over_the_results(results):
     ("options", "modules"),
     [
         ({"optimizers": ("adam", "optax:lion=1e-4,1e-3")}, ["optax"]),
+        ({"optimizers": {"evil:factory": ["another:factory"]}}, ["evil", "another"]),
         ({"optimizers": ("évil:factory=\n1",)}, ["évil"]),
         ({"optimizers": ("sgd=0.1",), "nested": {"a": ("other.module:factory",)}}, ["other.module"]),
         ({"out": Path("a:b"), "loss": "mse", "coordinator": ""}, []),

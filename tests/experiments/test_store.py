@@ -145,6 +145,7 @@ def test_overwriting_goes_through_no_link(options, tmp_path):
 def test_nothing_is_written_through_a_link_with_the_name_of_an_unfinished_file(options, tmp_path):
     (tmp_path / "mine").write_text("mine")
     claim(options)
+    store.announce(options.out, ["a.png"])
     (options.out / ".a.png.tmp").symlink_to(tmp_path / "mine")
     store.write(options.out, "a.png", b"ours")
     assert (tmp_path / "mine").read_text() == "mine"
@@ -158,10 +159,14 @@ def test_files_that_a_kill_left_half_written_go(options):
     claim(options)
     store.announce_runs(options.out, ["adam"])
     (options.out / "runs").mkdir()
+    (options.out / ".b.png.tmp").touch()
     for name in (".results.json.tmp", "runs/.adam.part.tmp", ".mine.tmp"):
         (options.out / name).touch()
     claim(options)
-    assert names(options.out) == {"options.json", ".mine.tmp"}
+    assert names(options.out) == {"options.json", ".mine.tmp", ".b.png.tmp"}
+    # It is nobody's until the name is ours.
+    store.write(options.out, "b.png", b"PNG")
+    assert names(options.out) == {"options.json", ".mine.tmp", "b.png", ".b.png.tmp~"}
 
 
 def test_a_folder_that_was_moved_away_is_written_no_more(options, tmp_path):

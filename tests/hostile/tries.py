@@ -36,6 +36,7 @@ def type_in(name, *words):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         # The signals are pytest's.
         patch.setattr(stops, "install", lambda last_words: None)
+        patch.setattr(stops, "ignore", lambda: None)
         patch.setattr("sys.argv", [name, *map(str, words)])
         before = signal.signal(signal.SIGALRM, _hangs)
         signal.alarm(SECONDS)
