@@ -32,11 +32,12 @@ def written(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "_MATRIX", 512)
         patch.setattr(limits, "_COPIED", 2**20)
-        return out, run("--out", out, *sizes)
+        begin = time.monotonic()
+        return out, run("--out", out, *sizes), time.monotonic() - begin
 
 
 def test_measures_all_of_ours(written):
-    out, document = written
+    out, document, _ = written
     parts = {}
     for program in document["programs"]:
         parts.setdefault(program["part"], []).append(program["name"])
@@ -53,7 +54,7 @@ def test_measures_all_of_ours(written):
 
 
 def test_ratios_are_of_medians(written):
-    _, document = written
+    _, document, _ = written
     medians = {(program["part"], program["name"]): program["median"] for program in document["programs"]}
     ours, naive = medians["iteration", "ours"], medians["iteration", "naive JAX: plain convolutions in the loop"]
     assert document["ratios"]["naive iteration in JAX / ours"] == pytest.approx(naive / ours)
@@ -64,7 +65,8 @@ def test_ratios_are_of_medians(written):
 
 def test_the_first_step_of_a_process_is_timed_and_weighed(written):
     start = written[1]["first_steps"]["ours"]
-    assert 0.5 < start["seconds"] < 120
+    # It is among what the whole took.
+    assert 0 < start["seconds"] < written[2]
     # Python and jax alone take more than this.
     assert 5e7 < start["peak_bytes"] < 2e10
 
@@ -123,7 +125,8 @@ def test_compilation_is_apart_and_slow_programs_get_fewer_repeats():
 
 def test_a_compiled_program_tells_its_memory():
     call = timing.compiled(lambda x: jnp.sort(x)[::2] @ jnp.sort(x)[1::2], jnp.arange(1000.0))
-    assert call.temporary_bytes >= 0
+    # Both halves, sorted.
+    assert call.temporary_bytes >= 4000
     np.testing.assert_allclose(call.run(), np.arange(0.0, 1000, 2) @ np.arange(1.0, 1000, 2), rtol=1e-5)
 
 

@@ -1,9 +1,10 @@
 import jax.numpy as jnp
 import pytest
-from small_runs import count_training, execute
+from small_runs import count_training, execute, result
 
 from experiments import compare_architectures
-from experiments.compare_architectures import SECONDS, STEPS, Cost, Options
+from experiments.compare_architectures import SECONDS, STEPS, Cost, Found, Options
+from experiments.lab import scores
 
 SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--batch-size", "2"]
 
@@ -24,6 +25,22 @@ def test_flops_are_those_of_the_convolutions():
     cost = compare_architectures.cost("notebook", image, 0.0)
     assert cost.flops == pytest.approx(2 * 64**2 * 25 * 544, rel=0.06)
     assert (cost.parameters, cost.receptive_field) == (13_681, 17)
+
+
+def test_the_table_has_a_row_for_each_with_its_cost_and_both_accuracies():
+    options = Options(architectures=("notebook", "wide"), iterations=100, seeds=1)
+    costs = {"notebook": Cost(13_681, 17, 2e6, 0.02), "wide": Cost(52_961, 17, 8e6, 0.08)}
+
+    def arm(name, iterations, right):
+        counts = (right // 2, 4 - right // 2, 4 - right // 2, right // 2, 0)
+        return scores.arms([result([0.5] * iterations, optimizer=name, counts=counts)], lambda run: run.optimizer)
+
+    budgets = {STEPS: arm("notebook", 4, 6) | arm("wide", 4, 2), SECONDS: arm("notebook", 4, 6) | arm("wide", 2, 0)}
+    found = compare_architectures.table(options, Found(costs, budgets))
+    assert [len(row) for row in found.rows] == [len(found.headings)] * 2
+    assert found.rows[0] == ["notebook", "13,681", "17", "2", "20", "0.750", "4", "0.750"]
+    assert found.rows[1] == ["wide", "52,961", "17", "8", "80", "0.250", "2", "0.000"]
+    assert "steps in 2 s" in found.headings
 
 
 def test_a_run_that_both_budgets_share_is_trained_once(tmp_path, monkeypatch):

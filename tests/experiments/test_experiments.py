@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import DATA
+from PIL import Image
 from small_runs import ROOT, execute, parse
 
 from experiments.lab import experiment
@@ -136,7 +137,11 @@ class Page(HTMLParser):
 def test_writes_every_file(finished):
     name, out = finished
     for figure in EXPERIMENTS[name][1]:
-        assert (out / f"{figure}.png").read_bytes().startswith(b"\x89PNG")
+        with Image.open(out / f"{figure}.png", formats=["PNG"]) as picture:
+            darkest, brightest = picture.convert("L").getextrema()
+            # Black text on white paper, at the least.
+            assert (darkest, brightest) == (0, 255)
+            assert min(picture.size) > 200
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == name
     assert document["options"]["preset"] == "quick"
