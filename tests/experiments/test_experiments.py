@@ -139,8 +139,9 @@ def test_writes_every_file(finished):
     for figure in EXPERIMENTS[name][1]:
         with Image.open(out / f"{figure}.png", formats=["PNG"]) as picture:
             darkest, brightest = picture.convert("L").getextrema()
-            # Black text on white paper, at the least.
-            assert (darkest, brightest) == (0, 255)
+            # Dark text on white paper, at the least.
+            assert darkest < 64
+            assert brightest == 255
             assert min(picture.size) > 200
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == name
