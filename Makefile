@@ -22,7 +22,7 @@ test-deep: $(INSTALLED)
 
 test-newest: .venv-newest/installed
 	$(NEWEST)/python -c "import jax, sys; print('jax', jax.__version__, 'on Python', sys.version.split()[0])"
-	$(NEWEST)/python -m pytest --numprocesses auto --dist loadfile segjax tests --ignore tests/experiments
+	$(NEWEST)/python -m pytest --numprocesses auto --dist loadfile segjax tests --ignore tests/experiments --ignore tests/hostile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
