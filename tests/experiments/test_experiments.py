@@ -142,7 +142,7 @@ def test_writes_every_file(finished):
             # Dark text on white paper, at the least.
             assert darkest < 64
             assert brightest == 255
-            assert min(picture.size) > 200
+            assert min(picture.size) > 100
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == name
     assert document["options"]["preset"] == "quick"
