@@ -25,14 +25,14 @@ from jax.experimental import multihost_utils
 
 from experiments.lab.names import printable
 from experiments.lab.options import difference
-from experiments.lab.stops import Interrupted, UsageError, usage_errors
+from experiments.lab.stops import Finished, Interrupted, UsageError, usage_errors
 from segjax.checks import check_count
 
 # To find one another at the start, and to say good-bye at the end.
 PATIENCE_S = 60
 # A machine that vanishes closes no connection; jax then ends the others, with a message of its own.
 HEARTBEAT_TIMEOUT_S = 30
-_GOOD_BYE, _MISTAKE = b".", b"!"
+_GOOD_BYE, _MISTAKE, _FINISHED = b".", b"!", b"="
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def joined(group: object, out: Path) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        if not isinstance(error, UsageError | Interrupted | SystemExit):
+        if not isinstance(error, UsageError | Finished | Interrupted | SystemExit):
             # It may come of a dead process: the watcher will know in a moment, and say so in its line.
             time.sleep(2)
         left.set()
@@ -156,6 +156,9 @@ def joined(group: object, out: Path) -> Iterator[None]:
                 # The user's mistake is told by all, in the same words.
                 if isinstance(error, UsageError):
                     connection.sendall(_MISTAKE + str(error).encode(errors="backslashreplace"))
+                # Only the first sees the folder, and what is done there is done for all.
+                if isinstance(error, Finished):
+                    connection.sendall(_FINISHED)
                 connection.shutdown(socket.SHUT_RDWR)
         raise
     for connection in connections.values():
@@ -226,12 +229,14 @@ def _watch(number: int, connections: dict[int, socket.socket], left: threading.E
         words = b""
     if words == _GOOD_BYE or left.is_set():
         return
-    mistake = words.startswith(_MISTAKE)
+    mistake, finished = words.startswith(_MISTAKE), words == _FINISHED
     reason = words or f"process {number} of {jax.process_count()} has ended".encode()
     for other, connection in connections.items():
         if other != number:
             with contextlib.suppress(OSError):
                 connection.sendall(reason)
+    if finished:
+        os._exit(0)
     said = reason.removeprefix(_MISTAKE).decode()
     if not mistake:
         said += f"; the runs that were finished are kept in {out}, and the same commands go on from there"

@@ -84,6 +84,10 @@ def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, tmp_path
         assert first["label"] == second["label"]
         assert first["learning_rate"] == second["learning_rate"] == 0.01
         assert first["iou"] == pytest.approx(second["iou"], abs=1e-2)
+    # Only the first sees the folder, but nothing is left to do for either.
+    for process in start(tmp_path, "--iterations", "3", "--optimizers", *optimizers, join=join):
+        _, errors = process.communicate(timeout=120)
+        assert (process.returncode, errors) == (0, "")
 
 
 def wait_for(condition, seconds=90):

@@ -174,12 +174,12 @@ def main() -> None:
             failed += [f"{name}, {signal.Signals(number).name} after {wait:.2f} s: {word}" for word in words if word]
         for name in options.kinds:
             # What the last signals left goes on as well.
-            whole(KINDS[name], home / name, home / "cache")
-            failed += [
-                f"{name}, at the end: {word}"
-                for word in [differs(KINDS[name], home / name, home / f"{name}, whole")]
-                if word
-            ]
+            try:
+                whole(KINDS[name], home / name, home / "cache")
+                word = differs(KINDS[name], home / name, home / f"{name}, whole")
+            except SystemExit as failure:
+                word = str(failure)
+            failed += [f"{name}, at the end: {word}"] if word else []
     for (name, number), count in sorted(tries.items()):
         print(f"{name}: {count} times {signal.Signals(number).name}")
     print(f"{tries.total()} signals, {finished} finished in between, {len(failed)} promises broken")
