@@ -186,12 +186,14 @@ def heatmap(
         worst, best = np.nanmin(ranks, axis=0), np.nanmax(ranks, axis=0)
         shades = np.where(best > worst, (ranks - worst) / np.where(best > worst, best - worst, 1), 1.0)
         shades = np.where(np.isfinite(ranks), shades, 0.0)
-    drawn = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto")
+    # All from worst to best, also where every column has equal values, such as those of a single row.
+    low, high = (0.0, 1.0) if ranks is not None else (np.nanmin(shades), np.nanmax(shades))
+    drawn = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto", vmin=low, vmax=high)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(ylabel=labels[0], xlabel=labels[1])
     # Black on the bright half of cividis, white on the dark one.
-    middle = (np.nanmin(shades) + np.nanmax(shades)) / 2
+    middle = (low + high) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             colour = "black" if shades[row, column] > middle else "white"

@@ -237,7 +237,8 @@ def _watch(number: int, connections: dict[int, socket.socket], left: threading.E
                 connection.sendall(reason)
     if finished:
         os._exit(0)
-    said = reason.removeprefix(_MISTAKE).decode()
+    # A long sentence may have been cut within a letter.
+    said = reason.removeprefix(_MISTAKE).decode(errors="replace")
     if not mistake:
         said += f"; the runs that were finished are kept in {out}, and the same commands go on from there"
     sys.stderr.flush()

@@ -28,6 +28,12 @@ def test_the_matrix_has_the_mean_over_seeds_and_colours_the_best_of_each_column(
     assert [label.get_text() for label in axes.get_yticklabels()] == ["mse", "dice"]
 
 
+def test_a_single_loss_is_the_best_and_the_colours_run_from_the_worst():
+    axes = compare_losses.matrix(scores.arms([result([0.5])], lambda run: "mse"), "title").axes[0]
+    assert axes.images[0].get_clim() == (0, 1)
+    assert set(axes.images[0].get_array().ravel()) == {1}
+
+
 def test_the_lower_loss_is_the_better():
     low, high = (result([0.5], optimizer=name) for name in ("low", "high"))
     high = high._replace(held_out=high.held_out._replace(losses={"mse": 0.4, "bce": 0.5, "dice": 0.6}))
