@@ -2,16 +2,15 @@
 
 import os
 import signal
-from dataclasses import dataclass, replace
-from functools import partial
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import pytest
-from small_runs import parse
+from small_runs import ROOT
 
-from experiments import compare_losses
-from experiments.lab import cli, experiment, stops, store
+from experiments.lab import cli, stops
 from experiments.lab.stops import Finished, Interrupted, UsageError
 
 
@@ -37,9 +36,9 @@ def command(monkeypatch):
     monkeypatch.setattr(stops, "install", lambda last_words: None)
     monkeypatch.setattr(stops, "ignore", lambda: None)
 
-    def started(main, *words, options=Options, presets=PRESETS):
+    def started(main, *words):
         monkeypatch.setattr("sys.argv", ["it", *map(str, words)])
-        cli.run(main, options, presets)
+        cli.run(main, Options, PRESETS)
 
     return started
 
@@ -111,34 +110,41 @@ def test_a_bug_is_not_hidden(error, command):
         command(main)
 
 
-@pytest.mark.parametrize("words", [("--batch-size", "100000000"), ("--image-size", "2000000000")])
-def test_images_that_no_memory_holds_are_one_line(words, command, tmp_path, capsys):
-    script = compare_losses
-    with pytest.raises(SystemExit) as end:
-        command(partial(experiment.run, script), *words, "--out", tmp_path, options=script.Options, presets={})
-    assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: the held-out images, 16 * --batch-size * --image-size^2, must be at most 2^31 - 1 p")
-    assert said.count("\n") == 1
+QUESTION = '''"""Is anybody there?"""
+
+from experiments.lab import experiment
+from experiments.lab.options import Command
+from experiments.lab.report import Report
+
+Options, PRESETS = Command, {"only": Command()}
 
 
-def test_deterministic_is_told_to_xla_before_it_starts(monkeypatch, tmp_path):
-    # It reads the flags once, and would not know these.
-    jax.devices()
-    seen = []
-    monkeypatch.setattr(store, "claim", lambda *_: seen.append(os.environ["XLA_FLAGS"]) or 1 / 0)
-    monkeypatch.setenv("XLA_FLAGS", "--given")
-    for flag in ("--no-deterministic", "--deterministic"):
-        options = parse(compare_losses, flag, "--out", tmp_path)
-        with pytest.raises(ZeroDivisionError):
-            experiment.run(compare_losses, options)
-        # The option goes into results.json.
-        assert options.identity("it")["options"]["deterministic"] == (flag == "--deterministic")
-    assert seen == ["--given", "--given --xla_gpu_deterministic_ops=true"]
+def work(options, console):
+    return "Nobody."
 
 
-def test_checks_come_before_the_folder(tmp_path):
-    options = replace(compare_losses.PRESETS["quick"], iterations=0, out=tmp_path / "out")
-    with pytest.raises(UsageError, match="--iterations must be an integer >= 1"):
-        experiment.run(compare_losses, options)
-    assert not options.out.exists()
+def report(options, found):
+    return Report([found], [], {}, {}, [])
+
+
+experiment.main()
+'''
+
+
+def test_a_reader_that_leaves_costs_no_results(tmp_path):
+    """As `| true` does: the report has nobody to read it, and all files are written."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    (tmp_path / "question.py").write_text(QUESTION)
+    words, environment = [sys.executable, "question.py", "--out", "out"], {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_command_exits_with_2():
+    arguments = ["-m", "experiments.compare_optimizers", "--sigma", "0"]
+    done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --sigma must be a finite number > 0, got 0.0\n"

@@ -1,61 +1,29 @@
-import contextlib
-from functools import partial
-
 import numpy as np
 import pytest
-from rich.console import Console
-from small_runs import execute, parse
+from small_runs import execute, told_to_stop
 
-import segjax
 from experiments import train_best_model
-from experiments.lab import clock, saved_models, stops, store
-from experiments.lab.names import ARCHITECTURES
+from experiments.lab import clock, store
 from experiments.lab.stops import Interrupted, UsageError
 from segjax import checkpoints
 
 SMALL = ["--preset", "quick", "--seconds", "4", "--image-size", "16", "--sigma", "4", "--held-out", "12"]
 SMALL += ["--architecture", "shallow"]
-DRAWN = {"image_size": 16, "sigma": 4.0, "sigma1": 0.2, "sigma2": 1.2}
-QUIET = Console(quiet=True)
 
 
 def run(out, *arguments):
     return execute(train_best_model, *SMALL, "--out", out, *arguments)
 
 
-def test_the_best_model_is_the_last_and_tells_how_it_grew(tmp_path):
-    rows = run(tmp_path)["snapshots"]
-    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows})
-    assert [row["seconds"] for row in rows] == sorted(row["seconds"] for row in rows)
-    network = saved_models.load(tmp_path / "model.safetensors")
-    assert network.image_size == 16
-    assert network.model == ARCHITECTURES["shallow"]
-    last = clock.Snapshot(0.0, 1, 0.0, network.variables)
-    options = parse(train_best_model, *SMALL, "--out", tmp_path)
-    judged = clock.judge(options, [last], partial(segjax.generate_data, **DRAWN), QUIET)
-    assert judged[0]["iou"] == rows[-1]["iou"]
+@pytest.fixture(scope="module", autouse=True)
+def compiled(tmp_path_factory):
+    """The first training compiles for all: how much of a time that takes is up to the machine."""
+    run(tmp_path_factory.mktemp("compiled"), "--seconds", "1")
 
 
-@pytest.fixture
-def stop_after_a_chunk(monkeypatch):
-    """The next training is told to stop while it does its first steps."""
-
-    @contextlib.contextmanager
-    def told(wanted=True):
-        yield [15]
-
-    @contextlib.contextmanager
-    def context():
-        with monkeypatch.context() as patch:
-            patch.setattr(stops, "deferred", told)
-            yield
-
-    return context
-
-
-def test_what_was_interrupted_goes_on_with_its_clock(tmp_path, stop_after_a_chunk):
+def test_what_was_interrupted_goes_on_with_its_clock(tmp_path):
     for _ in range(2):
-        with stop_after_a_chunk(), pytest.raises(Interrupted):
+        with told_to_stop(), pytest.raises(Interrupted):
             run(tmp_path)
     arrays, metadata = checkpoints.load(tmp_path / "runs" / "clock-seed0.part")
     assert len(arrays["history"]["loss"]) == 20
@@ -82,8 +50,8 @@ def test_a_report_that_fails_costs_no_training(tmp_path, monkeypatch):
     assert [row["step"] for row in run(tmp_path)["snapshots"]] == steps
 
 
-def test_other_options_do_not_go_on(tmp_path, stop_after_a_chunk):
-    with stop_after_a_chunk(), pytest.raises(Interrupted):
+def test_other_options_do_not_go_on(tmp_path):
+    with told_to_stop(), pytest.raises(Interrupted):
         run(tmp_path)
     with pytest.raises(UsageError, match=r"holds unfinished results with learning_rate 0.006, not 0.5"):
         run(tmp_path, "--learning-rate", "0.5")
@@ -91,7 +59,7 @@ def test_other_options_do_not_go_on(tmp_path, stop_after_a_chunk):
     part.write_bytes(part.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"is truncated: .*; delete it, or pass --overwrite"):
         run(tmp_path)
-    with stop_after_a_chunk(), pytest.raises(Interrupted):
+    with told_to_stop(), pytest.raises(Interrupted):
         run(tmp_path, "--overwrite")
     assert checkpoints.load(part)[0]["state"]["step"] == 10
 

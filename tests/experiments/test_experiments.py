@@ -1,4 +1,7 @@
-"""What every experiment promises: its quick preset runs, writes every file, and says its mistakes in one line."""
+"""What every experiment promises: its quick preset runs, writes every file, and says its mistakes in one line.
+
+And what their package does before any of them begins.
+"""
 
 import csv
 import dataclasses
@@ -10,15 +13,17 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from conftest import DATA
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from small_runs import ROOT, execute, parse
 
-from experiments.lab import experiment
+from experiments.lab import experiment, stops, store
 from experiments.lab.experiment import questions
+from experiments.lab.options import flag
 from experiments.lab.stops import UsageError
 
 QUESTIONS = questions(ROOT / "experiments")
@@ -76,8 +81,12 @@ def run(name, *arguments):
 
 def test_every_question_is_tested():
     assert set(QUESTIONS) == set(EXPERIMENTS) | ELSEWHERE
-    for name in ELSEWHERE:
-        assert (Path(__file__).parent / f"test_{name}.py").exists()
+
+
+def test_every_module_has_a_test_file_of_its_name():
+    modules = {path.stem for path in (ROOT / "experiments").rglob("[!_]*.py")}
+    assert "train" in modules
+    assert {f"test_{name}.py" for name in modules} <= {path.name for path in Path(__file__).parent.iterdir()}
 
 
 @pytest.mark.parametrize("name", list(QUESTIONS))
@@ -168,31 +177,6 @@ def test_the_report_is_one_page_that_fetches_nothing(finished):
     assert json.loads((out / "results.json").read_text())["command"] in shown
 
 
-def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
-    arguments, theirs = EXPERIMENTS["find_learning_rate"][0], {"options": {}, "files": ["old.png"]}
-    for name in ("old.png", "iteration-000001.png", "mine.png"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UsageError, match="already holds files"):
-        run("find_learning_rate", *arguments, "--out", tmp_path)
-    (tmp_path / "results.json").write_text(json.dumps({**theirs, "files": ["old.png", "../outside"]}))
-    with pytest.raises(UsageError, match=r"results.json is damaged: its files include .*outside.; delete it, or pass"):
-        run("find_learning_rate", *arguments, "--out", tmp_path)
-    (tmp_path / "results.json").write_text(json.dumps(theirs))
-    with pytest.raises(UsageError, match="holds the results of something else; name another folder, or pass"):
-        run("find_learning_rate", *arguments, "--out", tmp_path)
-    run("find_learning_rate", *arguments, "--out", tmp_path, "--overwrite")
-    written = {"range_test.png", "report.html", "results.json", "options.json", "runs.csv", "tables.tex"}
-    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "iteration-000001.png", *written}
-
-
-def test_only_its_own_finished_folder_is_reported_again(tmp_path):
-    (tmp_path / "results.json").write_text(json.dumps({"experiment": "compare_optimizers", "options": {}}))
-    with pytest.raises(UsageError, match="holds the results of compare_optimizers"):
-        run("reproduce_notebook", "--report-only", "--out", tmp_path)
-    with pytest.raises(UsageError, match="--overwrite would delete the runs"):
-        run("reproduce_notebook", "--report-only", "--overwrite", "--out", tmp_path)
-
-
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_help_reads_well(name, capsys):
     script = module(name)
@@ -220,106 +204,57 @@ def test_mistakes_are_one_line(name, arguments, message, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-BAD = {
-    "texture_gallery": (["--map-sigmas", "1"], "--map-sigmas must be at least two different widths"),
-    "train_model": (["--architecture", "big"], "--architecture must be of: notebook, .*; got 'big'"),
-    "find_learning_rate": (["--low", "1", "--high", "0.1"], "--low must be below --high"),
-    "tune_learning_rate": (["--rates", "1", "1"], "--rates must be different"),
-    "compare_losses": (["--losses", "hinge"], "--losses must be of: mse, bce, dice; got 'hinge'"),
-    "compare_architectures": (["--schedule", "linear"], "--schedule must be of: constant, .*; got 'linear'"),
-    "inspect_layers": (["--model", __file__], "is not a model of these experiments"),
-    "train_best_model": (["--architecture", "notebook"], "--architecture must have running statistics that work"),
-    "reproduce_notebook": (["--report-only"], "holds no finished run"),
-}
+WORDS = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "1e-3",
+    "nan",
+    "inf",
+    "1e999",
+    "99999999999999999999",
+    "",
+    " ",
+    "None",
+    "True",
+    "adam",
+    "é",
+    "--",
+    "-x",
+]
+WORDS += ["optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere", "a b", "\n"]
 
 
-@pytest.mark.parametrize("name", list(BAD))
-def test_its_own_mistakes(name, tmp_path):
-    arguments, message = BAD[name]
-    with pytest.raises(UsageError, match=message):
-        run(name, *arguments, "--out", tmp_path / "out")
+class Claimed(BaseException):
+    """The options were good: from here on it would be work."""
 
 
-QUESTION = '''"""Does a small kernel suffice?
+@pytest.mark.parametrize("name", list(QUESTIONS))
+@given(data=st.data())
+@settings(suppress_health_check=list(HealthCheck), max_examples=40)
+def test_command_lines_work_or_are_one_line(name, data):
+    script = module(name)
+    flags = [flag(field.name) for field in dataclasses.fields(script.Options)]
+    option = st.tuples(
+        st.sampled_from([*flags, "--no-overwrite", "--what"]), st.lists(st.sampled_from(WORDS), max_size=2)
+    )
+    arguments = [word for option, words in data.draw(st.lists(option, max_size=3)) for word in (option, *words)]
 
-One short script is one question.
-"""
+    def claim(*_, **__):
+        raise Claimed
 
-from dataclasses import dataclass
-from pathlib import Path
-
-from experiments.lab import experiment, scores, views
-from experiments.lab.options import Comparison
-from experiments.lab.report import Report
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options(Comparison):
-    """Trains the network with a small kernel."""
-
-    out: Path = Path("results/my_question")
-
-
-PRESETS = {"full": Options(), "quick": Options(image_size=16, sigma=4.0, batch_size=2, iterations=3, seeds=1)}
-
-
-def plan(options):
-    return [options.run(seed, architecture="kernel_3") for seed in options.all_seeds]
-
-
-def report(options, results):
-    arms = scores.arms(results, lambda run: run.architecture)
-    tables, document = [views.table(arms, options.over_seeds)], scores.document(arms)
-    return Report([views.leader(arms, "iou")], tables, {}, document, scores.rows(arms))
-
-
-if __name__ == "__main__":
-    experiment.main()
-'''
-
-
-def test_a_new_question_is_one_short_script(tmp_path):
-    script, out = tmp_path / "my_question.py", tmp_path / "out"
-    script.write_text(QUESTION)
-    (tmp_path / "not_a_question.py").write_text('"""Has options?"""\n\n\nclass Options:\n    pass\n')
-    assert questions(tmp_path) == {"my_question": "Does a small kernel suffice?"}
-    words = [sys.executable, script.name, "--preset", "quick", "--out", str(out)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert {path.name for path in out.iterdir()} == {
-        "results.json",
-        "options.json",
-        "report.html",
-        "runs.csv",
-        "tables.tex",
-        "runs",
-    }
-    document = json.loads((out / "results.json").read_text())
-    assert document["experiment"] == "my_question"
-    assert document["command"] == f"python my_question.py --preset quick --out {out}"
-    assert [len(run["curves"]["loss"]) for run in document["runs"]] == [3]
-    assert "<h1>Does a small kernel suffice?</h1>" in (out / "report.html").read_text()
-    with (out / "runs.csv").open() as file:
-        assert [row["architecture"] for row in csv.DictReader(file)] == ["kernel_3"]
-
-
-def test_a_bad_number_in_a_plan_is_one_line_before_any_training(tmp_path):
-    script = module("compare_losses")
-    options = parse(script, "--preset", "quick", "--out", tmp_path / "out")
-    for change, message in (
-        ({"sigma2": -1.0}, "sigma2 must be a finite number > 0"),
-        ({"batch_size": 0}, "batch_size"),
-    ):
-        plan = SimpleNamespace(
-            __file__=script.__file__,
-            plan=lambda options, change=change: [options.run(0, texture=options.texture._replace(**change))],
-        )
-        with pytest.raises(UsageError, match=message):
-            experiment.run(plan, options)
-    with pytest.raises(UsageError, match="nothing to train"):
-        experiment.run(SimpleNamespace(__file__=script.__file__, plan=lambda options: []), options)
-    assert not list((tmp_path / "out").iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "claim", claim)
+        # --deterministic adds to them.
+        patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+        said = "it claims its folder"
+        try:
+            experiment.run(script, parse(script, *arguments))
+        except (UsageError, Claimed) as end:
+            said = str(end) if isinstance(end, UsageError) else said
+    assert said
+    assert "\n" not in said
 
 
 def test_what_the_commands_need_is_named_where_it_is_missing(tmp_path):
@@ -329,3 +264,13 @@ def test_what_the_commands_need_is_named_where_it_is_missing(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: the experiments need rich: pip install '.[experiments]'\n"
+
+
+@pytest.mark.parametrize("number", stops.SIGNALS)
+def test_a_signal_during_the_imports_is_one_line(number):
+    # As Python's own start does, which looks for the module of `-m` after it has imported the package.
+    code = "import os, sys, time; sys.argv, sys.orig_argv = ['-m'], ['-m', 'experiments.train_model']\n"
+    code += "import experiments; assert 'jax' not in sys.modules\n"
+    code += f"os.kill(os.getpid(), {number.value}); time.sleep(9)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (128 + number, "interrupted before it began\n")

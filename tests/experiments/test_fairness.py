@@ -1,6 +1,5 @@
 import numpy as np
-from small_runs import result
-from test_scores import arm
+from small_runs import arm, result
 
 from experiments.lab import fairness
 from experiments.lab.scores import Contest

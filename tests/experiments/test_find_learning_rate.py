@@ -2,8 +2,10 @@ import json
 
 import numpy as np
 import pytest
+from small_runs import execute
 
 from experiments import find_learning_rate
+from experiments.lab.stops import UsageError
 
 
 def sweep_file(path, **changes):
@@ -61,3 +63,8 @@ def test_the_suggestion_is_held_against_the_sweep(best, said, tmp_path):
     report = find_learning_rate.report(options, np.stack([losses] * options.seeds))
     assert any(said in sentence for sentence in report.findings)
     assert [row["suggested_rate"] for row in report.rows] == pytest.approx([1e-2 / 3] * 3, rel=0.1)
+
+
+def test_the_rates_rise(tmp_path):
+    with pytest.raises(UsageError, match="--low must be below --high"):
+        execute(find_learning_rate, "--preset", "quick", "--low", "1", "--high", "0.1", "--out", tmp_path / "out")

@@ -6,6 +6,7 @@ from small_runs import execute
 from experiments import inspect_layers
 from experiments.lab import saved_models
 from experiments.lab.names import ARCHITECTURES
+from experiments.lab.stops import UsageError
 
 
 def test_a_mosaic_keeps_its_tiles_apart():
@@ -33,3 +34,8 @@ def test_it_warns_of_a_network_that_diverged(diverged, tmp_path):
     out = tmp_path / "out"
     execute(inspect_layers, "--preset", "quick", "--model", tmp_path / saved_models.MODEL, "--out", out)
     assert ("The training of this network diverged" in (out / "report.html").read_text()) == diverged
+
+
+def test_what_is_no_model_is_told(tmp_path):
+    with pytest.raises(UsageError, match="is not a model of these experiments"):
+        execute(inspect_layers, "--preset", "quick", "--model", __file__, "--out", tmp_path / "out")

@@ -6,19 +6,14 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 
 import jax
-import numpy as np
 import pytest
-from small_runs import ROOT, execute, parse
+from small_runs import parse
 
 from experiments import rerun, train_model
-from experiments.lab import stops
-from experiments.lab.stops import UsageError
 from segjax import checkpoints
 
 # Saved after every chunk, so that a kill can hit a saving too.
@@ -211,74 +206,3 @@ def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
     assert code == 1
     assert "No such file or directory; what was kept before is as it was" in said
     assert said.count("\n") == 1
-
-
-@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[::-1]])
-def test_a_damaged_checkpoint_is_one_line(damage, stopped, tmp_path):
-    out = shutil.copytree(stopped, tmp_path / "out")
-    (part,) = out.glob(PART)
-    part.write_bytes(damage(part.read_bytes()))
-    with pytest.raises(UsageError, match=r"\.part is .*; delete it, or pass --overwrite"):
-        execute(train_model, *SMALL, "--out", out)
-
-
-def test_a_checkpoint_of_another_network_is_one_line(stopped, tmp_path):
-    out = shutil.copytree(stopped, tmp_path / "out")
-    (part,) = out.glob(PART)
-    arrays, metadata = checkpoints.load(part)
-    arrays["state"]["params"]["conv1"]["kernel"] = np.zeros((3, 3, 1, 4), np.float32)
-    checkpoints.save(part, arrays, metadata)
-    with pytest.raises(UsageError, match=r"another tree: params/conv1/kernel is float32 of shape \(3, 3, 1, 4\)"):
-        execute(train_model, *SMALL, "--out", out)
-
-
-def test_a_reader_that_leaves_costs_no_results(cache, tmp_path):
-    """As `| true` does: the report has nobody to read it, and all files are written."""
-    reader, writer = os.pipe()
-    os.close(reader)
-    words = [sys.executable, "-m", "experiments.train_model", *SMALL, "--out", str(tmp_path)]
-    environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": str(cache)}
-    done = subprocess.run(words, cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, env=environment, text=True)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "results.json").exists()
-
-
-@pytest.mark.parametrize("number", stops.SIGNALS)
-def test_a_signal_during_the_imports_is_one_line(number):
-    # As Python's own start does, which looks for the module of `-m` after it has imported the package.
-    code = "import os, sys, time; sys.argv, sys.orig_argv = ['-m'], ['-m', 'experiments.train_model']\n"
-    code += "import experiments; assert 'jax' not in sys.modules\n"
-    code += f"os.kill(os.getpid(), {number.value}); time.sleep(9)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (128 + number, "interrupted before it began\n")
-
-
-def test_a_signal_within_a_callback_of_the_garbage_collector_is_not_swallowed():
-    """Python would print an exception that is raised there, and go on; jax has such a callback."""
-    code = "import gc, os, signal; from experiments.lab import stops\nstops.install(lambda: 'interrupted')\n"
-    code += "gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGTERM))\ngc.collect(); print('went on')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (143, "", "interrupted\n")
-
-
-def test_a_second_signal_ends_all_at_once():
-    code = "import os, signal; from experiments.lab.stops import deferred\nwith deferred() as signals:\n"
-    code += "    os.kill(os.getpid(), signal.SIGINT); print(signals, flush=True); os.kill(os.getpid(), signal.SIGTERM)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (143, "[2]\n")
-
-
-def test_signals_are_what_they_were_afterwards():
-    before = [signal.getsignal(number) for number in stops.SIGNALS]
-    with stops.deferred() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.sched_yield()
-    assert signals == [signal.SIGINT]
-    assert [signal.getsignal(number) for number in stops.SIGNALS] == before
-
-
-def test_what_cannot_be_saved_is_stopped_at_once():
-    with stops.deferred(wanted=False) as signals, pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(signal.SIGINT)
-    assert signals == []

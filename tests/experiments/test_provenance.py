@@ -11,6 +11,8 @@ from experiments.lab import provenance
 
 
 def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
+    # XLA reads the flags once, and would not know these.
+    jax.devices()
     monkeypatch.setenv("XLA_FLAGS", "--xla_b --xla_force_host_platform_device_count=2 --xla_a=1")
     found = provenance.numerics()
     assert found["enable_x64"] is True
@@ -47,21 +49,27 @@ def test_results_tell_the_commit_that_made_them(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
     unknown, checkout = {"commit": None, "clean": None}, tmp_path / "checkout"
     (checkout / "inside").mkdir(parents=True)
-    assert provenance._source(checkout) == unknown
+
+    def source(root):
+        # The checkout is the one that the module stands in.
+        monkeypatch.setattr(provenance, "__file__", str(root / "experiments" / "lab" / "provenance.py"))
+        return provenance.circumstances()["source"]
+
+    assert source(checkout) == unknown
     git(checkout, "init", "--quiet")
     # There is no commit yet.
-    assert provenance._source(checkout) == unknown
+    assert source(checkout) == unknown
     (checkout / "a.py").write_text("a = 1\n")
     git(checkout, "add", "a.py")
     git(checkout, "commit", "--quiet", "--message", "first")
     commit = git(checkout, "rev-parse", "HEAD")
-    assert provenance._source(checkout) == {"commit": commit, "clean": True}
+    assert source(checkout) == {"commit": commit, "clean": True}
     # A folder inside of another project's checkout is of no commit.
-    assert provenance._source(checkout / "inside") == unknown
+    assert source(checkout / "inside") == unknown
     (checkout / "a.py").write_text("a = 2\n")
-    assert provenance._source(checkout) == {"commit": commit, "clean": False}
+    assert source(checkout) == {"commit": commit, "clean": False}
     git(checkout, "checkout", "--quiet", "a.py")
     (checkout / "b.py").touch()
-    assert provenance._source(checkout) == {"commit": commit, "clean": False}
+    assert source(checkout) == {"commit": commit, "clean": False}
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert provenance._source(checkout) == unknown
+    assert source(checkout) == unknown

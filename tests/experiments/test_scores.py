@@ -1,27 +1,10 @@
 import numpy as np
 import pytest
-from small_runs import result
+from small_runs import ARMS, arm, contest, result
 
 from experiments.lab import scores, tuning, views
 from experiments.lab.scores import Arm, Target
 from segjax import statistics
-
-# Loss of the last tenth: the last of the two steps.
-RESULTS = [
-    *(result([0.4, loss], seed) for seed, loss in enumerate([0.1, 0.2, 0.3])),
-    *(result([0.4, loss], seed, optimizer="sgd") for seed, loss in enumerate([0.2, 0.1, np.nan])),
-]
-NAMES = {"adam": "a", "sgd": "b"}
-ARMS = scores.arms(RESULTS, lambda run: NAMES[run.optimizer])
-DECISIVE = ("final_loss", "iou")
-
-
-def contest(arms, targets=(), reference="a"):
-    return scores.contest(arms, DECISIVE, DECISIVE, targets, reference)
-
-
-def arm(label, results):
-    return {label: Arm(label, tuple(results))}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +45,8 @@ def test_a_row_tells_the_running_means_and_the_scores():
 
 def test_arms_group_seeds():
     results = [result([0.4, 0.2], 0), result([0.6, 0.4], 1), result([0.1, 0.1], 0, optimizer="sgd")]
-    arms = scores.arms(results, lambda run: NAMES[run.optimizer])
+    names = {"adam": "a", "sgd": "b"}
+    arms = scores.arms(results, lambda run: names[run.optimizer])
     assert {label: len(arm.results) for label, arm in arms.items()} == {"a": 2, "b": 1}
     np.testing.assert_allclose(arms["a"].values("loss"), [0.3, 0.5], rtol=1e-6)
     np.testing.assert_allclose(arms["a"].running("loss"), [[0.4, 0.3], [0.6, 0.5]], rtol=1e-6)

@@ -1,4 +1,3 @@
-import contextlib
 import csv
 import json
 import os
@@ -11,10 +10,10 @@ import pytest
 from conftest import DATA
 from PIL import Image
 from safetensors.numpy import save_file
-from small_runs import execute, parse
+from small_runs import execute, parse, told_to_stop
 
 from experiments import rerun, segment_image
-from experiments.lab import cli, saved_models, stops
+from experiments.lab import cli, saved_models
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
 from segjax import tiling, torch_weights
@@ -95,16 +94,10 @@ def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
         run(tmp_path / "out", network, grey)
 
 
-def test_interrupted_it_begins_again(network, pictures, tmp_path, monkeypatch):
-    @contextlib.contextmanager
-    def told(wanted=True):
-        yield [15]
-
+def test_interrupted_it_begins_again(network, pictures, tmp_path):
     words = (tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
-    monkeypatch.setattr(stops, "deferred", told)
-    with pytest.raises(Interrupted):
+    with told_to_stop(), pytest.raises(Interrupted):
         run(*words)
-    monkeypatch.undo()
     # What one picture gets is there whole, and of the next nothing.
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "options.json"}

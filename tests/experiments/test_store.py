@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from small_runs import ROOT, execute, result
 
-from experiments import compare_losses
+from experiments import compare_losses, find_learning_rate
 from experiments.lab import store
 from experiments.lab.runs import Begun
 from experiments.lab.stops import Finished, UsageError
@@ -84,6 +84,13 @@ def test_damaged_results_are_one_line(options, content):
     claim(replace(options, overwrite=True))
     store.announce(options.out, [])
     assert {path.name for path in options.out.iterdir()} == {"options.json", "results.json~"}
+
+
+@pytest.mark.parametrize("out", [Path("/proc/nowhere"), Path(__file__)])
+def test_what_is_no_folder_to_write_to_is_one_line(out, options):
+    with pytest.raises(UsageError, match=f"--out {out} cannot be written") as error:
+        claim(replace(options, out=out))
+    assert "\n" not in str(error.value)
 
 
 def test_another_experiment_s_results_are_refused(options):
@@ -375,7 +382,8 @@ def test_runs_under_way_are_those_of_one_group(options):
     for others in (["a-seed0"], ["a-seed0", "a-seed2"], ["a-seed1"]):
         assert store.read_begun(tmp_path, others, state) is None
     assert store.kept(tmp_path).endswith("0 finished runs, 1 begun")
-    with pytest.raises(UsageError, match=r"a-seed0\.part: .*; delete it, or pass --overwrite"):
+    words = r"a-seed0\.part: .* another tree: params/w is float32 of shape \(2,\), .*; delete it, or pass --overwrite"
+    with pytest.raises(UsageError, match=words):
         store.read_begun(tmp_path, ["a-seed0", "a-seed1"], state._replace(params={"w": np.ones(3, np.float32)}))
 
 
@@ -407,3 +415,33 @@ def test_finishing_leaves_other_runs_under_way(options):
     assert [path.name for path in options.out.glob("runs/*.part")] == [f"{begun.run.stem}.part"]
     document = json.loads((options.out / "results.json").read_text())
     assert document["files"] == ["b.png", "a.png"]
+
+
+def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
+    arguments = (find_learning_rate, "--preset", "quick", "--steps", "30", "--out", tmp_path)
+    theirs = {"options": {}, "files": ["old.png"]}
+    for name in ("old.png", "iteration-000001.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match="already holds files"):
+        execute(*arguments)
+    (tmp_path / "results.json").write_text(json.dumps({**theirs, "files": ["old.png", "../outside"]}))
+    with pytest.raises(UsageError, match=r"results.json is damaged: its files include .*outside.; delete it, or pass"):
+        execute(*arguments)
+    (tmp_path / "results.json").write_text(json.dumps(theirs))
+    with pytest.raises(UsageError, match="holds the results of something else; name another folder, or pass"):
+        execute(*arguments)
+    execute(*arguments, "--overwrite")
+    written = {"range_test.png", "report.html", "results.json", "options.json", "runs.csv", "tables.tex"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "iteration-000001.png", *written}
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[::-1]])
+def test_a_damaged_checkpoint_is_one_line(damage, options):
+    claim(options)
+    state = TrainState({}, {}, {}, np.int32(1))
+    store.write_begun(options.out, ["adam"], Begun(state, [result([0.5]).history], 1.0))
+    (part,) = options.out.glob("runs/*.part")
+    part.write_bytes(damage(part.read_bytes()))
+    with pytest.raises(UsageError, match=r"\.part is .*; delete it, or pass --overwrite") as error:
+        store.read_begun(options.out, ["adam"], state)
+    assert "\n" not in str(error.value)

@@ -1,6 +1,9 @@
 import numpy as np
+import pytest
+from small_runs import execute
 
 from experiments import texture_gallery
+from experiments.lab.stops import UsageError
 from experiments.texture_gallery import Options
 
 
@@ -15,3 +18,8 @@ def test_the_finding_names_the_easiest_and_the_hardest_pair():
     rows = [{"sigma1": 0.2, "sigma2": 5.0, "error": 0.101}, {"sigma1": 1.0, "sigma2": 2.0, "error": 0.25}]
     said = texture_gallery.finding(rows)
     assert said.startswith("Easiest: 0.2 against 5 pixels (10.1% of pixels wrong). Hardest: 1 against 2 (25.0%).")
+
+
+def test_a_map_is_of_several_widths(tmp_path):
+    with pytest.raises(UsageError, match="--map-sigmas must be at least two different widths"):
+        execute(texture_gallery, "--preset", "quick", "--map-sigmas", "1", "--out", tmp_path / "out")

@@ -90,3 +90,8 @@ def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
 def test_what_pytorch_has_no_names_for_is_not_exported(tmp_path):
     with pytest.raises(UsageError, match="--export-torch needs an --architecture of: notebook, separate_norm"):
         run(train_model, tmp_path, "--architecture", "patch", "--export-torch")
+
+
+def test_an_unknown_network_is_told_which_are_known(tmp_path):
+    with pytest.raises(UsageError, match=r"--architecture must be of: notebook, .*; got 'big'"):
+        run(train_model, tmp_path, "--architecture", "big")

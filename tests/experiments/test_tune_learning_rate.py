@@ -1,10 +1,15 @@
 import pytest
-from small_runs import result
-from test_tuning import RATES, arms_at
+from small_runs import RATES, arms_at, execute, result
 
 from experiments import tune_learning_rate
 from experiments.lab import scores, tuning
+from experiments.lab.stops import UsageError
 from experiments.lab.tuning import Candidate
+
+
+def test_rates_are_different(tmp_path):
+    with pytest.raises(UsageError, match="--rates must be different"):
+        execute(tune_learning_rate, "--preset", "quick", "--rates", "1", "1", "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(

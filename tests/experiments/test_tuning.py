@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
-from small_runs import result
+from small_runs import RATES, arms_at
 
-from experiments.lab import scores, tuning
+from experiments.lab import tuning
 from experiments.lab.options import Comparison
 from experiments.lab.tuning import Best, Candidate
-
-RATES = np.array([1e-3, 1e-2, 1e-1])
 
 
 def test_candidates_have_the_common_grid_or_their_own():
@@ -60,12 +58,6 @@ def test_a_rate_at_which_a_seed_diverged_is_not_best():
     chosen = best([[3, 2, 1], [3, 2, 1]], [[False, False, True], [False, False, False]])
     assert (chosen.rate, chosen.edge) == (1e-2, None)
     assert best([1, 1, 1], [True, True, True]) == Best(rate=None, loss=None, edge=None)
-
-
-def arms_at(losses, optimizer="adam"):
-    """An arm for each rate, of one seed that ends at its loss."""
-    results = [result([1.0, loss], rate=rate, optimizer=optimizer) for rate, loss in zip(RATES, losses, strict=False)]
-    return scores.arms(results, scores.by_rate)
 
 
 def test_grid_places_every_run():

@@ -1,8 +1,7 @@
 import jax
 import numpy as np
 import pytest
-from small_runs import result
-from test_scores import ARMS, DECISIVE, arm, contest
+from small_runs import ARMS, DECISIVE, arm, contest, result
 
 from experiments.lab import scores, views
 from experiments.lab.names import ARCHITECTURES

@@ -6,34 +6,17 @@ import shutil
 import sys
 from dataclasses import asdict
 
-import jax
 import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
-from tries import SMALL, check_one_line, seen, type_in
+from tries import SMALL, TEXTURE, check_one_line, seen, type_in, write_model
 
 from experiments import compare_optimizers, find_learning_rate
-from experiments.lab import saved_models
-from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
-from segjax import checkpoints
 
 GRAIN = DATA / "grain.png"
 DEEP = "[" * 200_000
-TEXTURE = Texture(batch_size=1, image_size=16, sigma=4.0)._asdict()
-
-
-def write_model(path, diverged=False, **changes):
-    """A network that was never trained; `changes` go into its metadata."""
-    shapes = jax.eval_shape(ARCHITECTURES["shallow"].init, jax.random.key(3), np.zeros((1, 8, 8, 1), np.float32))
-    # A variance is not negative.
-    draw = np.random.default_rng(3).uniform
-    variables = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), shapes)
-    path.write_bytes(saved_models.files("shallow", variables, {"texture": TEXTURE}, False, diverged)[path.name])
-    if changes:
-        arrays, metadata = checkpoints.load(path)
-        checkpoints.save(path, arrays, metadata | changes)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 from conftest import DATA
-from test_hostile_files import write_model
-from tries import ROOT
+from tries import ROOT, write_model
 
 pytestmark = pytest.mark.deep
 

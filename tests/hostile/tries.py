@@ -9,11 +9,17 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import numpy as np
 import pytest
 
-from experiments.lab import cli, experiment, stops
+from experiments.lab import cli, experiment, saved_models, stops
+from experiments.lab.names import ARCHITECTURES
+from experiments.lab.runs import Texture
+from segjax import checkpoints
 
 ROOT = Path(__file__).parents[2]
+TEXTURE = Texture(batch_size=1, image_size=16, sigma=4.0)._asdict()
 SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
 # No honest try takes as long.
 SECONDS = 60
@@ -58,6 +64,18 @@ def check_one_line(ended, code, says):
     # An escape character is not printable, and neither is a line break within.
     assert ended.err[:-1].isprintable()
     assert says in ended.err
+
+
+def write_model(path, diverged=False, **changes):
+    """A network that was never trained; `changes` go into its metadata."""
+    shapes = jax.eval_shape(ARCHITECTURES["shallow"].init, jax.random.key(3), np.zeros((1, 8, 8, 1), np.float32))
+    # A variance is not negative.
+    draw = np.random.default_rng(3).uniform
+    variables = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), shapes)
+    path.write_bytes(saved_models.files("shallow", variables, {"texture": TEXTURE}, False, diverged)[path.name])
+    if changes:
+        arrays, metadata = checkpoints.load(path)
+        checkpoints.save(path, arrays, metadata | changes)
 
 
 def seen(folder):

@@ -1,0 +1,53 @@
+from functools import partial
+
+import chex
+import jax
+import numpy as np
+
+import segjax
+from experiments.bench import contenders
+
+
+def test_growth_changes_one_quantity_at_a_time():
+    programs = contenders.growth(8, 32, 5)
+    assert {name: list(chosen) for name, chosen in programs.items()} == {
+        "image_size": [8, 16, 32],
+        "batch_size": [2, 4, 8, 16],
+        "num_channels": [8, 16, 32],
+        "num_steps": [5, 20],
+    }
+    assert programs["num_steps"][20].units == 20
+    assert programs["image_size"][8].make().run()[1].loss.shape == (5,)
+
+
+def test_naive_convolutions_train_the_same_network():
+    """On the same variables: the same logits, statistics, loss and gradients; and so the same losses of a run."""
+    ours, naive = segjax.SegmentationCNN(num_channels=2), contenders.NaiveCNN(num_channels=2)
+    batch = segjax.generate_data(jax.random.key(0), batch_size=2, image_size=8, sigma=2.0)
+    variables = ours.init(jax.random.key(1), batch.image)
+    chex.assert_trees_all_equal_shapes_and_dtypes(naive.init(jax.random.key(1), batch.image), variables)
+
+    def loss(params, model):
+        given = {**variables, "params": params}
+        logits, changed = model.apply(given, batch.image, train=True, mutable=["batch_stats"])
+        return segjax.losses.mean_squared_error(logits, batch.mask).mean(), (logits, changed)
+
+    found, expected = (jax.value_and_grad(loss, has_aux=True)(variables["params"], it) for it in (naive, ours))
+    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
+    evaluated = (it.apply(variables, batch.image, train=False) for it in (naive, ours))
+    np.testing.assert_allclose(*evaluated, rtol=1e-4, atol=1e-6)
+
+
+def test_naive_steps_train_as_ours_do():
+    ours, naive = segjax.SegmentationCNN(num_channels=2), contenders.NaiveCNN(num_channels=2)
+    optimizer, loss = segjax.OPTIMIZERS["sgd"], segjax.losses.mean_squared_error
+    keys = jax.random.split(jax.random.key(0), 3)
+    batches = [segjax.generate_data(key, batch_size=2, image_size=8, sigma=2.0) for key in keys]
+    first = segjax.training.create_state(ours, optimizer, jax.random.key(1), batches[0].image, 0.1)
+    losses = []
+    for model in (naive, ours):
+        state = first
+        for batch in batches:
+            state, step = jax.jit(partial(segjax.training.train_step, model, optimizer, loss))(state, batch, 0.1)
+            losses.append(step.loss)
+    np.testing.assert_allclose(losses[:3], losses[3:], rtol=1e-4)

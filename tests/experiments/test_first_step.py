@@ -1,0 +1,30 @@
+import json
+import subprocess
+import sys
+
+from small_runs import ROOT
+
+from experiments.bench import first_step
+
+
+def test_peak_memory_does_not_forget():
+    # In a process of its own, since this one may have had more before.
+    code = "from experiments.bench.first_step import peak_bytes as peak\n"
+    code += "before = peak(); block = b'1' * 10**8; del block\n"
+    done = subprocess.run([sys.executable, "-c", code + "print(peak() - before)"], capture_output=True, cwd=ROOT)
+    assert int(done.stdout) >= 9e7
+
+
+def test_it_prints_one_line_that_the_benchmark_reads(monkeypatch, capsys):
+    monkeypatch.setattr(first_step, "ours", lambda *sizes: {"moment": 1.5, "sizes": sizes})
+    monkeypatch.setattr(first_step, "pytorch", lambda *given: {"moment": 2.5, "given": given})
+    for name, wanted in (
+        ("ours", {"moment": 1.5, "sizes": [8, 128, 5]}),
+        ("notebook", {"moment": 2.5, "given": [False, 8, 128, 5]}),
+        ("tuned", {"moment": 2.5, "given": [True, 8, 128, 5]}),
+    ):
+        first_step.main(name, "8", "128", "5")
+        (line,) = capsys.readouterr().out.splitlines()
+        found = json.loads(line)
+        assert found.pop("peak_bytes") > 0
+        assert found == wanted

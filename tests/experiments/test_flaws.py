@@ -1,0 +1,41 @@
+from small_runs import result
+
+from experiments.lab import scores
+from experiments.notebook import flaws
+
+
+def arms_of(*results):
+    return scores.arms(results, scores.by_rate)
+
+
+def test_every_flaw_is_shown_with_what_is_finished():
+    none = flaws.demonstrate({}, steps=2, image_size=128)
+    assert [flaw.flaw[0] for flaw in none] == list("12345678")
+    assert "not run" in none[1].shown
+    # These two need no run: the loss is 0 with a gradient of 0, and the kernel's sum underflows to 0.
+    assert "loss is 0 and its largest gradient 0" in none[4].shown
+    assert "kernel sums to 0 before" in none[7].shown
+    assert "gaussian_kernel sums to 1." in none[7].shown
+
+
+def test_paired_differences_are_adam_less_rmsprop():
+    arms = arms_of(
+        result([0.2, 0.2], 0),
+        result([0.3, 0.3], 0, agreeing=[0, 1], optimizer="rmsprop"),
+        result([0.5, 0.5], 1),
+    )
+    shown = flaws.adam_against_rmsprop(arms, 2)
+    assert "loss -0.1000; agreement +0.5000" in shown
+    assert "lower loss in 1 and the higher agreement in 1 of 1 seeds" in shown
+
+
+def test_the_plotted_curve_is_another_run_s_sum():
+    arms = arms_of(result([0.5] * 4, optimizer="sgd"), result([0.2, 0.1], optimizer="rmsprop"))
+    said = "from 2 down to 1.000, where RMSprop's own running mean ends at 0.1500"
+    assert said in flaws.other_sum(arms, 2)
+
+
+def test_a_number_over_seeds_has_its_range_where_there_is_one():
+    assert flaws.over_seeds([0.25, 0.75]) == "0.5000 (0.2500-0.7500)"
+    assert flaws.over_seeds([0.5]) == "0.5000"
+    assert flaws.over_seeds([]) == "(not run)"

@@ -1,0 +1,111 @@
+"""Runs are trained once and in their order, saved on the way, and gone on with."""
+
+import signal
+from types import SimpleNamespace
+
+import chex
+import pytest
+from rich.console import Console
+from small_runs import count_training, execute, parse
+
+from experiments import compare_losses
+from experiments.lab import stops, store, train
+from experiments.lab.runs import Begun
+
+SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--losses", "mse"]
+QUIET = Console(quiet=True)
+
+
+def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeypatch):
+    whole = execute(compare_losses, *SMALL, "--out", tmp_path / "whole")
+    begun = count_training(monkeypatch, interrupted=2)
+    out = tmp_path / "part"
+    with pytest.raises(KeyboardInterrupt):
+        execute(compare_losses, *SMALL, "--out", out)
+    assert {path.name for path in out.iterdir()} == {"options.json", "runs"}
+    resumed = execute(compare_losses, *SMALL, "--out", out)
+    assert [run.seed for run in begun] == [0, 1, 1]
+    for first, second in zip(whole["runs"], resumed["runs"], strict=True):
+        assert {**first, "seconds": 0} == {**second, "seconds": 0}
+
+
+def test_results_are_in_the_order_of_the_runs_and_each_is_trained_once(tmp_path, monkeypatch):
+    chosen = parse(compare_losses, *SMALL, "--out", tmp_path)
+    store.claim(chosen.out, chosen.identity("compare_losses"))
+    one, other = (chosen.run(seed, objective="mse") for seed in (0, 1))
+    begun = count_training(monkeypatch)
+    found = train.train_all([other, one, other], chosen, QUIET)
+    assert [result.run for result in found] == [other, one, other]
+    assert found[0] is found[2]
+    kept = train.train_all([one], chosen, QUIET)[0]
+    chex.assert_trees_all_equal(kept, found[1])
+    assert begun == [other, one]
+
+
+NOTHING = Begun(0, [], 0.0)
+
+
+class Loop:
+    """A training whose state is the number of its steps, one a chunk, and whose clock moves by 1 s at each look."""
+
+    def __init__(self, monkeypatch, last=4, at_chunk=None, at_saving=None):
+        """At the chunk of one number, or the saving of one, the process is told to stop."""
+        self.last, self.at_chunk, self.at_saving = last, at_chunk, at_saving
+        self.looked, self.saved, self.moment = [], [], -1
+        monkeypatch.setattr(train, "time", SimpleNamespace(perf_counter=self.tick))
+
+    def tick(self):
+        self.moment += 1
+        return self.moment
+
+    def chunk(self, begun):
+        if begun.state == self.last:
+            return None
+        if begun.state + 1 == self.at_chunk:
+            signal.raise_signal(signal.SIGTERM)
+        return begun.state + 1, f"step {begun.state + 1}"
+
+    def look(self, begun):
+        self.looked.append(begun.state)
+
+    def save(self, begun):
+        self.saved.append(begun.state)
+        if begun.state == self.at_saving:
+            signal.raise_signal(signal.SIGINT)
+
+    def run(self, begun=NOTHING, every=1000, **options):
+        return train.in_chunks(begun, self.chunk, self.look, self.save, every, **options)
+
+
+def test_a_loop_goes_on_from_where_it_was_until_there_is_no_next_chunk(monkeypatch):
+    loop = Loop(monkeypatch)
+    assert loop.run(Begun(2, ["steps 1 and 2"], 10.0)) == Begun(4, ["steps 1 and 2", "step 3", "step 4"], 12.0)
+    assert loop.looked == [3, 4]
+    assert loop.saved == []
+
+
+def test_what_there_is_is_saved_every_so_many_seconds(monkeypatch):
+    loop = Loop(monkeypatch, last=6)
+    # A saving takes a second too.
+    loop.run(every=2)
+    assert loop.saved == [2, 4, 6]
+    loop = Loop(monkeypatch)
+    loop.run(save_end=True)
+    assert loop.saved == [4]
+
+
+def test_a_signal_is_heard_after_its_chunk_when_all_is_saved(monkeypatch):
+    loop = Loop(monkeypatch, at_chunk=3)
+    with pytest.raises(stops.Interrupted) as end:
+        loop.run()
+    assert end.value.number == signal.SIGTERM
+    assert loop.looked == [1, 2, 3]
+    assert loop.saved == [3]
+
+
+def test_a_signal_while_the_end_is_saved_is_heard(monkeypatch):
+    loop = Loop(monkeypatch, at_saving=4)
+    with pytest.raises(stops.Interrupted) as end:
+        loop.run(save_end=True)
+    assert end.value.number == signal.SIGINT
+    assert loop.saved == [4]
