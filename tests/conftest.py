@@ -9,9 +9,17 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-# Most of the tests' time is LLVM's. Less of its optimisation halves the whole; what XLA does before it, the form of the
-# convolutions included, stays the same. Must be set before jax is imported.
-os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=1 {os.environ.get('XLA_FLAGS', '')}"
+# Most of the tests' time is LLVM's. Without its optimisation, with XLA's old emitter of loops and programs in one piece
+# it is a sixth; what XLA does before, the form of the convolutions included, stays the same. A flag given by hand comes
+# last, and counts. Must be set before jax is imported.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        "--xla_backend_optimization_level=0",
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        os.environ.get("XLA_FLAGS", ""),
+    ]
+)
 
 # Golden numbers are of full float32; a GPU would else multiply in TF32. Also for processes that tests start: a command
 # does not go on with runs of another precision.
@@ -33,6 +41,9 @@ from hypothesis import settings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DATA = Path(__file__).parent / "data"
+
+# For jax.jit(..., compiler_options=): as users compile, where a program runs for long, or where its last digits count.
+AS_USERS = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}
 
 # Compilation takes its time, and a test must fail today as it did yesterday.
 settings.register_profile("segjax", deadline=None, derandomize=True, max_examples=40)

@@ -1,10 +1,12 @@
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import to_nhwc, under
+from conftest import AS_USERS, to_nhwc, under
 
 import segjax
 from segjax.training import TrainState, train_step
@@ -20,7 +22,7 @@ def train_on(golden, name, dtype, steps=None):
     params = variables["params"]
     state = TrainState(params, variables["batch_stats"], optimizer(rate).init(params), jnp.int32(0))
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=AS_USERS)
     def train(state, batches):
         def step(state, batch):
             return train_step(segjax.SegmentationCNN(), optimizer, segjax.losses.mean_squared_error, state, batch, rate)
