@@ -1,28 +1,42 @@
 # make compare: install into .venv and run the main experiment's quick preset.
-# make test: install into .venv and run the tests; make test-deep: those that take long; make lint: format, lint, types.
+# make check: lint, types and the quick tests, within a minute; after each change.
+# make test: all tests but the deep ones, within five; make test-deep: those, and the promises about bits as users compile.
+# make coverage: the lines and branches of segjax that its own tests run.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NEWEST := .venv-newest/bin
+PARALLEL := --numprocesses auto --dist loadfile
+PYTEST := $(BIN)/python -m pytest $(PARALLEL)
+LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile
 # The newest jax wants a newer Python than ours may be: on the path, or where pyenv keeps its own.
 VERSIONS := 3.14 3.13 3.12
 PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/python3) $(PYTHON)
 
-.PHONY: compare test test-deep test-newest lint benchmark
+.PHONY: compare check test test-deep coverage test-newest lint benchmark
 
 compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
 
+check: lint
+	$(PYTEST) -m "not slow and not deep"
+
 test: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "not deep"
+	$(PYTEST) -m "not deep"
 
 test-deep: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m deep
+	$(PYTEST) -m deep
+	XLA_FLAGS= $(PYTEST) -m "not deep" tests/test_training.py tests/test_sweeps.py
+
+coverage: $(INSTALLED)
+	$(BIN)/coverage run -m pytest $(PARALLEL) -m "not deep" $(LIBRARY)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-newest: .venv-newest/installed
 	$(NEWEST)/python -c "import jax, sys; print('jax', jax.__version__, 'on Python', sys.version.split()[0])"
-	$(NEWEST)/python -m pytest --numprocesses auto --dist loadfile segjax tests --ignore tests/experiments --ignore tests/hostile
+	$(NEWEST)/python -m pytest $(PARALLEL) -m "not deep" $(LIBRARY)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -25,11 +25,11 @@ os.environ.setdefault(
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 # Many tests, and the processes that they start, run the same programs: whoever needs one first compiles it for all. The
-# folder goes when the tests are over; pytest-xdist's workers have it from the process that started them.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# folder goes when the tests are over, unless it was given by hand; pytest-xdist's workers have it from their parent.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="segjax-programs-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import jax
 import numpy as np
