@@ -103,6 +103,16 @@ def test_heatmap_writes_its_numbers():
     assert (axes.get_ylabel(), axes.get_xlabel(), bar.get_ylabel()) == ("down", "across", "colour")
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(3, 14), (20, 4), (20, 14)])
+def test_every_cell_of_a_heatmap_has_room_for_its_number(rows, columns):
+    names = ([f"row {row}" for row in range(rows)], [f"column {column}" for column in range(columns)])
+    figure = plotting.heatmap(np.ones((rows, columns)), *names, ("", "", ""), ".3f", "title", np.ones((rows, columns)))
+    FigureCanvasAgg(figure).draw()
+    box = figure.axes[0].get_window_extent()
+    assert box.width / figure.dpi / columns > 0.75  # inches
+    assert box.height / figure.dpi / rows > 0.55
+
+
 def test_heatmap_by_ranks_colours_each_column_alone():
     values = np.array([[1.0, 100.0], [2.0, 50.0]])
     ranks = values * [1, -1]
@@ -119,6 +129,8 @@ def test_scores_and_dots_show_every_run():
     axes = plotting.dots({"a": np.array([1.0, 2.0])}, np.array([3.0]), "loss", ("ours", "theirs"), "title").axes[0]
     assert [list(line.get_xdata()) for line in axes.lines] == [[1, 2], [3]]
     assert axes.get_xscale() == "log"
+    ours, theirs = axes.lines
+    assert ours.get_color() != theirs.get_color()
 
 
 def test_sensitivity_shows_what_diverged_as_diverged():
