@@ -26,7 +26,7 @@ test: $(INSTALLED)
 	$(PYTEST) -m "not deep"
 
 test-deep: $(INSTALLED)
-	$(PYTEST) -m deep
+	$(PYTEST) -m "deep or hypothesis" --hypothesis-profile wide
 	XLA_FLAGS= $(PYTEST) -m "not deep" tests/test_training.py tests/test_sweeps.py
 
 coverage: $(INSTALLED)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 # Most of the tests' time is LLVM's. Without its optimisation, with XLA's old emitter of loops and programs in one piece
 # it is a sixth; what XLA does before, the form of the convolutions included, stays the same. Must be set before jax is
@@ -46,9 +47,11 @@ AS_USERS = {"xla_backend_optimization_level": 3}
 if "fusion_emitters" in os.environ["XLA_FLAGS"]:
     AS_USERS["xla_cpu_use_fusion_emitters"] = True
 
-# Compilation takes its time, and a test must fail today as it did yesterday.
-settings.register_profile("segjax", deadline=None, derandomize=True, max_examples=40)
-settings.load_profile("segjax")
+# Compilation takes its time, and a test must fail today as it did yesterday: the same few examples each time.
+# `make test-deep` searches wide.
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=8)
+settings.register_profile("wide", settings.get_profile("quick"), max_examples=300)
+settings.load_profile("quick")
 
 
 def load(name: str) -> dict[str, np.ndarray]:
@@ -59,6 +62,20 @@ def load(name: str) -> dict[str, np.ndarray]:
 def under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays whose names begin with `prefix`, without it."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def drawn(model: Any, shape: tuple[int, ...] = (1, 12, 12, 1)) -> dict[str, Any]:
+    """Variables as a network begins with, by NumPy: to compile an initialisation takes longer than a test."""
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, np.float32))
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        kept = {"scale": 1, "mean": 0, "var": 1}.get(path[-1].key)
+        bound = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.1
+        array = rng.uniform(-bound, bound, leaf.shape) if kept is None else np.full(leaf.shape, kept)
+        return array.astype(leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 def photograph(name: str) -> Path:

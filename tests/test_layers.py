@@ -3,21 +3,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn
 
 import segjax
 from segjax import layers
 
-IMAGE = jax.random.uniform(jax.random.key(0), (2, 16, 16, 1))
+IMAGE = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
 MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm=False), segjax.UNet(4, levels=1)]
-
-
-def initial(model):
-    return model.init(jax.random.key(1), IMAGE)
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_a_change_that_changes_nothing_leaves_the_prediction(model):
-    variables = initial(model)
+    variables = drawn(model)
     whole = segjax.predict(model, variables, IMAGE)
     maps = layers.feature_maps(model, variables, IMAGE)
     np.testing.assert_array_equal(maps["out"], whole)
@@ -30,7 +27,7 @@ def test_a_change_that_changes_nothing_leaves_the_prediction(model):
 def test_an_averaged_layer_leaves_nothing_of_the_image():
     """Every pixel inside gets one logit once a layer of the chain is constant; the zero padding shows at the edge."""
     model = MODELS[1]
-    variables = initial(model)
+    variables = drawn(model)
     for layer in ("conv1", "conv3", "out"):
         logits = layers.predict_changed(model, variables, IMAGE, layer, layers.average)
         inside = logits[:, 4:-4, 4:-4, 0]
@@ -38,7 +35,7 @@ def test_an_averaged_layer_leaves_nothing_of_the_image():
 
 
 def test_one_channel_is_averaged_alone():
-    after = jax.random.normal(jax.random.key(2), (1, 3, 3, 2))
+    after = jnp.array(np.random.default_rng(2).normal(size=(1, 3, 3, 2)), jnp.float32)
     flat = layers.average_channel(1)(after, after)
     np.testing.assert_array_equal(flat[..., 0], after[..., 0])
     np.testing.assert_allclose(flat[..., 1], jnp.full((1, 3, 3), after[..., 1].mean()), rtol=1e-6)
@@ -46,10 +43,11 @@ def test_one_channel_is_averaged_alone():
 
 def test_a_skipped_layer_passes_its_input_on():
     model = MODELS[1]
-    variables = initial(model)
+    variables = drawn(model)
     # A convolution that passes each channel on is a kernel of 1 at its middle, with no bias.
-    kernel = jnp.zeros((3, 3, 4, 4)).at[1, 1].set(jnp.eye(4))
-    conv2 = {"kernel": kernel, "bias": jnp.zeros(4)}
+    kernel = np.zeros((3, 3, 4, 4), np.float32)
+    kernel[1, 1] = np.eye(4)
+    conv2 = {"kernel": kernel, "bias": np.zeros(4, np.float32)}
     passing = {**variables, "params": {**variables["params"], "conv2": conv2}}
     skipped = layers.predict_changed(model, variables, IMAGE, "conv2", layers.skip)
     np.testing.assert_allclose(skipped, segjax.predict(model, passing, IMAGE), rtol=1e-5, atol=1e-6)
@@ -57,7 +55,7 @@ def test_a_skipped_layer_passes_its_input_on():
 
 def test_works_under_jit():
     model = MODELS[1]
-    variables = initial(model)
+    variables = drawn(model)
     changed = jax.jit(lambda image: layers.predict_changed(model, variables, image, "conv2", layers.average))
     expected = layers.predict_changed(model, variables, IMAGE, "conv2", layers.average)
     np.testing.assert_allclose(changed(IMAGE), expected, rtol=1e-5, atol=1e-6)
@@ -65,7 +63,7 @@ def test_works_under_jit():
 
 def test_refuses_another_layer():
     with pytest.raises(ValueError, match="layer must be of: conv1, conv2, conv3, out; got 'conv4'"):
-        layers.predict_changed(MODELS[1], initial(MODELS[1]), IMAGE, "conv4", layers.skip)
+        layers.predict_changed(MODELS[1], drawn(MODELS[1]), IMAGE, "conv4", layers.skip)
 
 
 def test_refuses_a_channel_that_is_not_there():
@@ -77,7 +75,7 @@ def test_refuses_a_channel_that_is_not_there():
 
 def test_refuses_to_skip_a_layer_that_changes_the_width():
     with pytest.raises(ValueError, match="layer must give what it takes to be skipped"):
-        layers.predict_changed(MODELS[1], initial(MODELS[1]), IMAGE, "conv1", layers.skip)
+        layers.predict_changed(MODELS[1], drawn(MODELS[1]), IMAGE, "conv1", layers.skip)
 
 
 def test_refuses_a_network_of_other_convolutions():
@@ -90,4 +88,4 @@ def test_refuses_a_network_of_other_convolutions():
 
     model = Plain()
     with pytest.raises(ValueError, match="model must have convolutions of segjax"):
-        layers.feature_maps(model, model.init(jax.random.key(0), IMAGE), IMAGE)
+        layers.feature_maps(model, drawn(model), IMAGE)

@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import chex
 import flax.linen as nn
@@ -6,25 +7,43 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import to_nhwc, under
+from conftest import drawn, to_nhwc, under
 
 import segjax
 from segjax.models import PatchCNN, from_config, to_config
 
 KEY = jax.random.key(0)
-IMAGE = jax.random.uniform(jax.random.key(1), (2, 12, 12, 1))
+IMAGE = np.random.default_rng(1).uniform(size=(2, 12, 12, 1)).astype(np.float32)
 
 
-@pytest.fixture
+def shapes(model, image=IMAGE):
+    """The shapes of its logits and variables: to trace a network is enough for them."""
+    return jax.eval_shape(partial(model.init_with_output, train=True), KEY, image)
+
+
+@pytest.fixture(scope="module")
 def notebook(golden_model):
     """The golden network and its variables, image and mask."""
     variables = segjax.torch_weights.from_state_dict(under(golden_model, "state/"))
     return segjax.SegmentationCNN(), variables, to_nhwc(golden_model["x"]), to_nhwc(golden_model["mask"])
 
 
-def test_train_output_and_running_statistics_match_pytorch(notebook, golden_model):
-    model, variables, image, _ = notebook
-    logits, updates = model.apply(variables, image, train=True, mutable=["batch_stats"])
+@pytest.fixture(scope="module")
+def trained(notebook):
+    """(loss, (logits, updates)) and the gradient in train mode."""
+    model, variables, image, mask = notebook
+
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def objective(params):
+        logits, updates = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
+        return segjax.losses.mean_squared_error(logits, mask).mean(), (logits, updates)
+
+    return objective(variables["params"])
+
+
+def test_train_output_and_running_statistics_match_pytorch(trained, golden_model):
+    (_, (logits, updates)), _ = trained
     np.testing.assert_allclose(jax.nn.sigmoid(logits), to_nhwc(golden_model["train/output"]), rtol=0, atol=1e-5)
     statistics = updates["batch_stats"]["norm"]
     np.testing.assert_allclose(statistics["mean"], golden_model["after/bn.running_mean"], rtol=3e-4)
@@ -33,26 +52,20 @@ def test_train_output_and_running_statistics_match_pytorch(notebook, golden_mode
 
 def test_eval_output_matches_pytorch(notebook, golden_model):
     model, variables, image, _ = notebook
-    probability = jax.nn.sigmoid(model.apply(variables, image, train=False))
+    probability = jax.jit(lambda image: jax.nn.sigmoid(model.apply(variables, image, train=False)))(image)
     np.testing.assert_allclose(probability, to_nhwc(golden_model["eval/output"]), rtol=0, atol=1e-5)
 
 
-def test_every_gradient_matches_pytorch(notebook, golden_model):
-    model, variables, image, mask = notebook
-
-    def objective(params):
-        logits, _ = model.apply({**variables, "params": params}, image, train=True, mutable=["batch_stats"])
-        return segjax.losses.mean_squared_error(logits, mask).mean()
-
-    value, gradient = jax.value_and_grad(objective)(variables["params"])
+def test_every_gradient_matches_pytorch(notebook, trained, golden_model):
+    (value, _), gradient = trained
     assert float(value) == pytest.approx(float(golden_model["train/loss"]), rel=1e-5)
-    state = segjax.torch_weights.to_state_dict({"params": gradient, "batch_stats": variables["batch_stats"]})
+    state = segjax.torch_weights.to_state_dict({"params": gradient, "batch_stats": notebook[1]["batch_stats"]})
     for name, golden in under(golden_model, "grad/").items():
         np.testing.assert_allclose(state[name], golden, rtol=1e-4, atol=1e-4 * np.abs(golden).max(), err_msg=name)
 
 
 def test_parameter_count_and_table():
-    variables = segjax.SegmentationCNN().init(KEY, IMAGE, train=False)
+    _, variables = shapes(segjax.SegmentationCNN())
     assert segjax.count_parameters(variables) == 13_681
     table = segjax.parameter_table(variables).splitlines()
     counts = {line.split()[0]: line.split()[-1] for line in table}
@@ -61,14 +74,19 @@ def test_parameter_count_and_table():
 
 
 def test_separate_norms():
-    model = segjax.SegmentationCNN(num_channels=3, kernel_size=3, shared_norm=False)
-    variables = model.init(KEY, IMAGE, train=False)
+    _, variables = shapes(segjax.SegmentationCNN(num_channels=3, kernel_size=3, shared_norm=False))
     assert {"norm1", "norm2", "norm3"} == set(variables["batch_stats"])
     assert "norm" not in variables["params"]
 
 
-def test_initial_law_is_pytorch_s():
-    params = segjax.SegmentationCNN().init(KEY, IMAGE, train=False)["params"]
+@pytest.fixture(scope="module")
+def init():
+    """As one program: operation by operation, each would be compiled for itself."""
+    return jax.jit(segjax.SegmentationCNN().init)
+
+
+def test_initial_law_is_pytorch_s(init):
+    params = init(KEY, IMAGE)["params"]
     for layer, channels in (("conv1", 1), ("conv2", 16), ("conv3", 16), ("out", 16)):
         bound = (25 * channels) ** -0.5
         for array in params[layer].values():
@@ -78,23 +96,22 @@ def test_initial_law_is_pytorch_s():
         assert np.any(params[layer]["bias"] != 0)
 
 
-def test_initial_weights_do_not_depend_on_the_image():
-    model = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
-    chex.assert_trees_all_equal(model.init(KEY, IMAGE), model.init(KEY, jnp.zeros_like(IMAGE)))
+def test_initial_weights_do_not_depend_on_the_image(init):
+    chex.assert_trees_all_equal(init(KEY, IMAGE), init(KEY, jnp.zeros_like(IMAGE)))
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4])
 def test_keeps_the_size_of_the_image(kernel_size):
-    logits, _ = segjax.SegmentationCNN(2, kernel_size).init_with_output(KEY, IMAGE)
+    logits, _ = shapes(segjax.SegmentationCNN(2, kernel_size))
     chex.assert_equal_shape([logits, IMAGE])
 
 
 def test_dtype_follows_the_image(x64):
-    image = IMAGE.astype(jnp.float64)
-    logits, variables = segjax.SegmentationCNN(2, 3).init_with_output(KEY, image, train=True)
-    assert {leaf.dtype for leaf in jax.tree.leaves((logits, variables))} == {jnp.dtype("float64")}
+    found = shapes(segjax.SegmentationCNN(2, 3), jax.ShapeDtypeStruct(IMAGE.shape, jnp.float64))
+    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float64")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [True, False])
 def test_predict_takes_the_statistics_that_work(shared):
     """The notebook's flaw 7: after training, a shared BatchNorm is at chance in evaluation mode."""
@@ -137,7 +154,7 @@ def test_refuses_sizes_below_one(options):
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_depth_is_the_number_of_hidden_layers(depth):
-    variables = segjax.SegmentationCNN(2, 3, shared_norm=False, depth=depth).init(KEY, IMAGE)
+    _, variables = shapes(segjax.SegmentationCNN(2, 3, shared_norm=False, depth=depth))
     assert set(variables["params"]) == {
         "out",
         *(f"{kind}{layer}" for kind in ("conv", "norm") for layer in range(1, depth + 1)),
@@ -146,21 +163,22 @@ def test_depth_is_the_number_of_hidden_layers(depth):
 
 NETWORKS = [
     segjax.SegmentationCNN(2, 4, shared_norm=False, depth=2),
-    segjax.UNet(2, levels=0),
     segjax.UNet(2),
-    segjax.UNet(2, 4, levels=1),
-    PatchCNN(4, depth=1, standardize=False),
     PatchCNN(9, 2, depth=2, patch=3, standardize=False),
 ]
+MORE_NETWORKS = [segjax.UNet(2, levels=0), segjax.UNet(2, 4, levels=1), PatchCNN(4, depth=1, standardize=False)]
+every_network = pytest.mark.parametrize(
+    "model", [*NETWORKS, *(pytest.param(model, marks=pytest.mark.slow) for model in MORE_NETWORKS)], ids=str
+)
 
 
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
+@every_network
 def test_receptive_field_and_margin_are_what_moves_a_logit(model):
     """The widest reach of a logit's gradient, over all its places in the squares that the network halves."""
     size = 48 * (model.receptive_field // 48 + 3)
     image = jnp.ones((1, size, size, 1))
     # With no weight below 0 nothing cancels and no ReLU is closed.
-    variables = jax.tree.map(jnp.abs, model.init(KEY, image))
+    variables = jax.tree.map(np.abs, drawn(model))
 
     @jax.jit
     def reach(place):
@@ -174,16 +192,18 @@ def test_receptive_field_and_margin_are_what_moves_a_logit(model):
     assert max(map(int, margins)) == model.margin
 
 
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
+@every_network
 def test_images_of_a_multiple_are_not_padded(model):
     """Where an image is padded, its last row is repeated, and the logits near it move."""
-    size = 12 * model.multiple
-    image = jax.random.uniform(KEY, (1, size, size, 1))
-    variables = model.init(KEY, image)
-    smaller = image[:, :-1]
-    padded = jnp.concatenate([smaller, smaller[:, -1:]], axis=1)
-    apart = np.abs(model.apply(variables, smaller) - model.apply(variables, padded)[:, :-1]).max()
-    assert (apart < 1e-6) == (model.multiple > 1)
+    size, variables = 12 * model.multiple, drawn(model)
+
+    @jax.jit
+    def apart(key):
+        smaller = jax.random.uniform(key, (1, size - 1, size, 1))
+        padded = jnp.concatenate([smaller, smaller[:, -1:]], axis=1)
+        return jnp.abs(model.apply(variables, smaller) - model.apply(variables, padded)[:, :-1]).max()
+
+    assert (apart(KEY) < 1e-6) == (model.multiple > 1)
 
 
 def test_what_networks_tell_of_themselves():
@@ -222,9 +242,11 @@ class Threshold(nn.Module):
 
 
 def test_predict_takes_any_network():
-    variables = Threshold().init(KEY, IMAGE)
+    variables = {"params": {"weight": np.float32(1)}}
     np.testing.assert_allclose(segjax.predict(Threshold(), variables, IMAGE), IMAGE - 0.5)
-    variables = Threshold(norm=True).init(KEY, IMAGE)
+    norm = {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
+    variables["params"]["BatchNorm_0"] = norm
+    variables["batch_stats"] = {"BatchNorm_0": {"mean": np.full(1, 7.0, np.float32), "var": np.ones(1, np.float32)}}
     # Batch statistics bring the mean to 0, whatever the running ones are.
     np.testing.assert_allclose(segjax.predict(Threshold(norm=True), variables, IMAGE).mean(), -0.5, atol=1e-5)
 
@@ -233,37 +255,42 @@ def test_predict_refuses_a_network_that_does_not_tell():
     model = nn.Dense(1)
     message = "model must have the attribute batch_statistics, which segjax.models.Network describes"
     with pytest.raises(TypeError, match=message):
-        segjax.predict(model, model.init(KEY, IMAGE), IMAGE)
+        segjax.predict(model, {"params": {}}, IMAGE)
     with pytest.raises(TypeError, match=message):
-        segjax.evaluate(model, model.init(KEY, IMAGE), KEY)
+        segjax.evaluate(model, {"params": {}}, KEY)
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])
 @pytest.mark.parametrize("model", [segjax.UNet(2, levels=2), PatchCNN(9, depth=1, patch=3)], ids=str)
 def test_keeps_any_size(shape, model):
-    image = jnp.ones((2, *shape, 1))
-    logits, _ = model.init_with_output(KEY, image)
-    assert logits.shape == image.shape
+    logits, _ = shapes(model, jnp.ones((2, *shape, 1)))
+    assert logits.shape == (2, *shape, 1)
 
 
 def test_patch_network_sees_no_scale():
     model = PatchCNN(4, depth=1)
-    variables = model.init(KEY, IMAGE)
-    np.testing.assert_allclose(model.apply(variables, 3 * IMAGE + 1), model.apply(variables, IMAGE), atol=1e-4)
-    flat = model.apply(variables, jnp.full_like(IMAGE, 0.5))
+    apply = jax.jit(partial(model.apply, drawn(model)))
+    np.testing.assert_allclose(apply(3 * IMAGE + 1), apply(IMAGE), atol=1e-4)
+    flat = apply(jnp.full_like(IMAGE, 0.5))
     assert np.all(np.isfinite(flat))
 
 
 def test_unet_padding_is_not_seen_where_there_is_none():
     """A larger image whose sides fit gives the same logits away from its edge."""
     model = segjax.UNet(2, levels=1)
-    image = jax.random.uniform(KEY, (1, 64, 64, 1))
-    variables = model.init(KEY, image)
-    whole, part = model.apply(variables, image), model.apply(variables, image[:, :47, :47])
+    variables = drawn(model)
+
+    @jax.jit
+    def whole_and_part(key):
+        image = jax.random.uniform(key, (1, 64, 64, 1))
+        return model.apply(variables, image), model.apply(variables, image[:, :47, :47])
+
+    whole, part = whole_and_part(KEY)
     margin = model.receptive_field
     np.testing.assert_allclose(part[:, :-margin, :-margin], whole[:, : 47 - margin, : 47 - margin], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", [segjax.UNet(4, levels=1), PatchCNN(8, depth=2)], ids=str)
 def test_learns_and_is_evaluated_by_its_running_statistics(model):
     options = {"batch_size": 4, "image_size": 32, "sigma": 6.4}
@@ -277,7 +304,7 @@ def test_learns_and_is_evaluated_by_its_running_statistics(model):
     assert segjax.metrics.accuracy(counts) > 0.8
 
 
-@pytest.mark.parametrize("model", NETWORKS, ids=str)
+@pytest.mark.parametrize("model", [*NETWORKS, *MORE_NETWORKS], ids=str)
 def test_configuration_there_and_back(model):
     config = json.loads(json.dumps(to_config(model)))
     assert from_config(config) == model
@@ -312,10 +339,21 @@ def test_refuses_other_configurations(config, message):
         from_config(config)
 
 
-def test_only_files_have_the_bounds():
-    model = segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=257)
-    assert model.init(KEY, IMAGE[:, :2, :2])["params"].keys() > {"conv257"}
-    with pytest.raises(ValueError, match="depth must be an integer <= 256, got 257"):
+@pytest.mark.parametrize(
+    ("model", "name", "bound"),
+    [
+        (segjax.SegmentationCNN(num_channels=4097, kernel_size=1, depth=1), "num_channels", 4096),
+        (segjax.SegmentationCNN(num_channels=1, kernel_size=256, depth=1), "kernel_size", 255),
+        (segjax.UNet(num_channels=1, kernel_size=1, levels=9), "levels", 8),
+        pytest.param(
+            segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=257), "depth", 256, marks=pytest.mark.slow
+        ),
+    ],
+)
+def test_only_files_have_the_bounds(model, name, bound):
+    logits, _ = shapes(model)
+    assert logits.shape == IMAGE.shape
+    with pytest.raises(ValueError, match=f"{name} must be an integer <= {bound}, got {bound + 1}"):
         from_config(to_config(model))
 
 

@@ -14,6 +14,7 @@ PACKAGE = Path(segjax.__file__).parent
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
+@pytest.mark.slow
 def test_importing_changes_nothing():
     """Only what jax, flax and optax load themselves comes with the import, and no setting of jax changes."""
     program = """
@@ -55,6 +56,7 @@ def test_is_typed():
     assert (PACKAGE / "py.typed").exists()
 
 
+@pytest.mark.slow
 def test_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -39,7 +39,7 @@ def test_rates_are_those_of_the_growing_schedule():
 def test_a_run_whose_rate_grows_diverges_at_its_end():
     optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["sgd"], range_test.growing(1e12), 20)
     sizes = {"batch_size": 1, "image_size": 16, "sigma": 4.0}
-    train = segjax.make_train(segjax.SegmentationCNN(2, 3), optimizer=optimizer, num_steps=20, **sizes)
+    train = segjax.make_train(segjax.SegmentationCNN(2, 3, depth=1), optimizer=optimizer, num_steps=20, **sizes)
     _, history = jax.jit(train)(jax.random.key(0), 1e-3)
     smoothed = range_test.smooth(history.loss)
     assert range_test.suggest(range_test.rates(1e-3, 1e9, 20), smoothed) < 1e6

@@ -12,7 +12,7 @@ PEAK = 0.1
 
 def rates(name, num_steps):
     schedule = SCHEDULES[name](PEAK, num_steps)
-    return np.array([schedule(jnp.int32(step)) for step in range(num_steps)], np.float64)
+    return np.array([schedule(np.int32(step)) for step in range(num_steps)], np.float64)
 
 
 def test_constant():
@@ -28,7 +28,8 @@ def test_exponential_is_the_notebook_s():
 
 @pytest.mark.parametrize("num_steps", [100, 150, 199, 1000])
 def test_exponential_ends_at_the_same_share_of_the_peak(num_steps):
-    assert rates("exponential", num_steps)[-1] == pytest.approx(PEAK * 0.95**99, rel=1e-5)
+    last = SCHEDULES["exponential"](PEAK, num_steps)(num_steps - 1)
+    assert float(last) == pytest.approx(PEAK * 0.95**99, rel=1e-5)
 
 
 def test_cosine():
@@ -87,6 +88,7 @@ def test_pytorch_agrees(name):
     np.testing.assert_allclose(rates(name, 200), theirs, rtol=1e-4, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_scheduled_run_is_one_program_for_every_rate():
     optimizer = scheduled(segjax.OPTIMIZERS["sgd"], SCHEDULES["cosine"], num_steps=4)
     model = segjax.SegmentationCNN(num_channels=2, kernel_size=3)

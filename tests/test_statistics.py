@@ -54,7 +54,7 @@ def test_an_interval_holds_its_value_and_narrows_with_its_level(values):
     assert narrow.value - slack <= narrow.high <= wide.high + slack
 
 
-@pytest.mark.parametrize("seeds", [5, 8, 20])
+@pytest.mark.parametrize("seeds", [5, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in (8, 20))])
 @pytest.mark.parametrize("name", list(STATISTICS))
 def test_intervals_cover_what_they_promise(name, seeds, monkeypatch):
     monkeypatch.setattr(statistics, "NUM_RESAMPLES", 2000)
@@ -66,7 +66,8 @@ def test_intervals_cover_what_they_promise(name, seeds, monkeypatch):
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])
-def test_paired_differences_cover_what_they_promise(shift):
+def test_paired_differences_cover_what_they_promise(shift, monkeypatch):
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 2000)
     rng, covered = np.random.default_rng(1), []
     for _ in range(300):
         # What a seed does to both is ten times what tells them apart.

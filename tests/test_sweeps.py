@@ -21,18 +21,62 @@ KEYS = jax.random.split(jax.random.key(0), 2)
 RATES = [1e-3, 1e-2, 1e-1]
 
 
-@pytest.mark.parametrize("width", [1, 4])
-def test_every_seed_at_every_rate(width):
-    result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=width))(KEYS)
+@pytest.fixture(scope="module")
+def program():
+    """Two seeds at three rates: one program for all of them."""
+    chex.clear_trace_counter()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def program(keys, rates):
+        return segjax.sweep(TRAIN, keys, rates)
+
+    return program
+
+
+@pytest.fixture(scope="module")
+def single():
+    return jax.jit(TRAIN)
+
+
+def assert_each_is(single, result):
     chex.assert_tree_shape_prefix((result.states, result.histories, result.diverged_at), (2, 3))
-    single = jax.jit(TRAIN)
     for seed, key in enumerate(KEYS):
         for index, rate in enumerate(RATES):
             # The number of runs side by side changes the rounding.
             np.testing.assert_allclose(result.histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
 
 
-def test_axes_are_named_in_their_order_and_sweep_any_number():
+def test_every_seed_at_every_rate(program, single):
+    assert_each_is(single, program(KEYS, jnp.array(RATES)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 4])
+def test_every_seed_at_every_rate_side_by_side(single, width):
+    assert_each_is(single, jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=width))(KEYS))
+
+
+def test_axes_are_named_in_their_order_and_every_run_has_its_numbers():
+    def train(key, learning_rate, **numbers):
+        state = segjax.TrainState({"learning_rate": learning_rate, **numbers}, key, (), jnp.int32(2))
+        return state, segjax.History(jnp.ones(2), segjax.metrics.Counts(*jnp.zeros((5, 2), jnp.int32)))
+
+    axes = {"learning_rate": [0.1], "sigma2": [1.2, 3.0, 0.7], "sigma1": [0.5, 0.25]}
+    numbers = {name: axes[name] for name in ("sigma2", "sigma1")}
+    result = jax.jit(lambda keys: segjax.sweep(train, keys, axes["learning_rate"], width=5, **numbers))(KEYS)
+    assert list(result.axes) == ["key", *axes]
+    assert result.histories.loss.shape == (2, 1, 3, 2, 2)
+    for index, (name, values) in enumerate(axes.items(), start=1):
+        np.testing.assert_allclose(result.axes[name], values)
+        along = np.reshape(np.float32(values), [-1 if axis == index else 1 for axis in range(4)])
+        np.testing.assert_array_equal(result.states.params[name], np.broadcast_to(along, (2, 1, 3, 2)))
+    keys = np.broadcast_to(jax.random.key_data(KEYS)[:, None, None, None], (2, 1, 3, 2, 2))
+    np.testing.assert_array_equal(jax.random.key_data(result.states.batch_stats), keys)
+
+
+@pytest.mark.slow
+def test_a_sweep_takes_any_number():
     result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [0.1], sigma2=[1.2, 3.0], sigma1=[0.5]))(KEYS)
     assert list(result.axes) == ["key", "learning_rate", "sigma2", "sigma1"]
     np.testing.assert_allclose(result.axes["sigma2"], [1.2, 3.0])
@@ -42,16 +86,26 @@ def test_axes_are_named_in_their_order_and_sweep_any_number():
     np.testing.assert_allclose(result.histories.loss[1, 0, 1, 0], expected, rtol=1e-4)
 
 
-def test_a_run_that_diverges_is_marked_and_disturbs_no_other():
-    program = jax.jit(lambda keys, rates: segjax.sweep(TRAIN, keys, rates))
-    mixed, alone = (program(KEYS, jnp.array([1e-2, other])) for other in (1e30, 1e-3))
+def test_a_run_that_diverges_is_marked_and_disturbs_no_other(program):
+    mixed, alone = (program(KEYS, jnp.array([1e-2, other, 1e-1])) for other in (1e30, 1e-3))
     first_lost = 1 + np.argmax(~np.isfinite(np.asarray(mixed.histories.loss[:, 1])), axis=-1)
-    np.testing.assert_array_equal(mixed.diverged_at, np.stack([[0, 0], first_lost], axis=-1))
+    np.testing.assert_array_equal(mixed.diverged_at, np.stack([[0, 0], first_lost, [0, 0]], axis=-1))
     assert (first_lost > 1).all()
-    kept = [jax.tree.map(lambda leaf: leaf[:, 0], (result.states, result.histories)) for result in (mixed, alone)]
+    kept = [jax.tree.map(lambda leaf: leaf[:, ::2], (result.states, result.histories)) for result in (mixed, alone)]
     chex.assert_trees_all_equal(*kept)
 
 
+def test_broken_weights_mark_a_run_whose_losses_are_finite():
+    def train(key, learning_rate):
+        state = segjax.TrainState({"weight": 1 / learning_rate}, {}, (), jnp.int32(2))
+        return state, segjax.History(jnp.ones(2), segjax.metrics.Counts(*jnp.zeros((5, 2), jnp.int32)))
+
+    # Traced, since such a rate would be refused.
+    result = jax.jit(lambda *given: segjax.sweep(train, *given))(KEYS, jnp.array([0.0, 1e-2]))
+    np.testing.assert_array_equal(result.diverged_at, [[2, 0], [2, 0]])
+
+
+@pytest.mark.slow
 def test_a_run_whose_last_update_breaks_its_weights_diverged_at_the_last_step():
     one_step = segjax.make_train(MODEL, num_steps=1, **OPTIONS)
     # Traced, since such a rate would be refused.
@@ -67,6 +121,7 @@ def temporaries(num_keys, num_steps, width=1):
     return program.lower(keys).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow
 def test_memory_grows_with_the_width_alone():
     least, run = temporaries(1, 3), 100  # bytes of a run's key, rate and place
     assert temporaries(12, 3) < least + 12 * 3 * run
@@ -75,14 +130,12 @@ def test_memory_grows_with_the_width_alone():
     assert temporaries(1, 1003) < least + 1.1 * history_of_one_run
 
 
-def test_rates_are_no_part_of_the_program():
-    @jax.jit
-    @chex.assert_max_traces(n=1)
-    def program(keys, rates):
-        return segjax.sweep(TRAIN, keys, rates)
-
-    program(KEYS, jnp.array([1e-3, 1e-2]))
-    program(KEYS[::-1], jnp.array([1e-1, 1e-2]))
+def test_rates_are_no_part_of_the_program(program):
+    """`program` may be traced once."""
+    rates = jnp.array(RATES)
+    there, back = program(KEYS, rates), program(KEYS[::-1], rates[::-1])
+    np.testing.assert_array_equal(there.histories.loss, back.histories.loss[::-1, ::-1])
+    assert program._cache_size() == 1
 
 
 MANY_DEVICES = """
@@ -107,6 +160,7 @@ MANY_DEVICES = """
 """
 
 
+@pytest.mark.slow
 def test_many_devices_give_the_bits_of_one():
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": f"{os.path.dirname(__file__)}:."}

@@ -1,14 +1,16 @@
+from functools import partial
+
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from conftest import drawn
 
 import segjax
 from segjax import tiling
 from segjax.models import PatchCNN
 from segjax.textures import rescale
 
-KEY = jax.random.key(0)
 NETWORKS = {
     "separate": segjax.SegmentationCNN(num_channels=2, kernel_size=3, shared_norm=False),
     "even kernel": segjax.SegmentationCNN(num_channels=2, kernel_size=4, shared_norm=False, depth=3),
@@ -24,16 +26,26 @@ def picture(height, width):
 
 def some_variables(model):
     """Weights large enough for probabilities all over (0, 1)."""
-    variables = model.init(KEY, picture(8, 8)[None, ..., None])
+    variables = drawn(model)
     return {**variables, "params": jax.tree.map(lambda leaf: 2 * leaf, variables["params"])}
 
 
+@partial(jax.jit, static_argnums=0)
 def at_once(model, variables, image):
-    return np.asarray(jax.nn.sigmoid(segjax.predict(model, variables, image[None, ..., None])))[0, ..., 0]
+    return jax.nn.sigmoid(segjax.predict(model, variables, image[None, ..., None]))[0, ..., 0]
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
-@pytest.mark.parametrize(("size", "tile_size"), [((61, 90), 16), ((90, 61), 7), ((61, 61), 200), ((5, 70), 16)])
+SIZES = [((61, 90), 16), ((90, 61), 7), ((61, 61), 200), ((5, 70), 16)]
+# Each pair is a program of its own.
+FIRST = {*(("separate", size) for size in SIZES), ("even unet", SIZES[0])}
+TILED = [
+    pytest.param(name, *size, marks=[pytest.mark.slow] * ((name, size) not in FIRST))
+    for name in NETWORKS
+    for size in SIZES
+]
+
+
+@pytest.mark.parametrize(("name", "size", "tile_size"), TILED)
 def test_tiles_give_what_the_whole_gives(name, size, tile_size):
     model, image = NETWORKS[name], picture(*size)
     variables = some_variables(model)
@@ -86,7 +98,7 @@ class Mean(nn.Module):
 @pytest.mark.parametrize("standardize", [False, True])
 def test_any_network_is_tiled(standardize):
     model, image = Mean(standardize), picture(40, 33)
-    variables = model.init(KEY, image[None, ..., None])
+    variables = {"params": {"scale": np.float32(1)}}
     whole = at_once(model, variables, tiling.level(image, 16))
     np.testing.assert_allclose(tiling.segment(model, variables, image, 16, tile_size=7), whole, atol=1e-4)
 

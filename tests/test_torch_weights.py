@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import under
+from conftest import drawn, under
 from safetensors.numpy import load_file, save_file
 
 import segjax
@@ -26,14 +26,14 @@ def test_there_and_back_is_identical(state):
 
 def test_back_and_there_is_identical_for_separate_norms():
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=3, shared_norm=False)
-    variables = jax.tree.map(jnp.cos, model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    variables = jax.tree.map(np.cos, drawn(model))
     arrays = to_state_dict(variables)
     assert not any(name.startswith("bn.") for name in arrays)
     chex.assert_trees_all_equal(from_state_dict(arrays), variables)
 
 
 def test_structure_is_the_model_s(state):
-    variables = segjax.SegmentationCNN().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = jax.eval_shape(segjax.SegmentationCNN().init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     chex.assert_trees_all_equal_shapes_and_dtypes(from_state_dict(state), variables)
 
 
@@ -55,7 +55,7 @@ def test_names_the_shape_that_does_not_fit(state):
 
 
 def test_refuses_another_depth():
-    variables = segjax.SegmentationCNN(2, 3, depth=4).init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = drawn(segjax.SegmentationCNN(2, 3, depth=4))
     with pytest.raises(ValueError, match=r"SegmentationCNN of depth 3, got the layers \['conv1', .*'conv4', 'out'\]"):
         to_state_dict(variables)
 
@@ -86,10 +86,12 @@ def test_layers_with_norms_of_their_own_are_not_taken_for_one(state):
 def test_the_network_is_told_by_its_variables(state):
     assert torch_weights.model_of(from_state_dict(state)) == segjax.SegmentationCNN()
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=7, shared_norm=False)
-    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    variables = drawn(model)
     assert torch_weights.model_of(from_state_dict(to_state_dict(variables))) == model
     with pytest.raises(ValueError, match="variables must be of a SegmentationCNN"):
-        torch_weights.model_of(segjax.UNet().init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+        torch_weights.model_of(drawn(segjax.UNet()))
+    with pytest.raises(TypeError, match="variables must be"):
+        torch_weights.model_of(state)
 
 
 def test_what_is_no_such_file_is_said(tmp_path):

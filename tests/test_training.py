@@ -11,6 +11,7 @@ import pytest
 import segjax
 
 KEY = jax.random.key(0)
+# Nearly all of the time goes into compiling. With fewer layers it is less, and loops that round differently can agree.
 MODEL = segjax.SegmentationCNN(num_channels=4, kernel_size=3)
 SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
 STEPS = 7
@@ -22,31 +23,6 @@ class Plain(nn.Module):
     @nn.compact
     def __call__(self, image, train=False):
         return nn.Dense(1)(image)
-
-
-@pytest.fixture(scope="module")
-def run():
-    """A short run as one program."""
-    return jax.jit(segjax.make_train(MODEL, num_steps=STEPS, **SMALL))(KEY, 1e-2)
-
-
-def test_state_and_history(run):
-    state, history = run
-    assert int(state.step) == STEPS
-    chex.assert_tree_shape_prefix(history, (STEPS,))
-    chex.assert_tree_all_finite(run)
-    assert set(state.variables) == {"params", "batch_stats"}
-    np.testing.assert_array_equal(sum(history.counts[:4]), 2 * 16 * 16)
-
-
-@pytest.mark.parametrize("chunk_size", [1, 2, 7, 50])
-def test_chunks_change_no_bit(run, chunk_size):
-    seen = []
-    fit = segjax.make_fit(MODEL, num_steps=STEPS, chunk_size=chunk_size, **SMALL)
-    result = fit(KEY, 1e-2, lambda state, history: seen.append((int(state.step), len(history.loss))))
-    chex.assert_trees_all_equal(result, run)
-    assert sum(rows for _, rows in seen) == seen[-1][0] == STEPS
-    assert max(rows for _, rows in seen) <= chunk_size
 
 
 class Counted:
@@ -65,31 +41,95 @@ class Counted:
         return MODEL.init(*arguments, **options)
 
 
-RESUMED = {
-    "train": lambda *options, **named: jax.jit(segjax.make_train(*options, **named)),
-    "fit": partial(segjax.make_fit, chunk_size=2),
-}
+def flat(key):
+    """A batch that costs nothing to compile, for what does not depend on the images."""
+    image = jnp.linspace(0, 1, 32).reshape(2, 4, 4, 1)
+    return segjax.Batch(image, jnp.round(image))
 
 
-@pytest.mark.parametrize("name", list(RESUMED))
-@pytest.mark.parametrize("stop", [1, 4, STEPS])
-def test_a_run_resumes_bit_for_bit_without_a_second_start(run, stop, name):
-    begun, model = segjax.make_fit(MODEL, num_steps=stop, chunk_size=2, **SMALL)(KEY, 1e-2), Counted()
+@pytest.fixture(scope="module")
+def model():
+    return Counted()
+
+
+@pytest.fixture(scope="module")
+def train(model):
+    """Whole runs as one program."""
+    return jax.jit(segjax.make_train(model, num_steps=STEPS, **SMALL))
+
+
+@pytest.fixture(scope="module")
+def fit(model):
+    """The same in chunks; `fit._replace(num_steps=n)` is a run of another length, by the same programs."""
+    return segjax.make_fit(model, num_steps=STEPS, chunk_size=2, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def sgd():
+    return segjax.make_fit(MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=5, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def run(train):
+    return train(KEY, 1e-2)
+
+
+@pytest.fixture
+def resumed(request, name):
+    """`train` or `fit`."""
+    return request.getfixturevalue(name)
+
+
+def test_state_and_history(run):
+    state, history = run
+    assert int(state.step) == STEPS
+    chex.assert_tree_shape_prefix(history, (STEPS,))
+    chex.assert_tree_all_finite(run)
+    assert set(state.variables) == {"params", "batch_stats"}
+    np.testing.assert_array_equal(sum(history.counts[:4]), 2 * 16 * 16)
+
+
+@pytest.mark.parametrize("chunk_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 7, 50))])
+def test_chunks_change_no_bit(run, fit, chunk_size):
+    seen = []
+    if chunk_size != fit.chunk_size:
+        fit = segjax.make_fit(MODEL, num_steps=STEPS, chunk_size=chunk_size, **SMALL)
+    result = fit(KEY, 1e-2, lambda state, history: seen.append((int(state.step), len(history.loss))))
+    chex.assert_trees_all_equal(result, run)
+    assert sum(rows for _, rows in seen) == seen[-1][0] == STEPS
+    assert max(rows for _, rows in seen) <= chunk_size
+
+
+# A program for each length that is already done.
+ONE_PROGRAM = [("fit", 1), ("fit", 4), ("fit", STEPS), ("train", 4)]
+MORE_PROGRAMS = [("train", 1), ("train", STEPS)]
+
+
+@pytest.mark.parametrize(
+    ("name", "stop"), [*ONE_PROGRAM, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_PROGRAMS)]
+)
+def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resumed, stop):
+    begun = fit._replace(num_steps=stop)(KEY, 1e-2)
     # As a file gives them back.
     begun = jax.device_get(begun)
-    resumed = RESUMED[name](model, num_steps=STEPS, **SMALL)
+    before = model.inits
     chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
-    assert model.inits == 0
+    assert model.inits == before
     resumed(KEY, 1e-2)
-    assert model.inits == 1
+    assert model.inits == before + 1
 
 
-@pytest.mark.parametrize("name", list(RESUMED))
-def test_a_state_can_be_resumed_from_twice(run, name):
-    begun = jax.jit(segjax.make_train(MODEL, num_steps=3, **SMALL))(KEY, 1e-2)
-    resumed = RESUMED[name](MODEL, num_steps=STEPS, **SMALL)
+@pytest.mark.parametrize("name", ["train", "fit"])
+def test_a_state_can_be_resumed_from_twice(run, fit, resumed):
+    begun = fit._replace(num_steps=4)(KEY, 1e-2)
     for _ in range(2):
         chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+
+
+def test_a_run_has_the_notebook_s_length():
+    _, history = jax.eval_shape(segjax.make_train(MODEL, **SMALL), KEY, 1e-3)
+    chex.assert_tree_shape_prefix(history, (1000,))
+    assert segjax.make_fit(MODEL, **SMALL).num_steps == 1000
 
 
 @pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
@@ -106,7 +146,12 @@ def test_refuses_what_was_not_begun(run, make):
             resumed(KEY, 1e-2, begun=other)
 
 
-@pytest.mark.parametrize("name", list(RESUMED))
+@pytest.fixture(scope="module")
+def shapes():
+    return jax.eval_shape(segjax.make_train(MODEL, num_steps=STEPS, generate=flat), KEY, 1e-2)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -117,16 +162,21 @@ def test_refuses_what_was_not_begun(run, make):
         ({}, "opt_state/0/count is int32 .* there, and missing here"),
     ],
 )
-def test_refuses_what_another_network_or_optimizer_began(run, name, changes, message):
+def test_refuses_what_another_network_or_optimizer_began(shapes, make, changes, message):
     optimizer = segjax.OPTIMIZERS["adam" if changes else "sgd"]
-    resumed = RESUMED[name](MODEL.clone(**changes), optimizer=optimizer, num_steps=STEPS + 1, **SMALL)
+    resumed = make(MODEL.clone(**changes), optimizer=optimizer, num_steps=STEPS + 1, generate=flat)
     with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
-        resumed(KEY, 1e-2, begun=run)
+        resumed(KEY, 1e-2, begun=shapes)
+    # A program sees a state as traced.
+    if make is segjax.make_train:
+        with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
+            jax.eval_shape(resumed, KEY, 1e-2, shapes)
 
 
-def test_a_resumed_run_keeps_its_numbers(run):
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_numbers(run, fit):
     train = segjax.make_train(MODEL, num_steps=STEPS, batch_size=2, image_size=16, sigma=2.0)
-    begun = jax.jit(segjax.make_train(MODEL, num_steps=3, **SMALL))(KEY, 1e-2)
+    begun = fit._replace(num_steps=3)(KEY, 1e-2)
     keys = jnp.stack([KEY, KEY])
     _, histories = jax.jit(jax.vmap(lambda key: train(key, 1e-2, begun, sigma=4.0)))(keys)
     np.testing.assert_array_equal(histories.loss[:, :3], np.stack(2 * [begun[1].loss]))
@@ -135,44 +185,62 @@ def test_a_resumed_run_keeps_its_numbers(run):
 
 
 def test_any_linen_module_trains():
-    train = segjax.make_train(Plain(), num_steps=2, **SMALL)
+    train = segjax.make_train(Plain(), num_steps=2, generate=flat)
     chex.assert_tree_all_finite(jax.jit(train)(KEY, 1e-2))
 
 
+@pytest.mark.slow
 def test_numbers_of_a_run_take_the_place_of_its_options(run):
     train = jax.jit(segjax.make_train(MODEL, num_steps=STEPS, batch_size=2, image_size=16, sigma=2.0))
     chex.assert_trees_all_close(train(KEY, 1e-2, sigma=4.0), run, rtol=1e-3, atol=1e-5)
     assert abs(train(KEY, 1e-2, sigma=2.0)[1].loss[0] - run[1].loss[0]) > 1e-4
 
 
-def test_same_key_same_run(run):
-    chex.assert_trees_all_equal(jax.jit(segjax.make_train(MODEL, num_steps=STEPS, **SMALL))(KEY, 1e-2), run)
+@pytest.mark.parametrize("name", ["train", "fit"])
+def test_same_key_same_run(run, resumed):
+    _, other = resumed(jax.random.key(1), 1e-2)
+    assert np.all(other.loss != run[1].loss)
+    chex.assert_trees_all_equal(resumed(KEY, 1e-2), run)
 
 
-def test_a_longer_run_begins_as_the_shorter_one(run):
+def test_a_longer_run_begins_as_the_shorter_one(run, fit):
+    _, longer = fit._replace(num_steps=STEPS + 3)(KEY, 1e-2)
+    np.testing.assert_array_equal(longer.loss[:STEPS], run[1].loss)
+
+
+@pytest.mark.slow
+def test_a_longer_program_begins_as_the_shorter_one(run):
     _, longer = jax.jit(segjax.make_train(MODEL, num_steps=STEPS + 3, **SMALL))(KEY, 1e-2)
     np.testing.assert_allclose(longer.loss[:STEPS], run[1].loss, rtol=1e-5)
 
 
 def test_vmap_over_seeds_and_rates(run):
-    train = segjax.make_train(MODEL, num_steps=STEPS, **SMALL)
+    # The number of the run takes the place of the option.
+    train = segjax.make_train(MODEL, num_steps=STEPS, **{**SMALL, "sigma": 2.0})
     keys = jnp.stack([KEY, jax.random.key(1)])
-    nested = jax.vmap(jax.vmap(train, in_axes=(None, 0)), in_axes=(0, None))
+    nested = jax.vmap(jax.vmap(partial(train, sigma=4.0), in_axes=(None, 0)), in_axes=(0, None))
     _, histories = jax.jit(nested)(keys, jnp.array([1e-3, 1e-2]))
     chex.assert_tree_shape_prefix(histories, (2, 2, STEPS))
     # Rounding differs under vmap, and training multiplies it: the first steps tell.
     np.testing.assert_allclose(histories.loss[0, 1, :3], run[1].loss[:3], rtol=1e-3)
 
 
-def test_runs_of_a_key_are_paired():
+def test_runs_of_a_key_are_paired(fit, sgd):
     """Equal weights for every optimizer; and the first loss, before any update, says that the images are equal too."""
-    fits = {name: segjax.make_fit(MODEL, optimizer=o, num_steps=1, **SMALL) for name, o in segjax.OPTIMIZERS.items()}
-    weights = [fit.init(KEY, 1e-3).params for fit in fits.values()]
-    for other in weights[1:]:
-        chex.assert_trees_all_equal(other, weights[0])
-    losses = {float(fits[name](KEY, rate)[1].loss[0]) for name in ("sgd", "adam") for rate in (1e-3, 1.0)}
+
+    @jax.jit
+    def weights(key):
+        shallow = MODEL.clone(depth=1)
+        fits = [segjax.make_fit(shallow, optimizer=o, generate=flat) for o in segjax.OPTIMIZERS.values()]
+        return [fit.init(key, 1e-3).params for fit in fits]
+
+    first, *others = weights(KEY)
+    for other in others:
+        chex.assert_trees_all_equal(other, first)
+    sgd, adam = sgd._replace(num_steps=1), fit._replace(num_steps=1)
+    losses = {float(one(KEY, rate)[1].loss[0]) for one in (sgd, adam) for rate in (1e-3, 1.0)}
     assert len(losses) == 1
-    assert float(fits["sgd"](jax.random.key(1), 1e-3)[1].loss[0]) not in losses
+    assert float(sgd(jax.random.key(1), 1e-3)[1].loss[0]) not in losses
 
 
 def test_one_compilation_for_every_rate_seed_and_length():
@@ -181,15 +249,16 @@ def test_one_compilation_for_every_rate_seed_and_length():
     # Traced when made and twice in `advance` for the shapes, then once to be compiled; never again.
     @chex.assert_max_traces(n=4)
     def generate(key):
-        return segjax.generate_data(key, **SMALL)
+        return flat(key)
 
-    fit = segjax.make_fit(MODEL, num_steps=5, chunk_size=2, generate=generate)
+    fit = segjax.make_fit(Plain(), num_steps=5, chunk_size=2, generate=generate)
     fit.compile(KEY, 1e-3)
     for seed, rate in ((0, 1e-3), (1, 1e-2), (2, np.float32(0.1)), (3, 1)):
         fit(jax.random.key(seed), rate)
     assert fit.advance._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(segjax.OPTIMIZERS))
 def test_the_loss_falls_on_one_batch(name):
     rate = {"sgd": 1.0, "momentum": 0.1, "rmsprop": 1e-2, "adam": 1e-2}[name]
@@ -199,6 +268,7 @@ def test_the_loss_falls_on_one_batch(name):
     assert history.loss[-1] < 0.7 * history.loss[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [segjax.losses.binary_cross_entropy, segjax.losses.dice])
 def test_other_losses_train(loss):
     batch = segjax.generate_data(KEY, **SMALL)
@@ -210,18 +280,18 @@ def test_any_optax_optimizer_and_schedule():
     def scheduled(rate):
         return optax.lion(optax.cosine_decay_schedule(rate, STEPS))
 
-    state, history = jax.jit(segjax.make_train(MODEL, optimizer=scheduled, num_steps=STEPS, **SMALL))(KEY, 1e-3)
+    train = segjax.make_train(Plain(), optimizer=scheduled, num_steps=STEPS, generate=flat)
+    state, history = jax.jit(train)(KEY, 1e-3)
     chex.assert_tree_all_finite((state.params, history.loss))
 
 
-def test_a_diverging_run_shows_it():
-    train = segjax.make_train(MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=5, **SMALL)
-    _, history = jax.jit(train)(KEY, jnp.float32(np.finfo(np.float32).max))
+def test_a_diverging_run_shows_it(sgd):
+    _, history = sgd(KEY, jnp.float32(np.finfo(np.float32).max))
     assert not np.all(np.isfinite(history.loss))
 
 
 def test_float64_throughout(x64):
-    state, history = jax.jit(segjax.make_train(MODEL, num_steps=2, **SMALL))(KEY, 1e-3)
+    state, history = jax.eval_shape(segjax.make_train(MODEL.clone(depth=1), num_steps=2, **SMALL), KEY, 1e-3)
     floating = [
         leaf.dtype for leaf in jax.tree.leaves((state, history.loss)) if jnp.issubdtype(leaf.dtype, jnp.floating)
     ]
@@ -229,15 +299,17 @@ def test_float64_throughout(x64):
 
 
 def test_evaluate_is_the_mean_over_fresh_batches(run):
-    state, _ = run
-    evaluate = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))
-    counts = evaluate(state.variables, KEY)
+    variables = run[0].variables
+    counts = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))(variables, KEY)
     assert int(sum(counts[:4])) == 3 * 2 * 16 * 16
-    parts = []
-    for index in range(3):
+
+    @jax.jit
+    def part(index):
         batch = segjax.generate_data(jax.random.fold_in(KEY, index), **SMALL)
-        logits = segjax.predict(MODEL, state.variables, batch.image)
-        parts.append(float(segjax.metrics.accuracy(segjax.metrics.count(logits, batch.mask))))
+        logits = segjax.predict(MODEL, variables, batch.image)
+        return segjax.metrics.accuracy(segjax.metrics.count(logits, batch.mask))
+
+    parts = [float(part(index)) for index in range(3)]
     assert float(segjax.metrics.accuracy(counts)) == pytest.approx(np.mean(parts), abs=3e-3)
 
 
@@ -273,6 +345,9 @@ def test_refuses_a_rate_out_of_range(make, rate):
 def test_refuses_what_is_not_a_key():
     with pytest.raises(TypeError, match="key must come from"):
         segjax.make_train(MODEL, **SMALL)(0, 1e-3)
+    # Also where images are made in another way.
+    with pytest.raises(TypeError, match="key must come from"):
+        segjax.evaluate(MODEL, {}, 0, generate=lambda key: segjax.generate_data(KEY, **SMALL))
     with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
         segjax.evaluate(MODEL, {}, KEY, num_batches=0)
 

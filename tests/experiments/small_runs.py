@@ -1,21 +1,50 @@
-"""What several tests of the experiments share: a script run as its command runs it, and finished runs made by hand."""
+"""What several tests of the experiments share: small runs in this process or in their own, and runs made by hand."""
 
 import contextlib
 import json
+import multiprocessing
+import os
 import signal
+import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments.lab import cli, experiment, scores, stops, train
+from experiments.lab import cli, clock, experiment, scores, stops, train
+from experiments.lab.options import Comparison
+from experiments.lab.report import Report
 from experiments.lab.runs import Held, Result, Run, arguments
 from experiments.lab.scores import Arm
 from segjax import History, metrics
+from segjax.training import Fit
 
 ROOT = Path(__file__).parents[2]
+# A program is compiled for its sizes, and for its steps up to 10: what is tried with these words shares it with all
+# others, as long as the rest of its preset allows.
+SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
+SHORT = [*SMALL, "--iterations", "10"]
+TWO_DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 # One run of one step a pixel: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
 COUNTS = (3, 1, 1, 3, 4)
+
+
+def _report(options, results):
+    arms = scores.arms(results, scores.by_rate)
+    return Report([], [], {}, scores.document(arms), scores.rows(arms))
+
+
+# A script without figures, which are most of the time of a small run: for tests that look at none.
+PLAIN = SimpleNamespace(
+    __doc__="Does it train?",
+    __file__="plain.py",
+    Options=Comparison,
+    PRESETS={"quick": Comparison(image_size=16, sigma=4.0, batch_size=1, iterations=10, seeds=2)},
+    plan=lambda options: [options.run(seed) for seed in options.all_seeds],
+    report=_report,
+)
 
 
 def parse(script, *arguments):
@@ -27,6 +56,64 @@ def execute(script, *arguments):
     options = parse(script, *arguments)
     experiment.run(script, options)
     return json.loads((options.out / "results.json").read_text())
+
+
+class Command:
+    """`python -m experiments.NAME` in a process of its own, forked from one that has done the imports, most of a start.
+
+    Attributes:
+        process: of `multiprocessing`.
+    """
+
+    SERVER = multiprocessing.get_context("forkserver")
+    # Not the scripts, which runpy begins anew.
+    LAB = tuple(f"experiments.lab.{name}" for name in ("clock", "experiment", "photographs", "tuning"))
+    SERVER.set_forkserver_preload(["matplotlib.style", "matplotlib.backends.backend_agg", "scipy.stats", *LAB])
+
+    def __init__(self, script, *words, environment=(), settings=(), before="", limit=None):
+        """Starts it; without a script, the package.
+
+        Args:
+            environment: variables that are read when jax starts its devices, or later.
+            settings: of jax, which has read its variables by then.
+            before: code that it runs first.
+            limit: the most bytes that a file may have.
+        """
+        self.streams = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115, closed by finish
+        code = "import jax, os, resource, runpy, sys\n"
+        for number, stream in enumerate(self.streams, start=1):
+            code += f"os.dup2(os.open({stream.name!r}, os.O_WRONLY | os.O_APPEND), {number})\n"
+        code += f"os.environ.update({dict(environment)!r})\n"
+        for name, value in dict(settings).items():
+            code += f"jax.config.update({name!r}, {value!r})\n"
+        if limit:
+            code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
+        code += f"os.chdir({str(ROOT)!r})\nsys.argv = ['-m', *{list(map(str, words))!r}]\n{before}\n"
+        name = ".".join(["experiments", *filter(None, [script])])
+        code += f"runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+        # A test that fails leaves it to the end of all tests, which would otherwise wait for it.
+        self.process = self.SERVER.Process(target=exec, args=(code, {}), daemon=True)
+        self.process.start()
+
+    def wait_for(self, condition, seconds=120):
+        """Waits for something that it does."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), self.finish()
+            assert time.monotonic() < end, f"waited in vain: {self.finish(0)}"
+            time.sleep(0.01)
+
+    def send(self, number):
+        os.kill(self.process.pid, number)
+
+    def finish(self, timeout=120):
+        """Its exit code, and what it wrote to stdout and stderr; None and this far, where it did not end in time."""
+        self.process.join(timeout)
+        code, said = self.process.exitcode, [stream.read() for stream in self.streams]
+        self.process.kill()
+        for stream in self.streams:
+            stream.close()
+        return code, *said
 
 
 def count_training(monkeypatch, interrupted=None):
@@ -54,6 +141,28 @@ def told_to_stop():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stops, "deferred", deferred)
+        yield
+
+
+@contextlib.contextmanager
+def ticking(tick, compiling=0.0):
+    """Within, the clock of a training moves by `tick` at each look, and by `compiling` while a program is compiled."""
+    moment, compiled = 0.0, Fit.compile
+
+    def look():
+        nonlocal moment
+        moment += tick
+        return moment
+
+    def compile_slowly(*arguments):
+        nonlocal moment
+        moment += compiling
+        compiled(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Fit, "compile", compile_slowly)
+        for module in (clock, train):
+            patch.setattr(module, "time", SimpleNamespace(perf_counter=look))
         yield
 
 

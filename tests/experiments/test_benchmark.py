@@ -1,4 +1,5 @@
 import time
+from functools import partial
 
 import pytest
 from small_runs import execute
@@ -12,17 +13,30 @@ def run(*arguments):
     return execute(benchmark, "--preset", "quick", *arguments)
 
 
-@pytest.fixture(scope="module")
-def written(tmp_path_factory):
+def standing_in(measure):
+    """`timing.measure` of programs by their names alone: each is a sleep."""
+
+    def sleeping(programs, *others):
+        call = timing.Call(partial(time.sleep, 1e-4), temporary_bytes=8)
+        return measure({name: program._replace(make=lambda: call) for name, program in programs.items()}, *others)
+
+    return sleeping
+
+
+@pytest.fixture(scope="module", params=["names", pytest.param("programs", marks=pytest.mark.deep)])
+def written(request, tmp_path_factory):
     out = tmp_path_factory.mktemp("benchmark")
     sizes = ("--image-size", "8", "--batch-size", "2", "--repeats", "1", "--steps", "1", "--runs", "1", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "_MATRIX", 512)
         patch.setattr(limits, "_COPIED", 2**20)
+        if request.param == "names":
+            patch.setattr(timing, "measure", standing_in(timing.measure))
         begin = time.monotonic()
         return out, run("--out", out, *sizes), time.monotonic() - begin
 
 
+@pytest.mark.slow
 def test_measures_all_of_ours(written):
     out, document, _ = written
     parts = {}
@@ -40,6 +54,7 @@ def test_measures_all_of_ours(written):
     assert {path.name for path in out.iterdir()} == names
 
 
+@pytest.mark.slow
 def test_ratios_are_of_medians(written):
     _, document, _ = written
     medians = {(program["part"], program["name"]): program["median"] for program in document["programs"]}
@@ -50,6 +65,7 @@ def test_ratios_are_of_medians(written):
     )
 
 
+@pytest.mark.slow
 def test_the_first_step_of_a_process_is_timed_and_weighed(written):
     start = written[1]["first_steps"]["ours"]
     # It is among what the whole took.
@@ -58,6 +74,7 @@ def test_the_first_step_of_a_process_is_timed_and_weighed(written):
     assert 5e7 < start["peak_bytes"] < 2e10
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_says_why():
     with pytest.raises(RuntimeError, match="batch_size must be an integer >= 1"):
         benchmark.first_step("ours", benchmark.Options(batch_size=0, image_size=8, steps=1))

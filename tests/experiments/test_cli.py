@@ -131,6 +131,7 @@ experiment.main()
 '''
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_costs_no_results(tmp_path):
     """As `| true` does: the report has nobody to read it, and all files are written."""
     reader, writer = os.pipe()
@@ -143,6 +144,7 @@ def test_a_reader_that_leaves_costs_no_results(tmp_path):
     assert (tmp_path / "out" / "results.json").exists()
 
 
+@pytest.mark.slow
 def test_the_command_exits_with_2():
     arguments = ["-m", "experiments.compare_optimizers", "--sigma", "0"]
     done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)

@@ -1,12 +1,12 @@
 import jax.numpy as jnp
 import pytest
-from small_runs import count_training, execute, result
+from small_runs import SMALL, count_training, execute, result
 
 from experiments import compare_architectures
 from experiments.compare_architectures import SECONDS, STEPS, Cost, Found, Options
 from experiments.lab import scores
 
-SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--batch-size", "2"]
+WORDS = [*SMALL, "--schedule", "constant"]
 
 
 def test_equal_seconds_are_those_of_the_first():
@@ -19,6 +19,7 @@ def test_equal_seconds_are_those_of_the_first():
     }
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_the_convolutions():
     """2 x pixels x 25 x (16 + 256 + 256 + 16), less what the padding saves, and a little for the rest."""
     image = jnp.zeros((1, 64, 64, 1))
@@ -43,26 +44,29 @@ def test_the_table_has_a_row_for_each_with_its_cost_and_both_accuracies():
     assert "steps in 2 s" in found.headings
 
 
+@pytest.mark.slow
 def test_a_run_that_both_budgets_share_is_trained_once(tmp_path, monkeypatch):
-    # A step of the second takes three times as long: of its 3 steps, 1 fits into the seconds.
-    seconds = {"kernel_3": 0.01, "shallow": 0.03}
+    # A step of the second takes three times as long: of its 30 steps, 10 fit into the seconds.
+    seconds = {"notebook": 0.01, "shallow": 0.03}
     monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: seconds[name])
     begun = count_training(monkeypatch)
-    document = execute(compare_architectures, *SMALL, "--architectures", *seconds, "--seeds", "2", "--out", tmp_path)
+    words = [*WORDS, "--iterations", "30", "--architectures", *seconds, "--seeds", "2", "--out", tmp_path]
+    document = execute(compare_architectures, *words)
     made = {(run["label"], run["seed"]): {**run, "label": "", "curves": ""} for run in document["runs"]}
     assert len(made) == 8
     for seed in (0, 1):
-        assert made[f"kernel_3 {STEPS}", seed] == made[f"kernel_3 {SECONDS}", seed]
-        assert made[f"shallow {SECONDS}", seed]["iterations"] == 1
+        assert made[f"notebook {STEPS}", seed] == made[f"notebook {SECONDS}", seed]
+        assert made[f"shallow {SECONDS}", seed]["iterations"] == 10
     assert len(begun) == len(set(begun)) == 6
 
 
+@pytest.mark.slow
 def test_measured_seconds_are_kept_for_a_command_that_goes_on(tmp_path, monkeypatch):
     measured = []
     monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: measured.append(name) or 0.01)
-    words = [*SMALL, "--architectures", "kernel_3", "--out", tmp_path]
+    words = [*WORDS, "--iterations", "10", "--architectures", "notebook", "--out", tmp_path]
     for _ in range(2):
         execute(compare_architectures, *words)
         for path in tmp_path.glob("*.*"):
             path.unlink()
-    assert measured == ["kernel_3"]
+    assert measured == ["notebook"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
-from small_runs import execute, result
+from small_runs import SHORT, execute, result
 from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
@@ -16,7 +16,7 @@ from experiments.lab import processes, views
 from experiments.lab.stops import Finished, UsageError
 from experiments.lab.tuning import Candidate
 
-TINY = ["--preset", "quick", "--iterations", "4", "--image-size", "16", "--sigma", "4", "--seeds", "2"]
+WORDS = [*SHORT, "--seeds", "2"]
 
 
 def parse(*arguments):
@@ -24,7 +24,7 @@ def parse(*arguments):
 
 
 def run(*arguments):
-    return execute(compare_optimizers, *TINY, "--optimizers", "sgd", "adam", *arguments)
+    return execute(compare_optimizers, *WORDS, "--optimizers", "sgd", "adam", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def results(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_writes_every_file(results):
     pictures = {f"{name}.png" for name in ("curves", "paired_differences", "time_to_target", "predictions")}
     names = pictures | {"report.html", "results.json", "options.json", "runs.csv", "tables.tex", "runs"}
@@ -43,16 +44,17 @@ def test_writes_every_file(results):
         assert (results / name).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_results_tell_what_made_them(results):
     document = json.loads((results / "results.json").read_text())
-    assert document["options"]["iterations"] == 4
+    assert document["options"]["iterations"] == 10
     assert document["versions"]["jax"] == jax.__version__
     assert document["device"]["platform"] == jax.default_backend()
     runs = document["runs"]
     assert [(run["optimizer"], run["seed"]) for run in runs] == [("sgd", 0), ("sgd", 1), ("adam", 0), ("adam", 1)]
     for run in runs:
-        assert {name: len(curve) for name, curve in run["curves"].items()} == {"loss": 4, "agreement": 4, "iou": 4}
-        assert run["loss"] == pytest.approx(sum(run["curves"]["loss"]) / 4, rel=1e-6)
+        assert {name: len(curve) for name, curve in run["curves"].items()} == {"loss": 10, "agreement": 10, "iou": 10}
+        assert run["loss"] == pytest.approx(sum(run["curves"]["loss"]) / 10, rel=1e-6)
         assert 0 <= run["iou"] <= run["accuracy"] <= 1
     # Paired: the first loss of a seed is every optimizer's.
     assert runs[0]["curves"]["loss"][0] == runs[2]["curves"]["loss"][0]
@@ -63,6 +65,7 @@ def test_results_tell_what_made_them(results):
     )
 
 
+@pytest.mark.slow
 def test_table_has_a_row_a_run(results):
     with (results / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -71,6 +74,7 @@ def test_table_has_a_row_a_run(results):
     assert "curves" not in rows[0]
 
 
+@pytest.mark.slow
 def test_a_finished_command_does_nothing(results):
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
     with pytest.raises(Finished, match=r"holds the results of this very command"):
@@ -80,6 +84,7 @@ def test_a_finished_command_does_nothing(results):
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*.*")} == before
 
 
+@pytest.mark.slow
 def test_same_command_same_numbers(results, tmp_path):
     run("--out", str(tmp_path))
     first, second = (json.loads((out / "results.json").read_text())["runs"] for out in (results, tmp_path))
@@ -92,10 +97,11 @@ def tuned(tmp_path_factory):
     """The folder of a small comparison at rates of their own."""
     out = tmp_path_factory.mktemp("tuned")
     arguments = ["--optimizers", "sgd=0.1,1", "optax:lion", "--rates", "1e-3", "--tune", "--tuning-seeds", "1"]
-    execute(compare_optimizers, *TINY, *arguments, "--tuning-seed", "8", "--seed", "7", "--out", out)
+    execute(compare_optimizers, *WORDS, *arguments, "--tuning-seed", "8", "--seed", "7", "--out", out)
     return out
 
 
+@pytest.mark.slow
 def test_tuning_has_seeds_of_its_own(tuned):
     document = json.loads((tuned / "results.json").read_text())
     trials = document["tuning"]["runs"]
@@ -112,6 +118,7 @@ def test_tuning_has_seeds_of_its_own(tuned):
     assert {run["learning_rate"] for run in compared} == {best["learning_rate"], 1e-3}
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_a_run_of_both_phases(tuned):
     with (tuned / "runs.csv").open() as file:
         rows = [(row["phase"], row["label"], row["seed"]) for row in csv.DictReader(file)]
@@ -119,6 +126,7 @@ def test_the_table_has_a_row_a_run_of_both_phases(tuned):
     assert [row[0] for row in rows[3:]] == ["comparison"] * 4
 
 
+@pytest.mark.slow
 def test_what_is_unfair_is_said(tuned):
     said = "\n".join(json.loads((tuned / "results.json").read_text())["warnings"])
     for words in ("2 seeds give", "best rate of sgd is the", "budgets of tuning are unequal", "flatters the choice: 8"):

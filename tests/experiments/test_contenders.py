@@ -3,9 +3,12 @@ from functools import partial
 import chex
 import jax
 import numpy as np
+import pytest
 
 import segjax
 from experiments.bench import contenders
+
+pytestmark = pytest.mark.slow
 
 
 def test_growth_changes_one_quantity_at_a_time():
@@ -24,17 +27,19 @@ def test_naive_convolutions_train_the_same_network():
     """On the same variables: the same logits, statistics, loss and gradients; and so the same losses of a run."""
     ours, naive = segjax.SegmentationCNN(num_channels=2), contenders.NaiveCNN(num_channels=2)
     batch = segjax.generate_data(jax.random.key(0), batch_size=2, image_size=8, sigma=2.0)
-    variables = ours.init(jax.random.key(1), batch.image)
-    chex.assert_trees_all_equal_shapes_and_dtypes(naive.init(jax.random.key(1), batch.image), variables)
+    variables = jax.jit(ours.init)(jax.random.key(1), batch.image)
+    shapes = jax.eval_shape(naive.init, jax.random.key(1), batch.image)
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
 
-    def loss(params, model):
+    def loss(model, params):
         given = {**variables, "params": params}
         logits, changed = model.apply(given, batch.image, train=True, mutable=["batch_stats"])
         return segjax.losses.mean_squared_error(logits, batch.mask).mean(), (logits, changed)
 
-    found, expected = (jax.value_and_grad(loss, has_aux=True)(variables["params"], it) for it in (naive, ours))
+    gradients = (jax.jit(jax.value_and_grad(partial(loss, it), has_aux=True)) for it in (naive, ours))
+    found, expected = (gradient(variables["params"]) for gradient in gradients)
     chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
-    evaluated = (it.apply(variables, batch.image, train=False) for it in (naive, ours))
+    evaluated = (jax.jit(partial(it.apply, train=False))(variables, batch.image) for it in (naive, ours))
     np.testing.assert_allclose(*evaluated, rtol=1e-4, atol=1e-6)
 
 

@@ -36,7 +36,7 @@ class Options(Comparison):
     out: Path = Path("results/my_question")
 
 
-PRESETS = {"full": Options(), "quick": Options(image_size=16, sigma=4.0, batch_size=2, iterations=3, seeds=1)}
+PRESETS = {"full": Options(), "quick": Options(image_size=16, sigma=4.0, batch_size=1, iterations=10, seeds=1)}
 
 
 def plan(options):
@@ -54,6 +54,7 @@ if __name__ == "__main__":
 '''
 
 
+@pytest.mark.slow
 def test_a_new_question_is_one_short_script(tmp_path):
     script, out = tmp_path / "my_question.py", tmp_path / "out"
     script.write_text(QUESTION)
@@ -74,7 +75,7 @@ def test_a_new_question_is_one_short_script(tmp_path):
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == "my_question"
     assert document["command"] == f"python my_question.py --preset quick --out {out}"
-    assert [len(run["curves"]["loss"]) for run in document["runs"]] == [3]
+    assert [len(run["curves"]["loss"]) for run in document["runs"]] == [10]
     assert "<h1>Does a small kernel suffice?</h1>" in (out / "report.html").read_text()
     with (out / "runs.csv").open() as file:
         assert [row["architecture"] for row in csv.DictReader(file)] == ["kernel_3"]

@@ -19,7 +19,7 @@ from conftest import DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import ROOT, execute, parse
+from small_runs import ROOT, SHORT, SMALL, Command, execute, parse
 
 from experiments.lab import experiment, stops, store
 from experiments.lab.experiment import questions
@@ -31,39 +31,39 @@ TWO = ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png")
 
 # name -> (what makes the quick preset small enough for a test, its figures)
 EXPERIMENTS = {
-    "texture_gallery": (["--map-steps", "20", "--map-sigmas", "0.2", "2"], {"gallery", "sigma_study", "difficulty"}),
-    "train_model": (["--iterations", "25", "--show-every", "15"], {"curves", "predictions"}),
-    "find_learning_rate": (["--steps", "30"], {"range_test"}),
+    "texture_gallery": (
+        ["--image-size", "16", "--sigma", "4", "--map-size", "16", "--map-steps", "20", "--map-sigmas", "0.2", "2"],
+        {"gallery", "sigma_study", "difficulty"},
+    ),
+    "train_model": (
+        [*SMALL, "--iterations", "20", "--show-every", "10", "--architecture", "notebook"],
+        {"curves", "predictions"},
+    ),
+    "find_learning_rate": ([*SMALL, "--steps", "30"], {"range_test"}),
     "tune_learning_rate": (
-        ["--iterations", "4", "--optimizers", "sgd", "adam", "--rates", "1e-2", "1"],
+        [*SHORT, "--optimizers", "sgd", "adam", "--rates", "1e-2", "1"],
         {"rate_sensitivity", "curves_sgd", "curves_adam"},
     ),
-    "compare_optimizers": (
-        ["--iterations", "4", "--image-size", "16", "--optimizers", "sgd"],
-        {"curves", "time_to_target", "predictions"},
-    ),
-    "compare_losses": (
-        ["--iterations", "4", "--losses", "mse", "dice"],
-        {"loss_by_metric", "agreement", "predictions"},
-    ),
+    "compare_optimizers": ([*SHORT, "--optimizers", "sgd"], {"curves", "time_to_target", "predictions"}),
+    "compare_losses": ([*SHORT, "--losses", "mse", "dice"], {"loss_by_metric", "agreement", "predictions"}),
     "compare_architectures": (
-        ["--iterations", "4", "--architectures", "notebook", "kernel_3", "--image-size", "16"],
+        [*SHORT, "--architectures", "notebook", "shallow", "--schedule", "constant"],
         {"budgets", "cost_and_quality"},
     ),
     "inspect_layers": (
-        ["--iterations", "10", "--architecture", "shallow"],
+        [*SHORT, "--architecture", "shallow", "--schedule", "constant"],
         {"kernels_conv1", "kernels_out", "features_conv1", "features_out", "removal"},
     ),
     "train_best_model": (
-        ["--seconds", "1", "--held-out", "8", "--architecture", "shallow"],
+        [*SMALL, "--seconds", "1", "--held-out", "16", "--architecture", "shallow"],
         {"quality_over_time", "predictions"},
     ),
     "learn_textures": (
-        ["--seconds", "1", "--held-out", "8", "--architecture", "shallow", *TWO],
+        [*SMALL, "--seconds", "1", "--held-out", "16", "--architecture", "shallow", *TWO],
         {"quality_over_time", "predictions", "training_images"},
     ),
     "reproduce_notebook": (
-        ["--iterations", "3", "--long-iterations", "6", "--image-size", "16", "--sigma", "4", "--seeds", "1"],
+        [*SHORT, "--long-iterations", "20", "--seeds", "1"],
         {"published_losses", "optimizers", "adam_rates"},
     ),
 }
@@ -109,12 +109,12 @@ def test_every_script_has_the_same_parts(name):
         assert "quick" in script.PRESETS
 
 
+@pytest.mark.slow
 def test_the_package_lists_every_question():
-    words = [sys.executable, "-m", "experiments"]
-    done = subprocess.run(words, cwd=ROOT, env={**os.environ, "COLUMNS": "80"}, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    code, said, errors = Command("", environment={"COLUMNS": "80"}).finish()
+    assert (code, errors) == (0, "")
     # Long questions take several lines.
-    said = " ".join(done.stdout.split())
+    said = " ".join(said.split())
     for name, question in QUESTIONS.items():
         assert f"{name} {question}" in said
 
@@ -143,6 +143,7 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+@pytest.mark.slow
 def test_writes_every_file(finished):
     name, out = finished
     for figure in EXPERIMENTS[name][1]:
@@ -164,6 +165,7 @@ def test_writes_every_file(finished):
     assert not [path.name for path in out.iterdir() if path.suffix == ".tmp"]
 
 
+@pytest.mark.slow
 def test_the_report_is_one_page_that_fetches_nothing(finished):
     name, out = finished
     text = (out / "report.html").read_text()
@@ -230,9 +232,10 @@ class Claimed(BaseException):
     """The options were good: from here on it would be work."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(QUESTIONS))
 @given(data=st.data())
-@settings(suppress_health_check=list(HealthCheck), max_examples=40)
+@settings(suppress_health_check=list(HealthCheck))
 def test_command_lines_work_or_are_one_line(name, data):
     script = module(name)
     flags = [flag(field.name) for field in dataclasses.fields(script.Options)]

@@ -1,6 +1,7 @@
 """Who may import whom: the library knows no experiment, the machinery no question, and no two modules each other."""
 
 import ast
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 
 import pytest
@@ -17,6 +18,7 @@ def name_of(path):
 FILES = {name_of(path): path for folder in ("segjax", "experiments") for path in (ROOT / folder).rglob("*.py")}
 
 
+@cache
 def imports(name):
     """Every module that a module imports, also inside of a function; of ours, the file that is meant."""
     found = set()

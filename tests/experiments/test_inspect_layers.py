@@ -1,6 +1,6 @@
-import jax
 import numpy as np
 import pytest
+from conftest import drawn
 from small_runs import execute
 
 from experiments import inspect_layers
@@ -25,10 +25,11 @@ def test_findings_name_the_layers_that_matter():
     assert second.startswith("1 of 1 channels")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("diverged", [True, False])
 def test_it_warns_of_a_network_that_diverged(diverged, tmp_path):
     texture = {"batch_size": 1, "image_size": 16, "sigma1": 0.3, "sigma2": 1.5, "sigma": 4.0}
-    variables = ARCHITECTURES["shallow"].init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+    variables = drawn(ARCHITECTURES["shallow"])
     for name, content in saved_models.files("shallow", variables, {"texture": texture}, False, diverged).items():
         (tmp_path / name).write_bytes(content)
     out = tmp_path / "out"

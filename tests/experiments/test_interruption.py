@@ -1,75 +1,38 @@
 """Nothing is lost: real processes that are killed, told to stop, or run out of room, and what they go on from."""
 
 import json
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 
 import jax
 import pytest
-from small_runs import parse
+from small_runs import SMALL, TWO_DEVICES, Command, parse
 
 from experiments import rerun, train_model
 from segjax import checkpoints
 
+pytestmark = pytest.mark.slow
+
 # Saved after every chunk, so that a kill can hit a saving too.
-SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1", "--architecture", "kernel_3"]
-SMALL += ["--iterations", "200", "--show-every", "100", "--checkpoint-seconds", "0.01"]
+SAVED = ["--checkpoint-seconds", "0.01"]
+WORDS = [*SMALL, "--architecture", "notebook", "--iterations", "200", "--show-every", "100", *SAVED]
 KILLS, PART = 20, "runs/*.part"
-RUN = f"runs/{parse(train_model, *SMALL).run(0).stem}.safetensors"
-
-
-class Command:
-    """An experiment in a process of its own, forked from one that has done the imports, a third of the time."""
-
-    SERVER = multiprocessing.get_context("forkserver")
-    SERVER.set_forkserver_preload(["experiments.train_model"])
-
-    def __init__(self, script, words, cache, environment, limit):
-        """`cache` is a folder of compiled programs, `limit` the most bytes that a file may have."""
-        self.streams = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115, closed by finish
-        code = f"import jax, os, resource, sys; from functools import partial; from experiments import {script} as it\n"
-        code += "from experiments.lab import cli, experiment\n"
-        for number, stream in enumerate(self.streams, start=1):
-            code += f"os.dup2(os.open({stream.name!r}, os.O_WRONLY), {number})\n"
-        code += f"os.environ.update({environment!r})\n"
-        code += f"jax.config.update('jax_compilation_cache_dir', {str(cache)!r})\n"
-        if limit:
-            code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        code += f"sys.argv = ['it', *{words!r}]\n"
-        code += "cli.command(partial(experiment.run, it), it.Options, it.PRESETS)"
-        self.process = self.SERVER.Process(target=exec, args=(code, {}))
-        self.process.start()
-
-    def wait_for(self, out, pattern):
-        """Waits for a file that it writes."""
-        while not list(out.glob(pattern)):
-            assert self.process.is_alive(), self.finish()
-            time.sleep(0.01)
-
-    def send(self, number):
-        os.kill(self.process.pid, number)
-
-    def finish(self):
-        """Its exit code, and what it wrote to stdout and stderr."""
-        self.process.join(timeout=120)
-        said = [stream.read() for stream in self.streams]
-        for stream in self.streams:
-            stream.close()
-        return self.process.exitcode, *said
+RUN = f"runs/{parse(train_model, *WORDS).run(0).stem}.safetensors"
 
 
 def train(out, cache, limit=None):
-    return Command("train_model", [*SMALL, "--out", str(out)], cache, {}, limit)
+    return Command("train_model", *WORDS, "--out", out, settings={"jax_compilation_cache_dir": str(cache)}, limit=limit)
+
+
+def begun(out):
+    return lambda: list(out.glob(PART))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Where the processes share what they compile."""
+    """Where the processes share what they compile: a kill can leave half a program, which no other test should read."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -87,7 +50,7 @@ def stopped(cache, tmp_path_factory):
     """The folder of a run that was told to stop."""
     out = tmp_path_factory.mktemp("stopped")
     started = train(out, cache)
-    started.wait_for(out, PART)
+    started.wait_for(begun(out))
     started.send(signal.SIGTERM)
     assert started.finish()[0] == 143
     return out
@@ -114,6 +77,7 @@ def assert_same(out, whole):
     assert [name for name in ours if ours[name] != theirs[name]] == []
 
 
+@pytest.mark.deep
 def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_path):
     # It finds its programs compiled, as all that follow do.
     begin = time.monotonic()
@@ -137,7 +101,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_pat
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tmp_path):
     started = train(tmp_path, cache)
-    started.wait_for(tmp_path, PART)
+    started.wait_for(begun(tmp_path))
     started.send(how)
     returned, _, said = started.finish()
     assert returned == code
@@ -157,10 +121,9 @@ def test_runs_side_by_side_go_on_to_the_same_numbers(cache, tmp_path):
     """Three runs of each optimizer on two devices: the second round has one."""
 
     def compare(out):
-        words = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1", "--seeds", "3"]
-        words += ["--iterations", "300", "--optimizers", "sgd", "--checkpoint-seconds", "0.01", "--out", str(out)]
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-        return Command("compare_optimizers", words, cache, {"XLA_FLAGS": flags}, limit=None)
+        words = [*SMALL, *SAVED, "--seeds", "3", "--iterations", "100", "--optimizers", "sgd", "--out", out]
+        settings = {"jax_compilation_cache_dir": str(cache)}
+        return Command("compare_optimizers", *words, environment={"XLA_FLAGS": TWO_DEVICES}, settings=settings)
 
     def compared(out):
         code, _, errors = compare(out).finish()
@@ -168,7 +131,7 @@ def test_runs_side_by_side_go_on_to_the_same_numbers(cache, tmp_path):
 
     compared(tmp_path / "whole")
     started = compare(tmp_path / "part")
-    started.wait_for(tmp_path / "part", PART)
+    started.wait_for(begun(tmp_path / "part"))
     started.send(signal.SIGTERM)
     code, _, said = started.finish()
     assert code == 143
@@ -200,7 +163,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path)
 def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
     out = tmp_path / "out"
     started = train(out, cache)
-    started.wait_for(out, PART)
+    started.wait_for(begun(out))
     shutil.rmtree(out, ignore_errors=True)
     code, _, said = started.finish()
     assert code == 1

@@ -21,6 +21,7 @@ def test_others_are_found_by_their_import_path():
     assert names.optimizer("adam") is segjax.OPTIMIZERS["adam"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["optax:lion", "optax.contrib:muon"])
 def test_others_train(name):
     train = segjax.make_train(

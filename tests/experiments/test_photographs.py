@@ -262,6 +262,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
 def test_a_damaged_file_is_the_picture_or_an_error(ending, tmp_path):
     path = write(tmp_path / f"whole.{ending}", SHADES)

@@ -1,24 +1,21 @@
 """Real processes over loopback: two, each with two devices."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from small_runs import ROOT, execute
+from small_runs import SHORT, SMALL, TWO_DEVICES, Command, execute
 
 from experiments import compare_optimizers
 from experiments.lab import processes
 from experiments.lab.stops import UsageError
 
 # 3 runs of each optimizer on 4 devices.
-SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "2", "--seeds", "3"]
-SMALL += ["--optimizers", "sgd=0.01", "momentum=0.01"]
+OPTIMIZERS = ["--optimizers", "sgd=0.01", "momentum=0.01"]
+WORDS = ["--seeds", "3", *OPTIMIZERS]
 
 
 def free_port():
@@ -36,24 +33,21 @@ def by_scheduler(index, port):
     return ["--coordinator", "auto"], {f"SLURM_{name}": value for name, value in slurm.items()}
 
 
-def start(out, *arguments, join=by_flags, second=((), {})):
-    """Two processes; `second` are words and an environment for the second alone."""
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    # One would read a program while the other writes it, and complain of half a file.
-    shared = {**os.environ, "XLA_FLAGS": flags, "JAX_ENABLE_COMPILATION_CACHE": "false"}
+def start(out, cache, *arguments, join=by_flags, second=((), {})):
+    """Two processes; `second` are words and settings of jax for the second alone."""
     port, both = free_port(), []
     for index in "01":
         group, environment = join(index, port)
         words, own = second if index == "1" else ((), {})
-        command = [sys.executable, "-m", "experiments.compare_optimizers", *SMALL, *arguments, *words, *group]
+        # Only the first writes programs. The other finds none, since they are of other devices, but would read one
+        # that is half written, and complain.
+        kept = {"jax_compilation_cache_dir": str(cache)} if index == "0" else {"jax_enable_compilation_cache": False}
         both.append(
-            subprocess.Popen(
-                [*command, "--out", str(out)],
-                cwd=ROOT,
-                env={**shared, **environment, **own},
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+            Command(
+                "compare_optimizers",
+                *(*SMALL, *WORDS, *arguments, *words, *group, "--out", out),
+                environment={"XLA_FLAGS": TWO_DEVICES, **environment},
+                settings={**kept, **own},
             )
         )
     return both
@@ -66,18 +60,28 @@ def runs_of(out):
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The runs of one process."""
-    return execute(compare_optimizers, *SMALL, "--iterations", "3", "--out", tmp_path_factory.mktemp("alone"))["runs"]
+    return execute(compare_optimizers, *SHORT, *WORDS, "--out", tmp_path_factory.mktemp("alone"))["runs"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Where the first of the two processes keeps its programs: a kill can leave half a one."""
+    return tmp_path_factory.mktemp("cache")
 
 
 # The second asks for the first optimizer alone: it is another way to come together, not another comparison.
-@pytest.mark.parametrize(("join", "optimizers"), [(by_flags, SMALL[-2:]), (by_scheduler, SMALL[-2:-1])])
-def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, tmp_path):
-    both = start(tmp_path, "--iterations", "3", "--optimizers", *optimizers, join=join)
-    (_, errors), (second, _) = [process.communicate(timeout=120) for process in both]
-    assert not errors
-    assert "Wrote" not in second
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("join", "optimizers"),
+    [(by_flags, OPTIMIZERS), pytest.param(by_scheduler, OPTIMIZERS[:-1], marks=pytest.mark.deep)],
+)
+def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, cache, tmp_path):
+    both = start(tmp_path, cache, "--iterations", "10", *optimizers, join=join)
+    (first, _, errors), (other, said, _) = [process.finish() for process in both]
+    assert (first, other, errors) == (0, 0, "")
+    assert "Wrote" not in said
     together = runs_of(tmp_path)
-    assert [run["seed"] for run in together] == [0, 1, 2] * len(optimizers)
+    assert [run["seed"] for run in together] == [0, 1, 2] * (len(optimizers) - 1)
     for first, second in zip(together, alone[: len(together)], strict=True):
         # Other numbers of devices sum in another order.
         np.testing.assert_allclose(first["curves"]["loss"], second["curves"]["loss"], rtol=1e-4)
@@ -85,38 +89,33 @@ def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, tmp_path
         assert first["learning_rate"] == second["learning_rate"] == 0.01
         assert first["iou"] == pytest.approx(second["iou"], abs=1e-2)
     # Only the first sees the folder, but nothing is left to do for either.
-    for process in start(tmp_path, "--iterations", "3", "--optimizers", *optimizers, join=join):
-        _, errors = process.communicate(timeout=120)
-        assert (process.returncode, errors) == (0, "")
+    for process in start(tmp_path, cache, "--iterations", "10", *optimizers, join=join):
+        code, _, errors = process.finish()
+        assert (code, errors) == (0, "")
 
 
-def wait_for(condition, seconds=90):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
-
-
+# A death that is seen by its broken connection, and one that says good-bye first, of the writer and of the other.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "how", "code"),
-    [(1, signal.SIGKILL, -9), (0, signal.SIGKILL, -9), (0, signal.SIGINT, 130), (1, signal.SIGTERM, 143)],
+    [
+        (0, signal.SIGKILL, -9),
+        (1, signal.SIGTERM, 143),
+        pytest.param(1, signal.SIGKILL, -9, marks=pytest.mark.deep),
+        pytest.param(0, signal.SIGINT, 130, marks=pytest.mark.deep),
+    ],
 )
-def test_a_dead_process_ends_the_other(victim, how, code, tmp_path):
+def test_a_dead_process_ends_the_other(victim, how, code, cache, tmp_path):
     # When those of sgd are kept, the program for momentum is still to be compiled.
-    both = start(tmp_path, "--iterations", "100")
-    try:
-        kept = tmp_path / "runs"
-        wait_for(lambda: len(list(kept.glob("sgd-0.01-seed?-*.safetensors"))) == 3)
-        both[victim].send_signal(how)
-        begin = time.monotonic()
-        _, said = both[1 - victim].communicate(timeout=60)
-        assert time.monotonic() - begin < 60
-        assert both[1 - victim].returncode == 1
-        assert both[victim].wait(timeout=60) == code
-    finally:
-        for process in both:
-            process.kill()
-            process.communicate()
+    both = start(tmp_path, cache, "--iterations", "50")
+    kept = tmp_path / "runs"
+    both[victim].wait_for(lambda: len(list(kept.glob("sgd-0.01-seed?-*.safetensors"))) == 3)
+    both[victim].send(how)
+    begin = time.monotonic()
+    returned, _, said = both[1 - victim].finish(60)
+    assert time.monotonic() - begin < 60
+    assert returned == 1
+    assert both[victim].finish(60)[0] == code
     last = said.strip().splitlines()[-1]
     assert last.startswith(
         f"error: process {victim} of 2 has ended; the runs that were finished are kept in {tmp_path}"
@@ -141,18 +140,16 @@ def test_refuses(options, message, tmp_path):
         pytest.fail("nothing can be joined")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", ["0", "1"])
 def test_a_process_does_not_wait_for_ever_to_be_joined(index, tmp_path):
-    port = free_port()
-    words = ["--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", index]
-    words += ["--out", str(tmp_path / "out")]
-    code = "import sys; from functools import partial; from experiments import compare_optimizers as it\n"
-    code += "from experiments.lab import cli, experiment, processes\nprocesses.PATIENCE_S = 2\n"
-    code += f"sys.argv = ['it', *{words!r}]\ncli.run(partial(experiment.run, it), it.Options, it.PRESETS)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2, done.stderr
-    where = f"at 127.0.0.1:{port} in 2 s; were all of them started?"
-    assert done.stderr.splitlines()[-1] == f"error: the 2 processes did not come together {where}"
+    words, _ = by_flags(index, port := free_port())
+    impatient = "from experiments.lab import processes; processes.PATIENCE_S = 1"
+    started = Command("compare_optimizers", *words, "--out", tmp_path / "out", before=impatient)
+    code, _, said = started.finish(60)
+    assert code == 2, said
+    where = f"at 127.0.0.1:{port} in 1 s; were all of them started?"
+    assert said.splitlines()[-1] == f"error: the 2 processes did not come together {where}"
     assert not (tmp_path / "out").exists()
 
 
@@ -163,20 +160,21 @@ def test_one_process_is_its_own_writer(tmp_path):
         assert processes.broadcast(array) is array
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("second", "difference"),
     [
         ((("--sigma1", "0.9"), {}), "sigma1 0.9, not 0.2"),
         # Arrays of other seeds have other shapes, and the processes would wait for one another for ever.
         ((("--seeds", "2"), {}), "seeds 2, not 3"),
-        (((), {"JAX_ENABLE_X64": "1"}), "enable_x64 True, not False"),
+        (((), {"jax_enable_x64": True}), "enable_x64 True, not False"),
     ],
 )
-def test_processes_that_were_not_started_alike_end_with_the_difference(second, difference, tmp_path):
-    both = start(tmp_path / "out", "--iterations", "3", second=second)
+def test_processes_that_were_not_started_alike_end_with_the_difference(second, difference, cache, tmp_path):
+    both = start(tmp_path / "out", cache, "--iterations", "10", second=second)
     for process in both:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 2
+        code, _, errors = process.finish()
+        assert code == 2
         assert errors.splitlines()[-1] == f"error: process 1 was started with {difference} as the first"
     assert not (tmp_path / "out").exists()
 

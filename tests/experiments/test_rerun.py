@@ -1,27 +1,26 @@
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from small_runs import ROOT, execute, parse
+from small_runs import SHORT, Command, execute, parse
 
 from experiments import compare_losses, compare_optimizers, rerun
 from experiments.lab import cli, store
 from experiments.lab.stops import UsageError
 from experiments.rerun import Options
 
-SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--losses", "mse", "dice"]
+WORDS = [*SHORT, "--losses", "mse", "dice"]
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     out = tmp_path_factory.mktemp("losses")
-    execute(compare_losses, *SMALL, "--out", out)
+    execute(compare_losses, *WORDS, "--out", out)
     return out / "results.json"
 
 
+@pytest.mark.slow
 def test_the_same_numbers_come_out(results, tmp_path, capsys):
     rerun.main(Options(results, str(tmp_path)))
     document = json.loads((tmp_path / "rerun.json").read_text())
@@ -32,6 +31,7 @@ def test_the_same_numbers_come_out(results, tmp_path, capsys):
     assert cli.parse(Options, {}, [str(results)]) == Options(results)
 
 
+@pytest.mark.slow
 def test_other_numbers_are_named(results, tmp_path, capsys):
     document = json.loads(results.read_text())
     document["runs"][1]["curves"]["loss"][2] += 1e-16
@@ -86,6 +86,7 @@ def test_refuses_what_is_no_result(content, message, tmp_path):
         rerun.main(Options(path))
 
 
+@pytest.mark.slow
 def test_refuses_to_write_over_the_results(results):
     with pytest.raises(UsageError, match="is the folder of the results themselves"):
         rerun.main(Options(results, str(results.parent), overwrite=True))
@@ -105,6 +106,7 @@ def test_finds_what_options_would_import(options, modules):
     assert rerun.imported(options) == modules
 
 
+@pytest.mark.slow
 def test_code_of_another_module_runs_only_where_it_is_allowed(results, tmp_path, monkeypatch):
     (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); from optax import adam as factory")
     monkeypatch.syspath_prepend(tmp_path)
@@ -122,6 +124,7 @@ def test_code_of_another_module_runs_only_where_it_is_allowed(results, tmp_path,
     assert not rerun.allowed("no_such_module", folder, [])
 
 
+@pytest.mark.slow
 def test_deterministic_results_are_repeated_so(results, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--given")
     document = json.loads(results.read_text())
@@ -135,7 +138,7 @@ def test_deterministic_results_are_repeated_so(results, tmp_path, monkeypatch):
     assert seen == ["--given --xla_gpu_deterministic_ops=true"]
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_file():
-    words = [sys.executable, "-m", "experiments.rerun", "nowhere"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (2, "error: nowhere cannot be read: No such file or directory\n")
+    ended = Command("rerun", "nowhere").finish()
+    assert ended == (2, "", "error: nowhere cannot be read: No such file or directory\n")

@@ -1,11 +1,10 @@
 """Runs: what each is called, and on which images they are judged."""
 
-from functools import partial
-
 import chex
 import jax
 import numpy as np
 import pytest
+from conftest import drawn
 
 import segjax
 from experiments.lab import runs, scores
@@ -38,11 +37,12 @@ def test_any_optimizer_s_name_makes_a_file_s_name(name):
     assert not set(stem) & set(":/ ")
 
 
+@pytest.mark.slow
 def test_held_out_images_are_those_of_evaluate():
-    texture = Texture(batch_size=2, image_size=16, sigma=4.0)
-    model, batch = ARCHITECTURES["kernel_3"], runs.held_out_batch(texture)
-    variables = model.init(jax.random.key(0), batch.image)
-    counts, running, losses = jax.jit(partial(runs.held_out, model, texture))(variables)
+    texture = Texture(batch_size=1, image_size=16, sigma=4.0)
+    model, batch = ARCHITECTURES["shallow"], runs.held_out_batch(texture)
+    variables = drawn(model)
+    counts, running, losses = runs.evaluation(model, texture)(variables)
     key = jax.random.key(runs.HELD_OUT_KEY)
     expected = segjax.evaluate(model, variables, key, runs.HELD_OUT_BATCHES, **texture._asdict())
     chex.assert_trees_all_equal(counts, expected, running)

@@ -1,11 +1,12 @@
 import os
+from functools import cache
 from pathlib import Path
 
 import chex
 import jax
 import numpy as np
 import pytest
-from conftest import to_nhwc, under
+from conftest import drawn, to_nhwc, under
 from safetensors.numpy import save_file
 
 from experiments.lab import saved_models
@@ -18,9 +19,13 @@ TEXTURE = {"batch_size": 2, "image_size": 16, "sigma1": 0.3, "sigma2": 1.5, "sig
 EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32, "sigma": 6.4, "contrast": 0.2}
 
 
+# Networks that are equal have one program.
+see, untrained = jax.jit(predict, static_argnums=0), cache(drawn)
+
+
 def save(out, name, trained_on, export_torch=False):
     """Writes the files of an untrained network; its own file, and its variables."""
-    variables = ARCHITECTURES[name].init(jax.random.key(1), IMAGE)
+    variables = untrained(ARCHITECTURES[name])
     files = saved_models.files(name, variables, trained_on, export_torch)
     assert set(files) == {saved_models.MODEL, *([saved_models.TORCH] if export_torch else [])}
     for file, content in files.items():
@@ -28,13 +33,16 @@ def save(out, name, trained_on, export_torch=False):
     return out / saved_models.MODEL, variables
 
 
-@pytest.mark.parametrize("name", ["notebook", "separate_norm", "unet", "patch"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("separate_norm", "unet", "patch")]
+
+
+@pytest.mark.parametrize("name", ["notebook", *SLOW])
 def test_reloading_gives_identical_predictions(name, tmp_path):
     path, variables = save(tmp_path, name, {"texture": TEXTURE})
     network = saved_models.load(path)
     assert network.model == ARCHITECTURES[name]
     np.testing.assert_array_equal(
-        predict(network.model, network.variables, IMAGE), predict(ARCHITECTURES[name], variables, IMAGE)
+        see(network.model, network.variables, IMAGE), see(ARCHITECTURES[name], variables, IMAGE)
     )
     assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, ("sigma 0.3", "sigma 1.5"))
     assert saved_models.load_with_textures(path)[1]._asdict() == TEXTURE
@@ -62,7 +70,7 @@ def test_pytorch_s_own_weights_predict_what_pytorch_does(golden_model, tmp_path)
     path = tmp_path / "theirs.safetensors"
     save_file(under(golden_model, "state/"), path)
     network = saved_models.load(path)
-    probability = jax.nn.sigmoid(predict(network.model, network.variables, to_nhwc(golden_model["x"])))
+    probability = jax.nn.sigmoid(see(network.model, network.variables, to_nhwc(golden_model["x"])))
     np.testing.assert_allclose(probability, to_nhwc(golden_model["train/output"]), rtol=0, atol=1e-5)
 
 

@@ -4,10 +4,9 @@ import os
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, drawn
 from PIL import Image
 from safetensors.numpy import save_file
 from small_runs import execute, parse, told_to_stop
@@ -32,7 +31,7 @@ def read(path):
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """The file of a network that was never trained: what it says of textures is noise, but always the same."""
-    variables = ARCHITECTURES["shallow"].init(jax.random.key(3), np.zeros((1, 8, 8, 1), np.float32))
+    variables = drawn(ARCHITECTURES["shallow"])
     path = tmp_path_factory.mktemp("network") / saved_models.MODEL
     path.write_bytes(saved_models.files("shallow", variables, {"exemplars": EXEMPLARS}, False)[path.name])
     return path
@@ -52,6 +51,7 @@ def pictures(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_writes_what_the_network_sees(network, pictures, tmp_path):
     document = run(tmp_path / "out", network, pictures / "grey.png", "--probability", "npy", "--tile-size", "16")
     probability = np.load(tmp_path / "out" / "grey-probability.npy")
@@ -68,6 +68,7 @@ def test_writes_what_the_network_sees(network, pictures, tmp_path):
     assert 0 < row["first_share"] < 1
 
 
+@pytest.mark.slow
 def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, capsys):
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as end:
@@ -86,6 +87,7 @@ def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, caps
     assert [refused["image"] for refused in document["refused"]] == [str(pictures / "broken.png")]
 
 
+@pytest.mark.slow
 def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
     grey = pictures / "grey.png"
     run(tmp_path / "out", network, grey)
@@ -94,6 +96,7 @@ def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
         run(tmp_path / "out", network, grey)
 
 
+@pytest.mark.slow
 def test_interrupted_it_begins_again(network, pictures, tmp_path):
     words = (tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
     with told_to_stop(), pytest.raises(Interrupted):
@@ -110,6 +113,7 @@ def test_its_own_model_is_not_deleted(network, pictures):
     assert network.exists()
 
 
+@pytest.mark.slow
 def test_rerun_finds_the_same_areas(network, tmp_path):
     run(tmp_path / "out", network, DATA / "grain.png", DATA / "stripes.png")
     words = [str(tmp_path / "out" / "results.json"), "--out", str(tmp_path / "again")]
@@ -117,12 +121,14 @@ def test_rerun_finds_the_same_areas(network, tmp_path):
     assert json.loads((tmp_path / "again" / "rerun.json").read_text())["differences"] == []
 
 
+@pytest.mark.slow
 def test_a_name_that_looks_like_a_formula_is_a_name(network, tmp_path):
     path = shutil.copy(DATA / "grain.png", tmp_path / r"a$\x$.png")
     assert run(tmp_path / "out", network, path)["images"][0]["name"] == r"a$\x$"
     assert (tmp_path / "out" / r"a$\x$-mask.png").exists()
 
 
+@pytest.mark.slow
 def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
     shutil.copy(pictures / "grey.png", pictures / "deep.png")
     with pytest.raises(SystemExit):
@@ -131,6 +137,7 @@ def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
     assert "has the name of an earlier picture" in document["refused"][0]["error"]
 
 
+@pytest.mark.slow
 def test_a_long_name_is_cut_to_fit(network, tmp_path):
     # The third is cut within a letter of two bytes.
     stems = ["a" * 240, "a" * 239 + "b", "ab" + "\u00e9" * 119]
@@ -145,6 +152,7 @@ def test_a_long_name_is_cut_to_fit(network, tmp_path):
     assert max(len(os.fsencode(name)) for name in document["files"]) == 250
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_does_not_stop_the_others(network, pictures, tmp_path, monkeypatch, capsys):
     (pictures / "link.png").symlink_to("nowhere.png")
     os.mkfifo(pictures / "pipe.png")
@@ -171,6 +179,7 @@ def test_what_cannot_be_opened_does_not_stop_the_others(network, pictures, tmp_p
     assert [row["name"] for row in document["images"]] == ["colour", "deep"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[31mred"])
 def test_a_name_that_no_page_can_show(name, network, tmp_path, capsys):
     path = shutil.copy(DATA / "grain.png", tmp_path / f"{os.fsdecode(name)}.png")
@@ -193,6 +202,7 @@ def test_a_network_that_diverged_is_no_secret(network):
     assert "The training of this network diverged" in said
 
 
+@pytest.mark.slow
 def test_numbers_that_are_not_finite_are_no_mask(network, pictures, tmp_path, monkeypatch, capsys):
     right = tiling.segment
 
@@ -211,13 +221,15 @@ def test_numbers_that_are_not_finite_are_no_mask(network, pictures, tmp_path, mo
     assert (tmp_path / "out" / "colour-mask.png").exists()
 
 
+@pytest.mark.slow
 def test_the_notebook_s_weights_from_pytorch(pictures, tmp_path):
-    variables = ARCHITECTURES["notebook"].init(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
+    variables = drawn(ARCHITECTURES["notebook"])
     save_file(torch_weights.to_state_dict(variables), tmp_path / "theirs.safetensors")
     document = run(tmp_path / "out", tmp_path / "theirs.safetensors", pictures / "grey.png")
     assert "share one BatchNorm" in document["warnings"][0]
 
 
+@pytest.mark.slow
 def test_the_same_command_again_has_nothing_to_do(network, tmp_path):
     words = (tmp_path / "out", network, DATA / "grain.png")
     run(*words)

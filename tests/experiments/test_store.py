@@ -4,8 +4,6 @@ import fcntl
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,7 @@ from pathlib import Path
 import chex
 import numpy as np
 import pytest
-from small_runs import ROOT, execute, result
+from small_runs import PLAIN, SMALL, Command, execute, result
 
 from experiments import compare_losses, find_learning_rate
 from experiments.lab import store
@@ -22,7 +20,6 @@ from experiments.lab.stops import Finished, UsageError
 from segjax import TrainState
 
 OPTIONS = compare_losses.PRESETS["quick"]
-SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--losses", "mse"]
 
 
 def claim(options, free=()):
@@ -254,30 +251,23 @@ def test_what_was_computed_otherwise_is_not_gone_on_with(section, name, value, w
         claim(options)
 
 
-CLAIM = "import sys, dataclasses, pathlib; from test_store import OPTIONS, claim\n"
-CLAIM += "claim(dataclasses.replace(OPTIONS, out=pathlib.Path(sys.argv[1])))\nprint('claimed', flush=True)\n"
+CLAIM = "from experiments.lab import store; store.claim(out, identity); pipe.send('claimed'); pipe.recv()"
 
 
-def claim_elsewhere(options, *more):
-    code = CLAIM + "\n".join(more)
-    here = Path(__file__).parent
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(options.out)],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{here}:{here.parent}"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
+@pytest.mark.slow
 def test_a_second_process_is_told_and_touches_nothing(options):
-    with claim_elsewhere(options, "input()") as other:
-        assert other.stdout.readline() == "claimed\n"
-        (options.out / "theirs").touch()
-        for ours in (options, replace(options, overwrite=True)):
-            with pytest.raises(UsageError, match="another process writes to --out"):
-                claim(ours)
-        other.communicate("\n")
+    here, there = Command.SERVER.Pipe()
+    given = {"out": options.out, "identity": options.identity("compare_losses"), "pipe": there}
+    other = Command.SERVER.Process(target=exec, args=(CLAIM, given), daemon=True)
+    other.start()
+    assert here.recv() == "claimed"
+    (options.out / "theirs").touch()
+    for ours in (options, replace(options, overwrite=True)):
+        with pytest.raises(UsageError, match="another process writes to --out"):
+            claim(ours)
+    here.send("end")
+    other.join(timeout=60)
+    assert other.exitcode == 0
     assert [path.name for path in options.out.iterdir()] == ["theirs"]
     (options.out / "theirs").unlink()
     # It has ended, and its claim with it.
@@ -302,6 +292,7 @@ def test_a_finished_folder_is_free_for_other_processes(options):
         claim(options)
 
 
+@pytest.mark.slow
 def test_a_read_only_folder_is_one_line():
     # Not in pytest's folders, which none but their owner may enter.
     with tempfile.TemporaryDirectory() as parent:
@@ -310,13 +301,9 @@ def test_a_read_only_folder_is_one_line():
         out.chmod(0o555)
         Path(parent).chmod(0o755)
         # Root may write anywhere, nobody may not.
-        code = "import os, sys; from functools import partial; from experiments import compare_losses as it\n"
-        code += "from experiments.lab import cli, experiment; os.getuid() or os.setuid(65534)\n"
-        code += f"sys.argv = ['it', '--preset', 'quick', '--out', {str(out)!r}]\n"
-        code += "cli.run(partial(experiment.run, it), it.Options, it.PRESETS)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"error: --out {out} cannot be written: Permission denied\n"
+        nobody = "os.getuid() or os.setuid(65534)"
+        ended = Command("compare_losses", "--preset", "quick", "--out", out, before=nobody).finish()
+        assert ended == (2, "", f"error: --out {out} cannot be written: Permission denied\n")
 
 
 def unfinish(out):
@@ -325,34 +312,36 @@ def unfinish(out):
         path.unlink()
 
 
+@pytest.mark.slow
 def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
-    given = ("--out", tmp_path)
-    first = execute(compare_losses, *SMALL, *given)["runs"][0]["curves"]["loss"]
+    given = (PLAIN, "--out", tmp_path)
+    first = execute(*given)["runs"][0]["curves"]["loss"]
     unfinish(tmp_path)
-    with pytest.raises(UsageError, match="holds unfinished results with iterations 3, not 4"):
-        execute(compare_losses, *SMALL, "--iterations", "4", *given)
+    with pytest.raises(UsageError, match="holds unfinished results with iterations 10, not 11"):
+        execute(*given, "--iterations", "11")
     # Runs that lost their options are not taken for those of others: their names tell them apart.
-    for option, value in (("--iterations", "4"), ("--sigma1", "0.3")):
+    for option, value in (("--iterations", "11"), ("--sigma1", "0.3")):
         (tmp_path / "options.json").unlink()
-        loss = execute(compare_losses, *SMALL, option, value, *given)["runs"][0]["curves"]["loss"]
-        assert len(loss) == (4 if option == "--iterations" else 3)
+        loss = execute(*given, option, value)["runs"][0]["curves"]["loss"]
+        assert len(loss) == (11 if option == "--iterations" else 10)
         assert loss != first
         unfinish(tmp_path)
     assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 3
-    again = execute(compare_losses, *SMALL, "--iterations", "4", "--overwrite", *given)
-    assert len(again["runs"][0]["curves"]["loss"]) == 4
+    again = execute(*given, "--iterations", "11", "--overwrite")
+    assert len(again["runs"][0]["curves"]["loss"]) == 11
     # Of the three before, the one in the list went; one is kept as NAME~, since a new one has its name.
     assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 2
     assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors~"))) == 1
 
 
+@pytest.mark.slow
 def test_a_broken_run_is_one_line(tmp_path):
-    execute(compare_losses, *SMALL, "--out", tmp_path)
+    execute(PLAIN, "--out", tmp_path)
     unfinish(tmp_path)
     (file,) = tmp_path.glob("runs/*-seed0-*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"is truncated, or no checkpoint.*; delete it, or pass --overwrite"):
-        execute(compare_losses, *SMALL, "--out", tmp_path)
+        execute(PLAIN, "--out", tmp_path)
 
 
 def test_there_and_back_is_identical(options):
@@ -417,8 +406,9 @@ def test_finishing_leaves_other_runs_under_way(options):
     assert document["files"] == ["b.png", "a.png"]
 
 
+@pytest.mark.slow
 def test_overwriting_leaves_nothing_of_what_was_there(tmp_path):
-    arguments = (find_learning_rate, "--preset", "quick", "--steps", "30", "--out", tmp_path)
+    arguments = (find_learning_rate, *SMALL, "--steps", "30", "--out", tmp_path)
     theirs = {"options": {}, "files": ["old.png"]}
     for name in ("old.png", "iteration-000001.png", "mine.png"):
         (tmp_path / name).write_bytes(b"")

@@ -2,12 +2,14 @@ import time
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from rich.console import Console
 
 from experiments.bench import timing
 from experiments.bench.timing import Call, Program
 
 
+@pytest.mark.slow
 def test_compilation_is_apart_and_slow_programs_get_fewer_repeats():
     calls = {"slow": 0, "fast": 0}
 

@@ -6,33 +6,33 @@ from types import SimpleNamespace
 import chex
 import pytest
 from rich.console import Console
-from small_runs import count_training, execute, parse
+from small_runs import PLAIN, count_training, execute, parse
 
-from experiments import compare_losses
 from experiments.lab import stops, store, train
 from experiments.lab.runs import Begun
 
-SMALL = ["--preset", "quick", "--iterations", "3", "--image-size", "16", "--sigma", "4", "--losses", "mse"]
 QUIET = Console(quiet=True)
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeypatch):
-    whole = execute(compare_losses, *SMALL, "--out", tmp_path / "whole")
+    whole = execute(PLAIN, "--out", tmp_path / "whole")
     begun = count_training(monkeypatch, interrupted=2)
     out = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
-        execute(compare_losses, *SMALL, "--out", out)
+        execute(PLAIN, "--out", out)
     assert {path.name for path in out.iterdir()} == {"options.json", "runs"}
-    resumed = execute(compare_losses, *SMALL, "--out", out)
+    resumed = execute(PLAIN, "--out", out)
     assert [run.seed for run in begun] == [0, 1, 1]
     for first, second in zip(whole["runs"], resumed["runs"], strict=True):
         assert {**first, "seconds": 0} == {**second, "seconds": 0}
 
 
+@pytest.mark.slow
 def test_results_are_in_the_order_of_the_runs_and_each_is_trained_once(tmp_path, monkeypatch):
-    chosen = parse(compare_losses, *SMALL, "--out", tmp_path)
-    store.claim(chosen.out, chosen.identity("compare_losses"))
-    one, other = (chosen.run(seed, objective="mse") for seed in (0, 1))
+    chosen = parse(PLAIN, "--out", tmp_path)
+    store.claim(chosen.out, chosen.identity("plain"))
+    one, other = (chosen.run(seed) for seed in (0, 1))
     begun = count_training(monkeypatch)
     found = train.train_all([other, one, other], chosen, QUIET)
     assert [result.run for result in found] == [other, one, other]

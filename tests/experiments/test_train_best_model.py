@@ -5,15 +5,16 @@ from functools import partial
 
 import pytest
 from rich.console import Console
-from small_runs import execute, parse
+from small_runs import SMALL, execute, parse, ticking
 
 import segjax
 from experiments import train_best_model
 from experiments.lab import clock, saved_models
 from experiments.lab.names import ARCHITECTURES
 
-SMALL = ["--preset", "quick", "--seconds", "4", "--image-size", "16", "--sigma", "4", "--held-out", "12"]
-SMALL += ["--architecture", "shallow"]
+pytestmark = pytest.mark.slow
+
+WORDS = [*SMALL, "--seconds", "4", "--held-out", "16", "--architecture", "shallow"]
 DRAWN = {"image_size": 16, "sigma": 4.0, "sigma1": 0.2, "sigma2": 1.2}
 
 
@@ -21,7 +22,8 @@ DRAWN = {"image_size": 16, "sigma": 4.0, "sigma1": 0.2, "sigma2": 1.2}
 def trained(tmp_path_factory):
     """A folder of results, whose name a shell would take for two, and what results.json holds."""
     out = tmp_path_factory.mktemp("best") / "best model"
-    return out, execute(train_best_model, *SMALL, "--out", out)
+    with ticking(0.5):
+        return out, execute(train_best_model, *WORDS, "--out", out)
 
 
 def test_the_best_model_is_the_last_and_tells_how_it_grew(trained):
@@ -33,7 +35,7 @@ def test_the_best_model_is_the_last_and_tells_how_it_grew(trained):
     assert network.image_size == 16
     assert network.model == ARCHITECTURES["shallow"]
     last = clock.Snapshot(0.0, 1, 0.0, network.variables)
-    options = parse(train_best_model, *SMALL, "--out", out)
+    options = parse(train_best_model, *WORDS, "--out", out)
     judged = clock.judge(options, [last], partial(segjax.generate_data, **DRAWN), Console(quiet=True))
     assert judged[0]["iou"] == rows[-1]["iou"]
 

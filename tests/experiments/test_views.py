@@ -1,6 +1,6 @@
-import jax
 import numpy as np
 import pytest
+from conftest import drawn
 from small_runs import ARMS, DECISIVE, arm, contest, result
 
 from experiments.lab import scores, views
@@ -101,9 +101,10 @@ def test_a_run_that_diverged_is_behind_and_in_no_mean():
     assert views.leader(half, "accuracy").startswith("Best by held-out accuracy: a (0.900)")
 
 
+@pytest.mark.slow
 def test_every_arm_is_shown_its_own_textures():
     options = Comparison(image_size=16, sigma=4.0, batch_size=1)
-    variables = ARCHITECTURES["shallow"].init(jax.random.key(0), np.zeros((1, 16, 16, 1), np.float32))
+    variables = drawn(ARCHITECTURES["shallow"])
     made = {}
     for width in (0.4, 5.0):
         run = options.run(0, texture=options.texture._replace(sigma2=width), architecture="shallow")

@@ -25,18 +25,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import rerun
+from tests.experiments.small_runs import ROOT, SMALL, TWO_DEVICES
 
-ROOT = Path(__file__).parents[2]
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 # What Python itself gives where a signal comes before its first line of ours.
 EARLY = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: -signal.SIGTERM}
 SECONDS = 30
-SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
 MODEL = ["train_model", *SMALL, "--architecture", "kernel_3", "--iterations", "300", "--show-every", "100"]
 PAIRED = ["compare_optimizers", *SMALL, "--iterations", "300", "--seeds", "3", "--optimizers", "sgd"]
 CLOCK = ["train_best_model", *SMALL, "--seconds", "5", "--held-out", "16"]
 SAVED = ["--checkpoint-seconds", "0.01"]
-TWO_DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
 
 
 class Kind(NamedTuple):
@@ -49,7 +47,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "one process": Kind([*MODEL, *SAVED], {}),
-    "two devices": Kind([*PAIRED, *SAVED], TWO_DEVICES),
+    "two devices": Kind([*PAIRED, *SAVED], {"XLA_FLAGS": TWO_DEVICES}),
     "two processes": Kind(PAIRED, {"JAX_ENABLE_COMPILATION_CACHE": "false"}, processes=2),
     "by the clock": Kind([*CLOCK, *SAVED], {}),
 }

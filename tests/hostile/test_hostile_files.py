@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from conftest import DATA
 from PIL import Image
-from tries import SMALL, TEXTURE, check_one_line, seen, type_in, write_model
+from tries import TEXTURE, check_one_line, seen, type_in, write_model
 
 from experiments import compare_optimizers, find_learning_rate
 from experiments.lab.runs import Texture
+from tests.experiments.small_runs import SMALL
 
 GRAIN = DATA / "grain.png"
 DEEP = "[" * 200_000
@@ -140,6 +141,7 @@ def test_what_is_no_photograph_to_learn_from(name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_no_bad_picture_stops_the_good_ones(network, tmp_path):
     folder, out = tmp_path / "pictures", tmp_path / "out"
     folder.mkdir()

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import pytest
-from tries import SMALL, check_one_line, seen, type_in
+from tries import check_one_line, seen, type_in
 
 from experiments.lab import store
 from segjax import checkpoints
+from tests.experiments.small_runs import SHORT
 
-WORDS = [*SMALL, "--architecture", "shallow", "--iterations", "10", "--show-every", "10"]
+pytestmark = pytest.mark.slow
+
+WORDS = [*SHORT, "--architecture", "notebook", "--show-every", "10"]
 DEEP = "[" * 200_000
 # What results depend on alone: neither times nor dates.
 CURVES = ("loss", "agreement")

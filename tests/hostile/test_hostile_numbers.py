@@ -4,9 +4,10 @@ import importlib
 
 import pytest
 from conftest import DATA
-from tries import SMALL, check_one_line, type_in
+from tries import check_one_line, type_in
 
 from experiments.lab.options import flag
+from tests.experiments.small_runs import SMALL
 
 FLOAT = "must be a finite number > 0, got"
 # What no option that is a number > 0 takes, and what the line says.

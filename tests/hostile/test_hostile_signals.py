@@ -5,8 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from tries import ROOT
 
+from tests.experiments.small_runs import ROOT
 from tests.hostile.signals import Ended, broken, broken_peer
 
 INTERRUPTED = "interrupted; the same command goes on\n"

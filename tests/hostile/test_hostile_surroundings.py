@@ -6,7 +6,9 @@ import sys
 
 import pytest
 from conftest import DATA
-from tries import ROOT, write_model
+from tries import write_model
+
+from tests.experiments.small_runs import ROOT
 
 pytestmark = pytest.mark.deep
 

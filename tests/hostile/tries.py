@@ -5,24 +5,22 @@ import importlib
 import io
 import os
 import signal
-from functools import partial
-from pathlib import Path
+from functools import cache, partial
 from typing import NamedTuple
 
-import jax
-import numpy as np
 import pytest
+from conftest import drawn
 
 from experiments.lab import cli, experiment, saved_models, stops
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from segjax import checkpoints
 
-ROOT = Path(__file__).parents[2]
 TEXTURE = Texture(batch_size=1, image_size=16, sigma=4.0)._asdict()
-SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
 # No honest try takes as long.
 SECONDS = 60
+# Once for all: one parses every script, the other traces a network.
+questions, untrained = cache(experiment.questions), cache(drawn)
 
 
 class Ended(NamedTuple):
@@ -36,13 +34,14 @@ class Ended(NamedTuple):
 def type_in(name, *words):
     """Runs a command in this process; whatever leaves it but an exit is raised, and so is a hang."""
     script = importlib.import_module(f"experiments.{name}")
-    questions = hasattr(script, "report")
-    main, presets = (partial(experiment.run, script), script.PRESETS) if questions else (script.main, {})
+    asks = hasattr(script, "report")
+    main, presets = (partial(experiment.run, script), script.PRESETS) if asks else (script.main, {})
     code, out, err = 0, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         # The signals are pytest's.
         patch.setattr(stops, "install", lambda last_words: None)
         patch.setattr(stops, "ignore", lambda: None)
+        patch.setattr(experiment, "questions", questions)
         patch.setattr("sys.argv", [name, *map(str, words)])
         before = signal.signal(signal.SIGALRM, _hangs)
         signal.alarm(SECONDS)
@@ -68,10 +67,7 @@ def check_one_line(ended, code, says):
 
 def write_model(path, diverged=False, **changes):
     """A network that was never trained; `changes` go into its metadata."""
-    shapes = jax.eval_shape(ARCHITECTURES["shallow"].init, jax.random.key(3), np.zeros((1, 8, 8, 1), np.float32))
-    # A variance is not negative.
-    draw = np.random.default_rng(3).uniform
-    variables = jax.tree.map(lambda leaf: draw(size=leaf.shape).astype(np.float32), shapes)
+    variables = untrained(ARCHITECTURES["shallow"])
     path.write_bytes(saved_models.files("shallow", variables, {"texture": TEXTURE}, False, diverged)[path.name])
     if changes:
         arrays, metadata = checkpoints.load(path)
