@@ -25,7 +25,7 @@ research script needs most is also at the top level.
 `plotting` loads at first use, since it needs matplotlib.
 
     >>> import jax, segjax
-    >>> train = segjax.make_train(segjax.SegmentationCNN(), num_steps=20, image_size=32, sigma=6.4)
+    >>> train = segjax.make_train(segjax.SegmentationCNN(), num_steps=5, image_size=16, sigma=3)
     >>> state, history = jax.jit(train)(jax.random.key(0), 1e-3)
 """
 

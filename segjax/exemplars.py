@@ -62,7 +62,8 @@ def generate_crops(
 
     >>> import jax
     >>> first, second = jax.random.uniform(jax.random.key(1), (2, 40, 60))
-    >>> batch = generate_crops(jax.random.key(0), first, second, batch_size=2, image_size=32, sigma=6.4)
+    >>> draw = jax.jit(lambda key: generate_crops(key, first, second, batch_size=2, image_size=32, sigma=6.4))
+    >>> batch = draw(jax.random.key(0))
     >>> batch.image.shape, batch.mask.shape
     ((2, 32, 32, 1), (2, 32, 32, 1))
     """

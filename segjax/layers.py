@@ -23,10 +23,10 @@ def feature_maps(model: nn.Module, variables: Variables, image: jax.Array) -> di
         ValueError: if the network has no such convolution.
 
     >>> import jax, segjax
-    >>> model, image = segjax.SegmentationCNN(num_channels=2), jax.numpy.zeros((1, 8, 8, 1))
-    >>> maps = feature_maps(model, model.init(jax.random.key(0), image), image)
-    >>> {layer: array.shape[-1] for layer, array in maps.items()}
-    {'conv1': 2, 'conv2': 2, 'conv3': 2, 'out': 1}
+    >>> model, image = segjax.SegmentationCNN(num_channels=2, depth=2), jax.numpy.zeros((1, 8, 8, 1))
+    >>> variables = jax.jit(model.init)(jax.random.key(0), image)
+    >>> {layer: array.shape[-1] for layer, array in feature_maps(model, variables, image).items()}
+    {'conv1': 2, 'conv2': 2, 'out': 1}
     """
     maps: dict[str, jax.Array] = {}
 

@@ -65,7 +65,8 @@ def sweep(
         TypeError, ValueError: naming the argument that is out of range. A traced value has no number yet and passes.
 
     >>> import jax, segjax
-    >>> train = segjax.make_train(segjax.SegmentationCNN(num_channels=2), num_steps=5, image_size=16, sigma=3)
+    >>> model = segjax.SegmentationCNN(num_channels=2, depth=1)
+    >>> train = segjax.make_train(model, num_steps=5, batch_size=2, image_size=16, sigma=3)
     >>> keys = jax.random.split(jax.random.key(0), 3)
     >>> result = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-3, 1e-2], sigma1=[0.2, 0.5]))(keys)
     >>> list(result.axes), result.histories.loss.shape

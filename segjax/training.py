@@ -140,7 +140,8 @@ def make_train(
         TypeError, ValueError: naming the argument that is out of range.
 
     >>> import jax, segjax
-    >>> train = segjax.make_train(segjax.SegmentationCNN(num_channels=2), num_steps=5, image_size=16, sigma=3)
+    >>> model = segjax.SegmentationCNN(num_channels=2, depth=1)
+    >>> train = segjax.make_train(model, num_steps=5, batch_size=2, image_size=16, sigma=3)
     >>> state, history = jax.jit(train)(jax.random.key(0), 1e-3)
     >>> keys = jax.random.split(jax.random.key(0), 4)
     >>> states, histories = jax.jit(jax.vmap(train, in_axes=(0, None)))(keys, 1e-3)
