@@ -25,7 +25,8 @@ def feature_maps(model: nn.Module, variables: Variables, image: jax.Array) -> di
     >>> import jax, segjax
     >>> model, image = segjax.SegmentationCNN(num_channels=2, depth=2), jax.numpy.zeros((1, 8, 8, 1))
     >>> variables = jax.jit(model.init)(jax.random.key(0), image)
-    >>> {layer: array.shape[-1] for layer, array in feature_maps(model, variables, image).items()}
+    >>> maps = jax.jit(feature_maps, static_argnums=0)(model, variables, image)
+    >>> {layer: maps[layer].shape[-1] for layer in maps}
     {'conv1': 2, 'conv2': 2, 'out': 1}
     """
     maps: dict[str, jax.Array] = {}

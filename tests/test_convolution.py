@@ -35,7 +35,9 @@ def gradients(convolve, inputs, kernel):
     return value_and_gradients(convolve, inputs, kernel)[1]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (4, 5), (5, 5)])
+@pytest.mark.parametrize(
+    "size", [(2, 2), (4, 5), *(pytest.param(size, marks=pytest.mark.slow) for size in ((1, 1), (3, 3), (5, 5)))]
+)
 def test_value_and_gradients_are_the_plain_ones(size):
     kernel = normal(*size, 3, 4)
     (value, ours), (expected, theirs) = (value_and_gradients(way, INPUTS, kernel) for way in (conv2d, plain))
@@ -43,7 +45,10 @@ def test_value_and_gradients_are_the_plain_ones(size):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("batch", "height"), [(1, 40), (1, 4), (3, 13), (7, 13), (8, 13)])
+@pytest.mark.parametrize(
+    ("batch", "height"),
+    [(1, 40), (3, 13), *(pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((1, 4), (7, 13), (8, 13)))],
+)
 def test_few_images_are_cut_into_bands_without_a_trace(batch, height, x64):
     inputs, kernel = normal(batch, height, 6, 2, dtype=np.float64), normal(4, 3, 2, 3, dtype=np.float64)
     ours, theirs = (

@@ -135,14 +135,17 @@ RUNS = {
 }
 
 
+# Operation by operation, each is compiled for itself.
+@pytest.mark.parametrize(
+    "function", [jax.jit(metrics.diverged_at), pytest.param(metrics.diverged_at, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", list(RUNS))
-def test_diverged_at(name):
+def test_diverged_at(name, function):
     loss, expected = RUNS[name]
-    loss = np.array(loss, np.float32)
-    for found in (metrics.diverged_at(loss), jax.jit(metrics.diverged_at)(loss)):
-        assert found.dtype == jnp.int32
-        assert found.shape == ()
-        assert int(found) == expected
+    found = function(np.array(loss, np.float32))
+    assert found.dtype == jnp.int32
+    assert found.shape == ()
+    assert int(found) == expected
 
 
 def test_diverged_at_under_vmap():

@@ -344,7 +344,7 @@ def test_refuses_other_configurations(config, message):
     [
         (segjax.SegmentationCNN(num_channels=4097, kernel_size=1, depth=1), "num_channels", 4096),
         (segjax.SegmentationCNN(num_channels=1, kernel_size=256, depth=1), "kernel_size", 255),
-        (segjax.UNet(num_channels=1, kernel_size=1, levels=9), "levels", 8),
+        pytest.param(segjax.UNet(num_channels=1, kernel_size=1, levels=9), "levels", 8, marks=pytest.mark.slow),
         pytest.param(
             segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=257), "depth", 256, marks=pytest.mark.slow
         ),

@@ -36,6 +36,7 @@ def test_rates_are_those_of_the_growing_schedule():
     np.testing.assert_allclose([schedule(step) for step in range(5)], range_test.rates(1e-4, 1.0, 5), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_whose_rate_grows_diverges_at_its_end():
     optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["sgd"], range_test.growing(1e12), 20)
     sizes = {"batch_size": 1, "image_size": 16, "sigma": 4.0}

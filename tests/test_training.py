@@ -65,11 +65,6 @@ def fit(model):
 
 
 @pytest.fixture(scope="module")
-def sgd():
-    return segjax.make_fit(MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=5, **SMALL)
-
-
-@pytest.fixture(scope="module")
 def run(train):
     return train(KEY, 1e-2)
 
@@ -214,33 +209,30 @@ def test_a_longer_program_begins_as_the_shorter_one(run):
     np.testing.assert_allclose(longer.loss[:STEPS], run[1].loss, rtol=1e-5)
 
 
-def test_vmap_over_seeds_and_rates(run):
+@pytest.mark.parametrize("model", [Plain(), pytest.param(MODEL, marks=pytest.mark.slow)], ids=["Plain", "MODEL"])
+def test_vmap_over_seeds_and_rates(model):
+    single = jax.jit(segjax.make_train(model, num_steps=STEPS, **SMALL))
     # The number of the run takes the place of the option.
-    train = segjax.make_train(MODEL, num_steps=STEPS, **{**SMALL, "sigma": 2.0})
-    keys = jnp.stack([KEY, jax.random.key(1)])
+    train = segjax.make_train(model, num_steps=STEPS, **{**SMALL, "sigma": 2.0})
+    keys, rates = jnp.stack([KEY, jax.random.key(1)]), jnp.array([1e-3, 1e-2])
     nested = jax.vmap(jax.vmap(partial(train, sigma=4.0), in_axes=(None, 0)), in_axes=(0, None))
-    _, histories = jax.jit(nested)(keys, jnp.array([1e-3, 1e-2]))
+    _, histories = jax.jit(nested)(keys, rates)
     chex.assert_tree_shape_prefix(histories, (2, 2, STEPS))
-    # Rounding differs under vmap, and training multiplies it: the first steps tell.
-    np.testing.assert_allclose(histories.loss[0, 1, :3], run[1].loss[:3], rtol=1e-3)
+    for place in np.ndindex(2, 2):
+        _, history = single(keys[place[0]], rates[place[1]])
+        # Rounding differs under vmap, and training multiplies it: the first steps tell.
+        np.testing.assert_allclose(histories.loss[place][:3], history.loss[:3], rtol=1e-3)
 
 
-def test_runs_of_a_key_are_paired(fit, sgd):
+def test_runs_of_a_key_are_paired():
     """Equal weights for every optimizer; and the first loss, before any update, says that the images are equal too."""
-
-    @jax.jit
-    def weights(key):
-        shallow = MODEL.clone(depth=1)
-        fits = [segjax.make_fit(shallow, optimizer=o, generate=flat) for o in segjax.OPTIMIZERS.values()]
-        return [fit.init(key, 1e-3).params for fit in fits]
-
-    first, *others = weights(KEY)
+    fits = {name: segjax.make_fit(Plain(), optimizer=o, num_steps=1, **SMALL) for name, o in segjax.OPTIMIZERS.items()}
+    first, *others = (fit.init(KEY, 1e-3).params for fit in fits.values())
     for other in others:
         chex.assert_trees_all_equal(other, first)
-    sgd, adam = sgd._replace(num_steps=1), fit._replace(num_steps=1)
-    losses = {float(one(KEY, rate)[1].loss[0]) for one in (sgd, adam) for rate in (1e-3, 1.0)}
+    losses = {float(fits[name](KEY, rate)[1].loss[0]) for name in ("sgd", "adam") for rate in (1e-3, 1.0)}
     assert len(losses) == 1
-    assert float(sgd(jax.random.key(1), 1e-3)[1].loss[0]) not in losses
+    assert float(fits["sgd"](jax.random.key(1), 1e-3)[1].loss[0]) not in losses
 
 
 def test_one_compilation_for_every_rate_seed_and_length():
@@ -285,8 +277,10 @@ def test_any_optax_optimizer_and_schedule():
     chex.assert_tree_all_finite((state.params, history.loss))
 
 
-def test_a_diverging_run_shows_it(sgd):
-    _, history = sgd(KEY, jnp.float32(np.finfo(np.float32).max))
+@pytest.mark.slow
+def test_a_diverging_run_shows_it():
+    fit = segjax.make_fit(MODEL, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=5, **SMALL)
+    _, history = fit(KEY, jnp.float32(np.finfo(np.float32).max))
     assert not np.all(np.isfinite(history.loss))
 
 

@@ -69,6 +69,21 @@ class Command:
     # Not the scripts, which runpy begins anew.
     LAB = tuple(f"experiments.lab.{name}" for name in ("clock", "experiment", "photographs", "tuning"))
     SERVER.set_forkserver_preload(["matplotlib.style", "matplotlib.backends.backend_agg", "scipy.stats", *LAB])
+    # A function would have the process import the module of the tests.
+    BEGIN = """
+import jax, os, resource, runpy, sys
+for number, name in enumerate(streams, start=1):
+    os.dup2(os.open(name, os.O_WRONLY | os.O_APPEND), number)
+os.chdir(root)
+os.environ.update(environment)
+for name, value in settings.items():
+    jax.config.update(name, value)
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+sys.argv = ["-m", *words]
+exec(before)
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
 
     def __init__(self, script, *words, environment=(), settings=(), before="", limit=None):
         """Starts it; without a script, the package.
@@ -79,20 +94,16 @@ class Command:
             before: code that it runs first.
             limit: the most bytes that a file may have.
         """
-        self.streams = [tempfile.NamedTemporaryFile("r") for _ in range(2)]  # noqa: SIM115, closed by finish
-        code = "import jax, os, resource, runpy, sys\n"
-        for number, stream in enumerate(self.streams, start=1):
-            code += f"os.dup2(os.open({stream.name!r}, os.O_WRONLY | os.O_APPEND), {number})\n"
-        code += f"os.environ.update({dict(environment)!r})\n"
-        for name, value in dict(settings).items():
-            code += f"jax.config.update({name!r}, {value!r})\n"
-        if limit:
-            code += f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
-        code += f"os.chdir({str(ROOT)!r})\nsys.argv = ['-m', *{list(map(str, words))!r}]\n{before}\n"
-        name = ".".join(["experiments", *filter(None, [script])])
-        code += f"runpy.run_module({name!r}, run_name='__main__', alter_sys=True)"
+        self.streams = []
+        for _ in range(2):
+            number, name = tempfile.mkstemp()
+            os.close(number)
+            self.streams.append(Path(name))
+        given = {"streams": list(map(str, self.streams)), "root": str(ROOT), "environment": dict(environment)}
+        given |= {"settings": dict(settings), "limit": limit, "words": list(map(str, words)), "before": before}
+        given["module"] = f"experiments.{script}" if script else "experiments"
         # A test that fails leaves it to the end of all tests, which would otherwise wait for it.
-        self.process = self.SERVER.Process(target=exec, args=(code, {}), daemon=True)
+        self.process = self.SERVER.Process(target=exec, args=(self.BEGIN, given), daemon=True)
         self.process.start()
 
     def wait_for(self, condition, seconds=120):
@@ -109,10 +120,10 @@ class Command:
     def finish(self, timeout=120):
         """Its exit code, and what it wrote to stdout and stderr; None and this far, where it did not end in time."""
         self.process.join(timeout)
-        code, said = self.process.exitcode, [stream.read() for stream in self.streams]
+        code, said = self.process.exitcode, [stream.read_text() for stream in self.streams]
         self.process.kill()
         for stream in self.streams:
-            stream.close()
+            stream.unlink()
         return code, *said
 
 

@@ -1,6 +1,7 @@
 """Real processes over loopback: two, each with two devices."""
 
 import json
+import math
 import signal
 import socket
 import time
@@ -33,21 +34,27 @@ def by_scheduler(index, port):
     return ["--coordinator", "auto"], {f"SLURM_{name}": value for name, value in slurm.items()}
 
 
-def start(out, cache, *arguments, join=by_flags, second=((), {})):
-    """Two processes; `second` are words and settings of jax for the second alone."""
+def start(out, cache, *arguments, join=by_flags, second=((), {}), keeps=True):
+    """Two processes; `second` are words and settings of jax for the second alone.
+
+    The first finds its programs in a cache, and `keeps` new ones there.
+    """
     port, both = free_port(), []
     for index in "01":
         group, environment = join(index, port)
         words, own = second if index == "1" else ((), {})
-        # Only the first writes programs. The other finds none, since they are of other devices, but would read one
-        # that is half written, and complain.
-        kept = {"jax_compilation_cache_dir": str(cache)} if index == "0" else {"jax_enable_compilation_cache": False}
+        settings = {
+            "jax_compilation_cache_dir": str(cache),
+            "jax_persistent_cache_min_compile_time_secs": 0.0 if keeps else math.inf,
+            # jax has the first alone write, and the other would complain of what is half written.
+            "jax_enable_compilation_cache": index == "0",
+        }
         both.append(
             Command(
                 "compare_optimizers",
                 *(*SMALL, *WORDS, *arguments, *words, *group, "--out", out),
                 environment={"XLA_FLAGS": TWO_DEVICES, **environment},
-                settings={**kept, **own},
+                settings=settings | own,
             )
         )
     return both
@@ -65,7 +72,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Where the first of the two processes keeps its programs: a kill can leave half a one."""
+    """Where the first of two processes finds its programs: no other test should."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -94,7 +101,6 @@ def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, cache, t
         assert (code, errors) == (0, "")
 
 
-# A death that is seen by its broken connection, and one that says good-bye first, of the writer and of the other.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "how", "code"),
@@ -106,8 +112,8 @@ def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, cache, t
     ],
 )
 def test_a_dead_process_ends_the_other(victim, how, code, cache, tmp_path):
-    # When those of sgd are kept, the program for momentum is still to be compiled.
-    both = start(tmp_path, cache, "--iterations", "50")
+    # When those of sgd are kept, the program for momentum is still to be compiled. A kill could leave half of one.
+    both = start(tmp_path, cache, "--iterations", "50", keeps=False)
     kept = tmp_path / "runs"
     both[victim].wait_for(lambda: len(list(kept.glob("sgd-0.01-seed?-*.safetensors"))) == 3)
     both[victim].send(how)
