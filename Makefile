@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NEWEST := .venv-newest/bin
-PARALLEL := --numprocesses auto --dist loadfile
+PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(PARALLEL)
 LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile
 # The newest jax wants a newer Python than ours may be: on the path, or where pyenv keeps its own.

@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -52,6 +53,12 @@ if "fusion_emitters" in os.environ["XLA_FLAGS"]:
 settings.register_profile("quick", deadline=None, derandomize=True, max_examples=8)
 settings.register_profile("wide", settings.get_profile("quick"), max_examples=300)
 settings.load_profile("quick")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with many slow tests first: of two workers, none waits long for the other at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("deep"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def load(name: str) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 NEEDED = ("segjax", "experiments", "tests", "pyproject.toml", "README.md", "Makefile", "docs", "CONTRIBUTING.md")
 # A test that waits for ever has seen the mutant too.
 SECONDS = 300
-PARALLEL = ("--numprocesses", "auto", "--dist", "loadfile")
+PARALLEL = ("--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 
 OTHERS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,

@@ -56,7 +56,7 @@ def test_is_typed():
     assert (PACKAGE / "py.typed").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)

@@ -224,6 +224,19 @@ def test_vmap_over_seeds_and_rates(model):
         np.testing.assert_allclose(histories.loss[place][:3], history.loss[:3], rtol=1e-3)
 
 
+def test_every_step_has_images_of_its_own():
+    def generate(key):
+        image = jax.random.uniform(key, (2, 4, 4, 1))
+        return segjax.Batch(image, image)
+
+    def loss(logits, mask):
+        return mask.mean(axis=(1, 2, 3))
+
+    fit = segjax.make_fit(Plain(), loss=loss, num_steps=STEPS, chunk_size=2, generate=generate)
+    losses = [fit(jax.random.key(seed), 1e-2)[1].loss for seed in (0, 1)]
+    assert len({float(value) for value in np.ravel(losses)}) == 2 * STEPS
+
+
 def test_runs_of_a_key_are_paired():
     """Equal weights for every optimizer; and the first loss, before any update, says that the images are equal too."""
     fits = {name: segjax.make_fit(Plain(), optimizer=o, num_steps=1, **SMALL) for name, o in segjax.OPTIMIZERS.items()}

@@ -14,11 +14,12 @@ def run(*arguments):
 
 
 def standing_in(measure):
-    """`timing.measure` of programs by their names alone: each is a sleep."""
+    """`timing.measure` of programs by their names alone: each is a sleep, a longer one than the one before."""
 
     def sleeping(programs, *others):
-        call = timing.Call(partial(time.sleep, 1e-4), temporary_bytes=8)
-        return measure({name: program._replace(make=lambda: call) for name, program in programs.items()}, *others)
+        calls = [timing.Call(partial(time.sleep, 1e-3 * place), temporary_bytes=8) for place in range(len(programs))]
+        made = [program._replace(make=lambda it=it: it) for program, it in zip(programs.values(), calls, strict=True)]
+        return measure(dict(zip(programs, made, strict=True)), *others)
 
     return sleeping
 
