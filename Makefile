@@ -1,6 +1,6 @@
 # make compare: install into .venv and run the main experiment's quick preset.
-# make check: lint, types and the quick tests, within a minute; after each change.
-# make test: all tests but the deep ones, within five; make test-deep: those, and the promises about bits as users compile.
+# make check: lint, types and the quick tests, after each change.
+# make test: all tests but the deep ones; make test-deep: those, and the promises about bits as users compile.
 # make coverage: the lines and branches of segjax that its own tests run.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
