@@ -19,8 +19,9 @@ PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/pyt
 compare: $(INSTALLED)
 	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
 
+# Compiled programs are kept between runs: it saves a third. Nothing else is in that folder, delete it as you like.
 check: lint
-	$(PYTEST) -m "not slow and not deep"
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv/programs $(PYTEST) -m "not slow and not deep"
 
 test: $(INSTALLED)
 	$(PYTEST) -m "not deep"

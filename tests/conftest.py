@@ -56,7 +56,12 @@ settings.load_profile("quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with many slow tests first: of two workers, none waits long for the other at the end."""
+    """Docstrings' examples are slow: most compile a program of their own, a training even. And files with many slow
+    tests come first: of two workers, none waits long for the other at the end.
+    """
+    for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker("slow")
     slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("deep"))
     items.sort(key=lambda item: -slow[item.path])
 

@@ -70,6 +70,7 @@ def test_every_place_of_an_exemplar_is_cut():
     assert {round(float(np.median(image)), 4) for image in whole} == {round(place, 4) for place in places}
 
 
+@pytest.mark.slow
 def test_contrast_scales_a_crop_about_its_exemplar_s_mean():
     # Pixels of 2 and of 4, more of these to the right, so that a crop has another mean; and beside them 5, which no
     # contrast changes: in the image it is 1, and the pixels of 2 are 0.

@@ -47,6 +47,7 @@ def assert_each_is(single, result):
             np.testing.assert_allclose(result.histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_every_seed_at_every_rate(program, single):
     assert_each_is(single, program(KEYS, jnp.array(RATES)))
 
@@ -86,6 +87,7 @@ def test_a_sweep_takes_any_number():
     np.testing.assert_allclose(result.histories.loss[1, 0, 1, 0], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_marked_and_disturbs_no_other(program):
     mixed, alone = (program(KEYS, jnp.array([1e-2, other, 1e-1])) for other in (1e30, 1e-3))
     first_lost = 1 + np.argmax(~np.isfinite(np.asarray(mixed.histories.loss[:, 1])), axis=-1)
@@ -130,6 +132,7 @@ def test_memory_grows_with_the_width_alone():
     assert temporaries(1, 1003) < least + 1.1 * history_of_one_run
 
 
+@pytest.mark.slow
 def test_rates_are_no_part_of_the_program(program):
     """`program` may be traced once."""
     rates = jnp.array(RATES)

@@ -84,7 +84,8 @@ def test_state_and_history(run):
     np.testing.assert_array_equal(sum(history.counts[:4]), 2 * 16 * 16)
 
 
-@pytest.mark.parametrize("chunk_size", [2, *(pytest.param(size, marks=pytest.mark.slow) for size in (1, 7, 50))])
+@pytest.mark.slow
+@pytest.mark.parametrize("chunk_size", [1, 2, 7, 50])
 def test_chunks_change_no_bit(run, fit, chunk_size):
     seen = []
     if chunk_size != fit.chunk_size:
@@ -95,14 +96,9 @@ def test_chunks_change_no_bit(run, fit, chunk_size):
     assert max(rows for _, rows in seen) <= chunk_size
 
 
-# A program for each length that is already done.
-ONE_PROGRAM = [("fit", 1), ("fit", 4), ("fit", STEPS), ("train", 4)]
-MORE_PROGRAMS = [("train", 1), ("train", STEPS)]
-
-
-@pytest.mark.parametrize(
-    ("name", "stop"), [*ONE_PROGRAM, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_PROGRAMS)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [1, 4, STEPS])
+@pytest.mark.parametrize("name", ["train", "fit"])
 def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resumed, stop):
     begun = fit._replace(num_steps=stop)(KEY, 1e-2)
     # As a file gives them back.
@@ -114,6 +110,7 @@ def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resum
     assert model.inits == before + 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "fit"])
 def test_a_state_can_be_resumed_from_twice(run, fit, resumed):
     begun = fit._replace(num_steps=4)(KEY, 1e-2)
@@ -209,7 +206,8 @@ def test_a_longer_program_begins_as_the_shorter_one(run):
     np.testing.assert_allclose(longer.loss[:STEPS], run[1].loss, rtol=1e-5)
 
 
-@pytest.mark.parametrize("model", [Plain(), pytest.param(MODEL, marks=pytest.mark.slow)], ids=["Plain", "MODEL"])
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [Plain(), MODEL], ids=["Plain", "MODEL"])
 def test_vmap_over_seeds_and_rates(model):
     single = jax.jit(segjax.make_train(model, num_steps=STEPS, **SMALL))
     # The number of the run takes the place of the option.
@@ -237,6 +235,7 @@ def test_every_step_has_images_of_its_own():
     assert len({float(value) for value in np.ravel(losses)}) == 2 * STEPS
 
 
+@pytest.mark.slow
 def test_runs_of_a_key_are_paired():
     """Equal weights for every optimizer; and the first loss, before any update, says that the images are equal too."""
     fits = {name: segjax.make_fit(Plain(), optimizer=o, num_steps=1, **SMALL) for name, o in segjax.OPTIMIZERS.items()}
@@ -305,6 +304,7 @@ def test_float64_throughout(x64):
     assert set(floating) == {jnp.dtype("float64")}
 
 
+@pytest.mark.slow
 def test_evaluate_is_the_mean_over_fresh_batches(run):
     variables = run[0].variables
     counts = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))(variables, KEY)
