@@ -35,7 +35,9 @@ def train_on(golden, name, dtype, steps=None, compiler_options=AS_USERS):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["sgd", "adam", *(pytest.param(name, marks=pytest.mark.deep) for name in ("momentum", "rmsprop"))]
+)
 def test_float64_trajectory_is_pytorch_s(name, golden_trajectories, x64):
     losses, state = train_on(golden_trajectories, name, np.float64)
     np.testing.assert_allclose(losses, golden_trajectories[f"{name}/float64/losses"], rtol=1e-9)
@@ -52,7 +54,7 @@ def test_float64_trajectory_is_pytorch_s(name, golden_trajectories, x64):
         # A tenth of the time; RMSprop's digits are not enough then.
         pytest.param("adam", None, id="adam"),
         *(pytest.param(name, None, id=name, marks=pytest.mark.slow) for name in ("sgd", "momentum")),
-        *(pytest.param(name, AS_USERS, id=f"{name} as users compile", marks=pytest.mark.slow) for name in NAMES),
+        *(pytest.param(name, AS_USERS, id=f"{name} as users compile", marks=pytest.mark.deep) for name in NAMES),
     ],
 )
 def test_float32_begins_as_pytorch_does(name, compiler_options, golden_trajectories):

@@ -123,7 +123,7 @@ def temporaries(num_keys, num_steps, width=1):
     return program.lower(keys).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_memory_grows_with_the_width_alone():
     least, run = temporaries(1, 3), 100  # bytes of a run's key, rate and place
     assert temporaries(12, 3) < least + 12 * 3 * run

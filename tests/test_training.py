@@ -207,7 +207,7 @@ def test_a_longer_program_begins_as_the_shorter_one(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [Plain(), MODEL], ids=["Plain", "MODEL"])
+@pytest.mark.parametrize("model", [Plain(), pytest.param(MODEL, marks=pytest.mark.deep)], ids=["Plain", "MODEL"])
 def test_vmap_over_seeds_and_rates(model):
     single = jax.jit(segjax.make_train(model, num_steps=STEPS, **SMALL))
     # The number of the run takes the place of the option.

@@ -98,7 +98,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_pat
     assert_same(out, whole)
 
 
-@pytest.mark.parametrize(("how", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("how", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.deep)]
+)
 def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tmp_path):
     started = train(tmp_path, cache)
     started.wait_for(begun(tmp_path))
@@ -117,6 +119,7 @@ def test_told_to_stop_it_saves_and_says_how_to_go_on(how, code, whole, cache, tm
     assert "holds the results of this very command" in said
 
 
+@pytest.mark.deep
 def test_runs_side_by_side_go_on_to_the_same_numbers(cache, tmp_path):
     """Three runs of each optimizer on two devices: the second round has one."""
 

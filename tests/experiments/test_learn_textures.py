@@ -15,7 +15,7 @@ def run(out, first, second, *arguments):
     return execute(learn_textures, *WORDS, "--first", first, "--second", second, "--out", out, *arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_learns_from_two_photographs(tmp_path):
     for name in ("brick", "gravel"):
         Image.open(photograph(name)).crop((0, 0, 256, 96)).save(tmp_path / f"{name}.png")

@@ -106,7 +106,7 @@ def test_two_processes_give_the_numbers_of_one(join, optimizers, alone, cache, t
     ("victim", "how", "code"),
     [
         (0, signal.SIGKILL, -9),
-        (1, signal.SIGTERM, 143),
+        pytest.param(1, signal.SIGTERM, 143, marks=pytest.mark.deep),
         pytest.param(1, signal.SIGKILL, -9, marks=pytest.mark.deep),
         pytest.param(0, signal.SIGINT, 130, marks=pytest.mark.deep),
     ],

@@ -35,7 +35,7 @@ def test_a_picture_every_so_many_iterations_and_at_the_end(trained):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.deep
 def test_several_devices_show_the_same_pictures(trained, tmp_path):
     words = [*WORDS, "--out", tmp_path]
     code, _, errors = Command("train_model", *words, environment={"XLA_FLAGS": TWO_DEVICES}).finish()
