@@ -7,18 +7,21 @@ On a CPU, XLA has one fast convolution, NHWC x HWIO, and two traps around it:
 - Under `vmap` over kernels (many runs at once) they become grouped convolutions, which are 40 times slower than single
   runs. Here a batch of convolutions is a loop over them.
 
-On other platforms (GPU, TPU) this is the plain convolution with JAX's own gradients.
+On other platforms this is the plain convolution with JAX's own gradients, but for one trap under `vmap` on a GPU: JAX's
+kernel gradient becomes a convolution with a kernel as large as the image, in none of cuDNN's forms for gradients. Here
+the runs become groups of channels before the gradient is derived, and it stays cuDNN's own (docs/gpu.md).
 
 `Conv` is the layer; `halve`, `double`, `space_to_depth` and `depth_to_space` change the resolution between layers.
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.custom_batching import sequential_vmap
+from jax.custom_batching import custom_vmap, sequential_vmap
 
 from segjax.checks import check_array, check_images
 
@@ -119,11 +122,13 @@ def _conv2d_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Arra
 _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
-def _convolve(inputs: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]]) -> jax.Array:
-    return lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+def _convolve(inputs: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]], groups: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        inputs, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS, feature_group_count=groups
+    )
 
 
-def _same_padding(kernel: jax.Array) -> list[tuple[int, int]]:
+def _same_padding(kernel: jax.Array | jax.ShapeDtypeStruct) -> list[tuple[int, int]]:
     return [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
 
 
@@ -131,10 +136,45 @@ def _plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     return _convolve(inputs, kernel, _same_padding(kernel))
 
 
-# JAX would derive this by itself, but a `custom_vjp` has to spell it out for every platform.
 def _plain_backward(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    _, pullback = jax.vjp(_plain, inputs, kernel)
-    return pullback(cotangent)
+    # JAX's own rules batch the inputs' gradient well: it is a convolution of the cotangent with the kernel.
+    (inputs_gradient,) = jax.linear_transpose(lambda inputs: _plain(inputs, kernel), inputs)(cotangent)
+    return inputs_gradient, _plain_kernel_gradient(inputs, cotangent, kernel.shape[:2])
+
+
+def _plain_kernel_gradient(inputs: jax.Array, cotangent: jax.Array, size: Sequence[int], groups: int = 1) -> jax.Array:
+    """The gradient by the kernel, (*size, channels_in / groups, channels_out), of a convolution of that many groups.
+
+    Under `vmap` the runs become groups of channels or, where they share the inputs or the cotangent, more channels of
+    one dense convolution. Another `vmap` around it does the same again.
+    """
+
+    @custom_vmap
+    def gradient(inputs: jax.Array, cotangent: jax.Array) -> jax.Array:
+        kernel = jax.ShapeDtypeStruct((*size, inputs.shape[3] // groups, cotangent.shape[3]), inputs.dtype)
+        convolve = partial(_convolve, inputs, padding=_same_padding(kernel), groups=groups)
+        return jax.linear_transpose(convolve, kernel)(cotangent)[0]
+
+    @gradient.def_vmap
+    def of_runs(runs: int, batched: Sequence[bool], inputs: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, bool]:
+        if groups > 1 and not all(batched):
+            # More channels of each group would not lie side by side.
+            inputs, cotangent = (
+                array if has_runs else jnp.broadcast_to(array, (runs, *array.shape))
+                for array, has_runs in zip((inputs, cotangent), batched, strict=True)
+            )
+            batched = (True, True)
+        inputs, cotangent = (
+            jnp.moveaxis(array, 0, 3).reshape(*array.shape[1:4], -1) if has_runs else array
+            for array, has_runs in zip((inputs, cotangent), batched, strict=True)
+        )
+        kernels = _plain_kernel_gradient(inputs, cotangent, size, groups * runs if all(batched) else groups)
+        # The runs are in channels_out, or in channels_in where the inputs alone have them.
+        channels = 3 if batched[1] else 2
+        shape = [*kernels.shape[:channels], runs, kernels.shape[channels] // runs, *kernels.shape[channels + 1 :]]
+        return jnp.moveaxis(kernels.reshape(shape), channels, 0), True
+
+    return gradient(inputs, cotangent)
 
 
 # A loop over the runs: 4 runs under `vmap` take 1.06 times as long as 4 single runs; as grouped convolutions, 41 times.

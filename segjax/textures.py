@@ -92,10 +92,11 @@ def compose_batch(
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_sigma(name, value, dtype)
 
-    region, inside, outside = noise
-    mask = blur(region, sigma) > 0
-    texture = jnp.where(mask, blur(inside, sigma1), blur(outside, sigma2))
-    image = rescale(blur(texture, EDGE_SIGMA))
+    # One product for the three fields: a third of the launches on a GPU.
+    bands = jnp.stack([_band(shape[3], width, dtype) for width in (sigma, sigma1, sigma2)])
+    region, inside, outside = jnp.einsum("fij,fbjk,flk->fbil", bands, noise, bands, precision=lax.Precision.HIGHEST)
+    mask = region > 0
+    image = rescale(blur(jnp.where(mask, inside, outside), EDGE_SIGMA))
     return Batch(image[..., None], mask.astype(dtype)[..., None])
 
 
@@ -114,38 +115,49 @@ def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
     check_sigma("sigma", sigma)
     image_size = check_count("image_size", image_size, minimum=2)
     check_pixels("image_size^2", image_size**2)
-    profile = _gaussian_profile(image_size, sigma, jnp.result_type(float))
+    profile = jnp.asarray(_gaussian_profile(image_size, sigma, jnp.result_type(float)))
     return jnp.outer(profile, profile)
 
 
-def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array:
-    """One side of the separable kernel, (n,), summing to 1."""
+def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array | np.ndarray:
+    """One side of the separable kernel, (n,), summing to 1; NumPy's, so a constant, unless sigma is traced."""
     # NumPy makes the static grid in float64: linspace in float32 changes the kernel by 5e-5 of itself at sigma 0.2.
     squares = np.linspace(-image_size / 2, image_size / 2, image_size) ** 2
     # Less the central point's, whose weight is then 1 at any sigma. The notebook's sum underflows at widths below about
     # 0.035, and its image is NaN.
     # Of a float16 kernel of more than 512 pixels the ends would be infinite.
-    excess = jnp.asarray(np.minimum(squares - squares.min(), float(jnp.finfo(dtype).max)), dtype)
+    excess = np.minimum(squares - squares.min(), float(jnp.finfo(dtype).max))
+    if not isinstance(sigma, jax.core.Tracer):
+        # A training loop would compute it again at every step: XLA does not move it out.
+        width = np.asarray(sigma, np.float64)
+        weights = np.exp(-0.5 * excess / width / width)
+        return (weights / weights.sum()).astype(dtype)
     sigma = jnp.asarray(sigma, dtype)
     # XLA makes one division by the square of it, for which `check_sigma` has its bound.
-    return jax.nn.softmax(-0.5 * excess / sigma / sigma)
+    return jax.nn.softmax(-0.5 * jnp.asarray(excess, dtype) / sigma / sigma)
 
 
 def blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
     """Cross-correlates each (n, n) field of (batch, n, n) with the n x n Gaussian, zero-padded as PyTorch does."""
-    size = fields.shape[-1]
-    profile = _gaussian_profile(size, sigma, fields.dtype)
-    # out[i] = sum_k in[i + k - left] profile[k], so row i of the banded matrix holds profile[j - i + left].
-    offset = jnp.arange(size)[None, :] - jnp.arange(size)[:, None] + (size - 1) // 2
-    band = jnp.where((offset >= 0) & (offset < size), profile[jnp.clip(offset, 0, size - 1)], 0)
+    band = _band(fields.shape[-1], sigma, fields.dtype)
     # No FFT: the kernel is separable, and XLA's FFT is slow in a large program on a CPU.
     # Full precision, because TF32 products, a GPU's default, would move the edge of the mask.
     return jnp.einsum("ij,bjk,lk->bil", band, fields, band, precision=lax.Precision.HIGHEST)
 
 
+def _band(size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array | np.ndarray:
+    """The banded matrix whose product with a column is the column's correlation with the profile, (size, size)."""
+    # out[i] = sum_k in[i + k - left] profile[k], so row i of the banded matrix holds profile[j - i + left].
+    offset = np.arange(size)[None, :] - np.arange(size)[:, None] + (size - 1) // 2
+    profile = _gaussian_profile(size, sigma, dtype)[np.clip(offset, 0, size - 1)]
+    inside = (offset >= 0) & (offset < size)
+    return profile * inside.astype(dtype)
+
+
 def rescale(images: jax.Array) -> jax.Array:
     """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1; a constant image becomes 0."""
-    images = images - images.min(axis=(-2, -1), keepdims=True)
-    peak = images.max(axis=(-2, -1), keepdims=True)
+    # One reduction for both, a launch of a GPU. Rounding keeps the order: the peak is the shifted images' maximum.
+    minus_low, high = jnp.max(jnp.stack([-images, images]), axis=(-2, -1), keepdims=True)
+    peak = high + minus_low
     # PyTorch's rescaling divides 0 by 0 in a constant image and gives NaN.
-    return images / jnp.where(peak > 0, peak, 1)
+    return (images + minus_low) / jnp.where(peak > 0, peak, 1)

@@ -157,7 +157,7 @@ MANY_DEVICES = """
         "devices": jax.device_count(),
         "apart": [float(np.max(np.abs(a - b))) for a, b in pairs],
         "axes": list(many.axes),
-        "blocks": [block.split()[0] for block in blocks if re.search(r" (all|reduce|collective)-[a-z-]+\\(", block)],
+        "blocks": [block.split()[0] for block in blocks if re.search(r" (all-|collective-|reduce-scatter)", block)],
         "loops": sum(" while(" in block for block in blocks),
     }))
 """
