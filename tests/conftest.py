@@ -2,15 +2,16 @@
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 # Most of the tests' time is LLVM's. Without its optimisation, with XLA's old emitter of loops and programs in one piece
 # it is a sixth; what XLA does before, the form of the convolutions included, stays the same. Must be set before jax is
@@ -88,6 +89,51 @@ def drawn(model: Any, shape: tuple[int, ...] = (1, 12, 12, 1)) -> dict[str, Any]
         return array.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+class Convolution(NamedTuple):
+    """One of a lowered program: the shapes of its operands and its groups."""
+
+    inputs: tuple[int, ...]
+    window: tuple[int, ...]
+    feature_groups: int
+    batch_groups: int
+
+
+def convolutions_on_gpu(function: Callable[..., Any], *arguments: Any) -> list[Convolution]:
+    """Of the function, as it is lowered for a GPU, which need not be there: XLA gets them in this form."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
+    pattern = (
+        r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
+        r".*?\(tensor<([\dx]+)x\w+>, tensor<([\dx]+)x\w+>\)"
+    )
+    found = []
+    for labels, batch_groups, feature_groups, *shapes in re.findall(pattern, lowered):
+        inputs, kernel = (tuple(map(int, shape.split("x"))) for shape in shapes)
+        places = [place for place, label in enumerate(labels.split(", ")) if label.isdecimal()]
+        window = tuple(kernel[place] for place in places)
+        found.append(Convolution(inputs, window, int(feature_groups), int(batch_groups)))
+    return found
+
+
+def assert_are_cudnn_s(found: Collection[Convolution], window: tuple[int, int], groups: Collection[int]) -> None:
+    """All are of the forms that XLA knows as cuDNN's: forward, gradient by the inputs, gradient by the kernel.
+
+    The last comes as a convolution with a window as large as the image, and XLA knows it by its groups of batches; with
+    groups of channels it would run it as it stands.
+
+    Args:
+        window: of the network's kernels.
+        groups: allowed numbers of runs.
+    """
+    assert found
+    for convolution in found:
+        if convolution.window == window:
+            assert convolution.batch_groups == 1
+            assert convolution.feature_groups in groups
+        else:
+            assert convolution.feature_groups == 1
+            assert convolution.batch_groups in groups
 
 
 def photograph(name: str) -> Path:

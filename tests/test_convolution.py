@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import assert_are_cudnn_s, convolutions_on_gpu
 from jax import lax
 
+from segjax import convolution
 from segjax.convolution import conv2d
 
 
@@ -111,6 +113,43 @@ def test_compiles_to_the_fast_form_alone(depth):
     assert forms == {"b01f_01io->b01f"}
     assert "feature_group_count" not in program
     assert "batch_group_count" not in program
+
+
+# What the inner and the outer `vmap` run over: inputs, kernel, cotangent.
+@pytest.mark.parametrize("inner", [(0, 0, 0), (None, 0, 0), (0, None, None), (None, None, 0)], ids=str)
+@pytest.mark.parametrize("outer", [None, (0, 0, 0), (None, 0, 0), (0, None, None)], ids=str)
+def test_off_a_cpu_vmap_gives_each_run_its_own_gradients(inner, outer):
+    # Private: on a CPU nothing public reaches it.
+    function, lead = convolution._plain_backward, [()] * 3
+    for axes, runs in ((inner, 2), (outer, 3)):
+        if axes:
+            function = jax.vmap(function, axes)
+            lead = [shape if axis is None else (runs, *shape) for axis, shape in zip(axes, lead, strict=True)]
+    shapes = [(2, 5, 4, 2), (3, 2, 2, 3), (2, 5, 4, 3)]
+    arrays = [normal(*before, *shape, seed=seed) for seed, (before, shape) in enumerate(zip(lead, shapes, strict=True))]
+    ours = jax.jit(function)(*arrays)
+    whole = (3, 2) if outer else (2,)
+    # An axis of the outer `vmap` alone stands before those of the inner one.
+    spread = []
+    for array, shape, axis in zip(arrays, shapes, inner, strict=True):
+        if axis is None:
+            array = np.expand_dims(array, array.ndim - len(shape))
+        spread.append(np.broadcast_to(array, (*whole, *shape)).reshape(-1, *shape))
+    for index, run in enumerate(zip(*spread, strict=True)):
+        expected = jax.vjp(plain, *run[:2])[1](run[2])
+        picked = [leaf.reshape(-1, *leaf.shape[len(whole) :])[index] for leaf in ours]
+        chex.assert_trees_all_close(picked, list(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("depth", "groups"), [(0, 1), (1, 2), (2, 4)])
+def test_on_a_gpu_gradients_stay_cudnn_s(depth, groups):
+    function = jax.grad(lambda inputs, kernel: jnp.sum(conv2d(inputs, kernel) ** 2), (0, 1))
+    for _ in range(depth):
+        function = jax.vmap(function)
+    runs = (2,) * depth
+    found = convolutions_on_gpu(function, normal(*runs, 2, 9, 8, 3), normal(*runs, 5, 3, 3, 4))
+    assert len(found) == 3
+    assert_are_cudnn_s(found, (5, 3), {groups})
 
 
 def test_refuses_forward_mode():

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import assert_are_cudnn_s, convolutions_on_gpu
 
 import segjax
 from segjax.sweeps import map_runs
@@ -121,6 +122,14 @@ def temporaries(num_keys, num_steps, width=1):
     keys = jax.random.split(jax.random.key(0), num_keys)
     program = jax.jit(lambda keys: segjax.sweep(train, keys, RATES, width=width))
     return program.lower(keys).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.slow
+def test_on_a_gpu_runs_side_by_side_are_groups():
+    found = convolutions_on_gpu(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=4), KEYS)
+    # Six runs: four side by side, then two.
+    assert_are_cudnn_s(found, (3, 3), {1, 2, 4})
+    assert {convolution.batch_groups for convolution in found} == {1, 2, 4}
 
 
 @pytest.mark.deep

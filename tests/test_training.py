@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from conftest import assert_are_cudnn_s, convolutions_on_gpu
 
 import segjax
 
@@ -233,6 +234,22 @@ def test_every_step_has_images_of_its_own():
     fit = segjax.make_fit(Plain(), loss=loss, num_steps=STEPS, chunk_size=2, generate=generate)
     losses = [fit(jax.random.key(seed), 1e-2)[1].loss for seed in (0, 1)]
     assert len({float(value) for value in np.ravel(losses)}) == 2 * STEPS
+
+
+@pytest.mark.slow
+def test_on_a_gpu_a_run_and_many_are_of_cudnn_s_convolutions():
+    train = segjax.make_train(MODEL, num_steps=STEPS, **SMALL)
+    keys, rates = jax.random.split(KEY, 2), jnp.ones(3)
+    over_keys, over_rates = jax.vmap(train, (0, None)), jax.vmap(train, (None, 0))
+    nested = jax.vmap(over_rates, (0, None))
+    window = (MODEL.kernel_size,) * 2
+    for function, arguments, groups in (
+        (train, (KEY, 1e-2), {1}),
+        (over_keys, (keys, 1e-2), {1, 2}),
+        (over_rates, (KEY, rates), {1, 3}),
+        (nested, (keys, rates), {1, 2, 6}),
+    ):
+        assert_are_cudnn_s(convolutions_on_gpu(function, *arguments), window, groups)
 
 
 @pytest.mark.slow
