@@ -14,10 +14,13 @@ Medians over repeats, taken in turns, with their range; compilation is reported 
 to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
 """
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,11 +67,24 @@ class Options(Command):
         if not self.runs or len(set(self.runs)) < len(self.runs):
             raise ValueError(f"--runs must be different numbers, at least one, got {self.runs}")
 
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        # Else jax would take 75 % of a GPU's memory when it first computes. PyTorch, timed in this process as well,
+        # would have a quarter, and cuDNN's fastest algorithms want memory. And `first_step`'s processes must find the
+        # device free: jax is asked what it is before `work` begins, which so takes a CUDA context (some hundred MB) and
+        # no more. The price: jax gets its memory piece by piece. It keeps what it has, and the first call of each
+        # program, which does not count, gets what is missing; should a later one need more, the median passes over it.
+        os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
+        with super().prepared():
+            yield
+
 
 PRESETS = {
     "notebook": Options(),
     "quick": Options(image_size=32, steps=2, runs=(1, 4), repeats=2, budget=5.0, torch=False, growth=False),
 }
+# The environment of a command as it was typed, for processes that are timed as commands.
+TYPED = dict(os.environ)
 # Steps of a measurement of many runs: 64 of them take long enough.
 SWEEP_STEPS = 2
 # The parts of one run; a fourth is the sweep of many.
@@ -116,22 +132,24 @@ class Found(NamedTuple):
 
 def work(options: Options, console: Console) -> Found:
     torch = options.torch and contenders.torch_is_installed()
-    device = limits.measured(console, options.repeats)
-    # In processes of their own, before this one fills the memory.
+    # In processes of their own, before this one computes anything: it would hold memory of the device.
     tuned = ["tuned"] if contenders.can_compile() else []
     with console.status("the first step of a command"):
         names = ["ours", "notebook", *tuned] if torch else ["ours"]
         starts = {name: first_step(name, options) for name in names}
+    # Each finds its GPU by itself. Times of two kinds of device are no comparison.
+    torch = torch and starts["notebook"]["platform"] == starts["ours"]["platform"]
+    device = limits.measured(console, options.repeats)
     step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
     return Found(torch, starts, measure(options, torch, console), device, step)
 
 
 def first_step(name: str, options: Options) -> dict[str, Any]:
-    """Starts a process and waits for it: {"seconds": to its first step, "peak_bytes", "device_peak_bytes"}."""
+    """Starts a process and waits for it: {"seconds" to its first step, "platform", and the peaks of memory}."""
     numbers = (options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
     words = [sys.executable, "-m", "experiments.bench.first_step", name, *map(str, numbers)]
     start = time.time()
-    done = subprocess.run(words, capture_output=True, text=True)
+    done = subprocess.run(words, capture_output=True, text=True, env=TYPED)
     if done.returncode:
         raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr}")
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -188,14 +206,18 @@ def report(options: Options, found: Found) -> Report:
         "limits": bound,
         "pytorch": found.torch,
     }
-    return Report([], tables, figures, results, rows, missing(found.torch))
+    return Report([], tables, figures, results, rows, missing(found))
 
 
-def missing(torch: bool) -> list[str]:
+def missing(found: Found) -> list[str]:
     """Says which programs were not measured."""
-    if not torch:
+    if not found.torch and "notebook" in found.starts:
+        other, own = (found.starts[name]["platform"] for name in ("notebook", "ours"))
+        return [f"PyTorch was measured up to its first step alone: it runs on a {other}, and jax on a {own}."]
+    if not found.torch:
         return ["PyTorch was not measured."]
-    return [] if contenders.can_compile() else ["PyTorch tuned was not measured: it needs a C++ compiler."]
+    sentence = "PyTorch tuned was not measured: it needs a C++ compiler and Python's headers."
+    return [] if contenders.can_compile() else [sentence]
 
 
 def quotients(times: Times, options: Options) -> list[tuple[str, float, str]]:
@@ -209,7 +231,8 @@ def quotients(times: Times, options: Options) -> list[tuple[str, float, str]]:
     least, most = str(min(options.runs)), str(max(options.runs))
     single, many = times["sweep", least].median, times["sweep", most].median
     if platform == "gpu":
-        found.append((f"steps a second: {most} runs / {least}", single / many, "at least 5"))
+        many = times["sweep", f"side by side, {most}"].median
+        found.append((f"steps a second: {most} runs side by side / {least}", single / many, "at least 5"))
     else:
         found.append((f"cost of a run: one of {most} / of {least}", many / single, "at most 1.05"))
     for name in (name for part, name in times if part == "sweep" and not name.isdecimal()):
@@ -264,10 +287,12 @@ def limit_table(found: Found, bound: dict[str, Any]) -> Table:
         ["copy of 256 MB, read and written", f"{found.device.bytes / 1e9:.1f} GB/s"],
         ["operations of a step", f"{found.step.flops / 1e9:.2f} GFLOP"],
         ["least memory that a step moves", f"{found.step.bytes / 1e6:.0f} MB"],
-        ["least time of a step", f"{1e3 * bound['floor_seconds']:.1f} ms"],
+        ["least time of a step", f"{milliseconds(bound['floor_seconds'])} ms"],
         ["share of the limit that is reached", f"{bound['fraction']:.2f}"],
     ]
-    return Table("The device's limit", ("what", "measured"), rows)
+    rounded = "The product is in TF32 where the GPU has it, unless JAX_DEFAULT_MATMUL_PRECISION says otherwise."
+    note = rounded if jax.default_backend() == "gpu" else ""
+    return Table("The device's limit", ("what", "measured"), rows, note)
 
 
 def growth_table(times: Times) -> Table:
@@ -279,8 +304,13 @@ def growth_table(times: Times) -> Table:
 
 
 def spread(timed: Timing) -> str:
-    low, high = 1e3 * min(timed.seconds), 1e3 * max(timed.seconds)
-    return f"{1e3 * timed.median:.1f}\n{low:.1f}-{high:.1f}"
+    low, high = milliseconds(min(timed.seconds)), milliseconds(max(timed.seconds))
+    return f"{milliseconds(timed.median)}\n{low}-{high}"
+
+
+def milliseconds(seconds: float) -> str:
+    # A GPU draws a batch in a twentieth of one.
+    return f"{1e3 * seconds:.1f}" if seconds >= 1e-2 else f"{1e3 * seconds:#.3g}"
 
 
 def megabytes(number: int | None) -> str:

@@ -167,7 +167,7 @@ def make_train(
             if done == num_steps:
                 return begun
         left = num_steps - done
-        state, history = advance(key, state, learning_rate, jnp.int32(left), left, numbers)
+        state, history = advance(key, state, learning_rate, left, left, numbers)
         if begun is not None:
             history = jax.tree.map(lambda *rows: jnp.concatenate(rows), begun[1], history)
         return state, history
@@ -322,7 +322,7 @@ def _make_run(
         key: jax.Array,
         state: TrainState,
         learning_rate: jax.Array,
-        num_steps: jax.Array,
+        num_steps: jax.Array | int,
         capacity: int,
         numbers: Mapping[str, jax.typing.ArrayLike] = MappingProxyType({}),
     ) -> tuple[TrainState, History]:
@@ -349,12 +349,12 @@ def _make_run(
             return lax.fori_loop(0, lax.optimization_barrier(num_steps), body, carry)
 
         def elsewhere(num_steps: jax.Array, carry: _Carry) -> _Carry:
-            # A GPU's loop of unknown length asks the host after each step. Only the last chunk is such a loop.
+            # A GPU's loop of unknown length asks the host after each step. Only a last, shorter chunk is such a loop.
             full, part = partial(lax.fori_loop, 0, capacity, body), partial(lax.fori_loop, 0, num_steps, body)
-            return lax.cond(num_steps == capacity, full, part, carry)
+            return full(carry) if known_to_be_full else lax.cond(num_steps == capacity, full, part, carry)
 
-        carry = (state, losses, counts)
-        state, losses, counts = lax.platform_dependent(num_steps, carry, cpu=on_cpu, default=elsewhere)
+        known_to_be_full, carry = isinstance(num_steps, int) and num_steps == capacity, (state, losses, counts)
+        state, losses, counts = lax.platform_dependent(jnp.int32(num_steps), carry, cpu=on_cpu, default=elsewhere)
         return state, History(losses, metrics.Counts(*counts.T))
 
     return init, advance

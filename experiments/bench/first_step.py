@@ -9,6 +9,7 @@ The numbers are the batch size, the image size, and the further steps after whic
 """
 
 import json
+import os
 import resource
 import sys
 import time
@@ -31,10 +32,16 @@ def ours(batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
     for _ in range(steps):
         state, _ = jax.block_until_ready(program.advance(keys, state, rates, 1))
     memory = jax.devices()[0].memory_stats() or {}
-    return {"moment": moment, "device_peak_bytes": memory.get("peak_bytes_in_use")}
+    return {
+        "moment": moment,
+        "platform": jax.default_backend(),
+        "device_peak_bytes": memory.get("peak_bytes_in_use"),
+    }
 
 
 def pytorch(tuned: bool, batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
+    # The peers compute a few constants by segjax. For these jax would look for a GPU, and take 75 % of its memory.
+    os.environ["JAX_PLATFORMS"] = "cpu"
     from experiments.bench import peers
 
     draw = (peers.separable_batch if tuned else peers.dense_batch)(batch_size, image_size)
@@ -42,7 +49,7 @@ def pytorch(tuned: bool, batch_size: int, image_size: int, steps: int) -> dict[s
     peers.iterations(training, draw, 1).run()
     moment = time.time()
     peers.iterations(training, draw, steps).run()
-    return {"moment": moment, "device_peak_bytes": peers.peak_device_bytes()}
+    return {"moment": moment, "platform": peers.platform(), "device_peak_bytes": peers.peak_device_bytes()}
 
 
 def peak_bytes() -> int:

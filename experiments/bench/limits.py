@@ -1,14 +1,22 @@
 """The best that the device could do: its measured rates, and the least that a training step asks of them."""
 
+import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.interpreters.partial_eval import dce_jaxpr
 from rich.console import Console
 
 from experiments.bench import timing
 from experiments.bench.timing import Program
-from segjax import SegmentationCNN
+from segjax import OPTIMIZERS, Batch, predict
+from segjax.losses import mean_squared_error
+from segjax.training import create_state, train_step
 
 _MATRIX, _COPIED = 2048, 2**26
 
@@ -30,6 +38,9 @@ class Work(NamedTuple):
         """Seconds that it takes at least, where the device computes and moves memory at the same time."""
         return max(self.flops / limits.flops, self.bytes / limits.bytes)
 
+    def plus(self, other: "Work", times: int = 1) -> "Work":
+        return Work(self.flops + times * other.flops, self.bytes + times * other.bytes)
+
 
 def measured(console: Console, repeats: int) -> Limits:
     """The rates of the device that jax uses, by a 2048 x 2048 product and a copy of 256 MB."""
@@ -43,17 +54,69 @@ def measured(console: Console, repeats: int) -> Limits:
     return Limits(2.0 * _MATRIX**3 / times["product"], 2.0 * 4 * _COPIED / times["copy"])
 
 
-def step(model: SegmentationCNN, batch_size: int, image_size: int) -> Work:
-    """A training step of a `SegmentationCNN` in float32, from its shapes.
+def step(model: nn.Module, batch_size: int, image_size: int) -> Work:
+    """A training step of a network on a batch that is there; what its optimizer does is small beside it."""
+    batch = _images(batch_size, image_size)
+    sgd, loss = OPTIMIZERS["sgd"], mean_squared_error
+    state = jax.eval_shape(partial(create_state, model, sgd), jax.random.key(0), batch.image, 0.1)
+    return work(lambda state, batch: train_step(model, sgd, loss, state, batch, 0.1), state, batch)
 
-    Operations: for each tap of each convolution one product and one sum, forward and in both gradients; no gradient by
-    the images. Bytes: each hidden layer's output and its gradient are written once and read twice, by the next pass
-    and by the kernel's gradient; everything else is small beside them.
+
+def prediction(model: nn.Module, batch_size: int, image_size: int) -> Work:
+    """The same of one prediction of a batch."""
+    image = _images(batch_size, image_size).image
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
+    return work(partial(predict, model), variables, image)
+
+
+def work(function: Callable[..., Any], *arguments: Any) -> Work:
+    """What the convolutions and products of a function ask for, as it runs off a CPU; of the arguments shapes count.
+
+    Operations: one product and one sum for each tap, those that fall on padding included. Bytes: each operand is read
+    once and each result written once. Everything else is left out, so it is the least of a program that can at best
+    fuse all else into them.
     """
-    pixels, taps, width = batch_size * image_size**2, model.kernel_size**2, model.num_channels
-    pairs = 2 * width + (model.depth - 1) * width**2
-    flops = 2.0 * pixels * taps * (3 * pairs - width)
-    return Work(flops, 6.0 * model.depth * pixels * width * 4)
+    traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    # Without what nobody asks for, such as the gradient by the images.
+    needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(jax.tree.leaves(shape)))
+    return _work(needed)
+
+
+def _work(jaxpr: Jaxpr) -> Work:
+    total = Work(0.0, 0.0)
+    for equation in jaxpr.eqns:
+        operands: list[Any] = [each.aval for each in equation.invars]
+        results: list[Any] = [each.aval for each in equation.outvars]
+        parameters = equation.params
+        if equation.primitive.name == "conv_general_dilated":
+            _, channels_in, *taps = parameters["dimension_numbers"].rhs_spec
+            terms = math.prod(operands[1].shape[axis] for axis in (channels_in, *taps))
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            terms = math.prod(operands[0].shape[axis] for axis in contracted)
+        else:
+            inner = [leaf for leaf in jax.tree.leaves(list(parameters.values()), is_leaf=_is_jaxpr) if _is_jaxpr(leaf)]
+            if platforms := parameters.get("branches_platforms"):
+                inner = [
+                    branch for branch, names in zip(inner, platforms, strict=True) if not names or "cpu" not in names
+                ]
+            for part in inner:
+                total = total.plus(
+                    _work(part.jaxpr if isinstance(part, ClosedJaxpr) else part), parameters.get("length", 1)
+                )
+            continue
+        moved = sum(math.prod(array.shape) * array.dtype.itemsize for array in operands + results)
+        total = total.plus(Work(2.0 * math.prod(results[0].shape) * terms, moved))
+    return total
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)
+
+
+def _images(batch_size: int, image_size: int) -> Batch:
+    image: Any = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.float32)
+    return Batch(image, image)
 
 
 def as_dict(limits: Limits, work: Work, seconds: float) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,12 @@ from segjax.textures import EDGE_SIGMA
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIGMAS = (0.2, 1.2)
-# PyTorch warns that padding="same" may copy its input for an even kernel.
-warnings.filterwarnings("ignore", message="Using padding='same'", category=UserWarning)
+# Convolutions round to TF32 where ours do: by default, and not where jax is told to be exact. Products of matrices,
+# which only the generation has, stay at PyTorch's default of full float32, as ours: TF32 would move the mask's edge.
+_PRECISION = "jax_default_matmul_precision"
+torch.backends.cudnn.allow_tf32 = getattr(jax.config, _PRECISION) not in ("highest", "float32")
+# PyTorch warns that padding="same" may copy its input for an even kernel, and that products could use TF32.
+warnings.filterwarnings("ignore", message="Using padding='same'|TensorFloat32 tensor cores", category=UserWarning)
 
 
 class Network(nn.Module):
@@ -77,31 +82,28 @@ class Training:
 
     Args:
         channels_last: the layout that PyTorch's convolutions prefer.
-        tuned: with `torch.compile` around forward and loss (CUDA graphs on a GPU) and the fused optimizer; without, the
-            notebook's lines, which read the loss after every step.
+        tuned: with `torch.compile` around forward and loss, and the fused optimizer; on a GPU with CUDA graphs, which
+            PyTorch warms up in the first step and records in the second, and with the fastest of cuDNN's algorithms.
+            Without, the notebook's lines, which read the loss after every step.
     """
 
     def __init__(self, channels_last: bool = False, tuned: bool = False) -> None:
         self.network = Network().to(DEVICE)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.format)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=tuned)
+        # None leaves the choice to PyTorch, as the notebook does; False would be one kernel a parameter on a GPU.
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=tuned or None)
         self.tuned = tuned
-        self.loss = self._loss
-        if tuned:
-            if DEVICE.type == "cuda":
-                # The fastest that PyTorch allows: cuDNN tries its algorithms, and products may use TF32.
-                torch.backends.cudnn.benchmark = True
-                torch.set_float32_matmul_precision("high")
-            mode = "reduce-overhead" if DEVICE.type == "cuda" else "default"
-            self.loss = torch.compile(self._loss, mode=mode)
+        mode = "reduce-overhead" if DEVICE.type == "cuda" else "default"
+        self.loss = torch.compile(self._loss, mode=mode) if tuned else self._loss
         self.running_loss = 0.0
 
     def _loss(self, image: Tensor, mask: Tensor) -> Tensor:
         return nn.functional.mse_loss(self.network(image), mask)
 
     def step(self, image: Tensor, mask: Tensor) -> None:
-        self.optimizer.zero_grad()
+        # Gradients are in the memory of a CUDA graph, which the next replay writes again: they are let go before it.
+        self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(image.to(memory_format=self.format), mask)
         loss.backward()
         self.optimizer.step()
@@ -116,24 +118,32 @@ def batches(draw: Callable[[], Any]) -> Call:
 def steps(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
     """Steps on one batch."""
     batch = draw()
-    return _repeated(lambda: training.step(*batch), number)
+    return _repeated(lambda: training.step(*batch), number, training.tuned)
 
 
 def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
     """Steps, each on a new batch."""
-    return _repeated(lambda: training.step(*draw()), number)
+    return _repeated(lambda: training.step(*draw()), number, training.tuned)
 
 
-def _repeated(function: Callable[[], Any], number: int) -> Call:
+def _repeated(function: Callable[[], Any], number: int, tuned: bool = False) -> Call:
     """Calls of a function, up to the end of the device's work."""
 
     def run() -> None:
+        # One switch for all of PyTorch, and programs take turns. Left on, the others would try cuDNN's algorithms too,
+        # and some of them for the first time while they are timed.
+        torch.backends.cudnn.benchmark = tuned
         for _ in range(number):
             function()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()
 
     return Call(run)
+
+
+def platform() -> str:
+    """Where it runs, in jax's words."""
+    return "gpu" if DEVICE.type == "cuda" else "cpu"
 
 
 def peak_device_bytes() -> int | None:

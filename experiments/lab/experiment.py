@@ -41,8 +41,7 @@ def run(script: ModuleType, options: Command) -> None:
         SystemExit: with 1, where all is written but a part of the input could not be read.
     """
     # In this order: jax reads its flags when it first looks for devices, and must not look before the processes join.
-    options.prepare()
-    with processes.joined(options, options.out):
+    with options.prepared(), processes.joined(options, options.out):
         with usage_errors():
             options.check()
         # Of several processes one writes; all of them check, since each has a command line of its own.

@@ -3,16 +3,19 @@
 An option whose name is in `CHECKS` is checked wherever it stands; an experiment checks its others in its `check`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+
+import jax
 
 from experiments.lab import provenance
 from experiments.lab.names import ARCHITECTURES
@@ -20,8 +23,14 @@ from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax.checks import check_count, check_pixels, check_positive, check_sigma
 
-# Options that change no result: a folder that was begun under others of them can be gone on with.
-CHANGE_NO_RESULT = ("preset", "out", "overwrite", "checkpoint_seconds", "coordinator", "num_processes", "process_id")
+# Options that change no result: a folder that was begun under others of them can be gone on with. Of the width, as of
+# the number of devices, depends no more than rounding: what was too wide for the memory goes on with a smaller one.
+CHANGE_NO_RESULT = (
+    *("preset", "out", "overwrite", "checkpoint_seconds", "width"),
+    *("coordinator", "num_processes", "process_id"),
+)
+# Of `--precision`, those that jax is told.
+PRECISIONS = ("high", "highest")
 
 
 def flag(name: str) -> str:
@@ -59,10 +68,11 @@ def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1
 CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("sigma1", "sigma2", "sigma"), check_sigma),
     **dict.fromkeys(("learning_rate", "checkpoint_seconds"), check_positive),
-    **dict.fromkeys(("batch_size", "iterations"), partial(check_count, minimum=1)),
+    **dict.fromkeys(("batch_size", "iterations", "width"), partial(check_count, minimum=1)),
     "image_size": partial(check_count, minimum=2),
     "seed": check_seeds,
     "schedule": partial(check_name, known=SCHEDULES),
+    "precision": partial(check_name, known=("default", *PRECISIONS)),
     "optimizer": partial(check_name, known=OPTIMIZERS),
     "loss": partial(check_name, known=LOSSES),
     "architecture": partial(check_name, known=ARCHITECTURES),
@@ -98,8 +108,10 @@ class Command:
         """The files that the results depend on."""
         return []
 
-    def prepare(self) -> None:
-        """Sets what jax reads when it first looks for devices; called before anything else."""
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        """Inside, jax is set as the options say; to be entered before jax first looks for devices."""
+        yield
 
     # Inputs count by their content: another photograph under the same name is another experiment.
     def identity(self, experiment: str) -> dict[str, Any]:
@@ -184,12 +196,24 @@ class Training(Data):
     """How the learning rate moves in a run: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     checkpoint_seconds: float = 30.0
     """Time between two savings of a run that is under way: what a crash can cost."""
+    precision: str = "default"
+    """default, high or highest. A GPU rounds what convolutions multiply to TF32 (10 bits of 23) with default and high,
+    and not with highest, which is slower; on a CPU nothing changes. Default leaves it to JAX_DEFAULT_MATMUL_PRECISION,
+    where that is set."""
     deterministic: bool = False
-    """Have a GPU choose operations that give the same bits every time; a CPU does so anyway."""
+    """Have a GPU leave out operations whose bits change from one time to the next; a CPU has none. A GPU's program may
+    still be compiled to other rounding the next time."""
 
-    def prepare(self) -> None:
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
         if self.deterministic:
-            os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_deterministic_ops=true".strip()
+            # Not xla_gpu_deterministic_ops, which also has XLA choose without trying what is fastest.
+            flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true"
+            os.environ["XLA_FLAGS"] = flags.strip()
+        # Another command in this process has a precision of its own. `check`, which comes later, refuses other names.
+        told = self.precision in PRECISIONS
+        with jax.default_matmul_precision(self.precision) if told else contextlib.nullcontext():
+            yield
 
     def run(self, seed: int, **changes: Any) -> Run:
         """A run as these options describe it, but for the changes: fields of `Run`."""
@@ -208,6 +232,10 @@ class Training(Data):
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Training, Seeds):
     """For an experiment that trains several things over seeds, and compares them."""
+
+    width: int = 1
+    """Most runs that one device trains side by side: memory grows with it alone, numbers change by rounding, and the
+    seconds of a run are those of all beside it. On a CPU 1 is the fastest."""
 
 
 def difference(made: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()) -> str:

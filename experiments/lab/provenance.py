@@ -36,6 +36,8 @@ def numerics() -> dict[str, Any]:
     device = jax.devices()[0]
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
     settings = {name.removeprefix("jax_"): getattr(jax.config, name) for name in _SETTINGS}
+    # How runs side by side are computed off a CPU (segjax/convolution.py); None is the default.
+    settings["segjax_runs"] = os.environ.get("SEGJAX_RUNS")
     return {"platform": device.platform, "device": device.device_kind, **settings, "xla_flags": " ".join(sorted(flags))}
 
 

@@ -97,7 +97,7 @@ class Result(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions that train one run, or several side by side, one a device.
+    """Compiled functions that train one run, or several side by side, as many on each device.
 
     Attributes:
         init: (keys, rates) -> state.
@@ -122,24 +122,28 @@ def arguments(runs: Sequence[Run]) -> tuple[jax.Array, jax.Array]:
     return (jnp.stack(keys), jnp.stack(rates)) if len(runs) > 1 else (keys[0], rates[0])
 
 
-def program(run: Run, width: int = 1, chunk_size: int = CHUNK_SIZE) -> Program:
-    """The program of a run, or of `width` runs side by side: compiled once for all the seeds and rates that use it."""
-    return _program(run.program, width, min(chunk_size, run.iterations))
+def program(run: Run, places: int = 1, chunk_size: int = CHUNK_SIZE) -> Program:
+    """The program of a run alone, or of runs side by side: compiled once for all the seeds and rates that use it.
+
+    Args:
+        places: number of the runs; more than one are a multiple of the number of devices.
+    """
+    return _program(run.program, places, min(chunk_size, run.iterations))
 
 
 @cache
-def _program(run: Run, width: int, chunk_size: int) -> Program:
+def _program(run: Run, places: int, chunk_size: int) -> Program:
     model, chosen = ARCHITECTURES[run.architecture], optimizer(run.optimizer)
     if run.schedule != "constant":
         chosen = scheduled(chosen, SCHEDULES[run.schedule], run.iterations)
     sizes: dict[str, Any] = {"num_steps": run.iterations, "chunk_size": chunk_size, **run.texture._asdict()}
     fit = segjax.make_fit(model, optimizer=chosen, loss=LOSSES[run.objective], **sizes)
-    if width == 1:
+    if places == 1:
         evaluate = evaluation(model, run.texture)
         return Program(fit.init, fit.advance, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
-    # One run a device: on a CPU, side by side on one device takes 1.1 times as long as one after the other.
-    mesh = jax.make_mesh((width,), ("runs",))
-    over_runs = partial(map_runs, mesh=mesh)
+    # On a CPU, side by side on one device takes 1.1 times as long as one after the other.
+    mesh = jax.make_mesh((jax.device_count(),), ("runs",))
+    over_runs = partial(map_runs, width=places // mesh.size, mesh=mesh)
 
     def advance(keys: jax.Array, states: Any, rates: jax.Array, num_steps: jax.Array) -> Any:
         return over_runs(lambda key, state, rate: fit.advance(key, state, rate, num_steps), keys, states, rates)
@@ -149,7 +153,7 @@ def _program(run: Run, width: int, chunk_size: int) -> Program:
 
     def split(tree: Any) -> list[Any]:
         whole = jax.device_get(gather(tree))
-        return [jax.tree.map(lambda leaf, n=number: np.asarray(leaf)[n], whole) for number in range(width)]
+        return [jax.tree.map(lambda leaf, n=number: np.asarray(leaf)[n], whole) for number in range(places)]
 
     evaluate = jax.jit(partial(over_runs, partial(held_out, model, run.texture)))
     init = jax.jit(partial(over_runs, fit.init))

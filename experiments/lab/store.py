@@ -224,7 +224,7 @@ def read_begun(out: Path, names: Sequence[str], template: Any) -> tuple[Begun, d
     if not path.exists():
         return None
     arrays, metadata = _read(path)
-    # With another number of devices other runs are trained together: they begin anew.
+    # With another number of devices, or another width, other runs are trained together: they begin anew.
     if metadata.get("names") != list(names):
         return None
     try:

@@ -1,11 +1,12 @@
-"""How runs are trained: one loop, for one run or for one on each device, with progress, savings and signals.
+"""How runs are trained: one loop, for one run or for some on each device, with progress, savings and signals.
 
 Finished runs are files, and so is one under way, from time to time and when a signal asks to stop: the same command
 goes on from there, bit for bit.
 """
 
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -17,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import segjax
 from experiments.lab import processes, stops, store
 from experiments.lab.names import exact
-from experiments.lab.options import Training
+from experiments.lab.options import Comparison, Training
 from experiments.lab.runs import CHUNK_SIZE, Begun, Result, Run, arguments, program
 
 Watch = Callable[[segjax.TrainState], None]
@@ -28,8 +29,8 @@ def train_all(
 ) -> list[Result]:
     """Trains every run, or reads it where `options.out` already holds it; the results are in the order of the runs.
 
-    Several devices train runs of one program side by side, one a device, unless they are watched. Of several processes
-    the first keeps the files and gets the results; the others get none.
+    Several devices train runs of one program side by side, and each as many as its `options.width` allows, unless they
+    are watched. Of several processes the first keeps the files and gets the results; the others get none.
 
     Args:
         watch: called after every chunk.
@@ -45,12 +46,15 @@ def train_all(
     missing = [run for run, there in zip(runs_once, kept, strict=True) if not there]
     results = {run: store.read_run(out, run) for run in runs_once if writer and run not in missing}
     # A picture is drawn of one state: what is watched is trained alone.
-    width = 1 if watch else jax.device_count()
+    devices = 1 if watch else jax.device_count()
+    width = options.width if isinstance(options, Comparison) and not watch else 1
+    # All processes must train the same groups: the width of the first counts.
+    width = int(processes.broadcast(np.array(min(width, len(runs_once)))))
     total, done = (sum(run.iterations for run in some) for some in (runs_once, results))
     with progress_bar(console) as progress:
         bar = progress.add_task("", total=total, completed=done)
-        for group in _groups(missing, width):
-            trained = _train(group, width, options, progress, bar, watch, chunk_size)
+        for group, places in _groups(runs_once, set(missing), devices, width):
+            trained = _train(group, places, options, progress, bar, watch, chunk_size)
             if writer:
                 store.write_runs(out, trained)
                 results |= {result.run: result for result in trained}
@@ -103,20 +107,25 @@ def progress_bar(console: Console) -> Progress:
     return Progress(*parts, *times, console=console, expand=True)
 
 
-def _groups(runs: Sequence[Run], width: int) -> Iterator[list[Run]]:
-    """Runs of one program, as many as are trained side by side."""
+def _groups(runs: Sequence[Run], missing: Set[Run], devices: int, width: int) -> Iterator[tuple[list[Run], int]]:
+    """Missing runs of one program, as many as are trained side by side, and how many places their program has."""
     # By program, each of which takes about 5 s to compile.
     programs: dict[Run, list[Run]] = {}
     for run in runs:
         programs.setdefault(run.program, []).append(run)
     for group in programs.values():
-        for start in range(0, len(group), width):
-            yield group[start : start + width]
+        # As narrow as the rounds allow: of nine runs at width 8, five and four, and not eight and one in eight places.
+        # The finished ones count too: a command that goes on has the program, and so the bits, of one that ran through.
+        rounds = math.ceil(len(group) / (devices * width))
+        places = devices * math.ceil(len(group) / (devices * rounds))
+        left = [run for run in group if run in missing]
+        for start in range(0, len(left), places):
+            yield left[start : start + places], places
 
 
 def _train(
     runs: Sequence[Run],
-    width: int,
+    places: int,
     options: Training,
     progress: Progress,
     bar: Any,
@@ -126,9 +135,9 @@ def _train(
     """Trains runs of one program side by side, from the start or from where they were interrupted."""
     name, total = _name(runs), runs[0].iterations
     progress.update(bar, description=f"{name}: compiling")
-    # A device without a run of its own repeats the last.
-    dealt = [runs[min(index, len(runs) - 1)] for index in range(width)]
-    compiled, (keys, rates), stems = program(runs[0], width, chunk_size), arguments(dealt), [run.stem for run in dealt]
+    # A place without a run of its own repeats the last.
+    dealt = [runs[min(index, len(runs) - 1)] for index in range(places)]
+    compiled, (keys, rates), stems = program(runs[0], places, chunk_size), arguments(dealt), [run.stem for run in dealt]
     # One process saves what it holds; of several, none could without waiting for the others.
     alone = jax.process_count() == 1
     template = jax.eval_shape(compiled.init, keys, rates)
@@ -169,7 +178,7 @@ def _train(
 
 
 def _name(runs: Sequence[Run]) -> str:
-    first = runs[0]
+    first, devices = runs[0], jax.device_count()
     if len(runs) > 1:
-        return f"{len(runs)} runs of {first.optimizer} on {jax.device_count()} devices"
+        return f"{len(runs)} runs of {first.optimizer} " + (f"on {devices} devices" if devices > 1 else "side by side")
     return f"{first.optimizer} {exact(first.learning_rate)}, {first.objective}, {first.architecture}, seed {first.seed}"

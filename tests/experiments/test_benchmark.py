@@ -1,12 +1,22 @@
+import json
+import os
+import subprocess
+import sys
 import time
 from functools import partial
+from types import SimpleNamespace
 
+import jax
 import pytest
-from small_runs import execute
+from rich.console import Console
+from small_runs import ROOT, execute
 
 from experiments import benchmark
-from experiments.bench import limits, timing
+from experiments.bench import contenders, limits, timing
+from experiments.lab import processes
 from experiments.lab.stops import UsageError
+
+PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 
 
 def run(*arguments):
@@ -22,6 +32,42 @@ def standing_in(measure):
         return measure(dict(zip(programs, made, strict=True)), *others)
 
     return sleeping
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """A machine with a GPU, a jax and a PyTorch that use it, and no time: the n-th program of a part takes n / 20 ms.
+
+    Gives what happens to the device, in order: whose process, and whether jax would take most of its memory at once.
+    """
+    events, real = [], subprocess.run
+
+    def note(name, environment=os.environ):
+        events.append((name, environment.get(PREALLOCATE) != "false"))
+        return True
+
+    def start(words, **options):
+        if "experiments.bench.first_step" not in words:
+            return real(words, **options)
+        name = words[words.index("experiments.bench.first_step") + 1]
+        note(name, options["env"])
+        told = {"moment": time.time() + 2, "platform": "gpu", "peak_bytes": 10**9, "device_peak_bytes": 10**8}
+        return subprocess.CompletedProcess(words, 0, json.dumps(told), "")
+
+    def measure(programs, *_):
+        return {name: timing.Timing([5e-5 * place], 1.0, 10**6) for place, name in enumerate(programs, start=1)}
+
+    monkeypatch.setenv(PREALLOCATE, "true")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(processes, "is_writer", lambda: note("jax is asked for its device"))
+    monkeypatch.setattr(subprocess, "run", start)
+    monkeypatch.setattr(contenders, "torch_is_installed", lambda: True)
+    monkeypatch.setattr(contenders, "can_compile", lambda: True)
+    monkeypatch.setitem(sys.modules, "experiments.bench.peers", SimpleNamespace(dense_batch=int, separable_batch=int))
+    monkeypatch.setattr(limits, "measured", lambda *_: note("jax computes") and limits.Limits(4e14, 3e12))
+    monkeypatch.setattr(limits, "step", lambda *_: limits.Work(1e10, 1.5e8))
+    monkeypatch.setattr(timing, "measure", measure)
+    return events
 
 
 @pytest.fixture(scope="module", params=["names", pytest.param("programs", marks=pytest.mark.deep)])
@@ -89,6 +135,79 @@ def test_a_growing_cost_is_held_against_that_of_the_first_value():
     rows = benchmark.growth_table(times).rows
     assert rows[1] == ["image_size", "16", "16.0\n16.0-16.0", "2.00"]
     assert [row[-1] for row in rows] == ["1.00", "2.00", "4.00", "1.00", "4.00"]
+
+
+def test_on_a_gpu_processes_find_the_device_free(on_a_gpu, tmp_path):
+    document = run("--out", tmp_path / "out", "--torch")
+    assert document["pytorch"]
+    assert {name: start["platform"] for name, start in document["first_steps"].items()} == dict.fromkeys(
+        ("ours", "notebook", "tuned"), "gpu"
+    )
+    # This process takes no more memory than it needs, the others what a command of theirs would.
+    assert on_a_gpu == [
+        ("jax is asked for its device", False),
+        *((name, True) for name in ("ours", "notebook", "tuned")),
+        ("jax computes", False),
+    ]
+
+
+@pytest.mark.slow
+def test_nothing_is_computed_before_the_processes_have_ended():
+    code = """if True:
+        from experiments import benchmark
+        from experiments.bench import contenders, limits
+
+        contenders.torch_is_installed = lambda: True
+        benchmark.first_step = lambda name, options: print(name) or {"platform": "gpu"}
+        limits.measured = lambda *_: exit("it computes")
+        benchmark.work(benchmark.Options(), benchmark.Console(quiet=True))
+    """
+    # Whatever looks for a device fails where there is no such platform.
+    environment = {**os.environ, "JAX_PLATFORMS": "nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.stderr == "it computes\n"
+    assert done.stdout.split()[:2] == ["ours", "notebook"]
+
+
+def test_a_gpu_s_results_have_its_own_goals(on_a_gpu, tmp_path):
+    options = benchmark.Options(runs=(1, 4, 16), growth=False, out=tmp_path)
+    found = benchmark.work(options, Console(quiet=True))
+    told = benchmark.report(options, found)
+    tables = {table.title: {row[0]: row[1:] for row in table.rows} for table in told.tables}
+    goals = {name: goal for name, (_, goal) in tables["Ratios"].items() if goal}
+    assert goals == {
+        "the notebook's iteration / ours": "at least 100",
+        "tuned PyTorch's iteration / ours": "at least 2",
+        "loop / step by step": "at most 1.1",
+        "steps a second: 16 runs side by side / 1": "at least 5",
+        "cost of a run: jax.vmap, 4 / 1": "at most 1.5",
+        "seconds to the first step": "at most 5",
+        "step: share of the device's limit": "at least 0.5",
+    }
+    # Programs: 1, 4 and 16 runs one after the other, then 4 and 16 side by side, the fifth.
+    assert told.results["ratios"]["steps a second: 16 runs side by side / 1"] == pytest.approx(1 / 5)
+    # The step takes 50 us; moving its 150 MB takes at least as long, at 3 TB/s.
+    assert tables["Ratios"]["step: share of the device's limit"][0] == "1.00"
+    assert tables["The device's limit"]["least time of a step"] == ["0.0500 ms"]
+    assert tables["From a command to its first step"]["tuned"] == ["2.0", "1000", "100"]
+    shown = {tuple(row[:2]): row[2] for row in told.tables[0].rows}
+    assert shown["step", "PyTorch, tuned"] == "0.200\n0.200-0.200"
+    assert told.warnings == []
+
+
+def test_pytorch_on_another_kind_of_device_is_not_compared(monkeypatch):
+    asked = []
+    monkeypatch.setattr(contenders, "torch_is_installed", lambda: True)
+    monkeypatch.setattr(
+        benchmark, "first_step", lambda name, _: {"platform": "gpu" if name == "ours" else "cpu", "seconds": 1.0}
+    )
+    monkeypatch.setattr(limits, "measured", lambda *_: limits.Limits(1.0, 1.0))
+    monkeypatch.setattr(limits, "step", lambda *_: limits.Work(1.0, 1.0))
+    monkeypatch.setattr(benchmark, "measure", lambda options, torch, console: asked.append(torch) or {})
+    found = benchmark.work(benchmark.Options(), Console(quiet=True))
+    assert asked == [False]
+    (sentence,) = benchmark.missing(found)
+    assert "it runs on a cpu, and jax on a gpu" in sentence
 
 
 @pytest.mark.parametrize("name", ["repeats", "steps", "batch-size"])

@@ -1,3 +1,5 @@
+import sys
+import sysconfig
 from functools import partial
 
 import chex
@@ -56,3 +58,22 @@ def test_naive_steps_train_as_ours_do():
             state, step = jax.jit(partial(segjax.training.train_step, model, optimizer, loss))(state, batch, 0.1)
             losses.append(step.loss)
     np.testing.assert_allclose(losses[:3], losses[3:], rtol=1e-4)
+
+
+def test_a_gpu_gets_all_runs_side_by_side(monkeypatch):
+    few = ["1", "4", "16", "side by side, 4"]
+    assert list(contenders.sweeps(8, 32, 2, (1, 4, 16)))[:5] == [*few, "jax.vmap, 4"]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs = contenders.sweeps(8, 32, 2, (1, 4, 16))
+    assert list(programs)[:5] == [*few, "side by side, 16"]
+    assert programs["side by side, 16"].units == 32
+
+
+def test_a_compiler_without_python_s_headers_compiles_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", sys.executable)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: tmp_path)
+    assert not contenders.can_compile()
+    (tmp_path / "Python.h").touch()
+    assert contenders.can_compile()
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert not contenders.can_compile()

@@ -117,4 +117,4 @@ def test_deterministic_is_told_to_xla_before_it_starts(monkeypatch, tmp_path):
             experiment.run(compare_losses, options)
         # The option goes into results.json.
         assert options.identity("it")["options"]["deterministic"] == (flag == "--deterministic")
-    assert seen == ["--given", "--given --xla_gpu_deterministic_ops=true"]
+    assert seen == ["--given", "--given --xla_gpu_exclude_nondeterministic_ops=true"]

@@ -66,6 +66,8 @@ EXPERIMENTS = {
         [*SHORT, "--long-iterations", "20", "--seeds", "1"],
         {"published_losses", "optimizers", "adam_rates"},
     ),
+    # Without CUDA's plugin, which draws another.
+    "gpu_program": (["--image-size", "16", "--sigma", "4", "--widths", "2", "--iterations", "10"], {"least_times"}),
 }
 # These have no quick preset, or measure this machine: test_segment_image.py and test_benchmark.py run them.
 ELSEWHERE = {"segment_image", "benchmark"}

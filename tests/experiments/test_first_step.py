@@ -1,9 +1,12 @@
 import json
+import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from small_runs import ROOT
 
+from experiments import bench
 from experiments.bench import first_step
 
 
@@ -28,3 +31,20 @@ def test_it_prints_one_line_that_the_benchmark_reads(monkeypatch, capsys):
         found = json.loads(line)
         assert found.pop("peak_bytes") > 0
         assert found == wanted
+
+
+def test_jax_leaves_the_gpu_to_pytorch(monkeypatch):
+    ran = []
+    peers = SimpleNamespace(
+        dense_batch=lambda *sizes: ran.append(os.environ["JAX_PLATFORMS"]),
+        Training=lambda **options: None,
+        iterations=lambda training, draw, number: SimpleNamespace(run=lambda: ran.append(number)),
+        platform=lambda: "gpu",
+        peak_device_bytes=lambda: 7,
+    )
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
+    monkeypatch.setattr(bench, "peers", peers, raising=False)
+    told = first_step.pytorch(False, 8, 128, 5)
+    assert ran == ["cpu", 1, 5]
+    assert told.pop("moment") > 0
+    assert told == {"platform": "gpu", "device_peak_bytes": 7}

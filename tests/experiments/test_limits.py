@@ -20,6 +20,32 @@ def test_work_of_a_step_is_what_xla_counts():
     assert limits.step(model, 2, 64).flops == pytest.approx(counted, rel=0.25)
 
 
+@pytest.mark.parametrize("model", [segjax.SegmentationCNN(), segjax.SegmentationCNN(4, 3, depth=2)], ids=["16", "4"])
+def test_work_of_a_step_is_that_of_its_convolutions(model):
+    """For each tap one product and one sum, forward and in both gradients; none by the images."""
+    pixels, taps, width = 2 * 32**2, model.kernel_size**2, model.num_channels
+    pairs = 2 * width + (model.depth - 1) * width**2
+    step, prediction = limits.step(model, 2, 32), limits.prediction(model, 2, 32)
+    assert step.flops == 2 * pixels * taps * (3 * pairs - width)
+    assert prediction.flops == 2 * pixels * taps * pairs
+    # Each hidden map and its gradient are written once and read twice, but for the last maps of one channel.
+    assert step.bytes == pytest.approx(6 * model.depth * pixels * width * 4, rel=0.1)
+
+
+def test_work_of_a_loop_is_that_of_all_its_turns():
+    def products(matrix):
+        return jax.lax.scan(lambda carry, _: (carry @ matrix, None), matrix, length=5)[0]
+
+    assert limits.work(products, jnp.ones((8, 8))) == limits.Work(5 * 2 * 8**3, 5 * 3 * 8 * 8 * 4)
+
+
+def test_what_nobody_asks_for_is_no_work():
+    def wasteful(matrix):
+        return matrix + 1, matrix @ matrix
+
+    assert limits.work(lambda matrix: wasteful(matrix)[0], jnp.ones((8, 8))) == limits.Work(0, 0)
+
+
 def test_the_limit_is_the_slower_of_computing_and_moving():
     device = limits.Limits(flops=100.0, bytes=10.0)
     assert limits.Work(flops=50.0, bytes=1.0).floor(device) == 0.5

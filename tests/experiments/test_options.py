@@ -3,9 +3,11 @@
 import os
 from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments.lab import options
+from experiments.lab import options, provenance
 from experiments.lab.options import Command, Comparison, Images
 from experiments.lab.runs import Run, Texture
 
@@ -24,6 +26,9 @@ from experiments.lab.runs import Run, Texture
         ({"sigma": -2.0}, "--sigma must be a finite number > 0"),
         ({"sigma1": float("nan")}, "--sigma1 must be a finite number > 0"),
         ({"checkpoint_seconds": 0.0}, "--checkpoint-seconds must be a finite number > 0"),
+        ({"width": 0}, "--width must be an integer >= 1"),
+        ({"width": 1.5}, "--width must be an integer >= 1"),
+        ({"precision": "float32"}, "--precision must be of: default, high, highest; got 'float32'"),
         ({"schedule": "linear"}, "--schedule must be of: constant, .*; got 'linear'"),
         # A file may hold what no command line gives.
         ({"schedule": None}, "--schedule must be of: constant, .*; got None"),
@@ -78,10 +83,23 @@ def test_seeds_follow_the_first(seeds, all_seeds, words):
 
 def test_what_changes_no_result_is_not_in_the_identity(tmp_path):
     given = Comparison()
-    same = replace(given, preset="quick", out=tmp_path, overwrite=True, checkpoint_seconds=1.0)
+    same = replace(given, preset="quick", out=tmp_path, overwrite=True, checkpoint_seconds=1.0, width=2)
     assert same.identity("it") == given.identity("it")
     assert replace(given, deterministic=True).identity("it") != given.identity("it")
+    assert replace(given, precision="high").identity("it") != given.identity("it")
     assert given.identity("other") != given.identity("it")
+
+
+@pytest.mark.parametrize(
+    ("precision", "told"),
+    # The tests' own stays where none is asked for, and where a file holds what is none: the check refuses that.
+    [("default", "highest"), ("high", "high"), ("highest", "highest"), ("float32", "highest"), (["high"], "highest")],
+)
+def test_a_precision_is_that_of_one_command(precision, told):
+    with Comparison(precision=precision).prepared():
+        assert provenance.numerics()["default_matmul_precision"] == told
+        assert f"[{told.upper()}, {told.upper()}]" in jax.jit(jnp.dot).lower(jnp.ones(2), jnp.ones(2)).as_text()
+    assert provenance.numerics()["default_matmul_precision"] == "highest"
 
 
 def test_a_file_counts_by_its_content_and_what_is_none_is_told(tmp_path, monkeypatch):

@@ -3,11 +3,15 @@
 import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import jax
 import pytest
+from small_runs import PLAIN, execute
 
 from experiments.lab import provenance
+from experiments.lab.report import Report
+from experiments.lab.stops import UsageError
 
 
 def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
@@ -22,6 +26,20 @@ def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
     assert found["xla_flags"] == "--xla_a=1 --xla_b"
     with jax.threefry_partitionable(not found["threefry_partitionable"]):
         assert provenance.numerics() == {**found, "threefry_partitionable": not found["threefry_partitionable"]}
+
+
+def test_results_tell_how_a_gpu_was_told_to_compute(tmp_path, monkeypatch):
+    # XLA reads its flags once, and would not know this one.
+    jax.devices()
+    monkeypatch.setenv("XLA_FLAGS", "--given")
+    work = {"work": lambda options, console: None, "report": lambda options, found: Report([], [], {}, {}, [])}
+    script = SimpleNamespace(**{**vars(PLAIN), **work})
+    made = execute(script, "--precision", "high", "--deterministic", "--out", tmp_path)
+    assert (made["options"]["precision"], made["options"]["deterministic"]) == ("high", True)
+    assert made["numerics"]["default_matmul_precision"] == "high"
+    assert made["numerics"]["xla_flags"] == "--given --xla_gpu_exclude_nondeterministic_ops=true"
+    with pytest.raises(UsageError, match="holds the results with precision high, not highest"):
+        execute(script, "--precision", "highest", "--deterministic", "--out", tmp_path)
 
 
 def test_versions_are_those_that_are_installed():

@@ -135,7 +135,7 @@ def test_deterministic_results_are_repeated_so(results, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "claim", lambda *_: seen.append(os.environ["XLA_FLAGS"]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rerun.main(Options(changed, str(tmp_path / "again")))
-    assert seen == ["--given --xla_gpu_deterministic_ops=true"]
+    assert seen == ["--given --xla_gpu_exclude_nondeterministic_ops=true"]
 
 
 @pytest.mark.slow

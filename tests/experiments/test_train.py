@@ -4,9 +4,10 @@ import signal
 from types import SimpleNamespace
 
 import chex
+import jax
 import pytest
 from rich.console import Console
-from small_runs import PLAIN, count_training, execute, parse
+from small_runs import PLAIN, count_training, execute, parse, told_to_stop
 
 from experiments.lab import stops, store, train
 from experiments.lab.runs import Begun
@@ -40,6 +41,61 @@ def test_results_are_in_the_order_of_the_runs_and_each_is_trained_once(tmp_path,
     kept = train.train_all([one], chosen, QUIET)[0]
     chex.assert_trees_all_equal(kept, found[1])
     assert begun == [other, one]
+
+
+def train_side_by_side(out, width, runs=3, **options):
+    chosen = parse(PLAIN, "--out", out, "--width", width, "--seeds", runs)
+    store.claim(out, chosen.identity("plain"))
+    return train.train_all(PLAIN.plan(chosen), chosen, QUIET, **options)
+
+
+def numbers(results):
+    return [result._replace(seconds=0) for result in results]
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_on_one_device_are_those_of_each_alone(tmp_path):
+    together, halves = train_side_by_side(tmp_path / "together", 2, chunk_size=5), tmp_path / "halves"
+    for ours, alone in zip(together, train_side_by_side(tmp_path / "alone", 1), strict=True):
+        assert ours.run == alone.run
+        # The number of runs side by side changes the rounding.
+        chex.assert_trees_all_close(ours.history.loss, alone.history.loss, rtol=1e-4)
+        chex.assert_trees_all_close(ours.held_out.losses, alone.held_out.losses, rtol=1e-4)
+    with told_to_stop(), pytest.raises(stops.Interrupted):
+        train_side_by_side(halves, 2, chunk_size=5)
+    assert [path.stem for path in halves.glob("runs/*")] == [together[0].run.stem]
+    chex.assert_trees_all_equal(numbers(train_side_by_side(halves, 2, chunk_size=5)), numbers(together))
+    # A crash can leave any of a group: the others come out as they would have beside it.
+    (halves / "runs" / f"{together[1].run.stem}.safetensors").unlink()
+    chex.assert_trees_all_equal(numbers(train_side_by_side(halves, 2, chunk_size=5)), numbers(together))
+
+
+@pytest.mark.parametrize(
+    ("devices", "runs", "width", "places"),
+    [
+        (1, 3, 1, 1),
+        (1, 3, 8, 3),
+        # Two rounds in any case, of five and four.
+        (1, 9, 8, 5),
+        (2, 1, 8, 2),
+        (2, 3, 1, 2),
+        (2, 9, 4, 6),
+    ],
+)
+def test_no_more_places_than_the_rounds_need(devices, runs, width, places, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(jax, "device_count", lambda: devices)
+    monkeypatch.setattr(train, "program", lambda run, places, chunk_size: seen.append(places) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_side_by_side(tmp_path, width, runs)
+    assert seen == [places]
+
+
+def test_a_watched_run_is_alone(tmp_path, monkeypatch):
+    begun = count_training(monkeypatch, interrupted=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_side_by_side(tmp_path, 2, watch=print)
+    assert len(begun) == 1
 
 
 NOTHING = Begun(0, [], 0.0)
