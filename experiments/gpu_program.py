@@ -153,10 +153,10 @@ def report(options: Options, found: dict[str, Read]) -> Report:
     rows = [_row(name, read, least[name]) for name, read in found.items()]
     tables = [least_table(gpu, found, least), convolution_table(found)]
     warnings = ["No GPU was measured: the least times are bounds from shapes and data sheets."]
-    figures = {"least_times": least_figure(options, gpu, least)}
+    figures = {"least_times": least_figure(gpu, least)}
     if compiled.plugin_is_installed():
         tables.insert(0, launch_table(found))
-        figures["launches"] = launch_figure(options, gpu, found)
+        figures["launches"] = launch_figure(gpu, found)
     else:
         warnings.insert(0, f"jax's CUDA plugin is missing, so nothing was compiled: {INSTALL}.")
     files = {f"{_file(name)}.hlo": read.compiled.text.encode() for name, read in found.items() if read.compiled}
@@ -210,15 +210,15 @@ def convolution_table(found: dict[str, Read]) -> Table:
     return Table("Convolutions", ("program", "number", "call", "window", "groups"), rows)
 
 
-def least_figure(options: Options, gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
+def least_figure(gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
     bars = {f"{name}: {precision}": [1e6 * it] for name, own in least.items() for precision, it in own.items()}
-    title = f"A bound, no measurement: {gpu.name}, {options.architecture}, {options.size} images"
+    title = f"{gpu.name}: a bound, no measurement"
     return plotting.bars({name: np.array(it) for name, it in bars.items()}, "least time of a turn (us)", title)
 
 
-def launch_figure(options: Options, gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
+def launch_figure(gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
     totals = {name: read.compiled.loop.launches.total() for name, read in found.items() if read.compiled}
-    title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.size} images"
+    title = f"Compiled for {gpu.name}"
     bars = {name: np.array([number]) for name, number in totals.items()}
     return plotting.bars(bars, "launches in one turn of the loop", title, log=False)
 

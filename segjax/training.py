@@ -128,7 +128,9 @@ def make_train(
       history again begins at the first step;
     - numbers: options of `generate` that may be traced, such as sigma1; they replace the ones given here.
 
-    The run is a loop that cannot be differentiated.
+    The run is a loop that cannot be differentiated. On a GPU its convolutions round to TF32, unless it is traced under
+    `jax.default_matmul_precision("highest")`. A GPU repeats a run's bits with
+    `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true` alone; a CPU always does.
 
     Args:
         model: any Linen module, image -> logits, with a `train` argument; its BatchNorm state is carried along.
