@@ -23,10 +23,6 @@ os.environ.setdefault(
     + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
 )
 
-# Golden numbers are of full float32; a GPU would else multiply in TF32. Also for processes that tests start: a command
-# does not go on with runs of another precision.
-os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
-
 # Many tests, and the processes that they start, run the same programs: whoever needs one first compiles it for all. The
 # folder goes when the tests are over, unless it was given by hand; pytest-xdist's workers have it from their parent.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -157,6 +153,13 @@ def golden_model() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="session")
 def golden_trajectories() -> dict[str, np.ndarray]:
     return load("trajectories")
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """For what is held against exact numbers: a GPU would multiply in TF32, as it does in all other tests."""
+    with jax.default_matmul_precision("highest"):
+        yield
 
 
 @pytest.fixture

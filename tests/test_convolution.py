@@ -12,6 +12,8 @@ from jax import lax
 from segjax import convolution
 from segjax.convolution import conv2d
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 
 def normal(*shape, seed=0, dtype=np.float32):
     return np.random.default_rng(seed).normal(size=shape).astype(dtype)

@@ -12,6 +12,8 @@ from conftest import drawn, to_nhwc, under
 import segjax
 from segjax.models import PatchCNN, from_config, to_config
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 KEY = jax.random.key(0)
 IMAGE = np.random.default_rng(1).uniform(size=(2, 12, 12, 1)).astype(np.float32)
 

@@ -11,6 +11,8 @@ from conftest import AS_USERS, to_nhwc, under
 import segjax
 from segjax.training import TrainState, train_step
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 NAMES = list(segjax.OPTIMIZERS)
 
 

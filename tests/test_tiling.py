@@ -11,6 +11,8 @@ from segjax import tiling
 from segjax.models import PatchCNN
 from segjax.textures import rescale
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 NETWORKS = {
     "separate": segjax.SegmentationCNN(num_channels=2, kernel_size=3, shared_norm=False),
     "even kernel": segjax.SegmentationCNN(num_channels=2, kernel_size=4, shared_norm=False, depth=3),

@@ -10,6 +10,8 @@ import segjax
 from segjax import torch_weights
 from segjax.torch_weights import from_state_dict, to_state_dict
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 
 @pytest.fixture
 def state(golden_model):

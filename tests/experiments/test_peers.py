@@ -49,6 +49,6 @@ def test_pytorch_is_given_what_a_gpu_wants(monkeypatch):
         call.run()
     assert found == ["reduce-overhead", True, False, False, True]
     assert peers.platform() == "gpu"
-    # Convolutions as jax is told for the tests, and the generation's products never in TF32.
-    assert not torch.backends.cudnn.allow_tf32
+    # Convolutions as jax's are by default, and the generation's products never in TF32.
+    assert torch.backends.cudnn.allow_tf32
     assert torch.get_float32_matmul_precision() == "highest"

@@ -14,6 +14,8 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import UsageError
 from segjax import checkpoints, predict
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 IMAGE = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
 TEXTURE = {"batch_size": 2, "image_size": 16, "sigma1": 0.3, "sigma2": 1.5, "sigma": 4.0}
 EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32, "sigma": 6.4, "contrast": 0.2}

@@ -194,7 +194,7 @@ def test_it_is_refused_and_nothing_is_touched(name, out, tmp_path):
         ("jax_enable_x64", True, "enable_x64 False, not True"),
         ("jax_threefry_partitionable", False, "threefry_partitionable True, not False"),
         ("jax_default_prng_impl", "rbg", "default_prng_impl threefry2x32, not rbg"),
-        ("jax_default_matmul_precision", "bfloat16", "default_matmul_precision highest, not bfloat16"),
+        ("jax_default_matmul_precision", "bfloat16", "default_matmul_precision None, not bfloat16"),
     ],
 )
 @pytest.mark.parametrize("make", [lambda out: None, UNFINISHED], ids=["finished", "unfinished"])
