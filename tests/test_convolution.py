@@ -154,6 +154,18 @@ def test_on_a_gpu_gradients_stay_cudnn_s(depth, groups):
     assert_are_cudnn_s(found, (5, 3), {groups})
 
 
+def test_on_a_gpu_runs_are_computed_one_after_the_other_where_that_is_asked_for(monkeypatch):
+    def gradients(inputs, kernel):
+        return jax.grad(lambda inputs: jnp.sum(conv2d(inputs, kernel) ** 2))(inputs)
+
+    arguments = normal(2, 2, 9, 8, 3), normal(2, 5, 3, 3, 4)
+    monkeypatch.setenv("SEGJAX_RUNS", "loop")
+    assert_are_cudnn_s(convolutions_on_gpu(jax.vmap(gradients), *arguments), (5, 3), {1})
+    monkeypatch.setenv("SEGJAX_RUNS", "side by side")
+    with pytest.raises(ValueError, match="SEGJAX_RUNS must be groups or loop, got 'side by side'"):
+        jax.eval_shape(lambda *run: conv2d(*run), INPUTS, KERNEL)
+
+
 def test_refuses_forward_mode():
     with pytest.raises(TypeError, match="forward-mode"):
         jax.jvp(conv2d, (INPUTS, KERNEL), (INPUTS, KERNEL))

@@ -1,3 +1,4 @@
+import re
 from functools import partial
 
 import chex
@@ -234,6 +235,25 @@ def test_every_step_has_images_of_its_own():
     fit = segjax.make_fit(Plain(), loss=loss, num_steps=STEPS, chunk_size=2, generate=generate)
     losses = [fit(jax.random.key(seed), 1e-2)[1].loss for seed in (0, 1)]
     assert len({float(value) for value in np.ravel(losses)}) == 2 * STEPS
+
+
+def lengths(platform, function, *arguments):
+    """Of the loops over steps, as XLA gets them; None where it is not told. A random number's loop has 5 turns."""
+    lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=(platform,)).as_text()
+    found = re.findall(r"cond \{\n(?:.*constant dense<(\d+)> : tensor<i32>\n)?", lowered)
+    return sorted({int(number or 0) or None for number in found} - {5}, key=str)
+
+
+def test_only_a_cpu_is_not_told_how_many_steps_there_are():
+    """There it would round differently; on a GPU every step would wait for the host."""
+    train = segjax.make_train(Plain(), num_steps=STEPS, **SMALL)
+    assert lengths("cpu", train, KEY, 1e-2) == [None]
+    assert lengths("cuda", train, KEY, 1e-2) == [STEPS]
+    fit = segjax.make_fit(Plain(), num_steps=STEPS, chunk_size=4, **SMALL)
+    begun = KEY, jax.eval_shape(fit.init, KEY, 1e-2), 1e-2
+    assert lengths("cpu", fit.advance, *begun, 4) == [None]
+    # One for full chunks, one for the last.
+    assert lengths("cuda", fit.advance, *begun, 4) == [4, None]
 
 
 @pytest.mark.slow
