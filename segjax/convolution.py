@@ -107,6 +107,19 @@ def double(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
+def side_by_side() -> str:
+    """How runs under `vmap` are computed off a CPU: at once as "groups", or in a "loop" where SEGJAX_RUNS says so.
+
+    Raises:
+        ValueError: if SEGJAX_RUNS is neither.
+    """
+    # Which is faster on a GPU, nobody has measured. Groups have a tenth of the launches and two thirds of the memory.
+    runs = os.environ.get("SEGJAX_RUNS", "groups")
+    if runs not in ("groups", "loop"):
+        raise ValueError(f"SEGJAX_RUNS must be groups or loop, got {runs!r}")
+    return runs
+
+
 @jax.custom_vjp
 def _conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     # The choice is made when the program is lowered, so one traced function serves every platform.
@@ -125,12 +138,7 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Off a CPU, runs under `vmap` are computed at once, as groups; with SEGJAX_RUNS=loop one after the other."""
-    # Which is faster on a GPU, nobody has measured. Groups have a tenth of the launches and two thirds of the memory.
-    runs = os.environ.get("SEGJAX_RUNS", "groups")
-    if runs not in ("groups", "loop"):
-        raise ValueError(f"SEGJAX_RUNS must be groups or loop, got {runs!r}")
-    return sequential_vmap(function) if runs == "loop" else function
+    return sequential_vmap(function) if side_by_side() == "loop" else function
 
 
 def _convolve(inputs: jax.Array, kernel: jax.Array, padding: Sequence[tuple[int, int]], groups: int = 1) -> jax.Array:

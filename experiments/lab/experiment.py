@@ -42,10 +42,11 @@ def run(script: ModuleType, options: Command) -> None:
     """
     # In this order: jax reads its flags when it first looks for devices, and must not look before the processes join.
     with options.prepared(), processes.joined(options, options.out):
+        # Of several processes one writes; all of them check, since each has a command line of its own.
         with usage_errors():
             options.check()
-        # Of several processes one writes; all of them check, since each has a command line of its own.
-        writer, identity = processes.is_writer(), options.identity(name_of(script))
+            identity = options.identity(name_of(script))
+        writer = processes.is_writer()
         processes.agree(identity)
         if writer:
             store.claim(options.out, identity, options.overwrite, options.free)

@@ -10,6 +10,8 @@ from typing import Any
 
 import jax
 
+from segjax.convolution import side_by_side
+
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
 # jax's settings that change numbers, by the names that `jax.config` gives them.
 _SETTINGS = (
@@ -36,8 +38,7 @@ def numerics() -> dict[str, Any]:
     device = jax.devices()[0]
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
     settings = {name.removeprefix("jax_"): getattr(jax.config, name) for name in _SETTINGS}
-    # How runs side by side are computed off a CPU (segjax/convolution.py); None is the default.
-    settings["segjax_runs"] = os.environ.get("SEGJAX_RUNS")
+    settings["segjax_runs"] = side_by_side()
     return {"platform": device.platform, "device": device.device_kind, **settings, "xla_flags": " ".join(sorted(flags))}
 
 
