@@ -6,11 +6,13 @@
 
 XLA compiles for a GPU that is not there. Of `train`, `jax.vmap(train)`, `sweep` at several widths and `evaluate` this
 tells the launches in one turn of the loop, every convolution, whether the compiler knows the loop's length, and the
-memory of temporaries. No time comes out of it. The least time is a bound from shapes and data sheets, which no program
-can beat: the operations at the GPU's peak, or the bytes at its full bandwidth, whichever takes longer.
+memory of temporaries. No time comes out of it. The least time is a bound from shapes and data sheets: the operations
+at the GPU's peak, or the bytes at its full bandwidth, whichever takes longer. It assumes that every tap is multiplied
+and that each array goes through the GPU's memory once.
 
-It needs jax's CUDA plugin (`pip install ".[gpu-program]"`, about 5 GB), but no GPU; without the plugin it shows the
-convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU cores each program takes 10 to 20 s.
+It needs jax's CUDA plugin (`pip install ".[experiments,gpu-program]"` in an environment of its own, 5.6 GB), but no
+GPU; without the plugin it shows the convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU
+cores each program takes 10 to 20 s.
 """
 
 import contextlib
@@ -39,7 +41,7 @@ from segjax import OPTIMIZERS, plotting
 from segjax.checks import check_count
 
 KINDS = ("fusions", "cuDNN", "products", "copies", "others")
-INSTALL = "pip install '.[gpu-program]'"
+INSTALL = "pip install '.[experiments,gpu-program]' in an environment of its own"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +113,7 @@ def programs(options: Options) -> dict[str, Program]:
     step = limits.step(model, options.batch_size, options.image_size)
     keys = jax.random.split(key, max((*options.widths, options.runs)))
     found = {"train": Program(train, (key, rate), 1, step)}
-    found[f"vmap, {options.runs} runs"] = Program(
+    found[f"vmap, {options.runs} run{'s' * (options.runs > 1)}"] = Program(
         jax.vmap(train, (0, None)), (keys[: options.runs], rate), options.runs, step
     )
     for width in options.widths:
@@ -153,10 +155,10 @@ def report(options: Options, found: dict[str, Read]) -> Report:
     rows = [_row(name, read, least[name]) for name, read in found.items()]
     tables = [least_table(gpu, found, least), convolution_table(found)]
     warnings = ["No GPU was measured: the least times are bounds from shapes and data sheets."]
-    figures = {"least_times": least_figure(gpu, least)}
+    figures = {"least_times": least_figure(options, gpu, least)}
     if compiled.plugin_is_installed():
         tables.insert(0, launch_table(found))
-        figures["launches"] = launch_figure(gpu, found)
+        figures["launches"] = launch_figure(options, gpu, found)
     else:
         warnings.insert(0, f"jax's CUDA plugin is missing, so nothing was compiled: {INSTALL}.")
     files = {f"{_file(name)}.hlo": read.compiled.text.encode() for name, read in found.items() if read.compiled}
@@ -207,18 +209,20 @@ def convolution_table(found: dict[str, Read]) -> Table:
         for name, read in found.items()
         for (call, window, groups), number in sorted(read.convolutions.items())
     ]
-    return Table("Convolutions", ("program", "number", "call", "window", "groups"), rows)
+    lowered = any(not read.compiled for read in found.values())
+    note = "As lowered: a window as large as the image is a gradient by a kernel." if lowered else ""
+    return Table("Convolutions", ("program", "number", "call", "window", "groups"), rows, note)
 
 
-def least_figure(gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
+def least_figure(options: Options, gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
     bars = {f"{name}: {precision}": [1e6 * it] for name, own in least.items() for precision, it in own.items()}
-    title = f"{gpu.name}: a bound, no measurement"
+    title = f"{gpu.name}: a bound, no measurement\n{options.architecture}, {options.size} images"
     return plotting.bars({name: np.array(it) for name, it in bars.items()}, "least time of a turn (us)", title)
 
 
-def launch_figure(gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
+def launch_figure(options: Options, gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
     totals = {name: read.compiled.loop.launches.total() for name, read in found.items() if read.compiled}
-    title = f"Compiled for {gpu.name}"
+    title = f"Compiled for {gpu.name}\n{options.architecture}, {options.optimizer}, {options.size} images"
     bars = {name: np.array([number]) for name, number in totals.items()}
     return plotting.bars(bars, "launches in one turn of the loop", title, log=False)
 
@@ -256,7 +260,7 @@ def _row(name: str, read: Read, least: dict[str, float]) -> dict[str, Any]:
 
 
 def _file(name: str) -> str:
-    return "".join(letter if letter.isalnum() else "_" for letter in name).strip("_")
+    return name.replace(",", "").replace(" ", "_")
 
 
 if __name__ == "__main__":

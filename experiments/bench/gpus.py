@@ -103,8 +103,10 @@ def find(name: str) -> Gpu:
         kind = str if isinstance(value, str) else int if isinstance(value, int | tuple) else (int, float)
         if not sizes or not all(isinstance(number, kind) and not isinstance(number, bool) for number in numbers):
             raise ValueError(f"--gpu {name} must hold a {field} such as {value}, got {given!r:.60}")
-        if not isinstance(value, str) and not all(number >= 0 for number in numbers):
-            raise ValueError(f"--gpu {name} must hold a {field} that is not negative, got {given!r:.60}")
+        # The second number of the capability may be 0.
+        least = 0 if isinstance(value, tuple) else 1e-9
+        if not isinstance(value, str) and not all(least <= number < 1e30 for number in numbers):
+            raise ValueError(f"--gpu {name} must hold a {field} that is positive and finite, got {given!r:.60}")
     return Gpu(**{**facts, "compute_capability": tuple(facts["compute_capability"])})
 
 

@@ -28,7 +28,8 @@ def test_without_the_plugin_it_tells_what_lowering_tells(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "plugin_is_installed", lambda: False)
     document = execute(gpu_program, *SMALL, "--widths", "2", "--out", tmp_path)
     assert document["warnings"][0] == (
-        "jax's CUDA plugin is missing, so nothing was compiled: pip install '.[gpu-program]'."
+        "jax's CUDA plugin is missing, so nothing was compiled: "
+        "pip install '.[experiments,gpu-program]' in an environment of its own."
     )
     train, many, sweep, evaluate = document["programs"]
     assert train["launches"] is train["turns"] is None
@@ -50,7 +51,7 @@ def test_with_the_plugin_it_tells_what_is_compiled(with_plugin, tmp_path):
     assert program["turns"] == 10
     assert program["convolutions"] == [{**FORWARD._asdict(), "number": 11}]
     assert len(document["warnings"]) == 1
-    assert (tmp_path / "vmap__2_runs.hlo").read_text() == "HloModule"
+    assert (tmp_path / "vmap_2_runs.hlo").read_text() == "HloModule"
     assert (tmp_path / "launches.png").exists()
     lines = (tmp_path / "runs.csv").read_text().splitlines()
     assert lines[0].startswith("program,runs,launches,fusions,cuDNN,products,copies,others,turns,temporary_bytes")

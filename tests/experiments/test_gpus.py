@@ -31,11 +31,13 @@ def test_facts_come_from_a_file_too(tmp_path):
     [
         ({"core_count": None}, "must hold: name, compute_capability, core_count"),
         ({"core_count": "many"}, "must hold a core_count such as 132, got 'many'"),
-        ({"core_count": -1}, "must hold a core_count that is not negative, got -1"),
+        ({"core_count": -1}, "must hold a core_count that is positive and finite, got -1"),
+        ({"memory_bandwidth": 0}, "must hold a memory_bandwidth that is positive and finite, got 0"),
+        ({"clock_rate_ghz": float("inf")}, "clock_rate_ghz that is positive and finite, got inf"),
         ({"core_count": True}, "must hold a core_count such as 132, got True"),
         ({"compute_capability": [9]}, r"must hold a compute_capability such as \(9, 0\), got \[9\]"),
         ({"name": 5}, "must hold a name such as NVIDIA"),
-        ({"memory_bandwidth": float("nan")}, "memory_bandwidth that is not negative, got nan"),
+        ({"memory_bandwidth": float("nan")}, "memory_bandwidth that is positive and finite, got nan"),
     ],
 )
 def test_refuses_other_facts(changes, message, tmp_path):
