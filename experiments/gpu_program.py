@@ -216,13 +216,13 @@ def convolution_table(found: dict[str, Read]) -> Table:
 
 def least_figure(options: Options, gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
     bars = {f"{name}: {precision}": [1e6 * it] for name, own in least.items() for precision, it in own.items()}
-    title = f"{gpu.name}: a bound, no measurement\n{options.architecture}, {options.size} images"
+    title = f"A bound, no measurement, for {gpu.name}: {options.architecture}, {options.size} images"
     return plotting.bars({name: np.array(it) for name, it in bars.items()}, "least time of a turn (us)", title)
 
 
 def launch_figure(options: Options, gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
     totals = {name: read.compiled.loop.launches.total() for name, read in found.items() if read.compiled}
-    title = f"Compiled for {gpu.name}\n{options.architecture}, {options.optimizer}, {options.size} images"
+    title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.size} images"
     bars = {name: np.array([number]) for name, number in totals.items()}
     return plotting.bars(bars, "launches in one turn of the loop", title, log=False)
 
