@@ -119,7 +119,11 @@ def test_compiles_to_the_fast_form_alone(depth):
 
 # What the inner and the outer `vmap` run over: inputs, kernel, cotangent.
 @pytest.mark.parametrize("inner", [(0, 0, 0), (None, 0, 0), (0, None, None), (None, None, 0)], ids=str)
-@pytest.mark.parametrize("outer", [None, (0, 0, 0), (None, 0, 0), (0, None, None)], ids=str)
+@pytest.mark.parametrize(
+    "outer",
+    [None, *(pytest.param(axes, marks=pytest.mark.slow) for axes in [(0, 0, 0), (None, 0, 0), (0, None, None)])],
+    ids=str,
+)
 def test_off_a_cpu_vmap_gives_each_run_its_own_gradients(inner, outer):
     # Private: on a CPU nothing public reaches it.
     function, lead = convolution._plain_backward, [()] * 3

@@ -156,6 +156,7 @@ def test_diverged_at_under_vmap():
     np.testing.assert_array_equal(found, [0, 8, 20, 20])
 
 
+@pytest.mark.slow
 def test_broken_weights_diverged_at_the_last_step():
     broken = {"kernel": jnp.ones(3), "bias": jnp.array([0.0, jnp.nan])}
     assert int(metrics.diverged_at(jnp.ones(1), broken)) == 1

@@ -54,8 +54,7 @@ def test_float64_trajectory_is_pytorch_s(name, golden_trajectories, x64):
     ("name", "compiler_options"),
     [
         # A tenth of the time; RMSprop's digits are not enough then.
-        pytest.param("adam", None, id="adam"),
-        *(pytest.param(name, None, id=name, marks=pytest.mark.slow) for name in ("sgd", "momentum")),
+        *(pytest.param(name, None, id=name, marks=pytest.mark.slow) for name in ("sgd", "momentum", "adam")),
         *(pytest.param(name, AS_USERS, id=f"{name} as users compile", marks=pytest.mark.deep) for name in NAMES),
     ],
 )

@@ -242,6 +242,7 @@ def test_refuses_numbers_that_generate_refuses(error, numbers, message):
         segjax.sweep(TRAIN, KEYS, RATES, **numbers)
 
 
+@pytest.mark.slow
 def test_traced_numbers_pass_beside_concrete_ones():
     def program(keys, rates, sigmas):
         return segjax.sweep(TRAIN, keys, rates, sigma1=sigmas, sigma=[1.0, 2.0])
