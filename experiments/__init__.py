@@ -3,7 +3,7 @@
     NAME.py      a question: its options and presets, its plan of runs (or other work), its report
     rerun.py     repeats an experiment from its results.json, and compares every number
     lab/         the machinery: `lab/experiment.py` is the skeleton that every question goes through
-    bench/       the parts of the benchmark
+    bench/       the parts of the benchmark and of gpu_program
     notebook/    the notebook's published numbers, and its flaws
 
 Your own experiment is one file, here or anywhere else; `python -m experiments.my_question --preset quick` runs it:

@@ -96,6 +96,11 @@ class Program(NamedTuple):
     runs: int
     work: Work
 
+    @property
+    def total(self) -> Work:
+        """What one turn asks for in all runs."""
+        return Work(0, 0).plus(self.work, self.runs)
+
 
 class Read(NamedTuple):
     """What was read of a program; `compiled` is None without the plugin."""
@@ -167,7 +172,7 @@ def report(options: Options, found: dict[str, Read]) -> Report:
 
 def least_seconds(gpu: gpus.Gpu, program: Program) -> dict[str, float]:
     """precision -> the least seconds of one turn of the loop, of all its runs."""
-    return {precision: program.runs * program.work.floor(rates) for precision, rates in gpu.limits.items()}
+    return {precision: program.total.floor(rates) for precision, rates in gpu.limits.items()}
 
 
 def findings(found: dict[str, Read]) -> list[str]:
@@ -195,9 +200,9 @@ def launch_table(found: dict[str, Read]) -> Table:
 def least_table(gpu: gpus.Gpu, found: dict[str, Read], least: dict[str, dict[str, float]]) -> Table:
     rows = []
     for name, read in found.items():
-        step, runs = read.program.work, read.program.runs
+        total = read.program.total
         bounds = [f"{1e6 * seconds:.0f}" for seconds in least[name].values()]
-        rows.append([name, f"{runs * step.flops / 1e9:.2f}", f"{runs * step.bytes / 1e6:.0f}", *bounds, "not measured"])
+        rows.append([name, f"{total.flops / 1e9:.2f}", f"{total.bytes / 1e6:.0f}", *bounds, "not measured"])
     headings = ("program", "GFLOP", "least MB", *(f"least us, {name}" for name in gpu.limits), "measured us")
     note = f"{gpu.name}: peak rates and full bandwidth; convolutions and products alone, without the drawing of images."
     return Table("The least that one turn could take: a bound, no measurement", headings, rows, note)
@@ -216,13 +221,15 @@ def convolution_table(found: dict[str, Read]) -> Table:
 
 def least_figure(options: Options, gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
     bars = {f"{name}: {precision}": [1e6 * it] for name, own in least.items() for precision, it in own.items()}
-    title = f"A bound, no measurement, for {gpu.name}: {options.architecture}, {options.size} images"
-    return plotting.bars({name: np.array(it) for name, it in bars.items()}, "least time of a turn (us)", title)
+    title = f"Bounds for {gpu.name}: {options.architecture}, {options.size}"
+    return plotting.bars(
+        {name: np.array(it) for name, it in bars.items()}, "least time of a turn (us): a bound, no measurement", title
+    )
 
 
 def launch_figure(options: Options, gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
     totals = {name: read.compiled.loop.launches.total() for name, read in found.items() if read.compiled}
-    title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.size} images"
+    title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.size}"
     bars = {name: np.array([number]) for name, number in totals.items()}
     return plotting.bars(bars, "launches in one turn of the loop", title, log=False)
 
@@ -233,13 +240,12 @@ def _document(name: str, read: Read, least: dict[str, float]) -> dict[str, Any]:
     if read.compiled:
         loop = read.compiled.loop
         made = {"launches": dict(loop.launches), "turns": loop.trips, "temporary_bytes": read.compiled.temporary_bytes}
-    step = {"flops": read.program.runs * read.program.work.flops, "bytes": read.program.runs * read.program.work.bytes}
     return {
         "name": name,
         "runs": read.program.runs,
         **made,
         "convolutions": convolutions,
-        **step,
+        **read.program.total._asdict(),
         "least_seconds": least,
     }
 
@@ -253,8 +259,7 @@ def _row(name: str, read: Read, least: dict[str, float]) -> dict[str, Any]:
         **{kind: loop.launches[kind] if loop else None for kind in KINDS},
         "turns": loop.trips if loop else None,
         "temporary_bytes": read.compiled.temporary_bytes if read.compiled else None,
-        "flops": read.program.runs * read.program.work.flops,
-        "bytes": read.program.runs * read.program.work.bytes,
+        **read.program.total._asdict(),
         **{f"least_seconds_{precision}": seconds for precision, seconds in least.items()},
     }
 

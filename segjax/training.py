@@ -129,8 +129,8 @@ def make_train(
     - numbers: options of `generate` that may be traced, such as sigma1; they replace the ones given here.
 
     The run is a loop that cannot be differentiated. On a GPU its convolutions round to TF32, unless it is traced under
-    `jax.default_matmul_precision("highest")`. A GPU repeats a run's bits with
-    `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true` alone; a CPU always does.
+    `jax.default_matmul_precision("highest")`. A CPU repeats a run's bits; a GPU does so only with
+    `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
 
     Args:
         model: any Linen module, image -> logits, with a `train` argument; its BatchNorm state is carried along.
@@ -355,7 +355,9 @@ def _make_run(
             full, part = partial(lax.fori_loop, 0, capacity, body), partial(lax.fori_loop, 0, num_steps, body)
             return full(carry) if known_to_be_full else lax.cond(num_steps == capacity, full, part, carry)
 
-        known_to_be_full, carry = isinstance(num_steps, int) and num_steps == capacity, (state, losses, counts)
+        # A whole run is: it needs no second loop.
+        known_to_be_full = isinstance(num_steps, int) and num_steps == capacity
+        carry = (state, losses, counts)
         state, losses, counts = lax.platform_dependent(jnp.int32(num_steps), carry, cpu=on_cpu, default=elsewhere)
         return state, History(losses, metrics.Counts(*counts.T))
 

@@ -98,6 +98,7 @@ class Convolution(NamedTuple):
 
 def convolutions_on_gpu(function: Callable[..., Any], *arguments: Any) -> list[Convolution]:
     """Of the function, as it is lowered for a GPU, which need not be there: XLA gets them in this form."""
+    # `experiments.bench.compiled` counts the same for a command; the library's tests run without its packages.
     lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     pattern = (
         r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
