@@ -1,12 +1,14 @@
 # make compare: install into .venv and run the main experiment's quick preset.
 # make check: lint, types and the quick tests, after each change.
 # make test: all tests but the deep ones; make test-deep: those, and the promises about bits as users compile.
-# make coverage: the lines and branches of segjax that its own tests run.
+# make coverage: the lines and branches of segjax that its own tests run, with XLA's convolution.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 NEWEST := .venv-newest/bin
+# The optional convolution in C++. Where it cannot be built, all goes on without, and the next run tries again.
+NATIVE := .venv/native
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(PARALLEL)
 LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile
@@ -16,22 +18,22 @@ PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/pyt
 
 .PHONY: compare check test test-deep coverage test-newest lint benchmark
 
-compare: $(INSTALLED)
+compare: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
 
 # Compiled programs are kept between runs: it saves a third. Nothing else is in that folder, delete it as you like.
 check: lint
 	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.venv/programs $(PYTEST) -m "not slow and not deep"
 
-test: $(INSTALLED)
+test: $(INSTALLED) $(NATIVE)
 	$(PYTEST) -m "not deep"
 
-test-deep: $(INSTALLED)
+test-deep: $(INSTALLED) $(NATIVE)
 	$(PYTEST) -m "deep or hypothesis" --hypothesis-profile wide
 	XLA_FLAGS= $(PYTEST) -m "not deep" tests/test_training.py tests/test_sweeps.py
 
 coverage: $(INSTALLED)
-	$(BIN)/coverage run -m pytest $(PARALLEL) -m "not deep" $(LIBRARY)
+	SEGJAX_NATIVE=0 $(BIN)/coverage run -m pytest $(PARALLEL) -m "not deep" $(LIBRARY)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -44,13 +46,23 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-benchmark: $(INSTALLED)
+benchmark: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m experiments.benchmark --overwrite
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
 	touch $@
+
+$(NATIVE): $(INSTALLED) native/pyproject.toml native/CMakeLists.txt native/README.md native/src/* native/segjax_native/*.py
+	@if ! echo | $(CXX) -std=c++17 -fsyntax-only -x c++ - 2>$@.log; then \
+		echo "No C++17 compiler was found: convolutions are XLA's."; \
+	elif $(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja >$@.log 2>&1 \
+		&& $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall ./native >>$@.log 2>&1; then \
+		touch $@; \
+	else \
+		echo "native/ could not be built ($@.log says why): convolutions are XLA's."; \
+	fi
 
 .venv-newest/installed: pyproject.toml
 	for python in $(PYTHONS); do $$python -c "import venv" 2>/dev/null && break; done; $$python -m venv .venv-newest

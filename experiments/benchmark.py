@@ -8,7 +8,10 @@
 - many runs in one program, in training steps a second, its memory, and the naive `jax.vmap`;
 - the time from a command to its first step, and the peak of memory, in processes of their own;
 - the step against the device's limit: the rates of a matrix product and of a copy, measured here;
+- each convolution of the network alone;
 - how the cost of a step grows with image size, batch, width and number of steps.
+
+Where segjax-native is installed, all this is measured with XLA's convolution as well.
 
 Medians over repeats, taken in turns, with their range; compilation is reported apart. Expect the notebook's iteration
 to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
@@ -16,6 +19,7 @@ to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTor
 
 import contextlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -89,6 +93,7 @@ TYPED = dict(os.environ)
 SWEEP_STEPS = 2
 # The parts of one run; a fourth is the sweep of many.
 PARTS = ("generation", "step", "iteration")
+LAYERS = "layer"
 Times = dict[tuple[str, str], Timing]
 
 
@@ -104,7 +109,8 @@ class Ratio(NamedTuple):
     platform: str | None = None
 
 
-OURS, NOTEBOOK, TUNED, SEPARABLE = "ours", "PyTorch, the notebook", "PyTorch, tuned", "PyTorch, separable"
+OURS, XLA = "ours", f"ours{contenders.XLA}"
+NOTEBOOK, TUNED, SEPARABLE = "PyTorch, the notebook", "PyTorch, tuned", "PyTorch, separable"
 CHANNELS_LAST, DENSE = "PyTorch, eager, channels_last", "naive JAX: dense convolutions"
 NAIVE_LOOP, STEP_BY_STEP = "naive JAX: plain convolutions in the loop", "ours, step by step"
 RATIOS = (
@@ -115,6 +121,8 @@ RATIOS = (
     Ratio("naive iteration in JAX / ours", "iteration", NAIVE_LOOP, OURS),
     Ratio("tuned PyTorch's iteration / ours", "iteration", TUNED, OURS, 2, platform="gpu"),
     Ratio("loop / step by step", "iteration", OURS, STEP_BY_STEP, 1.1, above=False),
+    Ratio("iteration / tuned PyTorch's", "iteration", OURS, TUNED, 0.55, above=False, platform="cpu"),
+    Ratio("iteration / with XLA's convolution", "iteration", OURS, XLA, 0.5, above=False, platform="cpu"),
     Ratio("step / PyTorch's, channels_last", "step", OURS, CHANNELS_LAST, 1, above=False, platform="cpu"),
     Ratio("step / tuned PyTorch's", "step", OURS, TUNED),
 )
@@ -163,6 +171,7 @@ def measure(options: Options, torch: bool, console: Console) -> Times:
         "generation": contenders.generation(*sizes, torch),
         "step": contenders.step(*sizes, options.steps, torch),
         "iteration": contenders.iteration(*sizes, options.steps, torch),
+        LAYERS: contenders.layers(*sizes),
         "sweep": contenders.sweeps(*sizes, min(options.steps, SWEEP_STEPS), options.runs),
     }
     if options.growth:
@@ -186,6 +195,7 @@ def report(options: Options, found: Found) -> Report:
         sweep_table(times),
         start_table(found.starts),
         limit_table(found, bound),
+        layer_table(found, options),
     ]
     if options.growth:
         tables.append(growth_table(times))
@@ -293,6 +303,21 @@ def limit_table(found: Found, bound: dict[str, Any]) -> Table:
     rounded = "The product is in TF32 where the GPU has it, unless JAX_DEFAULT_MATMUL_PRECISION says otherwise."
     note = rounded if jax.default_backend() == "gpu" else ""
     return Table("The device's limit", ("what", "measured"), rows, note)
+
+
+def layer_table(found: Found, options: Options) -> Table:
+    rows = []
+    for widths in contenders.LAYERS:
+        for suffix in ("", contenders.XLA):
+            for way in contenders.WAYS:
+                name = f"{contenders.layer(*widths, way)}{suffix}"
+                if timed := found.times.get((LAYERS, name)):
+                    flops = 2.0 * options.batch_size * options.image_size**2 * 25 * math.prod(widths)
+                    rate = flops / timed.median
+                    rows.append([name, spread(timed), f"{rate / 1e9:.0f}", f"{rate / found.device.flops:.2f}"])
+    headings = ("channels, what", "ms", "GFLOP/s", "of the product's")
+    note = "By inputs, by kernel: the gradients. FLOP: a product and a sum for each tap, however many are computed."
+    return Table("Each convolution alone", headings, rows, note)
 
 
 def growth_table(times: Times) -> Table:

@@ -6,7 +6,7 @@
 Every architecture trains twice a seed: for `--iterations` steps, and for as many as fit into the seconds that the
 first architecture needs for those. Seconds a step are measured first, compilation left out. All are judged on held-out
 images with their own way of predicting (`segjax.predict`): batch statistics for the notebook's shared BatchNorm,
-running statistics for the others. FLOPs are those of one image forward, as XLA counts them.
+running statistics for the others. FLOPs are those of one image forward: its convolutions.
 
 One learning rate serves all, which is not the best of each. Expect so few steps to favour the small and the residual:
 `patch`, then the narrow networks and the small kernels; the wide and the large fall back further at equal seconds.
@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
+from experiments.bench import limits
 from experiments.lab import experiment, scores, store, views
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison, check_names
@@ -136,8 +137,7 @@ def step_seconds(options: Options, name: str) -> float:
 def cost(name: str, image: jax.Array, seconds: float) -> Cost:
     model = ARCHITECTURES[name]
     variables = cast(dict[str, Any], model.init(jax.random.key(0), image))
-    forward = jax.jit(lambda variables: model.apply(variables, image, train=False)).lower(variables)
-    flops = cast(dict[str, float], forward.cost_analysis())["flops"]
+    flops = limits.prediction(model, 1, image.shape[1]).flops
     return Cost(segjax.count_parameters(variables), model.receptive_field, flops, seconds)
 
 

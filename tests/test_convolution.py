@@ -103,9 +103,22 @@ def descend(kernel):
     return lax.scan(step, kernel, length=4)[0]
 
 
+def test_native_where_it_is_not_installed_is_an_error(monkeypatch):
+    monkeypatch.setattr(convolution, "find_spec", lambda name: None)
+    monkeypatch.delenv("SEGJAX_NATIVE", raising=False)
+    assert convolution.on_cpu() == "xla"
+    monkeypatch.setenv("SEGJAX_NATIVE", "1")
+    with pytest.raises(ValueError, match="SEGJAX_NATIVE must be 0 where the package segjax-native is not installed"):
+        convolution.on_cpu()
+    monkeypatch.setenv("SEGJAX_NATIVE", "yes")
+    with pytest.raises(ValueError, match="SEGJAX_NATIVE must be 0 or 1, got 'yes'"):
+        convolution.on_cpu()
+
+
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the traps and their cures are XLA's on CPU")
 @pytest.mark.parametrize("depth", [0, 1, 2], ids=["scan", "vmap of scan", "nested vmap of scan"])
-def test_compiles_to_the_fast_form_alone(depth):
+def test_compiles_to_the_fast_form_alone(depth, monkeypatch):
+    monkeypatch.setenv("SEGJAX_NATIVE", "0")
     kernel = normal(*(2,) * depth, 5, 5, 4, 4)
     function = descend
     for _ in range(depth):

@@ -18,10 +18,13 @@ from jax import lax
 import segjax
 from experiments.bench import timing
 from experiments.bench.timing import Call, Program
+from segjax.convolution import conv2d, on_cpu
 from segjax.optimizers import adam
 from segjax.training import train_step
 
 RATE = 1e-3
+LAYERS, WAYS = ((1, 16), (16, 16), (16, 1)), ("forward", "by inputs", "by kernel")
+XLA = ", XLA's convolution"
 # Steps of a program that is 20 to 100 times slower than the others.
 FEW = 1
 
@@ -43,7 +46,7 @@ def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Progr
 
 def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
     """Programs that train again and again on one batch."""
-    found = {"ours": Program(partial(_steps, batch_size, image_size, steps, False), steps)}
+    found = _both_ways({"ours": Program(partial(_steps, batch_size, image_size, steps, False), steps)})
     if not torch:
         return found
     from experiments.bench import peers
@@ -61,7 +64,7 @@ def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict
     """Programs that draw a batch for each step and train on it."""
     sizes = _sizes(batch_size, image_size)
     found = {
-        "ours": Program(partial(run, steps, **sizes), steps),
+        **_both_ways({"ours": Program(partial(run, steps, **sizes), steps)}),
         "ours, step by step": Program(partial(_steps, batch_size, image_size, steps, True), steps),
         "naive JAX: plain convolutions in the loop": Program(partial(run, FEW, NaiveCNN(), **sizes), FEW),
     }
@@ -96,8 +99,36 @@ def sweeps(batch_size: int, image_size: int, steps: int, runs: tuple[int, ...]) 
     }
 
 
+def layers(batch_size: int, image_size: int) -> dict[str, Program]:
+    """Each convolution of the notebook's network alone: the outputs, or a gradient."""
+    rng, found = np.random.default_rng(0), {}
+    for width_in, width_out in LAYERS:
+        images = (batch_size, image_size, image_size)
+        inputs, kernel, cotangent = (
+            jnp.asarray(rng.normal(size=shape), jnp.float32)
+            for shape in ((*images, width_in), (5, 5, width_in, width_out), (*images, width_out))
+        )
+        for index, way in enumerate(WAYS):
+            found[layer(width_in, width_out, way)] = Program(partial(_part, index, inputs, kernel, cotangent))
+    return _both_ways(found)
+
+
+def layer(width_in: int, width_out: int, way: str) -> str:
+    return f"{width_in} to {width_out}, {way}"
+
+
+def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Call:
+    # A function of its own each time: jax would remember which convolution it was traced with.
+    def part(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
+        outputs, pullback = jax.vjp(conv2d, inputs, kernel)
+        found: tuple[jax.Array, ...] = (outputs, *pullback(cotangent))
+        return found[index]
+
+    return timing.compiled(part, inputs, kernel, cotangent)
+
+
 def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[int, Program]]:
-    """quantity -> its value -> the iteration, all else as given."""
+    """quantity -> its value -> the iteration, all else as given; with XLA's convolution as quantities of their own."""
     base = {"image_size": image_size, "batch_size": batch_size, "num_channels": 16, "num_steps": steps}
     values = {
         "image_size": [max(2, image_size // 4), max(2, image_size // 2), image_size],
@@ -110,10 +141,38 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[int, 
         model, sizes = segjax.SegmentationCNN(num_channels=num_channels), _sizes(batch_size, image_size)
         return Program(partial(run, num_steps, model, **sizes), num_steps)
 
-    return {
+    found = {
         quantity: {value: program(**{**base, quantity: value}) for value in chosen}
         for quantity, chosen in values.items()
     }
+    if has_two_convolutions():
+        found |= {f"{quantity}{XLA}": {v: _with_xla(it) for v, it in found[quantity].items()} for quantity in values}
+    return found
+
+
+def has_two_convolutions() -> bool:
+    """Whether ours is that of `segjax-native`, and XLA's another."""
+    return jax.default_backend() == "cpu" and on_cpu() == "native"
+
+
+def _both_ways(programs: dict[str, Program]) -> dict[str, Program]:
+    """And each with XLA's convolution, where ours is another."""
+    others = {f"{name}{XLA}": _with_xla(program) for name, program in programs.items()}
+    return programs | (others if has_two_convolutions() else {})
+
+
+def _with_xla(program: Program) -> Program:
+    def make() -> Call:
+        before = os.environ.get("SEGJAX_NATIVE")
+        os.environ["SEGJAX_NATIVE"] = "0"
+        try:
+            return program.make()
+        finally:
+            os.environ.pop("SEGJAX_NATIVE")
+            if before is not None:
+                os.environ["SEGJAX_NATIVE"] = before
+
+    return program._replace(make=make)
 
 
 def _sizes(batch_size: int, image_size: int) -> dict[str, Any]:
@@ -165,7 +224,8 @@ def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
     # As PyTorch's, it is there before the clock starts, and goes on from call to call.
     state = jax.jit(partial(segjax.training.create_state, model, adam))(key, batch.image, rate)
     # The state is consumed and its memory used again, as in a loop: fresh memory costs a fifth of a step.
-    update = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
+    whole = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
+    update = whole.lower(state, batch, rate).compile()
 
     def call() -> Any:
         nonlocal state

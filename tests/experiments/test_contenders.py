@@ -13,7 +13,8 @@ from experiments.bench import contenders
 pytestmark = pytest.mark.slow
 
 
-def test_growth_changes_one_quantity_at_a_time():
+def test_growth_changes_one_quantity_at_a_time(monkeypatch):
+    monkeypatch.setenv("SEGJAX_NATIVE", "0")
     programs = contenders.growth(8, 32, 5)
     assert {name: list(chosen) for name, chosen in programs.items()} == {
         "image_size": [8, 16, 32],
@@ -23,6 +24,31 @@ def test_growth_changes_one_quantity_at_a_time():
     }
     assert programs["num_steps"][20].units == 20
     assert programs["image_size"][8].make().run()[1].loss.shape == (5,)
+
+
+@pytest.mark.skipif(not contenders.has_two_convolutions(), reason="needs segjax-native, on a CPU")
+def test_with_xla_s_convolution_nothing_is_computed_in_c_plus_plus(monkeypatch):
+    monkeypatch.setenv("SEGJAX_NATIVE", "1")
+    ours, xla = (
+        {
+            name.removesuffix(contenders.XLA): it
+            for name, it in programs.items()
+            if name.endswith(contenders.XLA) == other
+        }
+        for programs in [contenders.layers(1, 4)]
+        for other in (False, True)
+    )
+    assert list(ours) == list(xla)
+    targets = []
+    monkeypatch.setattr(
+        contenders.timing,
+        "compiled",
+        lambda function, *given: targets.append(str(jax.jit(function).lower(*given).as_text())),
+    )
+    for program in (*ours.values(), *xla.values()):
+        program.make()
+    assert ["segjax_" in target for target in targets] == [True] * 9 + [False] * 9
+    assert contenders.growth(2, 8, 1).keys() >= {"image_size", "image_size, XLA's convolution"}
 
 
 def test_naive_convolutions_train_the_same_network():

@@ -42,6 +42,33 @@ def test_results_tell_how_a_gpu_was_told_to_compute(tmp_path, monkeypatch):
         execute(script, "--precision", "highest", "--deterministic", "--out", tmp_path)
 
 
+def test_numerics_tell_which_convolution_a_cpu_computes(monkeypatch):
+    monkeypatch.setenv("SEGJAX_NATIVE", "0")
+    assert provenance.numerics()["convolution"] == "xla"
+    monkeypatch.delenv("SEGJAX_NATIVE")
+    monkeypatch.setattr(provenance, "on_cpu", lambda: "native")
+    monkeypatch.setattr(provenance, "_version", lambda package: f"{package} 0")
+    native = "segjax-native segjax-native 0" if jax.default_backend() == "cpu" else "xla"
+    assert provenance.numerics()["convolution"] == native
+
+
+def test_a_run_is_not_gone_on_with_by_another_convolution(tmp_path, monkeypatch):
+    work = {"work": lambda options, console: None, "report": lambda options, found: Report([], [], {}, {}, [])}
+    script = SimpleNamespace(**{**vars(PLAIN), **work})
+    monkeypatch.setenv("SEGJAX_NATIVE", "0")
+    assert execute(script, "--out", tmp_path)["numerics"]["convolution"] == "xla"
+    monkeypatch.setattr(provenance, "_convolution", lambda platform: "segjax-native 0.1.0")
+    with pytest.raises(UsageError, match="holds the results with convolution xla, not segjax-native"):
+        execute(script, "--out", tmp_path)
+
+
+@pytest.mark.parametrize("value", ["2", ""])
+def test_a_bad_switch_is_one_line(value, tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGJAX_NATIVE", value)
+    with pytest.raises(UsageError, match=f"SEGJAX_NATIVE must be 0 or 1, got '{value}'"):
+        execute(PLAIN, "--out", tmp_path)
+
+
 def test_versions_are_those_that_are_installed():
     found = provenance.versions()
     assert found["jax"] == jax.__version__
