@@ -136,6 +136,7 @@ def report(options: Options, found: Found) -> Report:
     figures = views.contest_figures(arms, contest, targets, setting)
     findings = [views.leader(arms, column) for column in DECISIVE]
     warnings = fairness.of_contest(arms, contest, options.seeds)
+    warnings += fairness.of_weights(name for name, _ in options.candidates)
     if found.grid:
         candidates, seeds = options.candidates, options.all_tuning_seeds
         trials, steps = scores.rows(found.trials), options.tuning_seeds * options.iterations

@@ -12,7 +12,8 @@ research script needs most is also at the top level.
     metrics        additive counts, then accuracy, IoU, precision, recall, F1; which runs diverged
     optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam, as PyTorch defines them
     schedules      SCHEDULES: learning rates that change during a run, from constant to one_cycle
-    training       make_train: a whole run as one pure function; make_fit: the same run in chunks; evaluate
+    training       make_train: a whole run as one pure function; make_fit: the same run in chunks
+    evaluation     evaluate: counts on fresh images; eval_variables: the weights to judge a run by; recalibrate
     sweeps         sweep: every seed at every rate in one program, on one device or many
     range_test     the learning-rate range test: one short run in which the rate grows
     statistics     what a few seeds say: intervals, paired differences, time to a target
@@ -36,6 +37,7 @@ from segjax import (
     checkpoints,
     checks,
     convolution,
+    evaluation,
     exemplars,
     layers,
     losses,
@@ -51,13 +53,14 @@ from segjax import (
     torch_weights,
     training,
 )
+from segjax.evaluation import eval_variables, evaluate, recalibrate
 from segjax.losses import LOSSES
 from segjax.models import PatchCNN, SegmentationCNN, UNet, count_parameters, parameter_table, predict
 from segjax.optimizers import OPTIMIZERS
 from segjax.schedules import SCHEDULES
 from segjax.sweeps import sweep
 from segjax.textures import Batch, compose_batch, gaussian_kernel, generate_data
-from segjax.training import History, TrainState, evaluate, make_fit, make_train
+from segjax.training import History, TrainState, make_fit, make_train
 
 # Type checkers see the lazy module as an import. They must not see `__getattr__`: it would accept any name.
 if TYPE_CHECKING:
@@ -86,7 +89,9 @@ __all__ = [
     "compose_batch",
     "convolution",
     "count_parameters",
+    "eval_variables",
     "evaluate",
+    "evaluation",
     "exemplars",
     "gaussian_kernel",
     "generate_data",
@@ -101,6 +106,7 @@ __all__ = [
     "plotting",
     "predict",
     "range_test",
+    "recalibrate",
     "schedules",
     "statistics",
     "sweep",

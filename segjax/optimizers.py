@@ -1,21 +1,31 @@
 """The notebook's four optimizers, as PyTorch defines them: learning rate -> optax transformation.
 
 Any function of that form is an optimizer here, such as `optax.lion`. The rate is a number, which may be traced, or one
-of optax's schedules.
+of optax's schedules. One that is to be judged by other weights than it trains has an attribute `eval_params`:
+
+    def averaged(learning_rate): ...
+    averaged.eval_params = lambda opt_state, params: opt_state.average
 """
 
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 import optax
+from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
 # The rate comes as an argument, and training calls the optimizer inside the compiled function: one program then serves
 # every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of Adam's betas and epsilon,
 # and the run drifts away from PyTorch's.
 Optimizer = Callable[[Rate], optax.GradientTransformation]
+# (state of the optimizer, weights that it trains) -> weights to judge it by.
+EvalParams = Callable[[Any, Any], Any]
+# What cocob, dog, dowg, madgrad and prodigy of optax call the weights at the start.
+_STARTING_POINTS = ("init_params", "init_particles", "params0", "x0")
 
 
 def sgd(learning_rate: Rate) -> optax.GradientTransformation:
@@ -41,3 +51,55 @@ def adam(learning_rate: Rate) -> optax.GradientTransformation:
 
 
 OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam})
+
+
+def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
+    """How the weights to judge an optimizer by follow from its state and the weights that it trains.
+
+    That is the optimizer's own attribute `eval_params`, also of one in a `functools.partial` or under a schedule. The
+    schedule-free optimizers of optax.contrib are known (Defazio et al., 2024): they are judged by the average x, while
+    gradients are taken at y.
+
+    Args:
+        opt_state: a state of the optimizer, or its shapes.
+
+    Returns:
+        (opt_state, params) -> params; None where they are the weights that are trained.
+    """
+    while isinstance(optimizer, partial):
+        optimizer = optimizer.func
+    if own := getattr(optimizer, "eval_params", None):
+        return own
+    return _schedule_free if _schedule_free_states(opt_state) else None
+
+
+def copies_of_weights(optimizer: Optimizer, params: Any) -> list[str]:
+    """Parts of an optimizer's state that begin as copies of the weights, if nobody says which weights to judge it by.
+
+    Such a part may be an average that the optimizer is to be judged by: its author knows. The starting points, from
+    which the distance optimizers of optax measure, are none. An average that begins at 0 is not found.
+
+    Args:
+        params: weights that are not all equal.
+    """
+
+    def is_copy(node: Any) -> bool:
+        if jax.tree.structure(node) != jax.tree.structure(params):  # type: ignore[operator]
+            return False
+        return all(map(np.array_equal, jax.tree.leaves(node), jax.tree.leaves(params)))
+
+    opt_state = optimizer(1e-3).init(params)
+    if eval_params(optimizer, opt_state):
+        return []
+    parts, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=is_copy)
+    names = [jax.tree_util.keystr(place, simple=True, separator="/") for place, node in parts if is_copy(node)]
+    return [name for name in names if name.rpartition("/")[2] not in _STARTING_POINTS]
+
+
+def _schedule_free_states(opt_state: Any) -> list[Any]:
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, ScheduleFreeState))
+    return [node for node in nodes if isinstance(node, ScheduleFreeState)]
+
+
+def _schedule_free(opt_state: Any, params: Any) -> Any:
+    return schedule_free_eval_params(_schedule_free_states(opt_state)[0], params)

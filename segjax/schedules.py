@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from segjax.checks import check_callable, check_count, check_positive
-from segjax.optimizers import Optimizer, Rate
+from segjax.optimizers import Optimizer, Rate, eval_params
 
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
 
@@ -102,6 +102,9 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     def with_peak(learning_rate: Rate) -> optax.GradientTransformation:
         return optimizer(schedule(learning_rate, num_steps))
 
+    # The weights to judge by are the optimizer's own.
+    if judge := eval_params(optimizer, ()):
+        with_peak.eval_params = judge  # type: ignore[attr-defined]
     return with_peak
 
 

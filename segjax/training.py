@@ -22,12 +22,10 @@ from segjax.checks import (
     check_count,
     check_key,
     check_model,
-    check_network,
-    check_pixels,
     check_positive,
 )
 from segjax.losses import Loss, mean_squared_error
-from segjax.models import Variables, predict
+from segjax.models import Variables
 from segjax.optimizers import Optimizer, adam
 from segjax.textures import Batch, generate_data
 
@@ -262,42 +260,6 @@ def make_fit(
     advance_chunk = jax.jit(partial(advance, capacity=chunk_size), donate_argnums=1)
     # Jitted as well: operation by operation, an initialisation compiles each of them.
     return Fit(jax.jit(init), advance_chunk, num_steps, chunk_size)
-
-
-def evaluate(
-    model: nn.Module,
-    variables: Variables,
-    key: jax.Array,
-    num_batches: int = 16,
-    generate: Generate = generate_data,
-    **generate_options: Any,
-) -> metrics.Counts:
-    """Counts of `segjax.predict` over fresh batches, the same ones for every model given one key: to be jitted.
-
-    Args:
-        model: a Linen module with the attribute `batch_statistics` of `segjax.models.Network`.
-        variables: `state.variables` after training.
-        key: of the held-out images, another than the key of a training run.
-        num_batches: number of batches, >= 1, of at most 2^31 - 1 pixels in all; their size matters to models that
-            predict with batch statistics.
-        generate, generate_options: as in `make_train`.
-
-    Raises:
-        TypeError, ValueError: naming the argument that is out of range.
-    """
-    check_key(key)
-    check_network(model, "batch_statistics")
-    check_callable("generate", generate)
-    num_batches = check_count("num_batches", num_batches, minimum=1)
-    mask = jax.eval_shape(partial(generate, **generate_options), key).mask
-    check_pixels("num_batches times the pixels of a batch", num_batches * mask.size)
-
-    def count_batch(index: jax.Array) -> metrics.Counts:
-        batch = generate(jax.random.fold_in(key, index), **generate_options)
-        return metrics.count(predict(model, variables, batch.image), batch.mask)
-
-    # One batch after the other: memory does not grow with their number.
-    return jax.tree.map(lambda leaf: leaf.sum(axis=0), lax.map(count_batch, jnp.arange(num_batches)))
 
 
 def _make_run(

@@ -104,3 +104,78 @@ def test_keeps_dtype_and_structure(name):
     updates, after = jax.jit(optimizer.update)(params, state, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(updates, params)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+
+
+def descend(optimizer, start, rate, steps, slope):
+    """Weights and state after some steps down 0.5 * slope * weight^2."""
+    transformation, params = optimizer(rate), {"w": jnp.array([start], float)}
+    state = transformation.init(params)
+    for _ in range(steps):
+        updates, state = transformation.update(jax.tree.map(lambda w: slope * w, params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+def test_schedule_free_sgd_is_judged_by_its_average(x64):
+    """Defazio et al. (2024), equation 3 to 5, in closed form on a quadratic: x is the plain mean of z."""
+    rate, slope, steps, mix = 0.3, 2.0, 7, 0.9
+    optimizer = optax.contrib.schedule_free_sgd
+    params, state = descend(optimizer, 1.5, rate, steps, slope)
+    z = x = 1.5
+    for step in range(1, steps + 1):
+        z -= rate * slope * (mix * x + (1 - mix) * z)
+        x += (z - x) / step
+    judge = segjax.optimizers.eval_params(optimizer, state)
+    np.testing.assert_allclose(params["w"], [mix * x + (1 - mix) * z], rtol=1e-6)
+    np.testing.assert_allclose(judge(state, params)["w"], [x], rtol=1e-6)
+    # Where the steps are too long, z oscillates, and with it y, of which the loss is larger.
+    params, state = descend(optimizer, 1.5, 1.2, 20, slope)
+    assert abs(judge(state, params)["w"][0]) < abs(params["w"][0])
+
+
+def test_schedule_free_is_found_inside_of_other_transformations_and_under_a_schedule():
+    def clipped(learning_rate):
+        return optax.chain(optax.clip(1.0), optax.contrib.schedule_free_adamw(learning_rate))
+
+    params = {"w": jnp.ones(2)}
+    scheduled = segjax.schedules.scheduled(clipped, segjax.schedules.constant, 5)
+    for optimizer in (clipped, partial(clipped), scheduled):
+        state = jax.eval_shape(lambda params, make=optimizer: make(0.1).init(params), params)
+        assert segjax.optimizers.eval_params(optimizer, state)
+
+
+def averaged(learning_rate):
+    """SGD that keeps a mean of its weights."""
+    inner = optax.sgd(learning_rate)
+
+    def update(gradient, state, params):
+        updates, state = inner.update(gradient, state[0], params)[0], state
+        moved = optax.apply_updates(params, updates)
+        mean = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state[1]["mean"], moved)
+        return updates, (state[0], {"mean": mean})
+
+    return optax.GradientTransformation(lambda params: (inner.init(params), {"mean": params}), update)
+
+
+def test_an_optimizer_says_itself_what_it_is_judged_by(monkeypatch):
+    weights = {"w": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
+    assert segjax.optimizers.eval_params(averaged, averaged(0.1).init(weights)) is None
+    assert segjax.optimizers.copies_of_weights(averaged, weights) == ["1/mean"]
+    judge = lambda state, params: state[1]["mean"]  # noqa: E731
+    monkeypatch.setattr(averaged, "eval_params", judge, raising=False)
+    scheduled = segjax.schedules.scheduled(averaged, segjax.schedules.constant, 5)
+    for optimizer in (averaged, partial(averaged), partial(partial(averaged)), scheduled):
+        assert segjax.optimizers.eval_params(optimizer, ()) is judge
+    assert segjax.optimizers.copies_of_weights(averaged, weights) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["dog", "dowg", "cocob", "prodigy", "madgrad", "schedule_free_adamw", "mechanize", "muon"]
+)
+def test_starting_points_and_known_averages_are_no_copies_to_ask_about(name):
+    if name == "mechanize":
+        optimizer = lambda rate: optax.contrib.mechanize(optax.sgd(rate))  # noqa: E731
+    else:
+        optimizer = getattr(optax.contrib, name)
+    weights = {"w": jnp.array([[1.0, 2.0]]), "b": jnp.array([3.0])}
+    assert segjax.optimizers.copies_of_weights(optimizer, weights) == []

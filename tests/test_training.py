@@ -341,22 +341,6 @@ def test_float64_throughout(x64):
     assert set(floating) == {jnp.dtype("float64")}
 
 
-@pytest.mark.slow
-def test_evaluate_is_the_mean_over_fresh_batches(run):
-    variables = run[0].variables
-    counts = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))(variables, KEY)
-    assert int(sum(counts[:4])) == 3 * 2 * 16 * 16
-
-    @jax.jit
-    def part(index):
-        batch = segjax.generate_data(jax.random.fold_in(KEY, index), **SMALL)
-        logits = segjax.predict(MODEL, variables, batch.image)
-        return segjax.metrics.accuracy(segjax.metrics.count(logits, batch.mask))
-
-    parts = [float(part(index)) for index in range(3)]
-    assert float(segjax.metrics.accuracy(counts)) == pytest.approx(np.mean(parts), abs=3e-3)
-
-
 @pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
 @pytest.mark.parametrize(
     ("error", "options", "message"),
@@ -389,15 +373,3 @@ def test_refuses_a_rate_out_of_range(make, rate):
 def test_refuses_what_is_not_a_key():
     with pytest.raises(TypeError, match="key must come from"):
         segjax.make_train(MODEL, **SMALL)(0, 1e-3)
-    # Also where images are made in another way.
-    with pytest.raises(TypeError, match="key must come from"):
-        segjax.evaluate(MODEL, {}, 0, generate=lambda key: segjax.generate_data(KEY, **SMALL))
-    with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
-        segjax.evaluate(MODEL, {}, KEY, num_batches=0)
-
-
-@pytest.mark.parametrize(("num_batches", "batch_size"), [(2**22, 2), (2, 2**22)])
-def test_evaluate_refuses_more_pixels_than_counts_can_hold(num_batches, batch_size):
-    message = r"num_batches times the pixels of a batch must be at most 2\^31 - 1 pixels, got 2147483648"
-    with pytest.raises(ValueError, match=message):
-        segjax.evaluate(MODEL, {}, KEY, num_batches=num_batches, **{**SMALL, "batch_size": batch_size})

@@ -1,12 +1,14 @@
 """Is the comparison fair? What a careful reader would hold against it, in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from experiments.lab import names
 from experiments.lab.scores import COLUMNS, Arms, Contest
 from experiments.lab.tuning import Candidate, Grid
 from segjax import statistics
+from segjax.optimizers import copies_of_weights, eval_params
 
 # With fewer, 95 % intervals by bootstrap cover less than they say (segjax.statistics has the simulation).
 FEWEST_SEEDS = 5
@@ -29,6 +31,21 @@ def of_contest(arms: Arms, contest: Contest, seeds: int) -> list[str]:
         if said := ", ".join(f"{better} before {worse}" for better, worse in pairs):
             ranking = f"In the ranking by {COLUMNS[column].title}"
             words.append(f"{ranking} the intervals overlap: {said}; see the paired differences.")
+    return words
+
+
+def of_weights(optimizers: Iterable[str]) -> list[str]:
+    """Optimizers that are judged by other weights than they train, and those that perhaps should be."""
+    words, weights = [], {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 2, 3), "bias": np.ones(3)}
+    for name in dict.fromkeys(optimizers):
+        chosen = names.optimizer(name)
+        if eval_params(chosen, chosen(1e-3).init(weights)):
+            words.append(f"{name} is judged by weights that follow from its state; its curves are of those it trains.")
+        elif copies := copies_of_weights(chosen, weights):
+            words.append(
+                f"{name} keeps a copy of the weights in its state ({', '.join(copies)}), and is judged by those it "
+                "trains: if others should count, give the function an attribute eval_params(opt_state, params)."
+            )
     return words
 
 

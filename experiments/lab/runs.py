@@ -16,11 +16,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 import segjax
 from experiments.lab.names import ARCHITECTURES, exact, optimizer
 from segjax import LOSSES, SCHEDULES, metrics
+from segjax.optimizers import eval_params
 from segjax.schedules import scheduled
 from segjax.sweeps import map_runs
 
 # Held-out images: the same for every run.
 HELD_OUT_KEY, HELD_OUT_BATCHES = 20240130, 16
+# Images for the running statistics of weights that were not trained themselves; the same for every run, too.
+CALIBRATION_KEY = 20240131
 # Steps between two looks at the progress. Each look waits for the device: 1 % of the time at the notebook's sizes.
 CHUNK_SIZE = 10
 
@@ -87,13 +90,26 @@ class Held(NamedTuple):
 
 
 class Result(NamedTuple):
-    """A finished run; the history's leaves are (iterations,), the seconds those of training alone, compiled."""
+    """A finished run.
+
+    Attributes:
+        history: of training, leaves (iterations,).
+        variables: those that the run is judged by (`segjax.eval_variables`); `held_out` are their scores.
+        seconds: of training alone, compiled.
+        trained: the variables that training ended with, where they are others.
+    """
 
     run: Run
     history: segjax.History
     variables: dict[str, Any]
     held_out: Held
     seconds: float
+    trained: dict[str, Any] | None = None
+
+    @property
+    def ended(self) -> dict[str, Any]:
+        """The variables that training ended with."""
+        return self.trained or self.variables
 
 
 class Program(NamedTuple):
@@ -102,6 +118,7 @@ class Program(NamedTuple):
     Attributes:
         init: (keys, rates) -> state.
         advance: (keys, state, rates, n) -> (state, history) for n <= chunk_size steps. It consumes its state.
+        judged: state -> the variables that it is judged by; None where they are its own.
         evaluate: variables -> Held.
         split: a tree of these functions -> one tree of NumPy arrays for each run.
         chunk_size: the most steps of a chunk.
@@ -109,6 +126,7 @@ class Program(NamedTuple):
 
     init: Callable[..., Any]
     advance: Callable[..., Any]
+    judged: Callable[[Any], Any] | None
     evaluate: Callable[..., Any]
     split: Callable[[Any], list[Any]]
     chunk_size: int
@@ -138,9 +156,12 @@ def _program(run: Run, places: int, chunk_size: int) -> Program:
         chosen = scheduled(chosen, SCHEDULES[run.schedule], run.iterations)
     sizes: dict[str, Any] = {"num_steps": run.iterations, "chunk_size": chunk_size, **run.texture._asdict()}
     fit = segjax.make_fit(model, optimizer=chosen, loss=LOSSES[run.objective], **sizes)
+    key = jax.random.key(CALIBRATION_KEY)
+    judge = partial(segjax.eval_variables, model, chosen, key=key, **run.texture._asdict())
+    others = eval_params(chosen, jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)])).opt_state)
     if places == 1:
-        evaluate = evaluation(model, run.texture)
-        return Program(fit.init, fit.advance, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
+        judged, evaluate = jax.jit(judge) if others else None, evaluation(model, run.texture)
+        return Program(fit.init, fit.advance, judged, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
     # On a CPU, side by side on one device takes 1.1 times as long as one after the other.
     mesh = jax.make_mesh((jax.device_count(),), ("runs",))
     over_runs = partial(map_runs, width=places // mesh.size, mesh=mesh)
@@ -155,10 +176,11 @@ def _program(run: Run, places: int, chunk_size: int) -> Program:
         whole = jax.device_get(gather(tree))
         return [jax.tree.map(lambda leaf, n=number: np.asarray(leaf)[n], whole) for number in range(places)]
 
+    judged = jax.jit(partial(over_runs, judge)) if others else None
     evaluate = jax.jit(partial(over_runs, partial(held_out, model, run.texture)))
     init = jax.jit(partial(over_runs, fit.init))
     # The state is consumed: to allocate it afresh costs a fifth of a small step in page faults.
-    return Program(init, jax.jit(advance, donate_argnums=1), evaluate, split, chunk_size)
+    return Program(init, jax.jit(advance, donate_argnums=1), judged, evaluate, split, chunk_size)
 
 
 @cache

@@ -115,7 +115,7 @@ class Arm:
                 "label": self.label,
                 **{name: value for name, value in result.run._asdict().items() if name != "texture"},
                 **{column.name: float(column.of(result)) for column in COLUMNS.values()},
-                "diverged_at": int(metrics.diverged_at(result.history.loss, result.variables["params"])) or None,
+                "diverged_at": int(metrics.diverged_at(result.history.loss, result.ended["params"])) or None,
             }
             for result in self.results
         ]

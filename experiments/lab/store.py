@@ -179,6 +179,8 @@ def write_runs(out: Path, results: Sequence[Result]) -> None:
     """Keeps finished runs, which were announced, and drops what was kept of them under way."""
     for result in results:
         arrays = {"history": result.history, "variables": result.variables, "held_out": result.held_out}
+        if result.trained:
+            arrays["trained"] = result.trained
         metadata = {"run": result.run.as_dict(), "seconds": result.seconds}
         _write(out, _run(result.run.stem), checkpoints.to_bytes(arrays, metadata))
     for result in results:
@@ -194,7 +196,7 @@ def read_run(out: Path, run: Run) -> Result:
     counts, running = (metrics.Counts(**held[name]) for name in ("counts", "running_counts"))
     held_out = Held(counts, running, held["losses"])
     history = segjax.History(history["loss"], metrics.Counts(**history["counts"]))
-    return Result(run, history, arrays["variables"], held_out, metadata["seconds"])
+    return Result(run, history, arrays["variables"], held_out, metadata["seconds"], arrays.get("trained"))
 
 
 def write_begun(out: Path, names: Sequence[str], begun: Begun, notes: Any = ()) -> None:

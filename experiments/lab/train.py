@@ -168,12 +168,13 @@ def _train(
     save = partial(store.write_begun, options.out, stems) if alone else None
     begun = in_chunks(begun, chunk, look, save, options.checkpoint_seconds)
     progress.update(bar, description=f"{name}: evaluating")
-    variables = begun.state.variables
-    parts = compiled.split((variables, list(begun.chunks), compiled.evaluate(variables)))
+    trained = begun.state.variables if compiled.judged else None
+    variables = compiled.judged(begun.state) if compiled.judged else begun.state.variables
+    parts = compiled.split((variables, list(begun.chunks), compiled.evaluate(variables), trained))
     results = []
-    for run, (own_variables, chunks, held_out) in zip(runs, parts, strict=False):
+    for run, (own_variables, chunks, held_out, own_trained) in zip(runs, parts, strict=False):
         history = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *chunks)
-        results.append(Result(run, history, own_variables, held_out, begun.seconds))
+        results.append(Result(run, history, own_variables, held_out, begun.seconds, own_trained))
     return results
 
 

@@ -1,4 +1,5 @@
 import numpy as np
+import optax
 from small_runs import arm, result
 
 from experiments.lab import fairness
@@ -64,3 +65,24 @@ def test_diverged():
 def test_reused_seeds():
     assert of_tuning(tuning_seeds=range(1000, 1002)) == []
     assert of_tuning(tuning_seeds=range(3, 6))[0].endswith("3, 4.")
+
+
+def test_weights_to_judge_by():
+    names = ["adam", "optax.contrib:schedule_free_sgd", "optax.contrib:prodigy", "adam"]
+    assert fairness.of_weights(names) == [
+        "optax.contrib:schedule_free_sgd is judged by weights that follow from its state; its curves are of those it trains."
+    ]
+
+
+def test_an_unknown_copy_of_the_weights(monkeypatch):
+    def remembering(learning_rate):
+        inner = optax.sgd(learning_rate)
+        return optax.GradientTransformation(
+            lambda params: {"inner": inner.init(params), "average": params},
+            lambda gradient, state, params: (inner.update(gradient, state["inner"], params)[0], state),
+        )
+
+    monkeypatch.setattr(fairness.names, "optimizer", lambda name: remembering)
+    (said,) = fairness.of_weights(["mine:remembering"])
+    assert said.startswith("mine:remembering keeps a copy of the weights in its state (average), and is judged by")
+    assert "eval_params(opt_state, params)" in said

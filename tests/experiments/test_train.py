@@ -9,7 +9,9 @@ import pytest
 from rich.console import Console
 from small_runs import PLAIN, count_training, execute, parse, told_to_stop
 
-from experiments.lab import stops, store, train
+import segjax
+from experiments.lab import runs, stops, store, train
+from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Begun
 
 QUIET = Console(quiet=True)
@@ -70,6 +72,32 @@ def test_runs_side_by_side_on_one_device_are_those_of_each_alone(tmp_path):
     # A crash can leave any of a group: the others come out as they would have beside it.
     (halves / "runs" / f"{together[1].run.stem}.safetensors").unlink()
     chex.assert_trees_all_equal(numbers(train_side_by_side(halves, 2, chunk_size=5)), numbers(together))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, pytest.param(2, marks=pytest.mark.deep)])
+def test_an_optimizer_with_weights_of_its_own_is_judged_by_them(width, tmp_path):
+    chosen = parse(PLAIN, "--out", tmp_path, "--width", width)
+    store.claim(tmp_path, chosen.identity("plain"))
+    name = "optax.contrib:schedule_free_sgd"
+    planned = [chosen.run(seed, optimizer=name, learning_rate=0.5) for seed in chosen.all_seeds]
+    with told_to_stop(), pytest.raises(stops.Interrupted):
+        train.train_all(planned, chosen, QUIET, chunk_size=5)
+    found = train.train_all(planned, chosen, QUIET, chunk_size=5)[0]
+    # What training ended with is kept as well, and both come back from the file.
+    chex.assert_trees_all_equal(store.read_run(tmp_path, planned[0]), found)
+    kernels = [variables["params"]["out"]["kernel"] for variables in (found.variables, found.trained)]
+    assert abs(kernels[0] - kernels[1]).max() > 1e-4
+    assert found.ended is found.trained
+    texture, model = planned[0].texture, ARCHITECTURES[planned[0].architecture]
+    expected = runs.evaluation(model, texture)(found.variables)
+    chex.assert_trees_all_close(expected.losses, found.held_out.losses, rtol=1e-5)
+    # The running statistics are of the weights that are judged: of the same images, they are the same again.
+    sizes = texture._asdict()
+    recalibrate = jax.jit(
+        lambda variables: segjax.recalibrate(model, variables, jax.random.key(runs.CALIBRATION_KEY), **sizes)
+    )
+    chex.assert_trees_all_close(recalibrate(found.variables), found.variables, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

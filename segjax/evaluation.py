@@ -1,0 +1,130 @@
+"""What a training run is worth: the weights to judge it by, their running statistics, and counts on fresh images."""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from segjax import metrics
+from segjax.checks import check_callable, check_count, check_key, check_model, check_network, check_pixels
+from segjax.models import Variables, predict
+from segjax.optimizers import Optimizer, eval_params
+from segjax.textures import generate_data
+from segjax.training import Generate, TrainState
+
+
+def eval_variables(
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: TrainState,
+    key: jax.Array,
+    num_batches: int = 16,
+    generate: Generate = generate_data,
+    **generate_options: Any,
+) -> Variables:
+    """The variables to judge a run by: to be jitted.
+
+    Most optimizers are judged by the weights that they train: `state.variables`. Some are judged by weights that follow
+    from their state (`segjax.optimizers.eval_params`), to which the running statistics of the training do not belong:
+    those are computed anew (`recalibrate`).
+
+    Args:
+        model, optimizer: those of the run.
+        state: at its end, or at any step.
+        key, num_batches, generate, generate_options: for `recalibrate`.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+    """
+    check_callable("optimizer", optimizer)
+    judge = eval_params(optimizer, state.opt_state)
+    if judge is None:
+        return state.variables
+    variables = {"params": judge(state.opt_state, state.params), "batch_stats": state.batch_stats}
+    return recalibrate(model, variables, key, num_batches, generate, **generate_options)
+
+
+def recalibrate(
+    model: nn.Module,
+    variables: Variables,
+    key: jax.Array,
+    num_batches: int = 16,
+    generate: Generate = generate_data,
+    **generate_options: Any,
+) -> Variables:
+    """The same weights with BatchNorm's running statistics computed anew, as means over fresh batches: to be jitted.
+
+    For weights that training never saw, such as averages (Izmailov et al., 2018). Each running mean and variance
+    becomes the plain mean of the batches' own; training weighs the last batches most. A network without BatchNorm stays
+    as it is. Layers that share one BatchNorm get a mixture of all, as in training, by which nothing can be predicted.
+
+    Args:
+        model: any Linen module, image -> logits, with a `train` argument.
+        variables: "params" and "batch_stats"; the old statistics do not count.
+        key: of the batches, another than that of a training run.
+        num_batches: number of batches, >= 1.
+        generate, generate_options: as in `segjax.make_train`.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+    """
+    check_model(model)
+    check_key(key)
+    check_callable("generate", generate)
+    num_batches = check_count("num_batches", num_batches, minimum=1)
+    statistics = variables.get("batch_stats", {})
+    if not jax.tree.leaves(statistics):
+        return variables
+
+    def moved(image: jax.Array, running: Any) -> Any:
+        given = {"params": variables["params"], "batch_stats": running}
+        return model.apply(given, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    def of_batch(index: jax.Array) -> Any:
+        image = generate(jax.random.fold_in(key, index), **generate_options).image
+        # A layer gives m running + (1 - m) batch for a momentum m that only it knows: from 0 and from 1 both follow.
+        zero, one = (moved(image, jax.tree.map(partial(jnp.full_like, fill_value=it), statistics)) for it in (0, 1))
+        return jax.tree.map(lambda low, high: low / (1 - (high - low)), zero, one)
+
+    # One batch after the other, as in `evaluate`.
+    found = lax.map(of_batch, jnp.arange(num_batches))
+    return {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf.mean(axis=0), found)}
+
+
+def evaluate(
+    model: nn.Module,
+    variables: Variables,
+    key: jax.Array,
+    num_batches: int = 16,
+    generate: Generate = generate_data,
+    **generate_options: Any,
+) -> metrics.Counts:
+    """Counts of `segjax.predict` over fresh batches, the same ones for every model given one key: to be jitted.
+
+    Args:
+        model: a Linen module with the attribute `batch_statistics` of `segjax.models.Network`.
+        variables: `state.variables` after training.
+        key: of the held-out images, another than the key of a training run.
+        num_batches: number of batches, >= 1, of at most 2^31 - 1 pixels in all; their size matters to models that
+            predict with batch statistics.
+        generate, generate_options: as in `make_train`.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+    """
+    check_key(key)
+    check_network(model, "batch_statistics")
+    check_callable("generate", generate)
+    num_batches = check_count("num_batches", num_batches, minimum=1)
+    mask = jax.eval_shape(partial(generate, **generate_options), key).mask
+    check_pixels("num_batches times the pixels of a batch", num_batches * mask.size)
+
+    def count_batch(index: jax.Array) -> metrics.Counts:
+        batch = generate(jax.random.fold_in(key, index), **generate_options)
+        return metrics.count(predict(model, variables, batch.image), batch.mask)
+
+    # One batch after the other: memory does not grow with their number.
+    return jax.tree.map(lambda leaf: leaf.sum(axis=0), lax.map(count_batch, jnp.arange(num_batches)))

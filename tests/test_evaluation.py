@@ -1,0 +1,126 @@
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import drawn
+
+import segjax
+from segjax.training import TrainState
+
+KEY = jax.random.key(0)
+MODEL = segjax.SegmentationCNN(num_channels=4, kernel_size=3, depth=1, shared_norm=False)
+SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
+
+
+def halved(learning_rate):
+    return optax.sgd(learning_rate)
+
+
+halved.eval_params = lambda opt_state, params: jax.tree.map(lambda leaf: leaf / 2, params)
+
+
+def state_of(optimizer, variables):
+    params = variables["params"]
+    return TrainState(params, variables["batch_stats"], optimizer(0.1).init(params), jnp.int32(0))
+
+
+@pytest.mark.slow
+def test_evaluate_is_the_mean_over_fresh_batches():
+    variables = drawn(MODEL)
+    counts = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))(variables, KEY)
+    assert int(sum(counts[:4])) == 3 * 2 * 16 * 16
+
+    @jax.jit
+    def part(index):
+        batch = segjax.generate_data(jax.random.fold_in(KEY, index), **SMALL)
+        logits = segjax.predict(MODEL, variables, batch.image)
+        return segjax.metrics.accuracy(segjax.metrics.count(logits, batch.mask))
+
+    parts = [float(part(index)) for index in range(3)]
+    assert float(segjax.metrics.accuracy(counts)) == pytest.approx(np.mean(parts), abs=3e-3)
+
+
+def test_running_statistics_are_the_means_of_the_batches_own():
+    variables = drawn(MODEL)
+    found = jax.jit(partial(segjax.recalibrate, MODEL, num_batches=3, **SMALL))(variables, KEY)
+
+    @jax.jit
+    def inputs_of_the_norm(index):
+        image = segjax.generate_data(jax.random.fold_in(KEY, index), **SMALL).image
+        kernel, bias = (variables["params"]["conv1"][name] for name in ("kernel", "bias"))
+        return jax.nn.relu(segjax.convolution.conv2d(image, kernel) + bias)
+
+    parts = [np.asarray(inputs_of_the_norm(index), np.float64) for index in range(3)]
+    statistics = found["batch_stats"]["norm1"]
+    for name, numbers in (
+        ("mean", [part.mean((0, 1, 2)) for part in parts]),
+        ("var", [p.var((0, 1, 2)) for p in parts]),
+    ):
+        np.testing.assert_allclose(statistics[name], np.mean(numbers, axis=0), rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_equal(found["params"], variables["params"])
+
+
+@pytest.mark.slow
+def test_old_statistics_do_not_count():
+    variables = drawn(MODEL)
+    other = {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf + 7, variables["batch_stats"])}
+    recalibrate = jax.jit(partial(segjax.recalibrate, MODEL, num_batches=2, **SMALL))
+    chex.assert_trees_all_equal(recalibrate(variables, KEY), recalibrate(other, KEY))
+
+
+def test_a_network_without_batchnorm_has_no_statistics():
+    variables = {"params": {"kernel": jnp.ones(2)}}
+    assert segjax.recalibrate(MODEL, variables, KEY) is variables
+
+
+def test_most_optimizers_are_judged_by_the_weights_that_they_train():
+    variables = drawn(MODEL)
+    for optimizer in segjax.OPTIMIZERS.values():
+        found = segjax.eval_variables(MODEL, optimizer, state_of(optimizer, variables), KEY, **SMALL)
+        chex.assert_trees_all_equal(found, variables)
+
+
+@pytest.mark.slow
+def test_others_by_their_own_with_statistics_of_those():
+    variables = drawn(MODEL)
+    judge = jax.jit(partial(segjax.eval_variables, MODEL, halved, key=KEY, num_batches=2, **SMALL))
+    found, own = judge(state_of(halved, variables)), halved.eval_params((), variables["params"])
+    chex.assert_trees_all_equal(found["params"], own)
+    recalibrated = jax.jit(partial(segjax.recalibrate, MODEL, num_batches=2, **SMALL))(
+        {**variables, "params": own}, KEY
+    )
+    chex.assert_trees_all_close(found, recalibrated, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_schedule_free_network_is_better_at_its_average():
+    """At a high rate the weights that are trained jump about; their average does not."""
+    optimizer, sizes = optax.contrib.schedule_free_sgd, {"batch_size": 4, "image_size": 32, "sigma": 6.4}
+    model, loss = segjax.SegmentationCNN(8, 3, shared_norm=False), segjax.losses.binary_cross_entropy
+    state, _ = jax.jit(segjax.make_train(model, optimizer=optimizer, loss=loss, num_steps=60, **sizes))(KEY, 3.0)
+    average = jax.jit(partial(segjax.eval_variables, model, optimizer, key=KEY, **sizes))(state)
+    trained = jax.jit(partial(segjax.recalibrate, model, **sizes))(state.variables, KEY)
+    evaluate = jax.jit(partial(segjax.evaluate, model, num_batches=4, **sizes))
+    accuracy = [float(segjax.metrics.accuracy(evaluate(it, jax.random.key(1)))) for it in (average, trained)]
+    assert accuracy[0] > accuracy[1]
+
+
+def test_refuses_what_is_no_argument():
+    for function in (segjax.evaluate, segjax.recalibrate):
+        with pytest.raises(TypeError, match="key must come from"):
+            function(MODEL, {}, 0, generate=lambda key: segjax.generate_data(KEY, **SMALL))
+        with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
+            function(MODEL, {}, KEY, num_batches=0)
+    with pytest.raises(TypeError, match="optimizer must be"):
+        segjax.eval_variables(MODEL, "adam", state_of(halved, drawn(MODEL)), KEY)
+
+
+@pytest.mark.parametrize(("num_batches", "batch_size"), [(2**22, 2), (2, 2**22)])
+def test_evaluate_refuses_more_pixels_than_counts_can_hold(num_batches, batch_size):
+    message = r"num_batches times the pixels of a batch must be at most 2\^31 - 1 pixels, got 2147483648"
+    with pytest.raises(ValueError, match=message):
+        segjax.evaluate(MODEL, {}, KEY, num_batches=num_batches, **{**SMALL, "batch_size": batch_size})
