@@ -6,10 +6,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.errors import FlaxError
 from jax import lax
 
 from segjax import metrics
-from segjax.checks import check_callable, check_count, check_key, check_model, check_network, check_pixels
+from segjax.checks import (
+    check_callable,
+    check_count,
+    check_key,
+    check_model,
+    check_network,
+    check_pixels,
+    check_variables,
+)
 from segjax.models import Variables, predict
 from segjax.optimizers import Optimizer, eval_params
 from segjax.textures import generate_data
@@ -72,6 +81,7 @@ def recalibrate(
         TypeError, ValueError: naming the argument that is out of range.
     """
     check_model(model)
+    check_variables(variables)
     check_key(key)
     check_callable("generate", generate)
     num_batches = check_count("num_batches", num_batches, minimum=1)
@@ -81,7 +91,11 @@ def recalibrate(
 
     def moved(image: jax.Array, running: Any) -> Any:
         given = {"params": variables["params"], "batch_stats": running}
-        return model.apply(given, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+        try:
+            return model.apply(given, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+        # Flax's errors name the parameter, but they are not ValueErrors.
+        except FlaxError as error:
+            raise ValueError(f"variables do not fit the model: {error}") from error
 
     def of_batch(index: jax.Array) -> Any:
         image = generate(jax.random.fold_in(key, index), **generate_options).image

@@ -115,6 +115,18 @@ FUNCTIONS = {
             "sigma": 2.0,
         },
     ),
+    "recalibrate": (
+        segjax.recalibrate,
+        {
+            "model": TINY,
+            "variables": drawn(TINY),
+            "key": KEY,
+            "num_batches": 1,
+            "batch_size": 1,
+            "image_size": 8,
+            "sigma": 2.0,
+        },
+    ),
     "sweep": (
         segjax.sweep,
         {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "width": 1, "sigma1": [0.2]},

@@ -112,9 +112,9 @@ def test_a_schedule_free_network_is_better_at_its_average():
 def test_refuses_what_is_no_argument():
     for function in (segjax.evaluate, segjax.recalibrate):
         with pytest.raises(TypeError, match="key must come from"):
-            function(MODEL, {}, 0, generate=lambda key: segjax.generate_data(KEY, **SMALL))
+            function(MODEL, drawn(MODEL), 0, generate=lambda key: segjax.generate_data(KEY, **SMALL))
         with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
-            function(MODEL, {}, KEY, num_batches=0)
+            function(MODEL, drawn(MODEL), KEY, num_batches=0)
     with pytest.raises(TypeError, match="optimizer must be"):
         segjax.eval_variables(MODEL, "adam", state_of(halved, drawn(MODEL)), KEY)
 

@@ -70,7 +70,8 @@ def test_reused_seeds():
 def test_weights_to_judge_by():
     names = ["adam", "optax.contrib:schedule_free_sgd", "optax.contrib:prodigy", "adam"]
     assert fairness.of_weights(names) == [
-        "optax.contrib:schedule_free_sgd is judged by weights that follow from its state; its curves are of those it trains."
+        "optax.contrib:schedule_free_sgd is judged by weights that follow from its state; its curves are of those it "
+        "trains."
     ]
 
 
