@@ -101,7 +101,9 @@ def train_step(
 
     (value, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     # Built here, from the traced rate: a rate that was a Python number would be part of the compiled program.
-    updates, opt_state = optimizer(learning_rate).update(gradient, state.opt_state, state.params)
+    # Some ask for the loss's value, such as momo and polyak_sgd of optax, and some for the gradient by its name.
+    transformation = optax.with_extra_args_support(optimizer(learning_rate))
+    updates, opt_state = transformation.update(gradient, state.opt_state, state.params, value=value, grad=gradient)
     params = optax.apply_updates(state.params, updates)
     # Counted on the logits of the gradient: no second forward pass.
     history = History(value, metrics.count(logits, batch.mask))

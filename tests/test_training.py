@@ -341,6 +341,19 @@ def test_float64_throughout(x64):
     assert set(floating) == {jnp.dtype("float64")}
 
 
+def test_an_optimizer_gets_the_loss_and_the_gradient_that_it_asks_for():
+    def telling(learning_rate):
+        def update(gradient, state, params, *, value, grad):
+            chex.assert_trees_all_equal_shapes(gradient, grad)
+            return jax.tree.map(jnp.zeros_like, gradient), value
+
+        return optax.GradientTransformationExtraArgs(lambda params: jnp.zeros(()), update)
+
+    train = jax.jit(segjax.make_train(Plain(), optimizer=telling, num_steps=1, generate=flat))
+    state, history = train(KEY, 1e-3)
+    assert float(state.opt_state) == float(history.loss[0]) > 0
+
+
 @pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
 @pytest.mark.parametrize(
     ("error", "options", "message"),

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
 from segjax.optimizers import OPTIMIZERS, Optimizer
@@ -38,7 +39,7 @@ def optimizer(name: str) -> Optimizer:
 
     Raises:
         ValueError: if the name, its module or its function does not exist, or if the function makes no optimizer that
-            updates from gradients alone. One that needs the loss's value or a second gradient is refused.
+            updates from a gradient and the loss's value. One that needs a second gradient or a line search is refused.
 
     >>> update = optimizer("optax:lion")(1e-3)
     """
@@ -54,7 +55,9 @@ def optimizer(name: str) -> Optimizer:
 
     def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
         transformation = factory(learning_rate)
-        return transformation.update(params, transformation.init(params), params)
+        # As in `segjax.training.train_step`.
+        state, value = transformation.init(params), jnp.ones(())
+        return optax.with_extra_args_support(transformation).update(params, state, params, value=value, grad=params)
 
     # One small update finds, before an hour of training, what asks for more than gradients. The rate is traced, as it
     # is in training: a factory that makes a number of it fails there.
@@ -63,7 +66,7 @@ def optimizer(name: str) -> Optimizer:
     except (Exception, SystemExit) as error:
         # jax adds lines about its tracers.
         said = str(error).partition("\n")[0]
-        raise ValueError(f"{name!r} is no optimizer of one learning rate and gradients: {said}") from error
+        raise ValueError(f"{name!r} is no optimizer of one learning rate, a gradient and a loss: {said}") from error
     return factory
 
 

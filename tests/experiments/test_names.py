@@ -40,13 +40,16 @@ def test_others_train(name):
         ("", "is no optimizer: one of"),
         ("nowhere:lion", "'nowhere:lion' cannot be imported: No module named 'nowhere'"),
         ("optax:lyon", "'optax:lyon' cannot be imported: .*no attribute 'lyon'"),
-        ("optax:__version__", "'optax:__version__' is no optimizer of one learning rate and gradients"),
-        ("optax:lbfgs", "is no optimizer of one learning rate and gradients: .*value"),
-        ("optax.contrib:sam", "is no optimizer of one learning rate and gradients: .*adv_optimizer"),
-        ("math:sqrt", "is no optimizer of one learning rate and gradients"),
-        ("sys:exit", "'sys:exit' is no optimizer of one learning rate and gradients"),
+        ("optax:__version__", "'optax:__version__' is no optimizer of one learning rate, a gradient and a loss"),
+        ("optax:lbfgs", "is no optimizer of one learning rate, a gradient and a loss: .*value"),
+        ("optax.contrib:sam", "is no optimizer of one learning rate, a gradient and a loss: .*adv_optimizer"),
+        ("math:sqrt", "is no optimizer of one learning rate, a gradient and a loss"),
+        ("sys:exit", "'sys:exit' is no optimizer of one learning rate, a gradient and a loss"),
         ("leaves:anything", "'leaves:anything' cannot be imported: no more"),
-        ("floats:factory", "is no optimizer of one learning rate and gradients: Abstract tracer value .*[^\\n]$"),
+        (
+            "floats:factory",
+            "is no optimizer of one learning rate, a gradient and a loss: Abstract tracer value .*[^\\n]$",
+        ),
     ],
 )
 def test_a_bad_path_says_what_is_wrong(name, message, tmp_path, monkeypatch):
