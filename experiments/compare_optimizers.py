@@ -46,8 +46,8 @@ class Options(Comparison, processes.Group):
 
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module; with a rate of its own as optax:lion=1e-4, with --tune a grid of its own as
-    optax:lion=1e-5,1e-4."""
+    code of their module; with options as "optax:adamw(weight_decay=0.01)", with a rate of its own as optax:lion=1e-4,
+    with --tune a grid of its own as optax:lion=1e-5,1e-4."""
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
     """Optimizer against which the others are held, seed by seed; the last of --optimizers by default."""

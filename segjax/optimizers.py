@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import jax
 import numpy as np
 import optax
-from optax.contrib import ScheduleFreeState, schedule_free_eval_params
+from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
 # The rate comes as an argument, and training calls the optimizer inside the compiled function: one program then serves
@@ -48,6 +48,23 @@ def adam(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.Adam(lr)`: betas 0.9 and 0.999, epsilon 1e-8 outside the square root."""
     # These are optax's defaults, too.
     return optax.adam(learning_rate)
+
+
+def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
+    """`optax.contrib.muon` for convolutions: a kernel is the matrix (height * width * channels_in, channels_out).
+
+    optax's own takes two-dimensional weights alone, and leaves all kernels to AdamW. Here AdamW has what is left:
+    biases, and the scales of BatchNorm.
+
+    Args:
+        options: of `optax.contrib.muon`.
+    """
+
+    def matrices(params: Any) -> Any:
+        shapes = {2: MuonDimensionNumbers(), 4: MuonDimensionNumbers((0, 1, 2), 3)}
+        return jax.tree.map(lambda leaf: shapes.get(leaf.ndim), params)
+
+    return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=matrices, **options)
 
 
 OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam})

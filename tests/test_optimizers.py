@@ -179,3 +179,19 @@ def test_starting_points_and_known_averages_are_no_copies_to_ask_about(name):
         optimizer = getattr(optax.contrib, name)
     weights = {"w": jnp.array([[1.0, 2.0]]), "b": jnp.array([3.0])}
     assert segjax.optimizers.copies_of_weights(optimizer, weights) == []
+
+
+def test_muon_takes_a_kernel_as_a_matrix():
+    """Its update is orthogonal, up to its few iterations, and long as optax's own of the same matrix."""
+    rng = np.random.default_rng(0)
+    kernel, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 3, 4, 8), (8,)))
+    params, optimizer = {"kernel": kernel, "bias": bias}, segjax.optimizers.muon(1.0, nesterov=False)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    matrix = {"kernel": kernel.reshape(36, 8)}
+    own = optax.contrib.muon(1.0, nesterov=False)
+    expected, _ = own.update(matrix, own.init(matrix), matrix)
+    np.testing.assert_allclose(updates["kernel"].reshape(36, 8), expected["kernel"], rtol=1e-4, atol=1e-4)
+    lengths = np.linalg.svd(np.asarray(updates["kernel"]).reshape(36, 8), compute_uv=False)
+    assert lengths.max() / lengths.min() < 2
+    # The bias is AdamW's, whose first step has the length of the rate.
+    np.testing.assert_allclose(jnp.abs(updates["bias"]), 1.0, rtol=1e-3)

@@ -1,8 +1,10 @@
 """The names that a person types, and the objects of the library behind them."""
 
+import ast
 import pkgutil
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
-from segjax.optimizers import OPTIMIZERS, Optimizer
+from segjax.optimizers import OPTIMIZERS, Optimizer, muon
 
 # All but the first predict with their running statistics; the first shares one BatchNorm, as the notebook does.
 ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
@@ -32,26 +34,35 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 )
 
 
+# Import path -> what is taken in its place.
+_ADAPTED: dict[str, Callable[..., Any]] = {"optax.contrib:muon": muon}
+
+
 def optimizer(name: str) -> Optimizer:
     """The optimizer of a name of `segjax.OPTIMIZERS`, or of an import path: "optax:lion", "my_module:factory".
 
-    The factory is called as factory(learning_rate), and tried once on two small arrays, the rate traced.
+    A path may have options that are Python's literals: "optax:adamw(weight_decay=0.01)". The factory is called as
+    factory(learning_rate, **options), and tried once on two small arrays, the rate traced. For optax.contrib:muon
+    `segjax.optimizers.muon` is taken, which knows convolutions.
 
     Raises:
         ValueError: if the name, its module or its function does not exist, or if the function makes no optimizer that
             updates from a gradient and the loss's value. One that needs a second gradient or a line search is refused.
 
-    >>> update = optimizer("optax:lion")(1e-3)
+    >>> update = optimizer("optax:lion(b1=0.95)")(1e-3)
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
-    if not all(name.partition(":")):
+    path, options = _with_options(name)
+    if not all(path.partition(":")):
         raise ValueError(f"{name!r} is no optimizer: one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion")
     try:
-        factory = pkgutil.resolve_name(name)
+        factory = _ADAPTED.get(path) or pkgutil.resolve_name(path)
     # The import runs code that is not ours, and may raise anything, or end the process.
     except (Exception, SystemExit) as error:
         raise ValueError(f"{name!r} cannot be imported: {error}") from error
+    if options:
+        factory = partial(factory, **options)
 
     def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
         transformation = factory(learning_rate)
@@ -68,6 +79,25 @@ def optimizer(name: str) -> Optimizer:
         said = str(error).partition("\n")[0]
         raise ValueError(f"{name!r} is no optimizer of one learning rate, a gradient and a loss: {said}") from error
     return factory
+
+
+def _with_options(name: str) -> tuple[str, dict[str, Any]]:
+    """The path of a name, and the options in brackets behind it: literals, of which nothing is evaluated."""
+    path, bracket, inside = name.partition("(")
+    if not bracket:
+        return path, {}
+    try:
+        call = ast.parse(f"options({inside}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise ValueError
+        options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
+        if len(options) < len(call.keywords):
+            raise ValueError
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        raise ValueError(
+            f"{name!r} must have options as (weight_decay=0.01, nesterov=True): names and plain values"
+        ) from None
+    return path, options
 
 
 def sources(names: Iterable[str]) -> list[Path]:

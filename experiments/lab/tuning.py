@@ -53,7 +53,7 @@ class Grid(NamedTuple):
 
 
 def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
-    """From `--optimizers`: NAME, which is given `rates`, or NAME=RATE,RATE,...
+    """From `--optimizers`: NAME or NAME(OPTION=VALUE,...), which is given `rates`, or the same with =RATE,RATE,...
 
     Raises:
         ValueError, TypeError: naming the option, and what is wrong with it.
@@ -63,7 +63,10 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"--optimizers must be names, got {text!r:.60}")
-        name, equals, given = text.partition("=")
+        # Options in brackets have equals signs of their own.
+        options = text.rfind(")") + 1
+        end, equals, given = text[options:].partition("=")
+        name = text[:options] + end
         try:
             names.optimizer(name)
             own = tuple(float(rate) for rate in given.split(",")) if equals else tuple(rates)

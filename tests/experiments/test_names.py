@@ -1,5 +1,6 @@
 import contextlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,14 @@ def test_others_train(name):
     assert history.loss[-5:].mean() < history.loss[:5].mean()
 
 
+def test_options_are_literals_behind_the_path():
+    params = {"w": jnp.ones(2)}
+    optimizer = names.optimizer("optax:adamw(weight_decay=0.5, mask=None, b1=0.0)")(0.1)
+    expected = optax.adamw(0.1, weight_decay=0.5, b1=0.0)
+    chex.assert_trees_all_equal(*(it.update(params, it.init(params), params)[0] for it in (optimizer, expected)))
+    assert names.optimizer("optax.contrib:muon") is segjax.optimizers.muon
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -44,6 +53,18 @@ def test_others_train(name):
         ("optax:lbfgs", "is no optimizer of one learning rate, a gradient and a loss: .*value"),
         ("optax.contrib:sam", "is no optimizer of one learning rate, a gradient and a loss: .*adv_optimizer"),
         ("math:sqrt", "is no optimizer of one learning rate, a gradient and a loss"),
+        ("optax:adamw(weight_decay=open('x'))", "must have options as \\(weight_decay=0.01, nesterov=True\\)"),
+        ("optax:adamw(0.9)", "must have options as"),
+        ("optax:adamw(**{'b1': 0.9})", "must have options as"),
+        ("optax:adamw(b1=0.9)(b2=0.9)", "must have options as"),
+        ("optax:adamw(b1=0.9", "must have options as"),
+        ("optax:adamw(b1=0.9)x", "must have options as"),
+        ("optax:adamw(b3=0.9)", "is no optimizer of one learning rate, a gradient and a loss: .*b3"),
+        (
+            "optax:adamw(learning_rate=0.9)",
+            "is no optimizer of one learning rate, a gradient and a loss: .*learning_rate",
+        ),
+        ("adam(b1=0.9)", "is no optimizer: one of"),
         ("sys:exit", "'sys:exit' is no optimizer of one learning rate, a gradient and a loss"),
         ("leaves:anything", "'leaves:anything' cannot be imported: no more"),
         (

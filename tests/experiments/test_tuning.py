@@ -12,6 +12,15 @@ def test_candidates_have_the_common_grid_or_their_own():
     assert found == [Candidate("sgd", (0.01, 0.1)), Candidate("optax:lion", (1e-5, 1e-3))]
 
 
+def test_a_candidate_may_have_options_beside_its_rates():
+    texts = ["optax:adamw(weight_decay=0.01, b1=0.8)=1e-3,1e-4", "optax:adamw(weight_decay=0.1)", "optax:adamw"]
+    assert tuning.candidates(texts, [0.1]) == [
+        ("optax:adamw(weight_decay=0.01, b1=0.8)", (1e-4, 1e-3)),
+        ("optax:adamw(weight_decay=0.1)", (0.1,)),
+        ("optax:adamw", (0.1,)),
+    ]
+
+
 def test_every_candidate_is_planned_at_every_rate_over_the_seeds():
     given = [Candidate("sgd", (0.01, 0.1)), Candidate("adam", (1e-3,))]
     planned = [(run.optimizer, run.learning_rate, run.seed) for run in tuning.plan(given, range(2), Comparison())]
