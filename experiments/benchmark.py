@@ -167,7 +167,7 @@ def first_step(name: str, options: Options) -> dict[str, Any]:
 def measure(options: Options, torch: bool, console: Console) -> Times:
     """(part, program) -> its times."""
     sizes = (options.batch_size, options.image_size)
-    programs: dict[str, dict[Any, Program]] = {
+    programs: dict[str, dict[str, Program]] = {
         "generation": contenders.generation(*sizes, torch),
         "step": contenders.step(*sizes, options.steps, torch),
         "iteration": contenders.iteration(*sizes, options.steps, torch),
@@ -179,7 +179,7 @@ def measure(options: Options, torch: bool, console: Console) -> Times:
     times: Times = {}
     for part, chosen in programs.items():
         console.print(f"{part}:", highlight=False)
-        timed = timing.measure({str(name): it for name, it in chosen.items()}, options.repeats, options.budget, console)
+        timed = timing.measure(chosen, options.repeats, options.budget, console)
         times |= {(part, name): it for name, it in timed.items()}
     return times
 
@@ -323,9 +323,12 @@ def layer_table(found: Found, options: Options) -> Table:
 def growth_table(times: Times) -> Table:
     rows, first = [], {part: timed.median for (part, _), timed in reversed(times.items()) if part.startswith("by ")}
     for (part, value), timed in times.items():
-        if part in first:
+        if part in first and not value.endswith(contenders.XLA):
             rows.append([part.removeprefix("by "), value, spread(timed), f"{timed.median / first[part]:.2f}"])
-    return Table("How the cost of an iteration grows", ("quantity", "value", "ms a step", "x its first"), rows)
+            if other := times.get((part, f"{value}{contenders.XLA}")):
+                rows[-1].append(f"{timed.median / other.median:.2f}")
+    headings = ("quantity", "value", "ms a step", "x its first", "x XLA's convolution")
+    return Table("How the cost of an iteration grows", headings[: len(rows[0])], rows)
 
 
 def spread(timed: Timing) -> str:

@@ -127,8 +127,8 @@ def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array
     return timing.compiled(part, inputs, kernel, cotangent)
 
 
-def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[int, Program]]:
-    """quantity -> its value -> the iteration, all else as given; with XLA's convolution as quantities of their own."""
+def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, Program]]:
+    """quantity -> its value -> the iteration, all else as given."""
     base = {"image_size": image_size, "batch_size": batch_size, "num_channels": 16, "num_steps": steps}
     values = {
         "image_size": [max(2, image_size // 4), max(2, image_size // 2), image_size],
@@ -141,13 +141,10 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[int, 
         model, sizes = segjax.SegmentationCNN(num_channels=num_channels), _sizes(batch_size, image_size)
         return Program(partial(run, num_steps, model, **sizes), num_steps)
 
-    found = {
-        quantity: {value: program(**{**base, quantity: value}) for value in chosen}
+    return {
+        quantity: _both_ways({str(value): program(**{**base, quantity: value}) for value in chosen})
         for quantity, chosen in values.items()
     }
-    if has_two_convolutions():
-        found |= {f"{quantity}{XLA}": {v: _with_xla(it) for v, it in found[quantity].items()} for quantity in values}
-    return found
 
 
 def has_two_convolutions() -> bool:

@@ -17,13 +17,13 @@ def test_growth_changes_one_quantity_at_a_time(monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
     programs = contenders.growth(8, 32, 5)
     assert {name: list(chosen) for name, chosen in programs.items()} == {
-        "image_size": [8, 16, 32],
-        "batch_size": [2, 4, 8, 16],
-        "num_channels": [8, 16, 32],
-        "num_steps": [5, 20],
+        "image_size": ["8", "16", "32"],
+        "batch_size": ["2", "4", "8", "16"],
+        "num_channels": ["8", "16", "32"],
+        "num_steps": ["5", "20"],
     }
-    assert programs["num_steps"][20].units == 20
-    assert programs["image_size"][8].make().run()[1].loss.shape == (5,)
+    assert programs["num_steps"]["20"].units == 20
+    assert programs["image_size"]["8"].make().run()[1].loss.shape == (5,)
 
 
 @pytest.mark.skipif(not contenders.has_two_convolutions(), reason="needs segjax-native, on a CPU")
@@ -48,7 +48,7 @@ def test_with_xla_s_convolution_nothing_is_computed_in_c_plus_plus(monkeypatch):
     for program in (*ours.values(), *xla.values()):
         program.make()
     assert ["segjax_" in target for target in targets] == [True] * 9 + [False] * 9
-    assert contenders.growth(2, 8, 1).keys() >= {"image_size", "image_size, XLA's convolution"}
+    assert "8, XLA's convolution" in contenders.growth(2, 8, 1)["image_size"]
 
 
 def test_naive_convolutions_train_the_same_network():
