@@ -1,0 +1,46 @@
+"""docs/your-optimizer.md: its file, its command and its script, as they stand."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from small_runs import ROOT
+
+PAGE = (ROOT / "docs" / "your-optimizer.md").read_text()
+SMALL = "--iterations 3 --seeds 2 --image-size 16 --sigma 4 --learning-rate 0.001 --out results"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs Python in an empty folder that holds the page's own file."""
+    own, script = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "my_optimizer.py").write_text(own)
+    (tmp_path / "script.py").write_text(script.replace("num_steps=100", "num_steps=3"))
+
+    def run(*words):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
+
+
+@pytest.mark.slow
+def test_by_a_command(run, tmp_path):
+    (command,) = re.findall(r"```\npython (-m .*?)\n```", PAGE, re.DOTALL)
+    # Of an option that is given twice, the last counts.
+    run(*shlex.split(command), *SMALL.split())
+    document = json.loads((tmp_path / "results" / "results.json").read_text())
+    name = "my_optimizer:averaged(decay=0.95)"
+    assert {(row["optimizer"], row["learning_rate"]) for row in document["runs"]} == {("adam", 1e-3), (name, 0.03)}
+    assert any(said.startswith(f"{name} is judged by weights that follow") for said in document["warnings"])
+
+
+@pytest.mark.deep
+def test_in_a_script(run):
+    assert re.fullmatch(r"accuracy [+-]0\.\d{4} \(.* to .*\) of Adam's, ahead in \d of 5\n", run("script.py"))
