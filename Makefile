@@ -56,12 +56,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 $(NATIVE): $(INSTALLED) native/pyproject.toml native/CMakeLists.txt native/README.md native/src/* native/segjax_native/*.py
 	@if ! echo | $(CXX) -std=c++17 -fsyntax-only -x c++ - 2>$@.log; then \
-		echo "No C++17 compiler was found: convolutions are XLA's."; \
-	elif $(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja >$@.log 2>&1 \
+		echo "No C++17 compiler was found: native/, the faster convolution, is not built."; \
+	elif echo "Building native/, the faster convolution in C++: half a minute." && $(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja >$@.log 2>&1 \
 		&& $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall ./native >>$@.log 2>&1; then \
 		touch $@; \
 	else \
-		echo "native/ could not be built ($@.log says why): convolutions are XLA's."; \
+		echo "native/, the faster convolution, could not be built: $@.log says why."; \
 	fi
 
 .venv-newest/installed: pyproject.toml

@@ -102,6 +102,9 @@ class Found(NamedTuple):
 def work(options: Options, console: Console) -> Found:
     """Finds each optimizer's rate where that is asked for, and trains them all."""
     candidates, trials, grid = options.candidates, {}, None
+    # Said again in the results: hours later it would be too late.
+    for said in fairness.of_weights(name for name, _ in candidates):
+        console.print(f"Warning: {said}", highlight=False)
     rates = {name: own[0] for name, own in candidates}
     if options.tune:
         results = train_all(tuning.plan(candidates, options.all_tuning_seeds, options), options, console)

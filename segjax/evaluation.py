@@ -99,9 +99,16 @@ def recalibrate(
 
     def of_batch(index: jax.Array) -> Any:
         image = generate(jax.random.fold_in(key, index), **generate_options).image
-        # A layer gives m running + (1 - m) batch for a momentum m that only it knows: from 0 and from 1 both follow.
-        zero, one = (moved(image, jax.tree.map(partial(jnp.full_like, fill_value=it), statistics)) for it in (0, 1))
-        return jax.tree.map(lambda low, high: low / (1 - (high - low)), zero, one)
+        # A layer gives m running + (1 - m) batch for a momentum m that only it knows. From 0 that is first =
+        # (1 - m) batch, and from there second = (1 + m) first. (From 1, large statistics would hide the digits of m.)
+        first = moved(image, jax.tree.map(jnp.zeros_like, statistics))
+        second = moved(image, first)
+        return jax.tree.map(lambda a, b: jnp.where(a == 0, 0, a * (a / jnp.where(a == 0, 1, 2 * a - b))), first, second)
+
+    image = jax.eval_shape(partial(generate, **generate_options), key).image
+    wanted = jax.eval_shape(partial(model.init, train=False), key, image).get("batch_stats", {})
+    if jax.tree.map(jnp.shape, statistics) != jax.tree.map(jnp.shape, wanted):
+        raise ValueError("variables must be those of the model: it has other running statistics")
 
     # One batch after the other, as in `evaluate`.
     found = lax.map(of_batch, jnp.arange(num_batches))

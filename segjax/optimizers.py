@@ -17,6 +17,8 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
+from segjax.checks import check_callable
+
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
 # The rate comes as an argument, and training calls the optimizer inside the compiled function: one program then serves
 # every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of Adam's betas and epsilon,
@@ -81,12 +83,16 @@ def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
         opt_state: a state of the optimizer, or its shapes.
 
     Returns:
-        (opt_state, params) -> params; None where they are the weights that are trained.
+        (opt_state, params) -> params; None where they are the weights that are trained. The state is the whole one: of
+        an `optax.chain` a tuple.
+
+    Raises:
+        TypeError: if the attribute is no function.
     """
     while isinstance(optimizer, partial):
         optimizer = optimizer.func
     if own := getattr(optimizer, "eval_params", None):
-        return own
+        return check_callable("eval_params", own)
     return _schedule_free if _schedule_free_states(opt_state) else None
 
 

@@ -72,6 +72,35 @@ def test_old_statistics_do_not_count():
     chex.assert_trees_all_equal(recalibrate(variables, KEY), recalibrate(other, KEY))
 
 
+@pytest.mark.slow
+def test_large_statistics_keep_their_digits():
+    def bright(key):
+        batch = segjax.generate_data(key, **SMALL)
+        return batch._replace(image=1e5 * batch.image)
+
+    variables = drawn(MODEL)
+    small, large = (
+        jax.jit(partial(segjax.recalibrate, MODEL, num_batches=2, generate=generate))(scaled, KEY)["batch_stats"]
+        for generate, scaled in (
+            (lambda key: segjax.generate_data(key, **SMALL), variables),
+            (
+                bright,
+                jax.tree_util.tree_map_with_path(
+                    lambda path, leaf: 1e5 * leaf if "'bias'" in str(path[-1]) else leaf, variables
+                ),
+            ),
+        )
+    )
+    np.testing.assert_allclose(large["norm1"]["mean"], 1e5 * small["norm1"]["mean"], rtol=1e-4)
+    np.testing.assert_allclose(large["norm1"]["var"], 1e10 * small["norm1"]["var"], rtol=1e-3)
+
+
+@pytest.mark.parametrize("statistics", [{"x": np.ones(2)}, {"norm1": {"mean": np.ones(7), "var": np.ones(7)}}])
+def test_statistics_of_another_network_are_refused(statistics):
+    with pytest.raises(ValueError, match="it has other running statistics"):
+        segjax.recalibrate(MODEL, {**drawn(MODEL), "batch_stats": statistics}, KEY, **SMALL)
+
+
 def test_a_network_without_batchnorm_has_no_statistics():
     variables = {"params": {"kernel": jnp.ones(2)}}
     assert segjax.recalibrate(MODEL, variables, KEY) is variables

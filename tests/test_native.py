@@ -145,6 +145,20 @@ def test_what_is_not_finite_spreads_as_in_xla(channels, value, at):
         np.testing.assert_allclose(ours[finite], theirs[finite], rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("scale", [1e-16, 1e17])
+def test_small_and_large_numbers_keep_their_digits(scale):
+    arrays = [np.float32(scale) * array for array in drawn(1, 20, 20, (5, 5), (8, 8))]
+    for ours, theirs in zip(all_three(conv2d, *arrays), all_three(plain, *arrays), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())
+
+
+def test_a_gradient_of_many_pieces_is_the_sum_of_few_shares():
+    """Large kernels: the shares of all pieces would not fit into memory."""
+    arrays = drawn(1, 300, 3, (3, 3), (256, 256))
+    ours, theirs = (all_three(way, *arrays)[2] for way in (conv2d, plain))
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
+
+
 def test_a_large_number_spoils_no_pixel_that_does_not_see_it():
     inputs, kernel, _ = drawn(1, 8, 16, (5, 5), (8, 8))
     inputs[0, 4, 8] = 1e32

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
-from segjax.optimizers import OPTIMIZERS, Optimizer, muon
+from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
 # All but the first predict with their running statistics; the first shares one BatchNorm, as the notebook does.
 ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
@@ -63,6 +63,7 @@ def optimizer(name: str) -> Optimizer:
         raise ValueError(f"{name!r} cannot be imported: {error}") from error
     if options:
         factory = partial(factory, **options)
+    weights = {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
 
     def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
         transformation = factory(learning_rate)
@@ -73,7 +74,14 @@ def optimizer(name: str) -> Optimizer:
     # One small update finds, before an hour of training, what asks for more than gradients. The rate is traced, as it
     # is in training: a factory that makes a number of it fails there.
     try:
-        jax.eval_shape(trial, jnp.asarray(1e-3), {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)})
+        jax.eval_shape(trial, jnp.asarray(1e-3), weights)
+        state = factory(1e-3).init(weights)
+        if judge := eval_params(factory, state):
+            judged = judge(state, weights)
+            if jax.tree.map(jnp.shape, judged) != jax.tree.map(jnp.shape, weights):
+                raise ValueError("the weights to judge it by are none of the network's")
+            if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(judged)):
+                raise ValueError("the weights to judge it by are not finite")
     except (Exception, SystemExit) as error:
         # jax adds lines about its tracers.
         said = str(error).partition("\n")[0]
@@ -88,10 +96,12 @@ def _with_options(name: str) -> tuple[str, dict[str, Any]]:
         return path, {}
     try:
         call = ast.parse(f"options({inside}", mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+        # Behind a # Python would not look.
+        if "#" in inside or not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
             raise ValueError
         options = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-        if len(options) < len(call.keywords):
+        numbers = jax.tree.leaves(list(options.values()))
+        if len(options) < len(call.keywords) or any(isinstance(number, complex | bytes) for number in numbers):
             raise ValueError
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         raise ValueError(

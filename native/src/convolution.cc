@@ -6,12 +6,12 @@
 //    channels. For each term it loads V vectors of the kernel and N inputs, and makes N x V products: 8 loads for 12
 //    products where N = 6 and V = 2. 12 sums, 2 vectors and an input fill 15 of AVX2's 16 registers. Fewer than 8 sums
 //    would wait for each other: a product takes 4 cycles.
-// 2. Fewer products. m neighbouring outputs of a kernel's row of k columns take m k products. They are coefficients of a
-//    product of polynomials, which its values at m + k - 1 points determine, at one product a point (Toom, 1963; Cook,
+// 2. Fewer products. m neighbouring outputs of a kernel's row of k columns take m k products. They are coefficients of
+//    a product of polynomials, which its values at m + k - 1 points determine, at one product a point (Toom, 1963; Cook,
 //    1966; for networks Lavin and Gray, 2016). With 8 points, 5 columns take 8 products for 4 outputs in place of 20.
 //    `Evaluate` takes a row of the image to the points; tiles sum there over the kernel's rows and the channels;
-//    `Interpolate` takes the sums to the outputs. Along rows only: the rounding error is twice that of plain sums, and
-//    in both directions it would be twice that again.
+//    `Interpolate` takes the sums to the outputs. Along rows only: the rounding error is two to three times that of
+//    plain sums, and in both directions it would be as many times that again.
 // 3. Same bits for any number of threads: work is cut by images and rows, and each sum has a fixed order.
 
 #include <nanobind/nanobind.h>
@@ -46,8 +46,8 @@ constexpr double FINITE_POINTS[] = {0, 1, -1, 2, -2, 0.5, -0.5};
 constexpr float POWERS[][3] = {{1, 1, 1},          {1, 2, 1.f / 2},   {1, 4, 1.f / 4}, {1, 8, 1.f / 8},
                                {1, 16, 1.f / 16}, {1, 32, 1.f / 32}, {1, 64, 1.f / 64}};
 // A piece of work has at most 16 rows and 131072 numbers at the points, 512 KB: a core's second cache. The kernel's
-// gradient sums 4 rows at a time, which the first cache holds.
-constexpr int64_t PIECE_ROWS = 16, PIECE_NUMBERS = 131072, GRADIENT_ROWS = 4;
+// gradient sums 4 rows at a time, which the first cache holds; its shares by pieces take at most 64 MB, or 8 kernels.
+constexpr int64_t PIECE_ROWS = 16, PIECE_NUMBERS = 131072, GRADIENT_ROWS = 4, SHARE_NUMBERS = 1 << 24;
 constexpr int64_t PIXELS = 4, VECTORS = 5;  // sums of a tile where there is one output channel
 
 struct Shape {
@@ -55,7 +55,8 @@ struct Shape {
   int64_t above, left;  // zeros before the first row and column
 
   int64_t taps() const { return kernel_height * kernel_width; }
-  bool at_points() const { return std::min(in, out) >= 8 && kernel_width > 1 && kernel_width < POINTS; }
+  // Two columns would save little, at eight times the error of plain sums.
+  bool at_points() const { return std::min(in, out) >= 8 && kernel_width > 2 && kernel_width < POINTS; }
   int64_t block() const { return out == 1 ? 1 : out > LANES ? 2 * LANES : LANES; }  // output channels of a tile
   int64_t stride() const { return (out + block() - 1) / block() * block(); }        // in whole blocks
 };
@@ -89,22 +90,21 @@ float* Scratch(int64_t size) {
   return scratch.data();
 }
 
-// Runs `work(image, first row, rows)` for all pieces on XLA's threads and on this one. It waits for pieces that another
-// thread has begun, never for a thread to become free: all of them may be waiting here.
+// Runs `work(0)` to `work(count - 1)` on XLA's threads and on this one. It waits for pieces that another thread has
+// begun, never for a thread to become free: all of them may be waiting here.
 template <typename Work>
-void InPieces(ffi::ThreadPool& pool, const Shape& s, int64_t rows, const Work& work) {
+void Parallel(ffi::ThreadPool& pool, int64_t count, const Work& work) {
   struct State {
     std::atomic<int64_t> next{0}, done{0};
     std::mutex mutex;
     std::condition_variable all_done;
   };
-  int64_t bands = (s.height + rows - 1) / rows, count = s.batch * bands;
   auto state = std::make_shared<State>();
-  // A thread that comes late finds no piece, and does not touch `work`, which is gone by then.
-  auto take = [=, &s, &work] {
+  // A thread that comes late finds no piece, and does not touch `work`, which is gone by then. `noexcept`: without
+  // memory the process ends, since the others could not be told.
+  auto take = [state, count, &work]() noexcept {
     int64_t mine = 0;
-    for (int64_t i; (i = state->next.fetch_add(1)) < count; ++mine)
-      work(i / bands, i % bands * rows, std::min(rows, s.height - i % bands * rows));
+    for (int64_t i; (i = state->next.fetch_add(1)) < count; ++mine) work(i);
     if (mine && state->done.fetch_add(mine) + mine == count) {
       std::lock_guard<std::mutex> lock(state->mutex);
       state->all_done.notify_all();
@@ -116,16 +116,29 @@ void InPieces(ffi::ThreadPool& pool, const Shape& s, int64_t rows, const Work& w
   state->all_done.wait(lock, [&] { return state->done.load() == count; });
 }
 
-int64_t PieceRows(const Shape& s) {
-  int64_t row = Layout(s, s.at_points(), s.in).row() + Layout(s, s.at_points(), s.out).row();
-  return std::clamp<int64_t>(PIECE_NUMBERS / row - s.kernel_height + 1, 4, PIECE_ROWS);
-}
+// A band of rows of one image: what is computed at once.
+struct Pieces {
+  int64_t rows, bands, count;
 
-// Infinities, NaNs and numbers near them spoil all outputs of a tile at the points: their rows are summed plainly.
+  explicit Pieces(const Shape& s) {
+    int64_t row = Layout(s, s.at_points(), s.in).row() + Layout(s, s.at_points(), s.out).row();
+    rows = std::clamp<int64_t>(PIECE_NUMBERS / row - s.kernel_height + 1, 4, PIECE_ROWS);
+    bands = (s.height + rows - 1) / rows, count = s.batch * bands;
+  }
+  int64_t image(int64_t piece) const { return piece / bands; }
+  int64_t first(int64_t piece) const { return piece % bands * rows; }
+  int64_t height(const Shape& s, int64_t piece) const { return std::min(rows, s.height - first(piece)); }
+};
+
+// At the points, infinities, NaNs and numbers whose products may overflow spoil all outputs of a tile, and numbers near
+// the smallest vanish: rows of such numbers are summed plainly.
 bool Moderate(const float* numbers, int64_t count) {
-  int wild = 0;
-  for (int64_t i = 0; i < count; ++i) wild |= !(std::fabs(numbers[i]) < 1e30f);
-  return !wild;
+  int wild = 0, normal = 0, any = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    float size = std::fabs(numbers[i]);
+    wild |= !(size < 1e15f), normal |= size > 1e-15f, any |= size > 0;
+  }
+  return !wild && (normal || !any);
 }
 
 // The values at a point and its negative: they share the sums over even powers and over odd ones.
@@ -265,7 +278,7 @@ void GradientTile(const Shape& s, const Layout& l, const Layout& g, const float*
   for (int n = 0; n < N; ++n) Store<V>(out + n * s.stride(), sum[n]);
 }
 
-// Calls `tile(N, V, first)` for parts of `count`. The sums are in registers only if their number is known to the compiler.
+// Calls `tile(N, V, first)` for parts of `count`. Sums are in registers only if the compiler knows their number.
 template <int V, int N = std::min(12, SUMS / V), typename Function>
 void InTiles(int64_t count, const Function& tile, int64_t first = 0) {
   for (; first + N <= count; first += N) tile(std::integral_constant<int, N>(), std::integral_constant<int, V>(), first);
@@ -296,7 +309,7 @@ void OneChannelGradient(const Shape& s, const Layout& l, const Layout& g, const 
   for (int64_t r = 0; r < rows; ++r, row += l.row(), gradient += g.row())
     for (int64_t x = 0; x < s.width; ++x)
       for (int n = 0; n < VECTORS; ++n) sum[n] += gradient[x] * Load(row + x * s.in + n * LANES);
-  Store<VECTORS>(out, sum, terms);
+  for (int64_t j = 0; j < terms; ++j) out[j] += sum[j / LANES][j % LANES];
 }
 
 // The outputs of some rows of an image. False if these are not moderate.
@@ -327,7 +340,7 @@ bool Forward(const Shape& s, bool at_points, const float* image, const float* pa
   return true;
 }
 
-// The share of some rows in the gradient by the kernel, (kernel_height, kernel_width, in, out).
+// Adds the share of some rows to the gradient by the kernel, (kernel_height, kernel_width, in, out).
 bool Gradient(const Shape& s, bool at_points, const float* image, const float* gradient, int64_t first, int64_t rows,
               float* out) {
   Layout l(s, at_points, s.in), g(s, at_points, s.out);
@@ -359,7 +372,6 @@ bool Gradient(const Shape& s, bool at_points, const float* image, const float* g
   for (int64_t t = 0; t < s.taps(); ++t)
     for (int64_t i = 0; i < s.in; ++i, out += s.out) {
       const float* from = sums + (at_points ? t / s.kernel_width * s.in + i : t * s.in + i) * s.stride();
-      std::fill(out, out + s.out, 0.0f);
       for (int64_t f = 0; f < l.points; ++f)
         for (int64_t o = 0; o < s.out; ++o)
           out[o] += (at_points ? float(columns.weights[f][t % s.kernel_width]) : 1.0f) * from[f * plane + o];
@@ -378,7 +390,9 @@ ffi::Error ForwardCall(ffi::ThreadPool pool, Buffer inputs, Buffer kernel, bool 
     return ffi::Error::InvalidArgument("shapes of inputs, kernel and outputs do not fit");
   std::vector<float> at_points, plain = Pack(s, kernel.typed_data(), flipped, false);
   if (s.at_points()) at_points = Pack(s, kernel.typed_data(), flipped, true);
-  InPieces(pool, s, PieceRows(s), [&](int64_t image, int64_t first, int64_t rows) {
+  Pieces pieces(s);
+  Parallel(pool, pieces.count, [&](int64_t piece) {
+    int64_t image = pieces.image(piece), first = pieces.first(piece), rows = pieces.height(s, piece);
     const float* from = inputs.typed_data() + image * s.height * s.width * s.in;
     float* to = outputs->typed_data() + (image * s.height + first) * s.width * s.out;
     if (at_points.empty() || !Forward(s, true, from, at_points.data(), first, rows, to))
@@ -392,14 +406,19 @@ ffi::Error GradientCall(ffi::ThreadPool pool, Buffer inputs, Buffer gradient, Re
   Shape s{x[0], x[1], x[2], x[3], g[3], k[0], k[1], (k[0] - 1) / 2, (k[1] - 1) / 2};
   if (k[2] != s.in || k[3] != s.out || !std::equal(x.begin(), x.begin() + 3, g.begin()) || s.taps() * s.in * s.out == 0)
     return ffi::Error::InvalidArgument("shapes of inputs, gradient and kernel do not fit");
-  int64_t size = s.taps() * s.in * s.out, piece = PieceRows(s), bands = (s.height + piece - 1) / piece;
-  std::vector<float> shares(s.batch * bands * size);
-  InPieces(pool, s, piece, [&](int64_t image, int64_t first, int64_t rows) {
-    const float* from = inputs.typed_data() + image * s.height * s.width * s.in;
-    const float* by = gradient.typed_data() + image * s.height * s.width * s.out;
-    float* share = shares.data() + (image * bands + first / piece) * size;
-    if (!s.at_points() || !Gradient(s, true, from, by, first, rows, share))
-      Gradient(s, false, from, by, first, rows, share);
+  Pieces pieces(s);
+  // A share is the sum of some pieces, one after the other: as many as fit into memory, however many threads there are.
+  int64_t size = s.taps() * s.in * s.out, most = std::max<int64_t>(8, SHARE_NUMBERS / size);
+  int64_t together = std::max<int64_t>(1, (pieces.count + most - 1) / most), count = (pieces.count + together - 1) / together;
+  std::vector<float> shares(count * size);
+  Parallel(pool, count, [&](int64_t share) {
+    for (int64_t piece = share * together; piece < std::min(pieces.count, (share + 1) * together); ++piece) {
+      int64_t image = pieces.image(piece), first = pieces.first(piece), rows = pieces.height(s, piece);
+      const float* from = inputs.typed_data() + image * s.height * s.width * s.in;
+      const float* by = gradient.typed_data() + image * s.height * s.width * s.out;
+      float* to = shares.data() + share * size;
+      if (!s.at_points() || !Gradient(s, true, from, by, first, rows, to)) Gradient(s, false, from, by, first, rows, to);
+    }
   });
   float* total = kernel->typed_data();
   std::fill(total, total + size, 0.0f);
