@@ -43,10 +43,11 @@ typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 // 0, 1, -1, 2, -2, 1/2, -1/2 and infinity: small numbers, since rounding errors grow with their powers.
 constexpr int POINTS = 8;
 constexpr double FINITE_POINTS[] = {0, 1, -1, 2, -2, 0.5, -0.5};
-constexpr float POWERS[][3] = {{1, 1, 1},          {1, 2, 1.f / 2},   {1, 4, 1.f / 4}, {1, 8, 1.f / 8},
-                               {1, 16, 1.f / 16}, {1, 32, 1.f / 32}, {1, 64, 1.f / 64}};
-// A piece of work has at most 16 rows and 131072 numbers at the points, 512 KB: a core's second cache. The kernel's
-// gradient sums 4 rows at a time, which the first cache holds; its shares by pieces take at most 64 MB, or 8 kernels.
+// Of 1, 2 and 1/2, up to the most outputs of a tile: 6.
+constexpr float POWERS[][3] = {{1, 1, 1},        {1, 2, 1.f / 2},   {1, 4, 1.f / 4},
+                               {1, 8, 1.f / 8}, {1, 16, 1.f / 16}, {1, 32, 1.f / 32}};
+// A piece of work has 4 to 16 rows, as many as give 131072 numbers at the points, 512 KB: a core's second cache. The
+// kernel's gradient sums 4 rows at a time, which the first cache holds; its shares take at most 64 MB, or 8 kernels.
 constexpr int64_t PIECE_ROWS = 16, PIECE_NUMBERS = 131072, GRADIENT_ROWS = 4, SHARE_NUMBERS = 1 << 24;
 constexpr int64_t PIXELS = 4, VECTORS = 5;  // sums of a tile where there is one output channel
 
