@@ -9,6 +9,7 @@ INSTALLED := .venv/installed
 NEWEST := .venv-newest/bin
 # The optional convolution in C++. Where it cannot be built, all goes on without, and the next run tries again.
 NATIVE := .venv/native
+BUILDERS := scikit-build-core nanobind cmake ninja
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(PARALLEL)
 LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile
@@ -57,7 +58,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 $(NATIVE): $(INSTALLED) native/pyproject.toml native/CMakeLists.txt native/README.md native/src/* native/segjax_native/*.py
 	@if ! echo | $(CXX) -std=c++17 -fsyntax-only -x c++ - 2>$@.log; then \
 		echo "No C++17 compiler was found: native/, the faster convolution, is not built."; \
-	elif echo "Building native/, the faster convolution in C++: half a minute." && $(BIN)/python -m pip install --quiet --constraint constraints.txt scikit-build-core nanobind cmake ninja >$@.log 2>&1 \
+	elif echo "Building native/, the faster convolution in C++: half a minute." \
+		&& $(BIN)/python -m pip install --quiet --constraint constraints.txt $(BUILDERS) >$@.log 2>&1 \
 		&& $(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --force-reinstall ./native >>$@.log 2>&1; then \
 		touch $@; \
 	else \

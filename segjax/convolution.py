@@ -7,8 +7,8 @@ On a CPU, XLA has one fast convolution, NHWC x HWIO, and two traps around it:
 - Under `vmap` over kernels (many runs at once) they become grouped convolutions, which are 40 times slower than single
   runs. Here a batch of convolutions is a loop over them.
 
-Where the optional package `segjax-native` is installed (native/), float32 on a CPU goes to its C++ instead, which takes
-less than half of the time; `on_cpu` decides.
+Where the optional package `segjax-native` is installed (native/), float32 on a CPU goes to its C++ instead: a training
+step takes half as long (docs/performance.md). `on_cpu` decides.
 
 On other platforms this is the plain convolution with JAX's own gradients, but for one trap under `vmap` on a GPU: JAX's
 kernel gradient becomes a convolution with a kernel as large as the image, in none of cuDNN's forms for gradients. Here

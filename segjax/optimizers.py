@@ -75,7 +75,8 @@ OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsp
 def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
     """How the weights to judge an optimizer by follow from its state and the weights that it trains.
 
-    That is the optimizer's own attribute `eval_params`, also of one in a `functools.partial` or under a schedule. The
+    That is the optimizer's own attribute `eval_params`, also of one in a `functools.partial`, under a
+    schedule, or under another function that `functools.wraps` it. The
     schedule-free optimizers of optax.contrib are known (Defazio et al., 2024): they are judged by the average x, while
     gradients are taken at y.
 
@@ -89,10 +90,10 @@ def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
     Raises:
         TypeError: if the attribute is no function.
     """
-    while isinstance(optimizer, partial):
-        optimizer = optimizer.func
     if own := getattr(optimizer, "eval_params", None):
         return check_callable("eval_params", own)
+    if inner := optimizer.func if isinstance(optimizer, partial) else getattr(optimizer, "__wrapped__", None):
+        return eval_params(inner, opt_state)
     return _schedule_free if _schedule_free_states(opt_state) else None
 
 
@@ -106,8 +107,10 @@ def copies_of_weights(optimizer: Optimizer, params: Any) -> list[str]:
         params: weights that are not all equal.
     """
 
+    wanted: Any = jax.tree.structure(params)
+
     def is_copy(node: Any) -> bool:
-        if jax.tree.structure(node) != jax.tree.structure(params):  # type: ignore[operator]
+        if wanted != jax.tree.structure(node):
             return False
         return all(map(np.array_equal, jax.tree.leaves(node), jax.tree.leaves(params)))
 

@@ -5,6 +5,7 @@ A bad peak or number of steps raises TypeError or ValueError.
 """
 
 from collections.abc import Callable
+from functools import wraps
 from types import MappingProxyType
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from segjax.checks import check_callable, check_count, check_positive
-from segjax.optimizers import Optimizer, Rate, eval_params
+from segjax.optimizers import Optimizer, Rate
 
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
 
@@ -98,13 +99,11 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     check_callable("schedule", schedule)
     num_steps = check_count("num_steps", num_steps, minimum=1)
 
-    # The schedule is built from the traced peak: one program serves every rate.
+    # The schedule is built from the traced peak: one program serves every rate. Wrapped: the weights to judge by stay.
+    @wraps(optimizer)
     def with_peak(learning_rate: Rate) -> optax.GradientTransformation:
         return optimizer(schedule(learning_rate, num_steps))
 
-    # The weights to judge by are the optimizer's own.
-    if judge := eval_params(optimizer, ()):
-        with_peak.eval_params = judge  # type: ignore[attr-defined]
     return with_peak
 
 

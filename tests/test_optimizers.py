@@ -161,10 +161,13 @@ def test_an_optimizer_says_itself_what_it_is_judged_by(monkeypatch):
     weights = {"w": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
     assert segjax.optimizers.eval_params(averaged, averaged(0.1).init(weights)) is None
     assert segjax.optimizers.copies_of_weights(averaged, weights) == ["1/mean"]
-    judge = lambda state, params: state[1]["mean"]  # noqa: E731
+
+    def judge(state, params):
+        return state[1]["mean"]
+
     monkeypatch.setattr(averaged, "eval_params", judge, raising=False)
-    scheduled = segjax.schedules.scheduled(averaged, segjax.schedules.constant, 5)
-    for optimizer in (averaged, partial(averaged), partial(partial(averaged)), scheduled):
+    scheduled = [segjax.schedules.scheduled(it, segjax.schedules.constant, 5) for it in (averaged, partial(averaged))]
+    for optimizer in (averaged, partial(averaged), partial(partial(averaged)), *scheduled, partial(scheduled[1])):
         assert segjax.optimizers.eval_params(optimizer, ()) is judge
     assert segjax.optimizers.copies_of_weights(averaged, weights) == []
 
@@ -173,10 +176,10 @@ def test_an_optimizer_says_itself_what_it_is_judged_by(monkeypatch):
     "name", ["dog", "dowg", "cocob", "prodigy", "madgrad", "schedule_free_adamw", "mechanize", "muon"]
 )
 def test_starting_points_and_known_averages_are_no_copies_to_ask_about(name):
-    if name == "mechanize":
-        optimizer = lambda rate: optax.contrib.mechanize(optax.sgd(rate))  # noqa: E731
-    else:
-        optimizer = getattr(optax.contrib, name)
+    def mechanized(learning_rate):
+        return optax.contrib.mechanize(optax.sgd(learning_rate))
+
+    optimizer = mechanized if name == "mechanize" else getattr(optax.contrib, name)
     weights = {"w": jnp.array([[1.0, 2.0]]), "b": jnp.array([3.0])}
     assert segjax.optimizers.copies_of_weights(optimizer, weights) == []
 
