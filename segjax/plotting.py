@@ -136,7 +136,8 @@ def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str]
             measured = (picture.kind, drawn) if picture.kind in _BARS else measured
     # `strict=False`: pictures may have no row names.
     for name, row in zip(names, axes, strict=False):
-        row[0].set_ylabel(name, fontsize=11)
+        # As high as its picture, and no higher: names can be import paths.
+        row[0].set_ylabel(textwrap.fill(name, 26), fontsize=11)
     if measured:
         kind, drawn = measured
         figure.colorbar(drawn, ax=axes[:, -1], label=_BARS[kind], shrink=max(0.5, 1 / rows))
@@ -295,7 +296,10 @@ def differences(
         estimates: name -> (value, low, high) for each quantity; matplotlib leaves out numbers that are not finite.
         xlabels: the quantities with their units.
     """
-    figure = Figure(figsize=(max(3.9 * len(xlabels) + 1.6, 7.6), 0.42 * len(estimates) + 1.8), layout="constrained")
+    # As wide as its panel: a name in it can be an import path.
+    xlabels = [textwrap.fill(xlabel, 40) for xlabel in xlabels]
+    height = 0.42 * len(estimates) + 1.8 + 0.2 * max(xlabel.count("\n") for xlabel in xlabels)
+    figure = Figure(figsize=(max(3.9 * len(xlabels) + 1.6, 7.6), height), layout="constrained")
     panels = figure.subplots(1, len(xlabels), squeeze=False, sharey=True)[0]
     for index, (axes, xlabel) in enumerate(zip(panels, xlabels, strict=True)):
         axes.axvline(0, color="black", linewidth=1)
