@@ -15,7 +15,7 @@ many as --width says; several processes share them (--coordinator).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 from rich.console import Console
 
-from experiments.lab import experiment, fairness, names, processes, scores, tuning, views
+from experiments.lab import baseline, experiment, fairness, names, processes, scores, tuning, views
+from experiments.lab.baseline import Baseline
 from experiments.lab.options import Comparison, check_name, check_seeds
 from experiments.lab.report import Report
-from experiments.lab.runs import Result
 from experiments.lab.scores import Arms, Target
 from experiments.lab.stops import UsageError
 from experiments.lab.train import train_all
@@ -47,13 +47,19 @@ class Options(Comparison, processes.Group):
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
     code of their module; with options as "optax:adamw(weight_decay=0.01)", with a rate of its own as optax:lion=1e-4,
-    with --tune a grid of its own as optax:lion=1e-5,1e-4."""
+    with --tune a grid of its own as optax:lion=1e-5,1e-4, and under another name as mine=optax:lion."""
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
-    """Optimizer against which the others are held, seed by seed; the last of --optimizers by default."""
+    """Optimizer against which the others are held, seed by seed; by default the last of --baseline, or else of
+    --optimizers."""
+    baseline: Path | None = None
+    """results.json of an earlier comparison: its runs, which are not trained again, are contenders beside --optimizers.
+    It must have the same images, seeds and number of iterations."""
     target_loss: float = 0.03  # Loss to which the time is taken.
     target_iou: float = 0.95  # IoU to which the time is taken.
-    tune: bool = False  # First find each optimizer's best rate, on seeds of its own and with equal budgets.
+    tune: bool = False
+    """First find the best rate of each optimizer that has several, on seeds of its own and with equal budgets; one that
+    is given one rate keeps it."""
     rates: tuple[float, ...] = ADAM_RATES
     """Rates that --tune tries for each optimizer without a grid of its own; the notebook's eight."""
     tuning_seeds: int = 2  # Number of seeds on which --tune tries each rate.
@@ -61,16 +67,19 @@ class Options(Comparison, processes.Group):
     out: Path = Path("results/compare_optimizers")
 
     def inputs(self) -> list[Path]:
-        return names.sources(self.optimizers)
+        return names.sources(optimizer for _, optimizer, _ in self.candidates) + (
+            [self.baseline] if self.baseline else []
+        )
 
     def check(self) -> None:
         super().check()
+        known = [*(candidate.label for candidate in self.candidates), *(self.stored.labels if self.stored else ())]
         if self.reference:
-            check_name("--reference", self.reference, [name for name, _ in self.candidates])
+            check_name("--reference", self.reference, known)
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
-        several = [name for name, rates in self.candidates if len(rates) > 1]
+        several = [candidate.label for candidate in self.candidates if len(candidate.rates) > 1]
         if several and not self.tune:
             raise ValueError(f"--optimizers {several[0]}= must have one rate; to choose among several pass --tune")
 
@@ -78,77 +87,110 @@ class Options(Comparison, processes.Group):
     def candidates(self) -> list[Candidate]:
         return tuning.candidates(self.optimizers, self.rates if self.tune else [self.learning_rate])
 
+    @cached_property
+    def stored(self) -> Baseline | None:
+        return baseline.read(self.baseline, self) if self.baseline else None
+
     @property
     def all_tuning_seeds(self) -> range:
         return range(self.tuning_seed, self.tuning_seed + self.tuning_seeds)
 
 
+# Its tuning is experiments.tune_learning_rate.
+FAIR = Options(image_size=64, sigma=12.8, tune=True, tuning_seed=0, seed=2, seeds=5)
+# Each at the rate that optax has as its default, which is the published one: they are to need no other.
+RATE_FREE = (
+    "prodigy=optax.contrib:prodigy=1",
+    "dog=optax.contrib:dog=1",
+    "dowg=optax.contrib:dowg=1",
+    "dadapt_adamw=optax.contrib:dadapt_adamw=1",
+    "cocob=optax.contrib:cocob=1",
+    "schedule_free_adamw=optax.contrib:schedule_free_adamw=0.0025",
+)
 PRESETS = {
     "notebook": Options(),
-    # Its tuning is experiments.tune_learning_rate.
-    "fair": Options(image_size=64, sigma=12.8, tune=True, tuning_seed=0, seed=2, seeds=5),
+    "fair": FAIR,
+    "rate_free": replace(FAIR, optimizers=(*RATE_FREE, "adam=0.001", "tuned adam=adam"), reference="tuned adam"),
     "quick": Options(iterations=60, image_size=64, sigma=12.8),
 }
 
 
 class Found(NamedTuple):
-    """The comparison, and what the tuning before it tried and found, where there was one."""
+    """The comparison, label -> its one arm, and what the tuning before it tried and found, where there was one."""
 
-    results: Sequence[Result]
-    trials: Arms
+    compared: dict[str, Arms]
+    trials: dict[str, Arms]
     grid: Grid | None
 
 
 def work(options: Options, console: Console) -> Found:
-    """Finds each optimizer's rate where that is asked for, and trains them all."""
+    """Finds the rate of each optimizer that has several, where that is asked for, and trains them all."""
     candidates, trials, grid = options.candidates, {}, None
     # Said again in the results: hours later it would be too late.
-    for said in fairness.of_weights(name for name, _ in candidates):
+    for said in fairness.of_weights(candidates):
         console.print(f"Warning: {said}", highlight=False)
-    rates = {name: own[0] for name, own in candidates}
-    if options.tune:
-        results = train_all(tuning.plan(candidates, options.all_tuning_seeds, options), options, console)
-        # Of several processes one alone holds the results, and knows the best rates.
-        if results:
-            trials = scores.arms(results, scores.by_rate)
-            grid = tuning.grid(trials.values())
-            for name, best in grid.best.items():
-                if best.rate is None:
-                    raise UsageError(f"{name} diverged at every rate that was tried; lower ones: {name}=RATE,RATE")
-                rates[name] = best.rate
+
+    def train(candidates: Sequence[Candidate], seeds: Sequence[int]) -> dict[str, Arms]:
+        results = train_all(tuning.plan(candidates, seeds, options), options, console)
+        # Of several processes one alone holds the results.
+        return tuning.trials(candidates, results, len(seeds)) if results else {}
+
+    chosen = {label: rates[0] for label, _, rates in candidates}
+    tuned = [candidate for candidate in candidates if len(candidate.rates) > 1]
+    if tuned and (trials := train(tuned, options.all_tuning_seeds)):
+        grid = tuning.grid(trials)
+        for label, best in grid.best.items():
+            if best.rate is None:
+                raise UsageError(f"{label} diverged at every rate that was tried; lower ones: {label}=RATE,RATE")
+            chosen[label] = best.rate
     # All processes must go on with the rates that one of them found.
-    rates = dict(zip(rates, processes.broadcast(np.array(list(rates.values()))).tolist(), strict=True))
-    chosen = [Candidate(name, (rate,)) for name, rate in rates.items()]
-    return Found(train_all(tuning.plan(chosen, options.all_seeds, options), options, console), trials, grid)
+    chosen = dict(zip(chosen, processes.broadcast(np.array(list(chosen.values()))).tolist(), strict=True))
+    compared = [candidate._replace(rates=(chosen[candidate.label],)) for candidate in candidates]
+    return Found(train(compared, options.all_seeds), trials, grid)
 
 
 def report(options: Options, found: Found) -> Report:
-    # Optimizers at one rate need no more than their names.
-    one_rate = len({result.run.learning_rate for result in found.results}) == 1
-    arms = scores.arms(found.results, (lambda run: run.optimizer) if one_rate else scores.by_rate)
-    labels = {arm.run.optimizer: label for label, arm in arms.items()}
-    reference = labels[options.reference or list(labels)[-1]]
+    candidates, stored = options.candidates, options.stored
+    arms = {name: arm for own in found.compared.values() for name, arm in own.items()}
+    # Label of a candidate -> that of its arm: optimizers at one rate need no more than their names.
+    labels = {label: name for label, own in found.compared.items() for name in own}
+    if not stored and len({arm.run.learning_rate for arm in arms.values()}) == 1:
+        arms = {label: replace(arms[name], label=label) for label, name in labels.items()}
+        labels = {label: label for label in labels}
+    steps = options.tuning_seeds * options.iterations
+    spent = {labels[label]: cost for label, cost in tuning.spent(candidates, steps).items()}
+    trained = list(arms.values())
+    if stored:
+        arms, labels, spent = {**arms, **stored.arms}, {**stored.labels, **labels}, {**spent, **stored.spent}
+    reference = labels[options.reference] if options.reference else list(arms)[-1]
     targets = [
         Target("loss", f"loss <= {options.target_loss:g}", options.target_loss, False),
         Target("iou", f"IoU >= {options.target_iou:g}", options.target_iou, True),
     ]
     contest = scores.contest(arms, ESTIMATED, DECISIVE, targets, reference)
-    results, rows = scores.document(arms, contest), [{"phase": "comparison", **row} for row in scores.rows(arms)]
+    results = {**scores.document(arms, contest), "tuning_steps": spent}
+    rows = [{"phase": "comparison", **row} for row in scores.rows(arms)]
     setting = f"{options.iterations} iterations, {options.size} images, {options.seeds} seeds"
     tables = views.contest_tables(arms, contest, targets)
     figures = views.contest_figures(arms, contest, targets, setting)
     findings = [views.leader(arms, column) for column in DECISIVE]
-    warnings = fairness.of_contest(arms, contest, options.seeds)
-    warnings += fairness.of_weights(name for name, _ in options.candidates)
+    warnings = fairness.of_contest(arms, contest, options.seeds) + fairness.of_weights(candidates)
+    if any(spent.values()):
+        tables.append(views.cost_table(arms, contest, targets, spent))
+        if charged := views.cost_figure(arms, contest, targets, spent, setting):
+            figures["time_with_tuning"] = charged
     if found.grid:
-        candidates, seeds = options.candidates, options.all_tuning_seeds
-        trials, steps = scores.rows(found.trials), options.tuning_seeds * options.iterations
+        seeds, trials = options.all_tuning_seeds, [row for own in found.trials.values() for row in scores.rows(own)]
         results["tuning"] = {"best_rates": found.grid.document, "runs": trials}
         rows = [{"phase": "tuning", **row} for row in trials] + rows
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         tables.append(tuning.table(candidates, found.grid, steps, listed))
         figures["rate_sensitivity"] = tuning.interval_figure(found.grid, f"Tuning on seeds {listed}")
         warnings += fairness.of_tuning(candidates, found.grid, steps, seeds, options.all_seeds)
+    if stored:
+        tables.append(baseline.table(stored))
+        warnings += baseline.warnings(stored, trained)
+        results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
     figures["predictions"] = views.predictions(arms, options)
     return Report(findings, tables, figures, results, rows, warnings)
 

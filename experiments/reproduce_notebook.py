@@ -195,7 +195,8 @@ def draw(arms: Arms, comparison: Sequence[Compared], options: Options) -> dict[s
     }
     for name, (title, labels) in chosen.items():
         if labels:
-            panel = plotting.Panel("running-mean loss", {label: short[label] for label in labels}, log=True)
+            own, ordered = {label: short[label] for label in labels}, name == "adam_rates"
+            panel = plotting.Panel("running-mean loss", own, log=True, ordered=ordered)
             figures[name] = plotting.training_curves([panel], f"{title}, mean and range over seeds")
     return figures
 

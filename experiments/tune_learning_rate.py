@@ -25,7 +25,7 @@ from experiments.lab import experiment, names, scores, tuning, views
 from experiments.lab.names import exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
-from experiments.lab.scores import COLUMNS, Arm, Arms
+from experiments.lab.scores import COLUMNS, Arms
 from experiments.lab.train import train_all
 from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
@@ -46,7 +46,7 @@ class Options(Comparison):
     seeds: int = 2
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module; rates of its own are given as optax:lion=1e-5,1e-4."""
+    code of their module; rates of its own are given as optax:lion=1e-5,1e-4, a short name as lion=optax:lion."""
     rates: tuple[float, ...] = ADAM_RATES  # Learning rates, each tried for every optimizer; the notebook's eight.
     extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")
@@ -70,25 +70,33 @@ PRESETS = {
 }
 
 
-def work(options: Options, console: Console) -> Arms:
-    """Trains the grid, then what lies beyond its edges where that is asked for."""
-    given = options.candidates
-    results = train_all(tuning.plan(given, options.all_seeds, options), options, console)
-    while options.extend and (beyond := extension(scores.arms(results, scores.by_rate).values(), given)):
-        for name, (rate,) in beyond:
-            console.print(f"the best rate of {name} is an edge of its grid: trying {rate:g}")
-        results += train_all(tuning.plan(beyond, options.all_seeds, options), options, console)
-    order = [candidate.optimizer for candidate in given]
-    results.sort(key=lambda result: (order.index(result.run.optimizer), result.run.learning_rate))
-    return scores.arms(results, scores.by_rate)
+def work(options: Options, console: Console) -> dict[str, Arms]:
+    """Trains the grid, then what lies beyond its edges where that is asked for: label -> an arm a rate."""
+
+    def train(candidates: list[Candidate]) -> dict[str, Arms]:
+        # What is trained already is read.
+        runs = tuning.plan(candidates, options.all_seeds, options)
+        return tuning.trials(candidates, train_all(runs, options, console), options.seeds)
+
+    given, candidates = options.candidates, options.candidates
+    trials = train(candidates)
+    while options.extend and (beyond := extension(tuning.grid(trials), given)):
+        for label, rate in beyond.items():
+            console.print(f"the best rate of {label} is an edge of its grid: trying {rate:g}")
+        candidates = [
+            own._replace(rates=tuple(sorted([*own.rates, beyond[own.label]]))) if own.label in beyond else own
+            for own in candidates
+        ]
+        trials = train(candidates)
+    return trials
 
 
-def extension(arms: Iterable[Arm], given: Iterable[Candidate]) -> list[Candidate]:
+def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
     """The next rate to try of each whose best is an edge: as far beyond it as the edge is from its neighbour."""
-    grid, beyond = tuning.grid(arms), []
-    for name, rates in given:
-        tried = grid.rates[np.isfinite(grid.losses[name]).any(axis=0) | grid.diverged[name].any(axis=0)]
-        edge = grid.best[name].edge
+    beyond = {}
+    for label, _, rates in given:
+        tried = grid.rates[np.isfinite(grid.losses[label]).any(axis=0) | grid.diverged[label].any(axis=0)]
+        edge = grid.best[label].edge
         if edge is None or len(tried) < 2:
             continue
         lowest = edge == "lowest"
@@ -98,20 +106,21 @@ def extension(arms: Iterable[Arm], given: Iterable[Candidate]) -> list[Candidate
             rate = float(f"{next_one:.6g}")
             # Beyond rates that differ in the seventh digit lies nothing new.
             if rate not in tried:
-                beyond.append(Candidate(name, (rate,)))
+                beyond[label] = rate
     return beyond
 
 
-def report(options: Options, arms: Arms) -> Report:
-    grid, over = tuning.grid(arms.values()), options.over_seeds
+def report(options: Options, trials: dict[str, Arms]) -> Report:
+    grid, over = tuning.grid(trials), options.over_seeds
     title = f"{options.iterations} iterations, {options.size} images, {over}"
     figures = {"rate_sensitivity": tuning.range_figure(grid, title)}
-    for name in grid.losses:
-        own = {exact(arm.run.learning_rate): arm for arm in arms.values() if arm.run.optimizer == name}
-        panel = views.curve_panel(own, "loss", "running-mean loss (mean squared error)")
-        figures[f"curves_{name}"] = plotting.training_curves([panel], f"{name}: {over} at each rate")
-    results = {**scores.document(arms), "best_rates": grid.document}
-    return Report(findings(grid), [table(arms, grid, over)], figures, results, scores.rows(arms))
+    for label, arms in trials.items():
+        own = {exact(arm.run.learning_rate): arm for arm in arms.values()}
+        panel = views.curve_panel(own, "loss", "running-mean loss (mean squared error)")._replace(ordered=True)
+        figures[f"curves_{label}"] = plotting.training_curves([panel], f"{label}: {over} at each rate")
+    every = {name: arm for arms in trials.values() for name, arm in arms.items()}
+    results = {**scores.document(every), "best_rates": grid.document}
+    return Report(findings(grid), [table(trials, grid, over)], figures, results, scores.rows(every))
 
 
 def findings(grid: Grid) -> list[str]:
@@ -127,13 +136,14 @@ def findings(grid: Grid) -> list[str]:
     return sentences
 
 
-def table(arms: Arms, grid: Grid, seeds: str) -> Table:
+def table(trials: dict[str, Arms], grid: Grid, seeds: str) -> Table:
     rows = []
-    for label, arm in arms.items():
-        lost = int(arm.diverged.sum())
-        mark = "best" if grid.best[arm.run.optimizer].rate == arm.run.learning_rate else ""
-        numbers = [views.spread(arm.values(name), COLUMNS[name].form) for name in SHOWN]
-        rows.append([label, *numbers, f"{lost} of {len(arm.results)} diverged" if lost else mark])
+    for label, arms in trials.items():
+        for name, arm in arms.items():
+            lost = int(arm.diverged.sum())
+            mark = "best" if grid.best[label].rate == arm.run.learning_rate else ""
+            numbers = [views.spread(arm.values(column), COLUMNS[column].form) for column in SHOWN]
+            rows.append([name, *numbers, f"{lost} of {len(arm.results)} diverged" if lost else mark])
     headings = ("", "running-mean loss", "last tenth", "accuracy", "")
     return Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")
 

@@ -31,8 +31,7 @@ class Panel(NamedTuple):
 
     Attributes:
         ylabel: with its unit.
-        curves: name -> (runs, points) or (points,). A curve ends where a run is not finite. More than six curves count
-            as ordered and go from dark to light.
+        curves: name -> (runs, points) or (points,). A curve ends where a run is not finite.
         log: a logarithmic vertical axis.
         x: (points,), or None for iterations 1, 2, ...
         xlabel: with its unit.
@@ -40,6 +39,7 @@ class Panel(NamedTuple):
         marks: text -> the x of a vertical line.
         bands: name -> lower and upper edge, (points,) each, in place of the lowest and the highest run.
         ylim: ends of the vertical axis; None lets the data choose.
+        ordered: the curves are of a growing quantity, such as a learning rate, and go from dark to light.
     """
 
     ylabel: str
@@ -51,6 +51,7 @@ class Panel(NamedTuple):
     marks: Mapping[str, float] = {}
     bands: Mapping[str, Band] = {}
     ylim: tuple[float, float] | None = None
+    ordered: bool = False
 
 
 class Picture(NamedTuple):
@@ -69,7 +70,7 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
     """Curves over iterations or another quantity: panels side by side, with one legend."""
     figure = Figure(figsize=(max(5.5 * len(panels), 7.6), 4.6), layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        styles = _styles(len(panel.curves))
+        styles = _styles(len(panel.curves), panel.ordered)
         for (name, runs), style in zip(panel.curves.items(), styles, strict=True):
             runs = np.atleast_2d(runs)
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
@@ -155,7 +156,8 @@ def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = 
     # The median, since a time on a shared machine has outliers to one side.
     medians = np.array([np.median(repeats) for repeats in values.values()])
     ranges = np.array([[np.median(r) - np.min(r), np.max(r) - np.median(r)] for r in values.values()]).T
-    axes.barh(list(values), medians, xerr=ranges, color=COLOURS[0], ecolor="black", capsize=3, log=log)
+    whiskers = ranges if ranges.any() else None
+    axes.barh(list(values), medians, xerr=whiskers, color=COLOURS[0], ecolor="black", capsize=3, log=log)
     axes.invert_yaxis()
     axes.set(xlabel=xlabel)
     axes.grid(axis="x", alpha=0.3)
@@ -365,12 +367,13 @@ def _make_log(axes: Axes, name: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _styles(count: int) -> list[dict[str, Any]]:
+def _styles(count: int, ordered: bool) -> list[dict[str, Any]]:
     """A colour and a dash for each curve."""
-    # Beyond six, no set of colours stays apart; a scale with alternating dashes shows the order instead.
-    if count > len(COLOURS):
-        return [{"color": _PROBABILITY(0.95 * i / (count - 1)), "linestyle": _LINES[i % 2]} for i in range(count)]
-    return [{"color": COLOURS[i], "linestyle": _LINES[i % len(_LINES)]} for i in range(count)]
+    if ordered:
+        return [{"color": _PROBABILITY(0.95 * i / max(count - 1, 1)), "linestyle": _LINES[i % 2]} for i in range(count)]
+    # Beyond six, no set of colours stays apart: each round of the colours has other dashes.
+    dashes = [_LINES[(i + i // len(COLOURS)) % len(_LINES)] for i in range(count)]
+    return [{"color": COLOURS[i % len(COLOURS)], "linestyle": dash} for i, dash in enumerate(dashes)]
 
 
 def _legend(figure: Figure) -> None:

@@ -70,10 +70,19 @@ def test_curves_over_another_quantity():
     assert axes.lines[1].get_xdata()[0] == 0.1
 
 
-def test_many_curves_are_told_apart():
+@pytest.mark.parametrize("ordered", [False, True])
+def test_many_curves_are_told_apart(ordered):
     curves = {str(index): np.arange(3.0) + index for index in range(9)}
-    lines = plotting.training_curves([plotting.Panel("loss", curves)], "title").axes[0].lines
+    lines = plotting.training_curves([plotting.Panel("loss", curves, ordered=ordered)], "title").axes[0].lines
     assert len({(str(line.get_color()), line.get_linestyle()) for line in lines}) == 9
+
+
+def test_ordered_curves_go_from_dark_to_light():
+    curves = {str(index): np.arange(3.0) + index for index in range(3)}
+    lines = plotting.training_curves([plotting.Panel("loss", curves, ordered=True)], "title").axes[0].lines
+    brightness = [sum(line.get_color()[:3]) for line in lines]
+    assert brightness == sorted(brightness)
+    assert brightness[0] < brightness[-1]
 
 
 def test_pictures_of_one_kind_share_a_scale():

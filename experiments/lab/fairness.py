@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.lab import names
 from experiments.lab.scores import COLUMNS, Arms, Contest
-from experiments.lab.tuning import Candidate, Grid
+from experiments.lab.tuning import Candidate, Grid, spent
 from segjax import statistics
 from segjax.optimizers import copies_of_weights, eval_params
 
@@ -34,16 +34,19 @@ def of_contest(arms: Arms, contest: Contest, seeds: int) -> list[str]:
     return words
 
 
-def of_weights(optimizers: Iterable[str]) -> list[str]:
+def of_weights(candidates: Iterable[Candidate]) -> list[str]:
     """Optimizers that are judged by other weights than they train, and those that perhaps should be."""
-    words, weights = [], {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 2, 3), "bias": np.ones(3)}
-    for name in dict.fromkeys(optimizers):
+    words, weights = (
+        [],
+        {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 2, 3), "bias": np.ones(3, np.float32)},
+    )
+    for label, name, _ in candidates:
         chosen = names.optimizer(name)
         if eval_params(chosen, chosen(1e-3).init(weights)):
-            words.append(f"{name} is judged by weights that follow from its state; its curves are of those it trains.")
+            words.append(f"{label} is judged by weights that follow from its state; its curves are of those it trains.")
         elif copies := copies_of_weights(chosen, weights):
             words.append(
-                f"{name} keeps a copy of the weights in its state ({', '.join(copies)}), and is judged by those it "
+                f"{label} keeps a copy of the weights in its state ({', '.join(copies)}), and is judged by those it "
                 "trains: if others should count, give the function an attribute eval_params(opt_state, params)."
             )
     return words
@@ -58,9 +61,10 @@ def of_tuning(
         for name, best in grid.best.items()
         if best.edge
     ]
-    if len({len(rates) for _, rates in candidates}) > 1:
-        spent = ", ".join(f"{name} {len(rates) * steps}" for name, rates in candidates)
-        words.append(f"The budgets of tuning are unequal (steps): {spent}.")
+    budgets = spent(candidates, steps)
+    if len(set(budgets.values())) > 1:
+        listed = ", ".join(f"{label} {budget}" for label, budget in budgets.items())
+        words.append(f"The budgets of tuning are unequal (steps): {listed}.")
     if common := sorted(set(tuning_seeds) & set(seeds)):
         listed = ", ".join(map(str, common))
         words.append(f"Seeds that chose the rates are compared as well, which flatters the choice: {listed}.")

@@ -35,7 +35,14 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 
 
 # Import path -> what is taken in its place.
-_ADAPTED: dict[str, Callable[..., Any]] = {"optax.contrib:muon": muon}
+ADAPTED: dict[str, Callable[..., Any]] = {"optax.contrib:muon": muon}
+# What an optimizer's error holds -> what that means here.
+_REASONS = {
+    "value_fn": "its line search evaluates the loss again, which training does not offer",
+    "obj_fn": "it takes second derivatives of the loss, which training does not offer",
+    "positional argument": "it needs more than a rate: give it the rest in brackets, or in a function of your own",
+    "no attribute init": "it takes an optimizer, and no rate: put both together in a function of your own",
+}
 
 
 def optimizer(name: str) -> Optimizer:
@@ -57,7 +64,7 @@ def optimizer(name: str) -> Optimizer:
     if not all(path.partition(":")):
         raise ValueError(f"{name!r} is no optimizer: one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion")
     try:
-        factory = _ADAPTED.get(path) or pkgutil.resolve_name(path)
+        factory = ADAPTED.get(path) or pkgutil.resolve_name(path)
     # The import runs code that is not ours, and may raise anything, or end the process.
     except (Exception, SystemExit) as error:
         raise ValueError(f"{name!r} cannot be imported: {error}") from error
@@ -85,6 +92,8 @@ def optimizer(name: str) -> Optimizer:
     except (Exception, SystemExit) as error:
         # jax adds lines about its tracers.
         said = str(error).partition("\n")[0]
+        reasons = [reason for mark, reason in _REASONS.items() if mark in said]
+        said = f"{reasons[0]} ({said})" if reasons else said
         raise ValueError(f"{name!r} is no optimizer of one learning rate, a gradient and a loss: {said}") from error
     return factory
 

@@ -24,6 +24,8 @@ METRICS = {
 }
 # The columns that training gives; the others are of the held-out images.
 TRAINING = ("loss", "final_loss", "agreement", "seconds")
+# What is kept of every step.
+CURVES = ("loss", "agreement", "iou")
 # Steps over which a value of single batches is averaged before it counts: one lucky batch reaches no target.
 WINDOW = 20
 
@@ -87,12 +89,9 @@ def final_loss(loss: Any) -> float:
 
 def curves(result: Result) -> dict[str, np.ndarray]:
     """What results.json keeps of every step: (iterations,) each, of the batches that were trained on."""
-    counts = result.history.counts
-    return {
-        "loss": np.asarray(result.history.loss),
-        "agreement": np.asarray(metrics.agreement(counts)),
-        "iou": np.asarray(metrics.iou(counts)),
-    }
+    loss, counts = result.history
+    numbers = (loss, metrics.agreement(counts), metrics.iou(counts))
+    return {name: np.asarray(curve) for name, curve in zip(CURVES, numbers, strict=True)}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Which rates are tried for which optimizer, and which of them is its best."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,15 +11,16 @@ from experiments.lab import names
 from experiments.lab.names import exact
 from experiments.lab.options import Training
 from experiments.lab.report import Table
-from experiments.lab.runs import Run
-from experiments.lab.scores import Arm
-from segjax import plotting, statistics
+from experiments.lab.runs import Result, Run
+from experiments.lab.scores import Arm, Arms
+from segjax import OPTIMIZERS, plotting, statistics
 from segjax.checks import check_positive
 
 
 class Candidate(NamedTuple):
-    """An optimizer, by a name that `names.optimizer` knows, and its grid of rates, lowest first."""
+    """An optimizer, by a name that `names.optimizer` knows, what people call it, and its rates, lowest first."""
 
+    label: str
     optimizer: str
     rates: tuple[float, ...]
 
@@ -36,9 +38,9 @@ class Grid(NamedTuple):
 
     Attributes:
         rates: (rates,), all that were tried, in ascending order.
-        losses: optimizer -> (seeds, rates), the mean loss of the last tenth of each run, NaN where it was not made.
-        diverged: optimizer -> (seeds, rates), whether the run diverged.
-        best: optimizer -> the best of its rates.
+        losses: label -> (seeds, rates), the mean loss of the last tenth of each run, NaN where it was not made.
+        diverged: label -> (seeds, rates), whether the run diverged.
+        best: label -> the best of its rates.
     """
 
     rates: np.ndarray
@@ -53,7 +55,9 @@ class Grid(NamedTuple):
 
 
 def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
-    """From `--optimizers`: NAME or NAME(OPTION=VALUE,...), which is given `rates`, or the same with =RATE,RATE,...
+    """From `--optimizers`: [LABEL=]NAME[(OPTION=VALUE,...)][=RATE,RATE,...]; without rates of its own it has `rates`.
+
+    Without a label it is called by its name.
 
     Raises:
         ValueError, TypeError: naming the option, and what is wrong with it.
@@ -63,45 +67,74 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
     for text in texts:
         if not isinstance(text, str):
             raise TypeError(f"--optimizers must be names, got {text!r:.60}")
+        label, known = _labelled(text)
         # Options in brackets have equals signs of their own.
-        options = text.rfind(")") + 1
-        end, equals, given = text[options:].partition("=")
-        name = text[:options] + end
+        options = known.rfind(")") + 1
+        end, equals, given = known[options:].partition("=")
+        name = known[:options] + end
         try:
             names.optimizer(name)
             own = tuple(float(rate) for rate in given.split(",")) if equals else tuple(rates)
         except ValueError as error:
             raise ValueError(f"--optimizers {text}: {error}") from error
         _check_rates(f"--optimizers {name}=", own)
-        chosen.append(Candidate(name, tuple(sorted(own))))
-    if not chosen or len({candidate.optimizer for candidate in chosen}) < len(chosen):
-        raise ValueError("--optimizers must be different optimizers, at least one")
+        chosen.append(Candidate(label or name, name, tuple(sorted(own))))
+    if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
+        raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
     return chosen
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    """LABEL=NAME... -> LABEL and NAME...; without a label, the empty one: NAME=RATE has none."""
+    label, equals, rest = text.partition("=")
+    name = rest.partition("(")[0].partition("=")[0]
+    if not equals or "(" in label or not (":" in name or name in OPTIMIZERS):
+        return "", text
+    # It becomes a part of the names of files, and stands in a line of a table.
+    if not label.strip() or not label.isprintable() or "/" in label:
+        raise ValueError(f"--optimizers {text}: the label must be words without a slash, got {label!r:.60}")
+    return label, rest
 
 
 def plan(candidates: Iterable[Candidate], seeds: Sequence[int], options: Training) -> list[Run]:
     """Every candidate at every rate of its grid, over the seeds."""
     return [
-        options.run(seed, optimizer=name, learning_rate=rate)
-        for name, rates in candidates
+        options.run(seed, optimizer=optimizer, learning_rate=rate)
+        for _, optimizer, rates in candidates
         for rate in rates
         for seed in seeds
     ]
 
 
-def grid(arms: Iterable[Arm]) -> Grid:
-    """From an arm for each optimizer at each rate."""
-    arms = list(arms)
-    rates = sorted({arm.run.learning_rate for arm in arms})
-    names = dict.fromkeys(arm.run.optimizer for arm in arms)
-    seeds = max(len(arm.results) for arm in arms)
-    losses = {name: np.full((seeds, len(rates)), np.nan) for name in names}
-    diverged = {name: np.zeros((seeds, len(rates)), bool) for name in names}
-    for arm in arms:
+def trials(candidates: Iterable[Candidate], results: Iterable[Result], seeds: int) -> dict[str, Arms]:
+    """label -> an arm for each of its rates; the results are those of `plan` over so many seeds, in its order."""
+    following = iter(results)
+    return {
+        candidate.label: {
+            name: Arm(name, tuple(islice(following, seeds)))
+            for name in (f"{candidate.label} {exact(rate)}" for rate in candidate.rates)
+        }
+        for candidate in candidates
+    }
+
+
+def spent(candidates: Iterable[Candidate], steps: int) -> dict[str, int]:
+    """label -> the steps of its tuning, so many a rate; one rate alone needs none."""
+    return {label: steps * len(rates) if len(rates) > 1 else 0 for label, _, rates in candidates}
+
+
+def grid(trials: Mapping[str, Arms]) -> Grid:
+    """From `trials`, at least one."""
+    arms = {label: list(own.values()) for label, own in trials.items()}
+    rates = sorted({arm.run.learning_rate for own in arms.values() for arm in own})
+    seeds = max(len(arm.results) for own in arms.values() for arm in own)
+    losses = {label: np.full((seeds, len(rates)), np.nan) for label in arms}
+    diverged = {label: np.zeros((seeds, len(rates)), bool) for label in arms}
+    for label, arm in ((label, arm) for label, own in arms.items() for arm in own):
         place = rates.index(arm.run.learning_rate)
-        losses[arm.run.optimizer][:, place] = arm.values("final_loss")
-        diverged[arm.run.optimizer][:, place] = arm.diverged
-    best = {name: best_rate(np.array(rates), losses[name], diverged[name]) for name in names}
+        losses[label][:, place] = arm.values("final_loss")
+        diverged[label][:, place] = arm.diverged
+    best = {label: best_rate(np.array(rates), losses[label], diverged[label]) for label in arms}
     return Grid(np.array(rates), losses, diverged, best)
 
 
@@ -131,12 +164,14 @@ def interval_figure(grid: Grid, title: str) -> Figure:
 
 
 def table(candidates: Sequence[Candidate], grid: Grid, steps: int, seeds: str) -> Table:
-    """The best rate of each candidate, and the steps that it cost, so many a rate."""
-    rows = []
-    for name, rates in candidates:
-        best, lost, tried = grid.best[name], int(grid.diverged[name].sum()), ", ".join(map(exact, rates))
+    """The best rate of each candidate that was tuned, and the steps that it cost, so many a rate."""
+    rows, cost = [], spent(candidates, steps)
+    for label, _, rates in candidates:
+        if label not in grid.best:
+            continue
+        best, lost, tried = grid.best[label], int(grid.diverged[label].sum()), ", ".join(map(exact, rates))
         edge = f"{best.edge} of its grid" if best.edge else ""
-        rows.append([name, f"{best.rate:g}", f"{best.loss:.4f}", f"{lost}", f"{steps * len(rates)}", edge, tried])
+        rows.append([label, f"{best.rate:g}", f"{best.loss:.4f}", f"{lost}", f"{cost[label]}", edge, tried])
     headings = ("", "best rate", "loss, last tenth", "runs diverged", "steps spent", "edge", "grid")
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
 

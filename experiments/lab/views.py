@@ -85,16 +85,53 @@ def contest_figures(arms: Arms, contest: Contest, targets: Sequence[Target], set
         figures["paired_differences"] = plotting.differences(estimates, xlabels, f"{setting}: paired differences, 95 %")
     # Arms may differ in their steps; a shorter one that never arrives stays level.
     steps = max(arm.run.iterations for arm in arms.values())
-    at, panels = np.arange(1, steps + 1), []
+    title, uncharged = f"{setting}: runs that have arrived", dict.fromkeys(arms, 0)
+    if arrived := _arrivals(contest, targets, np.arange(1, steps + 1), uncharged, title):
+        figures["time_to_target"] = arrived
+    return figures
+
+
+def cost_table(arms: Arms, contest: Contest, targets: Sequence[Target], spent: Mapping[str, int]) -> Table:
+    """What each arm reaches, and when, if the steps of its tuning count: label -> those steps."""
+    headings, rows = ["", "steps of tuning", "loss, last tenth"], []
+    for label, arm in arms.items():
+        mean = contest.estimates["final_loss"][label]["mean"].value
+        rows.append([label, f"{spent[label]}", f"{mean:.4f}" if np.isfinite(mean) else "-"])
+        for target in targets:
+            median = np.median(contest.steps[target.heading][label])
+            rows[-1] += [_time(median, ".0f"), _time(median + spent[label], ".0f")]
+        rows[-1].append(f"{spent[label] + arm.run.iterations}")
     for target in targets:
+        headings += [f"{target.heading}: median steps", "with its tuning"]
+    note = "Steps of tuning: all that its grid was trained for, on every tuning seed; a rate that was given costs none."
+    return Table("With the cost of tuning", [*headings, "steps in all"], rows, note)
+
+
+def cost_figure(
+    arms: Arms, contest: Contest, targets: Sequence[Target], spent: Mapping[str, int], setting: str
+) -> Figure | None:
+    """The share of runs that have reached the targets, over steps that include those of tuning; None if none has."""
+    last = max(spent[label] + arm.run.iterations for label, arm in arms.items())
+    at = np.unique(np.geomspace(1, last, 2 * POINTS).astype(int))
+    return _arrivals(contest, targets, at, spent, f"{setting}: runs that have arrived, with the steps of tuning")
+
+
+def _arrivals(
+    contest: Contest, targets: Sequence[Target], at: np.ndarray, spent: Mapping[str, int], title: str
+) -> Figure | None:
+    """A panel for each target that some run has reached."""
+    panels, charged = [], any(spent.values())
+    for target in targets:
+        if not np.isfinite(list(contest.steps[target.heading].values())).any():
+            continue
         # No band: the intervals of so few runs would hide one another.
         shares = {
-            label: statistics.profile(arrived, at).value[np.newaxis]
+            label: statistics.profile(arrived + spent[label], at).value[np.newaxis]
             for label, arrived in contest.steps[target.heading].items()
         }
-        panels.append(plotting.Panel(f"share of runs at {target.heading}", shares, x=at, ylim=(-0.03, 1.03)))
-    figures["time_to_target"] = plotting.training_curves(panels, f"{setting}: runs that have arrived")
-    return figures
+        heading, xlabel = f"share of runs at {target.heading}", "steps, tuning included" if charged else "iteration"
+        panels.append(plotting.Panel(heading, shares, x=at, xlabel=xlabel, xlog=charged, ylim=(-0.03, 1.03)))
+    return plotting.training_curves(panels, title) if panels else None
 
 
 def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> np.ndarray:
@@ -108,9 +145,10 @@ def look(batch: segjax.Batch, seen: Mapping[str, np.ndarray], title: str) -> Fig
 
 
 def predictions(arms: Arms, options: Comparison) -> Figure:
-    """The first held-out image of each arm's own textures as its first seed sees it."""
+    """The first held-out image of each arm's own textures as its first seed sees it; of those that have weights."""
     grid: list[list[plotting.Picture]] = []
-    for arm in arms.values():
+    trained = {label: arm for label, arm in arms.items() if arm.results}
+    for arm in trained.values():
         batch = held_out_batch(arm.run.texture)
         seen = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
         image, mask = (part[0, ..., 0] for part in batch)
@@ -122,7 +160,7 @@ def predictions(arms: Arms, options: Comparison) -> Figure:
         headings = ("", "", "") if grid else ("input image", "true mask", "prediction")
         grid.append([picture._replace(title=heading) for picture, heading in zip(row, headings, strict=True)])
     title = f"A held-out image after {options.iterations} iterations, seed {options.seed}"
-    return plotting.pictures(grid, title, list(arms))
+    return plotting.pictures(grid, title, list(trained))
 
 
 def curve_panel(arms: Mapping[str, Arm], curve: str, ylabel: str) -> plotting.Panel:

@@ -1,5 +1,7 @@
 import csv
+import inspect
 import json
+import pkgutil
 from dataclasses import replace
 
 import jax
@@ -12,7 +14,7 @@ from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
 from experiments.compare_optimizers import Found, Options
-from experiments.lab import processes, views
+from experiments.lab import processes, tuning, views
 from experiments.lab.stops import Finished, UsageError
 from experiments.lab.tuning import Candidate
 
@@ -37,7 +39,8 @@ def results(tmp_path_factory):
 
 @pytest.mark.slow
 def test_writes_every_file(results):
-    pictures = {f"{name}.png" for name in ("curves", "paired_differences", "time_to_target", "predictions")}
+    # No run reaches a target, so nothing is drawn of when.
+    pictures = {f"{name}.png" for name in ("curves", "paired_differences", "predictions")}
     names = pictures | {"report.html", "results.json", "options.json", "runs.csv", "tables.tex", "runs"}
     assert {path.name for path in results.iterdir()} == names
     for name in pictures:
@@ -105,8 +108,10 @@ def tuned(tmp_path_factory):
 def test_tuning_has_seeds_of_its_own(tuned):
     document = json.loads((tuned / "results.json").read_text())
     trials = document["tuning"]["runs"]
-    assert [(run["label"], run["seed"]) for run in trials] == [("sgd 0.1", 8), ("sgd 1", 8), ("optax:lion 0.001", 8)]
-    best = min(trials[:2], key=lambda run: run["final_loss"])
+    # A single rate is not tuned.
+    assert [(run["label"], run["seed"]) for run in trials] == [("sgd 0.1", 8), ("sgd 1", 8)]
+    assert document["tuning_steps"] == {f"sgd {document['runs'][0]['learning_rate']:g}": 20, "optax:lion 0.001": 0}
+    best = min(trials, key=lambda run: run["final_loss"])
     assert document["tuning"]["best_rates"]["sgd"]["rate"] == best["learning_rate"]
     compared = document["runs"]
     assert [(run["optimizer"], run["seed"]) for run in compared] == [
@@ -122,8 +127,8 @@ def test_tuning_has_seeds_of_its_own(tuned):
 def test_the_table_has_a_row_a_run_of_both_phases(tuned):
     with (tuned / "runs.csv").open() as file:
         rows = [(row["phase"], row["label"], row["seed"]) for row in csv.DictReader(file)]
-    assert rows[:3] == [("tuning", "sgd 0.1", "8"), ("tuning", "sgd 1", "8"), ("tuning", "optax:lion 0.001", "8")]
-    assert [row[0] for row in rows[3:]] == ["comparison"] * 4
+    assert rows[:2] == [("tuning", "sgd 0.1", "8"), ("tuning", "sgd 1", "8")]
+    assert [row[0] for row in rows[2:]] == ["comparison"] * 4
 
 
 @pytest.mark.slow
@@ -133,14 +138,25 @@ def test_what_is_unfair_is_said(tuned):
         assert words in said
 
 
+def test_the_rate_free_keep_their_defaults():
+    """As optax has them; Adam alone is tuned."""
+    candidates = parse("--preset", "rate_free").candidates
+    for label, optimizer, rates in candidates[:-2]:
+        default = inspect.signature(pkgutil.resolve_name(optimizer)).parameters["learning_rate"].default
+        assert (optimizer, rates) == (f"optax.contrib:{label}", (default,))
+    assert candidates[-2] == ("adam", "adam", (1e-3,))
+    assert candidates[-1][:2] == ("tuned adam", "adam")
+    assert len(candidates[-1].rates) == 8
+
+
 @pytest.mark.parametrize(("rate", "labels"), [(0.5, ["sgd 0.5", "adam 0.001"]), (1e-3, ["sgd", "adam"])])
 def test_an_optimizer_may_have_a_rate_of_its_own(rate, labels, monkeypatch):
     options = parse("--optimizers", f"sgd={rate}", "adam", "--seeds", "1")
-    assert options.candidates == [Candidate("sgd", (rate,)), Candidate("adam", (1e-3,))]
+    assert options.candidates == [Candidate("sgd", "sgd", (rate,)), Candidate("adam", "adam", (1e-3,))]
     # What was made by hand has no network to look at an image.
     monkeypatch.setattr(views, "predictions", lambda *_: Figure())
     results = [result([0.4, 0.2], rate=rate, optimizer="sgd"), result([0.4, 0.1])]
-    report = compare_optimizers.report(options, Found(results, {}, None))
+    report = compare_optimizers.report(options, Found(tuning.trials(options.candidates, results, 1), {}, None))
     assert list(report.results["summary"]) == labels
     assert report.results["reference"] == labels[-1]
 

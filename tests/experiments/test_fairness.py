@@ -18,7 +18,7 @@ def of_contest(arms=(), seeds=5, column="final_loss", means=None):
 
 def of_tuning(best=None, sizes=(1, 1), tuning_seeds=range(1000, 1002)):
     """What is said of the grids of "a" and "b", of so many rates at 10 steps each."""
-    candidates = [Candidate(name, (0.1,) * size) for name, size in zip("ab", sizes, strict=True)]
+    candidates = [Candidate(name, "sgd", (0.1,) * size) for name, size in zip("ab", sizes, strict=True)]
     chosen = {name: Best(0.1, 0.2, edge) for name, edge in (best or {}).items()}
     return fairness.of_tuning(candidates, Grid(np.array([0.1]), {}, {}, chosen), 10, tuning_seeds, range(5))
 
@@ -50,8 +50,10 @@ def test_overlaps_of_neighbours_in_the_ranking():
 
 
 def test_budgets():
-    assert of_tuning(sizes=(1, 1)) == []
-    assert of_tuning(sizes=(1, 2))[0].endswith("a 10, b 20.")
+    assert of_tuning(sizes=(2, 2)) == []
+    assert of_tuning(sizes=(3, 2))[0].endswith("a 30, b 20.")
+    # A rate that was given cost nothing.
+    assert of_tuning(sizes=(1, 2))[0].endswith("a 0, b 20.")
 
 
 def test_diverged():
@@ -68,8 +70,8 @@ def test_reused_seeds():
 
 
 def test_weights_to_judge_by():
-    names = ["adam", "optax.contrib:schedule_free_sgd", "optax.contrib:prodigy", "adam"]
-    assert fairness.of_weights(names) == [
+    names = ["adam", "optax.contrib:schedule_free_sgd", "optax.contrib:prodigy"]
+    assert fairness.of_weights(Candidate(name, name, ()) for name in names) == [
         "optax.contrib:schedule_free_sgd is judged by weights that follow from its state; its curves are of those it "
         "trains."
     ]
@@ -84,6 +86,6 @@ def test_an_unknown_copy_of_the_weights(monkeypatch):
         )
 
     monkeypatch.setattr(fairness.names, "optimizer", lambda name: remembering)
-    (said,) = fairness.of_weights(["mine:remembering"])
-    assert said.startswith("mine:remembering keeps a copy of the weights in its state (average), and is judged by")
+    (said,) = fairness.of_weights([Candidate("mine", "mine:remembering", ())])
+    assert said.startswith("mine keeps a copy of the weights in its state (average), and is judged by")
     assert "eval_params(opt_state, params)" in said

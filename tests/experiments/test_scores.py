@@ -110,9 +110,9 @@ def test_diverged_means_the_same_everywhere(lost):
         assert np.isnan(arms["a"].kept(column)).tolist() == [False, True]
         assert np.isfinite(arms["b"].kept(column)).all()
     assert views.leader(arms, "final_loss").startswith("Best by loss, last tenth: b (0.2000), ahead of all others in 1")
-    grid = tuning.grid(arm("a", [result([0.4, 0.01]), lost]).values())
-    assert grid.diverged["adam"].tolist() == [[False], [True]]
-    assert grid.best["adam"].rate is None
+    grid = tuning.grid({"a": arm("a 0.001", [result([0.4, 0.01]), lost])})
+    assert grid.diverged["a"].tolist() == [[False], [True]]
+    assert grid.best["a"].rate is None
     found = contest(arms)
     assert found.estimates["final_loss"]["a"]["mean"].value == pytest.approx(0.01)
     won = found.improvements["final_loss"]["b"]

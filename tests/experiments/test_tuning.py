@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from small_runs import RATES, arms_at
+from small_runs import RATES, arms_at, result
 
 from experiments.lab import tuning
 from experiments.lab.options import Comparison
@@ -9,29 +9,58 @@ from experiments.lab.tuning import Best, Candidate
 
 def test_candidates_have_the_common_grid_or_their_own():
     found = tuning.candidates(["sgd", "optax:lion=1e-3,1e-5"], [0.1, 0.01])
-    assert found == [Candidate("sgd", (0.01, 0.1)), Candidate("optax:lion", (1e-5, 1e-3))]
+    assert found == [Candidate("sgd", "sgd", (0.01, 0.1)), Candidate("optax:lion", "optax:lion", (1e-5, 1e-3))]
 
 
 def test_a_candidate_may_have_options_beside_its_rates():
     texts = ["optax:adamw(weight_decay=0.01, b1=0.8)=1e-3,1e-4", "optax:adamw(weight_decay=0.1)", "optax:adamw"]
-    assert tuning.candidates(texts, [0.1]) == [
+    assert [(name, rates) for _, name, rates in tuning.candidates(texts, [0.1])] == [
         ("optax:adamw(weight_decay=0.01, b1=0.8)", (1e-4, 1e-3)),
         ("optax:adamw(weight_decay=0.1)", (0.1,)),
         ("optax:adamw", (0.1,)),
     ]
 
 
+def test_a_candidate_may_have_a_label():
+    texts = ["adam=0.01", "tuned adam=adam", "decay=optax:adamw(weight_decay=0.1)=1e-3", "lion=optax:lion"]
+    assert tuning.candidates(texts, [0.1, 1.0]) == [
+        ("adam", "adam", (0.01,)),
+        ("tuned adam", "adam", (0.1, 1.0)),
+        ("decay", "optax:adamw(weight_decay=0.1)", (1e-3,)),
+        ("lion", "optax:lion", (0.1, 1.0)),
+    ]
+
+
 def test_every_candidate_is_planned_at_every_rate_over_the_seeds():
-    given = [Candidate("sgd", (0.01, 0.1)), Candidate("adam", (1e-3,))]
+    given = [Candidate("plain", "sgd", (0.01, 0.1)), Candidate("adam", "adam", (1e-3,))]
     planned = [(run.optimizer, run.learning_rate, run.seed) for run in tuning.plan(given, range(2), Comparison())]
-    assert planned == [(name, rate, seed) for name, rates in given for rate in rates for seed in (0, 1)]
+    assert planned == [(name, rate, seed) for _, name, rates in given for rate in rates for seed in (0, 1)]
+
+
+def test_trials_give_every_result_to_its_candidate():
+    """Two candidates may be one optimizer at one rate: the results are those of the plan, in its order."""
+    given = [Candidate("a", "adam", (0.1, 1.0)), Candidate("b", "adam", (1.0,))]
+    order = [result([0.5], seed, rate) for rate in (0.1, 1.0, 1.0) for seed in (0, 1)]
+    trials = tuning.trials(given, order, 2)
+    assert {label: list(arms) for label, arms in trials.items()} == {"a": ["a 0.1", "a 1"], "b": ["b 1"]}
+    assert [own.run.seed for own in trials["a"]["a 1"].results] == [0, 1]
+    assert trials["a"]["a 1"].run == trials["b"]["b 1"].run
+
+
+def test_a_single_rate_costs_nothing():
+    given = [Candidate("a", "adam", (0.1, 1.0)), Candidate("b", "sgd", (1.0,))]
+    assert tuning.spent(given, 10) == {"a": 20, "b": 0}
 
 
 @pytest.mark.parametrize(
     ("texts", "rates", "message"),
     [
-        ([], [0.1], "--optimizers must be different optimizers"),
-        (["sgd", "sgd=0.2"], [0.1], "--optimizers must be different optimizers"),
+        ([], [0.1], "--optimizers must be different, at least one"),
+        (["sgd", "sgd=0.2"], [0.1], "the same one twice takes a label: again=NAME"),
+        (["a/b=sgd"], [0.1], "the label must be words without a slash, got 'a/b'"),
+        (["=sgd"], [0.1], "the label must be words without a slash, got ''"),
+        (["a\nb=sgd"], [0.1], "the label must be words without a slash"),
+        (["mine=sdg:sdg"], [0.1], "--optimizers mine=sdg:sdg: 'sdg:sdg' cannot be imported"),
         (["sdg"], [0.1], "--optimizers sdg: 'sdg' is no optimizer"),
         (["sgd="], [0.1], "--optimizers sgd=: could not convert string to float"),
         (["sgd=fast"], [0.1], "--optimizers sgd=fast: could not convert string to float"),
@@ -70,7 +99,7 @@ def test_a_rate_at_which_a_seed_diverged_is_not_best():
 
 
 def test_grid_places_every_run():
-    grid = tuning.grid((arms_at([0.3, 0.2, np.nan]) | arms_at([0.4], "sgd")).values())
+    grid = tuning.grid({"adam": arms_at([0.3, 0.2, np.nan]), "sgd": arms_at([0.4], "sgd")})
     np.testing.assert_array_equal(grid.rates, RATES)
     np.testing.assert_allclose(grid.losses["adam"], [[0.3, 0.2, np.nan]], rtol=1e-6)
     np.testing.assert_allclose(grid.losses["sgd"], [[0.4, np.nan, np.nan]], rtol=1e-6)
@@ -82,9 +111,10 @@ def test_grid_places_every_run():
 
 
 def test_figures_show_where_runs_diverged():
-    grid = tuning.grid(arms_at([0.3, 0.2, np.nan]).values())
+    grid = tuning.grid({"adam": arms_at([0.3, 0.2, np.nan])})
     for figure in (tuning.range_figure(grid, "title"), tuning.interval_figure(grid, "title")):
         assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
-    given = [Candidate("adam", tuple(RATES))]
+    # What was not tuned is in no table of tuning.
+    given = [Candidate("adam", "adam", tuple(RATES)), Candidate("b", "adam", (0.1,))]
     (row,) = tuning.table(given, grid, 10, "0").rows
     assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]

@@ -92,6 +92,32 @@ def test_figures_show_intervals():
     assert share[-1] == 1
 
 
+def test_nothing_is_drawn_of_a_target_that_nobody_reaches(monkeypatch):
+    monkeypatch.setattr(scores, "WINDOW", 1)
+    never, reached = (Target("loss", f"loss <= {value}", value, False) for value in (0.01, 0.25))
+    drawn = views.contest_figures(ARMS, contest(ARMS, [never, reached]), [never, reached], "title")["time_to_target"]
+    assert [axes.get_ylabel() for axes in drawn.axes] == ["share of runs at loss <= 0.25"]
+    assert "time_to_target" not in views.contest_figures(ARMS, contest(ARMS, [never]), [never], "title")
+
+
+def test_tuning_is_charged(monkeypatch):
+    monkeypatch.setattr(scores, "WINDOW", 1)
+    targets = [Target("loss", f"loss <= {value}", value, False) for value in (0.25, 0.01)]
+    held, spent = contest(ARMS, targets), {"a": 0, "b": 100}
+    table = views.cost_table(ARMS, held, targets, spent)
+    assert table.rows == [
+        ["a", "0", "0.2000", "2", "2", "never", "never", "2"],
+        ["b", "100", "0.1500", "2", "102", "never", "never", "102"],
+    ]
+    (axes,) = views.cost_figure(ARMS, held, targets, spent, "title").axes
+    assert axes.get_xscale() == "log"
+    for line, arrival in zip(axes.lines, (2, 102), strict=True):
+        x, share = line.get_xdata(), line.get_ydata()
+        # Two runs of three arrive; the first point that is drawn from there on has them.
+        assert set(share[x < arrival]) <= {0.0}
+        np.testing.assert_allclose(share[x >= arrival], 2 / 3)
+
+
 def test_a_run_that_diverged_is_behind_and_in_no_mean():
     both = accuracies("a", 0.9, None) | accuracies("b", 0.5, 0.6)
     assert views.leader(both, "accuracy").startswith("Best by held-out accuracy: b (0.550)")

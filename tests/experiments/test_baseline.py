@@ -1,0 +1,141 @@
+import json
+
+import numpy as np
+import pytest
+from small_runs import SHORT, arm, execute, parse, result
+
+from experiments import compare_optimizers
+from experiments.lab import baseline
+from experiments.lab.scores import COLUMNS
+from experiments.lab.stops import UsageError
+
+WORDS = [*SHORT, "--seeds", "2"]
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """results.json of a small comparison, one optimizer of it tuned."""
+    out = tmp_path_factory.mktemp("stored")
+    tuned = ["--tune", "--tuning-seeds", "1", "--optimizers", "lion=optax:lion=1e-3", "tuned sgd=sgd=0.1,1"]
+    execute(compare_optimizers, *WORDS, *tuned, "--out", out)
+    return out / "results.json"
+
+
+def compare(stored, *words):
+    return execute(compare_optimizers, *WORDS, "--optimizers", "adam", "--baseline", stored, *words)
+
+
+def changed(stored, tmp_path, change):
+    """The same file after `change` of its document."""
+    document = json.loads(stored.read_text())
+    change(document)
+    path = tmp_path / "changed.json"
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.mark.slow
+def test_stored_runs_are_contenders(stored, tmp_path):
+    document = compare(stored, "--out", tmp_path)
+    before = json.loads(stored.read_text())
+    labels = [row["label"] for row in before["runs"][::2]]
+    assert labels[0] == "lion 0.001"
+    own, sgd = "adam 0.001", f"{labels[1]} (stored)"
+    assert list(document["summary"]) == [own, "lion 0.001 (stored)", sgd]
+    # Its tuning is charged, and it is the reference.
+    assert document["tuning_steps"] == {own: 0, "lion 0.001 (stored)": 0, sgd: 20}
+    assert document["reference"] == sgd
+    kept = [{**row, "label": ""} for row in document["runs"][2:]]
+    assert kept == [{**row, "label": ""} for row in before["runs"]]
+    # Only what this command trained is kept, and shown at work.
+    assert {path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir()} == {"adam"}
+    assert document["stored"] == {"file": str(stored), "labels": ["lion 0.001 (stored)", sgd]}
+    assert not any("began at another loss" in said for said in document["warnings"])
+    page = (tmp_path / "report.html").read_text()
+    for words in ("Stored runs, which this command did not make", before["date"], before["versions"]["jax"]):
+        assert words in page
+
+
+@pytest.mark.slow
+def test_a_stored_run_may_be_the_reference(stored, tmp_path):
+    assert compare(stored, "--reference", "lion 0.001", "--out", tmp_path)["reference"] == "lion 0.001 (stored)"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--iterations", "9"], "has iterations 10, not 9: the protocol must be the same"),
+        (["--schedule", "cosine"], "has schedule constant, not cosine"),
+        (["--image-size", "17"], "has --image-size 16, not 17"),
+        (["--sigma2", "1.3"], "has --sigma2 1.2, not 1.3"),
+        (["--batch-size", "2"], "has --batch-size 1, not 2"),
+        (["--seeds", "3"], r"has seeds \[0, 1\], not \[0, 1, 2\]"),
+        (["--seed", "1"], r"has seeds \[0, 1\], not \[1, 2\]"),
+        (["--reference", "rmsprop"], "--reference must be of: adam, lion 0.001, tuned sgd"),
+    ],
+)
+def test_another_protocol_is_one_line(stored, tmp_path, words, message):
+    with pytest.raises(UsageError, match=message) as error:
+        compare(stored, *words, "--out", tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda it: it.update(experiment="train_model"), "is not the results.json of .*: it is of train_model"),
+        (lambda it: it.pop("runs"), "it has no 'runs'"),
+        (lambda it: it.pop("tuning_steps"), "it has no 'tuning_steps'"),
+        (lambda it: it.update(runs=[]), "it holds no runs"),
+        (lambda it: it.update(runs=3), "is not the results.json"),
+        (lambda it: it["runs"][0].pop("iou"), "it has no 'iou'"),
+        (lambda it: it["runs"][0].update(iou="much"), "is not the results.json"),
+        (lambda it: it["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
+        (lambda it: it["runs"][0]["curves"].update(loss=[[1.0] * 10]), "its curves do not have 10 steps"),
+        (lambda it: it["numerics"].update(enable_x64=True), "has jax's enable_x64 True, not False"),
+        (lambda it: it["options"].update(sigma=[1]), r"has --sigma \[1\], not 4.0"),
+    ],
+)
+def test_a_file_of_anything_else_is_one_line(stored, tmp_path, change, message):
+    path = changed(stored, tmp_path, change)
+    with pytest.raises(ValueError, match=message) as error:
+        baseline.read(path, parse(compare_optimizers, *WORDS))
+    assert "\n" not in str(error.value)
+
+
+def test_no_file_is_one_line(tmp_path):
+    options = parse(compare_optimizers, *WORDS)
+    with pytest.raises(ValueError, match="cannot be read: No such file"):
+        baseline.read(tmp_path / "none.json", options)
+    with pytest.raises(ValueError, match=r"is not the results.json of experiments\.compare_optimizers"):
+        baseline.read(tmp_path, options)
+
+
+@pytest.mark.slow
+def test_what_was_made_otherwise_is_said(stored, tmp_path):
+    def change(document):
+        document["versions"]["jax"] = "0.1"
+        document["runs"][0]["curves"]["loss"][0] *= 2
+
+    read = baseline.read(changed(stored, tmp_path, change), parse(compare_optimizers, *WORDS))
+    curves = next(iter(read.arms.values())).curves
+    ours = [result([own["loss"][0] / (2 if seed == 0 else 1), 0.1], seed) for seed, own in enumerate(curves)]
+    seconds, versions, unpaired = baseline.warnings(read, arm("adam", ours).values())
+    assert "seconds of stored runs" in seconds
+    assert "jax 0.1 (here" in versions
+    assert unpaired.startswith("lion 0.001 (stored) began at another loss than the runs beside it (seeds 0)")
+
+
+@pytest.mark.slow
+def test_a_run_that_diverged_stays_one(stored, tmp_path):
+    def change(document):
+        document["runs"][0].update(diverged_at=3, **dict.fromkeys(COLUMNS))
+        document["runs"][0]["curves"]["loss"][2:] = [None] * 8
+
+    (lion, _) = baseline.read(changed(stored, tmp_path, change), parse(compare_optimizers, *WORDS)).arms.values()
+    assert lion.diverged.tolist() == [True, False]
+    assert np.isnan(lion.kept("iou")).tolist() == [True, False]
+    assert np.isnan(lion.curves[0]["loss"]).sum() == 8

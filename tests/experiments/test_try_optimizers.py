@@ -1,0 +1,85 @@
+import numpy as np
+import optax
+import pytest
+from small_runs import SHORT, execute, parse, result
+
+from experiments import try_optimizers
+from experiments.lab.stops import UsageError
+
+
+def test_the_catalogue_has_every_optimizer_and_no_part_of_one():
+    found = dict(try_optimizers.catalogue())
+    # The path of each is that of a function, and its default is optax's.
+    assert {"optax:adam": None, "optax:nadam": None, "optax.contrib:prodigy": 1.0}.items() <= found.items()
+    assert {"optax.contrib:sam", "optax.contrib:mechanize", "optax:lbfgs", "optax:polyak_sgd"} <= set(found)
+    assert not [name for name in found if "scale_by" in name]
+    assert "optax:apply_updates" not in found
+    # Those of optax's own list of aliases that take a rate.
+    aliases = {name for name in optax._src.alias.__dict__ if not name.startswith("_") and hasattr(optax, name)}
+    known = {name.partition(":")[2] for name in found}
+    assert {"sgd", "lion", "yogi", "novograd", "lamb"} <= aliases & known
+
+
+@pytest.mark.slow
+def test_what_optax_has_is_tried_or_refused_with_a_reason():
+    candidates, refused = parse(try_optimizers).found
+    rates = {candidate.label: candidate.rates for candidate in candidates}
+    assert rates["optax:adam"] == (1e-3, 1e-2, 0.1)
+    assert rates["optax.contrib:prodigy"] == (1.0,)
+    assert set(rates).isdisjoint(refused)
+    assert set(rates) | set(refused) == dict(try_optimizers.catalogue()).keys()
+    assert refused["optax:lbfgs"].startswith("its line search evaluates the loss again")
+    assert refused["optax.contrib:sophia"].startswith("it takes second derivatives of the loss")
+    assert refused["optax.contrib:sam"].startswith("it needs more than a rate")
+    assert refused["optax.contrib:mechanize"].startswith("it takes an optimizer, and no rate")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("adam", []),
+        ("optax.contrib:momo(beta=0.5)", ["gets the loss's value"]),
+        ("optax.contrib:muon", ["segjax's form: a kernel is one matrix"]),
+        ("optax.contrib:schedule_free_sgd", ["judged by the average that it keeps"]),
+        ("optax.contrib:galore", ["projects matrices alone, of which a convolution has none: it is its Adam here"]),
+    ],
+)
+def test_what_an_optimizer_needs(name, words):
+    assert try_optimizers.needs(name) == words
+
+
+def test_galore_is_its_adam():
+    """What the table says of it."""
+    weights = {"kernel": np.linspace(-1, 1, 36, dtype=np.float32).reshape(3, 3, 2, 2)}
+    ours, adam = (
+        it.update(weights, it.init(weights), weights)[0]["kernel"]
+        for it in (optax.contrib.galore(0.1, rank=1), optax.adam(0.1))
+    )
+    np.testing.assert_array_equal(ours, adam)
+
+
+def test_the_best_of_its_rates_counts_and_the_lowest_loss_is_first():
+    options = parse(try_optimizers, *SHORT, "--optimizers", "sgd=1e-3,0.1", "adam=1e-3", "lion=optax:lion=1")
+    losses = {("sgd", 1e-3): 0.3, ("sgd", 0.1): 0.1, ("adam", 1e-3): 0.2, ("optax:lion", 1.0): np.nan}
+    results = [
+        result([0.4, losses[run.optimizer, run.learning_rate]], 0, run.learning_rate, optimizer=run.optimizer)
+        for run in try_optimizers.plan(options)
+    ]
+    report = try_optimizers.report(options, results)
+    (table,) = report.tables
+    assert [row[:4] for row in table.rows] == [
+        ["sgd", "0.1000", "0.1", "0.001, 0.1"],
+        ["adam", "0.2000", "0.001", "0.001"],
+        ["lion", "diverged", "-", "1"],
+    ]
+    assert report.findings == ["2 of 3 optimizers train the network.", "Diverged at every rate: lion."]
+    nothing = try_optimizers.report(
+        parse(try_optimizers, *SHORT, "--optimizers", "sgd=1"), [result([0.4, np.nan], optimizer="sgd", rate=1.0)]
+    )
+    assert nothing.figures == {}
+
+
+def test_a_name_that_a_person_types_must_be_an_optimizer(tmp_path):
+    with pytest.raises(UsageError, match="--optimizers optax:lbfgs: 'optax:lbfgs' is no optimizer of one"):
+        execute(try_optimizers, *SHORT, "--optimizers", "optax:lbfgs", "--out", tmp_path / "out")
+    assert not any(tmp_path.iterdir())
