@@ -138,7 +138,7 @@ def report(options: Options, result: Result) -> Report:
     return Report(
         # `inspect_layers` refuses one whose numbers are not finite.
         [] if diverged else [f"The model is saved; look inside it with: {use}"],
-        [table],
+        [table, views.distance_table(arms[label].rows[0])],
         figures,
         scores.document(arms),
         scores.rows(arms),

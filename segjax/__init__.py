@@ -10,6 +10,8 @@ research script needs most is also at the top level.
     layers         what each convolution of a trained network gives, and what happens without it
     losses         LOSSES: (logits, mask) -> a loss for each example
     metrics        additive counts, then accuracy, IoU, precision, recall, F1; which runs diverged
+    edges          additive counts by distance to the true edge, and how well the edges meet
+    oracle         the best possible segmentation: Bayes' rule with the textures' own law
     optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam, as PyTorch defines them
     schedules      SCHEDULES: learning rates that change during a run, from constant to one_cycle
     training       make_train: a whole run as one pure function; make_fit: the same run in chunks
@@ -37,6 +39,7 @@ from segjax import (
     checkpoints,
     checks,
     convolution,
+    edges,
     evaluation,
     exemplars,
     layers,
@@ -44,6 +47,7 @@ from segjax import (
     metrics,
     models,
     optimizers,
+    oracle,
     range_test,
     schedules,
     statistics,
@@ -89,6 +93,7 @@ __all__ = [
     "compose_batch",
     "convolution",
     "count_parameters",
+    "edges",
     "eval_variables",
     "evaluate",
     "evaluation",
@@ -102,6 +107,7 @@ __all__ = [
     "metrics",
     "models",
     "optimizers",
+    "oracle",
     "parameter_table",
     "plotting",
     "predict",

@@ -63,25 +63,40 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     return Counts(*jnp.sum(kinds.reshape(len(kinds), -1), axis=1, dtype=jnp.int32))
 
 
+def count_each(logits: jax.Array, mask: jax.Array) -> Counts:
+    """The same for each image alone: leaves (batch,). The IoU of these is that of single images.
+
+    Args:
+        logits, mask: of one shape, (batch, ...).
+
+    Raises:
+        TypeError, ValueError: if they are not arrays of one shape.
+    """
+    check_logits(logits, mask)
+    if not jnp.ndim(mask):
+        raise ValueError("mask must have shape (batch, ...), got a single number")
+    return jax.vmap(count)(logits, mask)
+
+
 def accuracy(counts: Counts) -> jax.Array:
     """Share of the pixels that are predicted correctly."""
-    return _ratio(counts.true_positive + counts.true_negative, _pixels(counts))
+    return ratio(counts.true_positive + counts.true_negative, _pixels(counts))
 
 
 def iou(counts: Counts) -> jax.Array:
     """Intersection over union of prediction and mask (Jaccard index): TP / (TP + FP + FN)."""
     # True negatives do not count: an empty prediction scores 0, where its accuracy is the share of the background.
-    return _ratio(counts.true_positive, counts.true_positive + counts.false_positive + counts.false_negative)
+    return ratio(counts.true_positive, counts.true_positive + counts.false_positive + counts.false_negative)
 
 
 def precision(counts: Counts) -> jax.Array:
     """Share of the prediction that is in the mask: TP / (TP + FP)."""
-    return _ratio(counts.true_positive, counts.true_positive + counts.false_positive)
+    return ratio(counts.true_positive, counts.true_positive + counts.false_positive)
 
 
 def recall(counts: Counts) -> jax.Array:
     """Share of the mask that is predicted: TP / (TP + FN)."""
-    return _ratio(counts.true_positive, counts.true_positive + counts.false_negative)
+    return ratio(counts.true_positive, counts.true_positive + counts.false_negative)
 
 
 def f1(counts: Counts) -> jax.Array:
@@ -89,12 +104,12 @@ def f1(counts: Counts) -> jax.Array:
     # 2 TP can be twice the largest int32, which an unsigned one still holds.
     counts = jax.tree.map(_unsigned, counts)
     twice = 2 * counts.true_positive
-    return _ratio(twice, twice + counts.false_positive + counts.false_negative)
+    return ratio(twice, twice + counts.false_positive + counts.false_negative)
 
 
 def agreement(counts: Counts) -> jax.Array:
     """Share of the pixels that are right and sure; the notebook prints it as "precision" and calls it IoU."""
-    return _ratio(counts.agreeing, _pixels(counts))
+    return ratio(counts.agreeing, _pixels(counts))
 
 
 def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
@@ -167,6 +182,7 @@ def _unsigned(counts: jax.Array) -> jax.Array:
     return jnp.asarray(counts, jnp.uint32) if jnp.result_type(counts) == jnp.int32 else counts
 
 
-def _ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
+    """One count in another, 1 where the whole is 0."""
     # The maximum keeps 0 / 0 from being computed at all: `jax_debug_nans` would stop there.
     return jnp.where(whole > 0, part / jnp.maximum(whole, 1), 1.0)

@@ -17,14 +17,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_key, check_pixels, check_sigma
+from segjax.checks import check_array, check_count, check_flag, check_key, check_pixels, check_sigma
 
 # Width in pixels of the last blur, which hides the jump between the two textures; the notebook's number.
 EDGE_SIGMA = 1.0
 
 
 class Batch(NamedTuple):
-    """Images and their masks, each (batch, image_size, image_size, 1), in [0, 1]; the mask is 0 or 1."""
+    """Images and their masks, each (batch, image_size, image_size, 1), in [0, 1]; the mask is 0 or 1.
+
+    Images that are not rescaled lie around 0.
+    """
 
     image: jax.Array
     mask: jax.Array
@@ -37,6 +40,8 @@ def generate_data(
     sigma1: jax.typing.ArrayLike = 0.2,
     sigma2: jax.typing.ArrayLike = 1.2,
     sigma: jax.typing.ArrayLike = 25.6,
+    *,
+    rescaled: bool = True,
 ) -> Batch:
     """Draws a batch of images and masks: a pure function of `key`.
 
@@ -50,6 +55,7 @@ def generate_data(
         sigma1: width in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may be traced.
         sigma2: the same where the mask is 0; may be traced.
         sigma: width in pixels of the mask's kernel; may be traced.
+        rescaled: False leaves the images on the scale of their law, as `segjax.oracle` takes them; static.
 
     Returns:
         A `Batch` in jax's default float dtype (float64 where x64 is enabled).
@@ -68,17 +74,22 @@ def generate_data(
     check_pixels("batch_size * image_size^2", batch_size * image_size**2)
     # Drawing it is half of the time of a batch (threefry, on a CPU); the blurs are a third.
     noise = jax.random.normal(key, (3, batch_size, image_size, image_size))
-    return compose_batch(noise, sigma1, sigma2, sigma)
+    return compose_batch(noise, sigma1, sigma2, sigma, rescaled=rescaled)
 
 
 def compose_batch(
-    noise: jax.Array, sigma1: jax.typing.ArrayLike, sigma2: jax.typing.ArrayLike, sigma: jax.typing.ArrayLike
+    noise: jax.Array,
+    sigma1: jax.typing.ArrayLike,
+    sigma2: jax.typing.ArrayLike,
+    sigma: jax.typing.ArrayLike,
+    *,
+    rescaled: bool = True,
 ) -> Batch:
     """The deterministic part of `generate_data`: white noise -> images and masks, in the noise's dtype.
 
     Args:
         noise: (3, batch, n, n), the fields b (mask), b1 (texture where the mask is 1) and b2 (where it is 0).
-        sigma1, sigma2, sigma: widths in pixels, as in `generate_data`.
+        sigma1, sigma2, sigma, rescaled: as in `generate_data`.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -91,12 +102,14 @@ def compose_batch(
         raise TypeError(f"noise must be of a floating dtype, got {dtype}")
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_sigma(name, value, dtype)
+    check_flag("rescaled", rescaled)
 
     # One product for the three fields: a third of the launches on a GPU.
     bands = jnp.stack([_band(shape[3], width, dtype) for width in (sigma, sigma1, sigma2)])
     region, inside, outside = jnp.einsum("fij,fbjk,flk->fbil", bands, noise, bands, precision=lax.Precision.HIGHEST)
     mask = region > 0
-    image = rescale(blur(jnp.where(mask, inside, outside), EDGE_SIGMA))
+    image = blur(jnp.where(mask, inside, outside), EDGE_SIGMA)
+    image = rescale(image) if rescaled else image
     return Batch(image[..., None], mask.astype(dtype)[..., None])
 
 

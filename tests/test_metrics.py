@@ -180,3 +180,16 @@ def test_last_tenth_refuses_no_steps(values):
 def test_refuses_shapes_that_would_broadcast():
     with pytest.raises(ValueError, match="logits must have the shape of mask"):
         metrics.count(jnp.zeros((2, 4, 4)), jnp.zeros((2, 4, 4, 1)))
+
+
+def test_each_image_alone():
+    """Of two images one is right and one is half right: IoU 1 and 1/2, where together it is 2/3."""
+    mask = jnp.array([[1.0, 0.0], [1.0, 1.0]])
+    logits = jnp.array([[3.0, -3.0], [3.0, -3.0]])
+    np.testing.assert_allclose(metrics.iou(metrics.count_each(logits, mask)), [1, 0.5])
+    assert float(metrics.iou(metrics.count(logits, mask))) == pytest.approx(2 / 3)
+    for one in range(2):
+        alone = metrics.count(logits[one : one + 1], mask[one : one + 1])
+        assert [int(own[one]) for own in metrics.count_each(logits, mask)] == [int(own) for own in alone]
+    with pytest.raises(ValueError, match="mask must have shape"):
+        metrics.count_each(jnp.array(1.0), jnp.array(1.0))

@@ -24,7 +24,7 @@ from experiments.lab import saved_models, scores, store, views
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Images
 from experiments.lab.report import Report, Table
-from experiments.lab.runs import CHUNK_SIZE, HELD_OUT_KEY, Begun
+from experiments.lab.runs import CHUNK_SIZE, Begun, held_out_of
 from experiments.lab.train import in_chunks, progress_bar
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES, plotting
 from segjax.checks import check_count, check_pixels, check_positive
@@ -151,19 +151,18 @@ def judge(options: Options, snapshots: list[Snapshot], generate: Generate, conso
     """Every snapshot on the same held-out images, with the running statistics: images cannot help one another.
 
     Args:
-        generate: (key, batch_size) -> Batch.
+        generate: (key, batch_size=...) -> Batch.
     """
     model = ARCHITECTURES[options.architecture]
     # At most 16 images at a time, and no image left over.
     batch_size = math.gcd(options.held_out, 16)
-    batches = options.held_out // batch_size
-    evaluate = jax.jit(partial(segjax.evaluate, model, num_batches=batches, generate=generate, batch_size=batch_size))
-    key = jax.random.key(HELD_OUT_KEY)
+    drawn, batches = partial(generate, batch_size=batch_size), options.held_out // batch_size
+    evaluate = jax.jit(partial(held_out_of, model, drawn, batches))
     rows = []
     with progress_bar(console) as progress:
         for shot in progress.track(snapshots, description="judging the snapshots"):
-            counts = evaluate(shot.variables, key)
-            judged = {name: float(metric(counts)) for name, metric in scores.METRICS.items()}
+            held = evaluate(shot.variables)
+            judged = {name: float(number(held)) for name, (_, _, number) in scores.HELD_OUT.items()}
             rows.append({"seconds": shot.seconds, "step": shot.step, "loss": shot.loss, **judged})
     return rows
 
@@ -180,7 +179,8 @@ def report(
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
     diverged = bool(segjax.metrics.diverged_at(losses, variables["params"]))
     files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
-    return Report(findings, [_table(rows)], figures, {"snapshots": rows}, rows, warnings(rows, diverged), files)
+    tables = [_table(rows), views.distance_table(rows[-1])]
+    return Report(findings, tables, figures, {"snapshots": rows}, rows, warnings(rows, diverged), files)
 
 
 def warnings(rows: list[dict[str, Any]], diverged: bool) -> list[str]:

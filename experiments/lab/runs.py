@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 import segjax
 from experiments.lab.names import ARCHITECTURES, exact, optimizer
-from segjax import LOSSES, SCHEDULES, metrics
+from segjax import LOSSES, SCHEDULES, edges, metrics
 from segjax.optimizers import eval_params
 from segjax.schedules import scheduled
 from segjax.sweeps import map_runs
@@ -82,10 +82,20 @@ class Begun(NamedTuple):
 
 
 class Held(NamedTuple):
-    """A network's scores on the held-out images: counts by `predict`, by running statistics, and the mean losses."""
+    """A network's scores on the held-out images.
+
+    Attributes:
+        counts: by `segjax.predict`.
+        running_counts: by running statistics.
+        edges: where the errors of `predict` lie.
+        image_iou: (images,), of each image alone.
+        losses: the mean of each loss.
+    """
 
     counts: metrics.Counts
     running_counts: metrics.Counts
+    edges: edges.EdgeCounts
+    image_iou: Any
     losses: dict[str, Any]
 
 
@@ -190,20 +200,29 @@ def evaluation(model: nn.Module, texture: Texture) -> Callable[[dict[str, Any]],
 
 
 def held_out(model: nn.Module, texture: Texture, variables: dict[str, Any]) -> Held:
-    """Scores on the held-out images; to be jitted."""
+    """Scores on the held-out images of these textures; to be jitted."""
+    return held_out_of(model, partial(segjax.generate_data, **texture._asdict()), HELD_OUT_BATCHES, variables)
+
+
+def held_out_of(
+    model: nn.Module, generate: Callable[[jax.Array], segjax.Batch], num_batches: int, variables: dict[str, Any]
+) -> Held:
+    """Scores on as many held-out batches as `generate` makes of keys; to be jitted."""
 
     def score(index: jax.Array) -> Held:
-        batch = held_out_batch(texture, index)
+        batch = generate(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index))
         logits = segjax.predict(model, variables, batch.image)
         # For the notebook's flaw 7: with one BatchNorm for all layers these are at chance.
         running = cast(jax.Array, model.apply(variables, batch.image, train=False))
         losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
-        return Held(metrics.count(logits, batch.mask), metrics.count(running, batch.mask), losses)
+        both = metrics.count(logits, batch.mask), metrics.count(running, batch.mask)
+        alone = metrics.iou(metrics.count_each(logits, batch.mask))
+        return Held(*both, edges.count(logits, batch.mask), alone, losses)
 
     # One batch after the other: together they would take 16 times the memory.
-    counts, running_counts, losses = jax.lax.map(score, jnp.arange(HELD_OUT_BATCHES))
-    total = partial(jax.tree.map, lambda leaf: leaf.sum(axis=0))
-    return Held(total(counts), total(running_counts), jax.tree.map(jnp.mean, losses))
+    found = jax.lax.map(score, jnp.arange(num_batches))
+    summed = jax.tree.map(lambda leaf: leaf.sum(axis=0), found._replace(image_iou=0, losses=0))
+    return summed._replace(image_iou=found.image_iou.ravel(), losses=jax.tree.map(jnp.mean, found.losses))
 
 
 def held_out_batch(texture: Texture, index: jax.typing.ArrayLike = 0) -> segjax.Batch:

@@ -11,17 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.lab.names import exact
-from experiments.lab.runs import Result, Run
-from segjax import metrics, statistics
+from experiments.lab.runs import Held, Result, Run
+from segjax import edges, metrics, statistics
 from segjax.statistics import Estimate, Improvement
 
-METRICS = {
-    "accuracy": metrics.accuracy,
-    "iou": metrics.iou,
-    "precision": metrics.precision,
-    "recall": metrics.recall,
-    "f1": metrics.f1,
-}
 # The columns that training gives; the others are of the held-out images.
 TRAINING = ("loss", "final_loss", "agreement", "seconds")
 # What is kept of every step.
@@ -49,34 +42,51 @@ def _running_mean(curve: str) -> Callable[[Result], Any]:
     return lambda result: metrics.running_mean(curves(result)[curve])[-1]
 
 
-def _held_out(loss: str) -> Callable[[Result], Any]:
-    return lambda result: result.held_out.losses[loss]
+def _held_out(number: Callable[[Held], Any]) -> Callable[[Result], Any]:
+    return lambda result: number(result.held_out)
 
 
-def _metric(metric: Callable[[metrics.Counts], Any]) -> Callable[[Result], Any]:
-    return lambda result: metric(result.held_out.counts)
+def _loss(name: str) -> Callable[[Held], Any]:
+    return lambda held: held.losses[name]
 
 
+def _at_distance(band: int) -> Callable[[Held], Any]:
+    return lambda held: edges.error(held.edges)[band]
+
+
+# Name in files -> heading, whether more is better, and the number: what held-out images say of a network.
+HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
+    "accuracy": ("accuracy", True, lambda held: metrics.accuracy(held.counts)),
+    "iou": ("IoU", True, lambda held: metrics.iou(held.counts)),
+    "precision": ("precision", True, lambda held: metrics.precision(held.counts)),
+    "recall": ("recall", True, lambda held: metrics.recall(held.counts)),
+    "f1": ("F1", True, lambda held: metrics.f1(held.counts)),
+    "image_iou": ("IoU of single images, mean", True, lambda held: held.image_iou.mean()),
+    "worst_image_iou": ("IoU of the worst image", True, lambda held: held.image_iou.min()),
+    "boundary_f": ("boundary F (2 pixels)", True, lambda held: edges.boundary_f(held.edges)),
+    **{
+        f"error_at_{name.replace(' ', '_').replace('-', '_to_')}": (
+            f"error {name} pixels from the edge",
+            False,
+            _at_distance(band),
+        )
+        for band, name in enumerate(edges.BAND_NAMES)
+    },
+    "accuracy_by_running_statistics": (
+        "accuracy, running statistics",
+        True,
+        lambda held: metrics.accuracy(held.running_counts),
+    ),
+    "held_out_agreement": ("agreement", True, lambda held: metrics.agreement(held.counts)),
+    "held_out_mse": ("MSE", False, _loss("mse")),
+    "held_out_bce": ("BCE (nats)", False, _loss("bce")),
+    "held_out_dice": ("Dice", False, _loss("dice")),
+}
 _COLUMNS = (
     Column("loss", "running-mean loss", ".4f", False, _running_mean("loss")),
     Column("final_loss", "loss, last tenth", ".4f", False, lambda result: final_loss(result.history.loss)),
     Column("agreement", "running-mean agreement", ".3f", True, _running_mean("agreement")),
-    Column("accuracy", "accuracy", ".3f", True, _metric(metrics.accuracy)),
-    Column("iou", "IoU", ".3f", True, _metric(metrics.iou)),
-    Column("precision", "precision", ".3f", True, _metric(metrics.precision)),
-    Column("recall", "recall", ".3f", True, _metric(metrics.recall)),
-    Column("f1", "F1", ".3f", True, _metric(metrics.f1)),
-    Column(
-        "accuracy_by_running_statistics",
-        "accuracy, running statistics",
-        ".3f",
-        True,
-        lambda result: metrics.accuracy(result.held_out.running_counts),
-    ),
-    Column("held_out_agreement", "agreement", ".3f", True, _metric(metrics.agreement)),
-    Column("held_out_mse", "MSE", ".3f", False, _held_out("mse")),
-    Column("held_out_bce", "BCE (nats)", ".3f", False, _held_out("bce")),
-    Column("held_out_dice", "Dice", ".3f", False, _held_out("dice")),
+    *(Column(name, heading, ".3f", better, _held_out(of)) for name, (heading, better, of) in HELD_OUT.items()),
     Column("seconds", "seconds", ".0f", False, lambda result: result.seconds),
 )
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _COLUMNS}

@@ -26,7 +26,7 @@ import segjax
 from experiments.lab.options import difference
 from experiments.lab.runs import Begun, Held, Result, Run
 from experiments.lab.stops import Finished, UsageError
-from segjax import checkpoints, metrics
+from segjax import checkpoints, edges, metrics
 
 RESULTS = "results.json"
 # How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
@@ -194,7 +194,7 @@ def read_run(out: Path, run: Run) -> Result:
         raise UsageError(f"{path} holds another run than its name says; delete it, or pass --overwrite")
     history, held = arrays["history"], arrays["held_out"]
     counts, running = (metrics.Counts(**held[name]) for name in ("counts", "running_counts"))
-    held_out = Held(counts, running, held["losses"])
+    held_out = Held(counts, running, edges.EdgeCounts(**held["edges"]), held["image_iou"], held["losses"])
     history = segjax.History(history["loss"], metrics.Counts(**history["counts"]))
     return Result(run, history, arrays["variables"], held_out, metadata["seconds"], arrays.get("trained"))
 

@@ -1,0 +1,134 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from segjax import edges
+
+SHAPE = (2, 14, 17)
+
+
+def masks(seed, shape=SHAPE):
+    """Smooth ones, so that distances of all bands occur."""
+    noise = np.random.default_rng(seed).normal(size=shape)
+    return scipy.ndimage.gaussian_filter(noise, (0, 4, 4)) > 0
+
+
+def of_scipy(mask):
+    """scipy's distance transform of either class of one image, less half a pixel."""
+    return np.where(mask, *(scipy.ndimage.distance_transform_edt(part) for part in (mask, ~mask))) - 0.5
+
+
+def by_hand(given, wanted, within):
+    """A plain loop over the pixels of one image: the counts, from distances between all pairs of pixels."""
+    pixels = list(itertools.product(*map(range, wanted.shape)))
+
+    def nearest(pixel, of):
+        return min(
+            (np.hypot(pixel[0] - other[0], pixel[1] - other[1]) for other in pixels if of(other)), default=np.inf
+        )
+
+    def at_edge(mask, pixel):
+        return any(mask[p] != mask[pixel] for p in pixels if abs(p[0] - pixel[0]) + abs(p[1] - pixel[1]) == 1)
+
+    counted, wrong, rest = [0] * 5, [0] * 5, [0] * 4
+    for pixel in pixels:
+        distance = nearest(pixel, lambda other, own=pixel: wanted[other] != wanted[own]) - 0.5
+        band = sum(distance > end for end in (1, 2, 4, 8))
+        counted[band] += 1
+        wrong[band] += wanted[pixel] != given[pixel]
+        for place, (mask, other) in enumerate([(wanted, given), (given, wanted)]):
+            if at_edge(mask, pixel):
+                rest[2 * place] += 1
+                rest[2 * place + 1] += nearest(pixel, lambda p, m=other: at_edge(m, p)) <= within
+    return counted, wrong, rest
+
+
+def logits(mask):
+    return jnp.where(mask, 3.0, -3.0)[..., None]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_distances_are_those_of_scipy(seed):
+    mask = masks(seed, (2, 40, 33))
+    expected, found = np.stack([*map(of_scipy, mask)]), np.asarray(jax.jit(edges.edge_distance)(mask))
+    near = expected <= 8.5
+    assert 0.2 < near.mean() < 1
+    np.testing.assert_allclose(found[near], expected[near], rtol=1e-6)
+    assert np.isinf(found[~near]).all()
+
+
+@pytest.mark.parametrize("within", [1.0, 2.0])
+def test_counts_are_those_of_a_plain_loop(within):
+    wanted, given = masks(0), masks(1)
+    found = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], within)
+    hand = [by_hand(given[image], wanted[image], within) for image in range(len(wanted))]
+    pixels, wrong, rest = (np.sum([own[part] for own in hand], axis=0) for part in range(3))
+    np.testing.assert_array_equal(found.pixels, pixels)
+    np.testing.assert_array_equal(found.wrong, wrong)
+    np.testing.assert_array_equal(np.stack(found[2:]), rest)
+    assert found.pixels.sum() == wanted.size
+
+
+def test_a_straight_edge():
+    """Columns 0 to 9 against 10 to 19: bands of known width; the prediction is one pixel off."""
+    wanted, given = (np.tile(np.arange(20) < end, (1, 20, 1)) for end in (10, 11))
+    counted = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None])
+    # At 0.5; 1.5; 2.5 and 3.5; 4.5 to 7.5; 8.5 and 9.5: on both sides.
+    np.testing.assert_array_equal(counted.pixels, 20 * 2 * np.array([1, 1, 2, 4, 2]))
+    np.testing.assert_array_equal(counted.wrong, [20, 0, 0, 0, 0])
+    np.testing.assert_allclose(edges.error(counted), [0.5, 0, 0, 0, 0])
+    assert edges.boundary_f(counted) == 1
+    # Off by a pixel, two of its four columns of edge pixels are on the other's.
+    close = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], within=0.5)
+    assert edges.boundary_f(close) == pytest.approx(0.5)
+
+
+def test_without_an_edge():
+    nothing = jnp.zeros((1, 12, 12, 1))
+    counted = edges.count(nothing - 3, nothing)
+    assert counted.pixels.tolist() == [0, 0, 0, 0, 144]
+    assert edges.error(counted).tolist() == [0] * 5
+    assert edges.boundary_f(counted) == 1
+    # One that is not there is no edge found.
+    one = edges.count(logits(masks(0, (1, 12, 12))), nothing)
+    assert one.edge == 0
+    assert one.given > 0
+    assert edges.boundary_f(one) == 0
+
+
+@settings(max_examples=10)
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_counts_add(first, second):
+    wanted, given = (np.concatenate([masks(seed), masks(seed + 1000)]) for seed in (first, second))
+    mask = jnp.asarray(wanted, jnp.float32)[..., None]
+    parts = [edges.count(logits(given[part]), mask[part]) for part in (slice(0, 2), slice(2, 4))]
+    whole = edges.count(logits(given), mask)
+    for added, expected in zip(jax.tree.map(jnp.add, *parts), whole, strict=True):
+        np.testing.assert_array_equal(added, expected)
+        assert added.dtype == jnp.int32
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((np.zeros((1, 4, 4)), np.zeros((1, 4, 4))), "mask must have shape"),
+        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 5, 4, 1))), "logits must have the shape of mask"),
+        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 9), "within must be at most 8 pixels"),
+        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 0), "within must be a finite number > 0"),
+    ],
+)
+def test_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        edges.count(*arguments)
+
+
+@pytest.mark.parametrize("mask", [np.zeros((4, 4), bool), np.zeros((1, 4, 4))])
+def test_distance_refuses_what_is_no_mask(mask):
+    with pytest.raises(ValueError, match=r"mask must be bool of shape \(batch, height, width\)"):
+        edges.edge_distance(mask)
