@@ -26,7 +26,8 @@ from rich.console import Console
 
 import segjax
 from experiments.bench import limits
-from experiments.lab import experiment, scores, store, views
+from experiments.lab import bounds, experiment, scores, store, views
+from experiments.lab.bounds import Bound
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison, check_names
 from experiments.lab.report import Report, Table
@@ -76,10 +77,11 @@ class Cost(NamedTuple):
 
 
 class Found(NamedTuple):
-    """The cost of each architecture, and budget -> the arms at it, an architecture each."""
+    """The cost of each architecture, budget -> the arms at it, an architecture each, and the best possible."""
 
     costs: dict[str, Cost]
     budgets: dict[str, Arms]
+    bound: Bound | None
 
 
 def work(options: Options, console: Console) -> Found:
@@ -93,7 +95,7 @@ def work(options: Options, console: Console) -> Found:
         budget: scores.arms([made[run] for run in runs], lambda run: run.architecture)
         for budget, runs in planned.items()
     }
-    return Found(costs, budgets)
+    return Found(costs, budgets, bounds.measure(options.texture, console))
 
 
 def plan_budgets(options: Options, costs: dict[str, Cost]) -> dict[str, list[Run]]:
@@ -149,7 +151,12 @@ def report(options: Options, found: Found) -> Report:
         for budget, arms in found.budgets.items()
     }
     results = {**scores.document(both), "costs": {name: cost._asdict() for name, cost in found.costs.items()}}
+    results["best_possible"] = bounds.document(found.bound)
     findings = [views.leader(arms, "accuracy", f" at {budget}") for budget, arms in found.budgets.items()]
+    if found.bound:
+        means = {name: float(arm.values("accuracy").mean()) for name, arm in found.budgets[SECONDS].items()}
+        best = max(means, key=lambda name: means[name])
+        findings.append(bounds.sentence(found.bound, best, 1 - means[best], found.costs[best].receptive_field))
     return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both))
 
 
@@ -175,9 +182,10 @@ def draw(options: Options, found: Found) -> dict[str, Figure]:
     size = f"{options.size} images, {options.over_seeds}"
     panels = (f"{STEPS}: {options.iterations}", f"{SECONDS}: those of {options.architectures[0]}")
     ylabel = f"held-out accuracy after {options.iterations} steps"
+    levels = {bounds.heading(found.bound): 1 - found.bound.error.expected} if found.bound else {}
     return {
         "budgets": plotting.scores(both, panels, ("held-out accuracy",) * 2, size),
-        "cost_and_quality": plotting.tradeoff(points, "time of a training step (ms)", ylabel, size),
+        "cost_and_quality": plotting.tradeoff(points, "time of a training step (ms)", ylabel, size, levels=levels),
     }
 
 

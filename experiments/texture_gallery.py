@@ -6,6 +6,7 @@
 - `gallery`: images and masks at the widths of the notebook's first picture (0.2, 2.5; mask 15).
 - `sigma_study`: the notebook's study of the widths: the same noise at sigma1 0.2, 1, 5, 10, with sigma2 larger by 0.2
   and by 1.
+- `best_possible`, `difference`: the error of Bayes' rule inside the textures at each pair, and what the network misses.
 - `difficulty`: the held-out error of one small network, trained from the same start for a few steps at each pair.
   Swapping the two widths swaps mask and background alone, so half of the map is trained, and the diagonal is chance.
 
@@ -30,7 +31,7 @@ from experiments.lab import experiment
 from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from experiments.lab.train import progress_bar
-from segjax import metrics, plotting
+from segjax import metrics, oracle, plotting
 from segjax.checks import check_count, check_sigma
 from segjax.losses import binary_cross_entropy
 from segjax.optimizers import adam
@@ -93,31 +94,46 @@ def work(options: Options, console: Console) -> list[dict[str, float]]:
         state, _ = train(train_key, MAP_RATE)
         return 1 - metrics.accuracy(segjax.evaluate(model, state.variables, held_out_key, **widths))
 
-    pairs = list(itertools.combinations(sorted(options.map_sigmas), 2))
+    pairs, window = list(itertools.combinations(sorted(options.map_sigmas), 2)), min(model.receptive_field, size)
+    rows = []
     with progress_bar(console) as progress:
-        return [
-            {"sigma1": first, "sigma2": second, "error": float(error(jnp.float32(first), jnp.float32(second)))}
-            for first, second in progress.track(pairs, description="mapping the difficulty")
-        ]
+        for first, second in progress.track(pairs, description="mapping the difficulty"):
+            network = float(error(jnp.float32(first), jnp.float32(second)))
+            best, deviation = oracle.interior_error(held_out_key, first, second, window=window, image_size=size)
+            row = {"sigma1": first, "sigma2": second, "error": network, "best_possible": best}
+            rows.append({**row, "best_possible_error": deviation})
+    return rows
 
 
 def report(options: Options, rows: list[dict[str, float]]) -> Report:
     ranked = sorted(rows, key=lambda row: row["error"])
     cells = [
-        [f"{row['sigma1']:g}", f"{row['sigma2']:g}", f"{row['sigma2'] / row['sigma1']:.2f}", f"{row['error']:.3f}"]
+        [
+            *(f"{row[name]:g}" for name in ("sigma1", "sigma2")),
+            f"{row['sigma2'] / row['sigma1']:.2f}",
+            *(f"{row[name]:.3f}" for name in ("error", "best_possible")),
+        ]
         for row in ranked
     ]
-    note = f"One network and one seed ({options.seed}) a pair; chance is 0.5."
-    table = Table("Easiest to hardest pair of widths", ("sigma1", "sigma2", "ratio", "held-out error"), cells, note)
+    note = (
+        f"One network and one seed ({options.seed}) a pair; chance is 0.5. Best possible: Bayes' rule on as many "
+        "pixels as the network sees, all in one texture; a network also errs at the edges of the mask."
+    )
+    headings = ("sigma1", "sigma2", "ratio", "held-out error", "best possible")
+    table = Table("Easiest to hardest pair of widths", headings, cells, note)
     names = [f"{sigma:g}" for sigma in options.map_sigmas]
-    labels = ("sigma1 (pixels)", "sigma2 (pixels)", "share of held-out pixels wrong")
-    title = f"Error after {options.map_steps} steps, {options.map_size} x {options.map_size} images"
-    figures = {
-        "gallery": gallery(options),
-        "sigma_study": sigma_study(options),
-        "difficulty": plotting.heatmap(error_map(options, rows), names, names, labels, ".3f", title),
+    size = f"{options.map_size} x {options.map_size} images"
+    network, best = (error_map(options, rows, name) for name in ("error", "best_possible"))
+    maps = {
+        "difficulty": (network, "share of held-out pixels wrong", f"Error after {options.map_steps} steps, {size}"),
+        "best_possible": (best, "share of windows wrong", f"Least possible error inside the textures, {size}"),
+        "difference": (network - best, "share of pixels", f"What the network misses: its error less the least, {size}"),
     }
-    return Report([finding(ranked)], [table], figures, {"difficulty": rows}, rows)
+    figures = {"gallery": gallery(options), "sigma_study": sigma_study(options)}
+    for name, (values, label, title) in maps.items():
+        labels = ("sigma1 (pixels)", "sigma2 (pixels)", label)
+        figures[name] = plotting.heatmap(values, names, names, labels, ".3f", title)
+    return Report(finding(ranked), [table], figures, {"difficulty": rows}, rows)
 
 
 def gallery(options: Options) -> Figure:
@@ -145,22 +161,25 @@ def sigma_study(options: Options) -> Figure:
     return plotting.pictures(grid, f"The same noise at several widths (pixels); mask sigma {options.sigma:g}", names)
 
 
-def error_map(options: Options, rows: list[dict[str, float]]) -> np.ndarray:
+def error_map(options: Options, rows: list[dict[str, float]], column: str) -> np.ndarray:
     """(widths, widths): symmetric, and chance on the diagonal, where there is nothing to tell apart."""
     place = {sigma: index for index, sigma in enumerate(options.map_sigmas)}
     errors = np.full((len(place), len(place)), 0.5)
     for row in rows:
         first, second = place[row["sigma1"]], place[row["sigma2"]]
-        errors[first, second] = errors[second, first] = row["error"]
+        errors[first, second] = errors[second, first] = row[column]
     return errors
 
 
-def finding(ranked: list[dict[str, float]]) -> str:
+def finding(ranked: list[dict[str, float]]) -> list[str]:
     easy, hard = ranked[0], ranked[-1]
-    return (
+    missed = max(ranked, key=lambda row: row["error"] - row["best_possible"])
+    return [
         f"Easiest: {easy['sigma1']:g} against {easy['sigma2']:g} pixels ({easy['error']:.1%} of pixels wrong). "
-        f"Hardest: {hard['sigma1']:g} against {hard['sigma2']:g} ({hard['error']:.1%})."
-    )
+        f"Hardest: {hard['sigma1']:g} against {hard['sigma2']:g} ({hard['error']:.1%}).",
+        f"Furthest from the best possible: {missed['sigma1']:g} against {missed['sigma2']:g}, {missed['error']:.1%} "
+        f"where Bayes' rule has {missed['best_possible']:.1%} inside the textures.",
+    ]
 
 
 if __name__ == "__main__":

@@ -16,13 +16,15 @@ import shlex
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 
 import segjax
-from experiments.lab import clock, experiment, saved_models
+from experiments.lab import bounds, clock, experiment, saved_models
+from experiments.lab.bounds import Bound
 from experiments.lab.clock import Snapshot
+from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data
 from experiments.lab.report import Report
 from experiments.lab.runs import held_out_batch
@@ -43,17 +45,25 @@ class Options(clock.Options, Data):
 PRESETS = {"full": Options(), "quick": Options(seconds=10.0, image_size=32, sigma=6.4, held_out=128)}
 
 
-def work(options: Options, console: Console) -> tuple[list[Snapshot], list[dict[str, Any]]]:
-    """Snapshots of the network, and what each is worth."""
+class Found(NamedTuple):
+    """Snapshots of the network, what each is worth, and the best possible."""
+
+    snapshots: list[Snapshot]
+    rows: list[dict[str, Any]]
+    bound: Bound | None
+
+
+def work(options: Options, console: Console) -> Found:
     texture = options.texture._asdict()
     snapshots = clock.train(options, partial(segjax.generate_data, **texture), console)
     # The judge has a batch size of its own.
     del texture["batch_size"]
-    return snapshots, clock.judge(options, snapshots, partial(segjax.generate_data, **texture), console)
+    rows = clock.judge(options, snapshots, partial(segjax.generate_data, **texture), console)
+    return Found(snapshots, rows, bounds.measure(options.texture, console))
 
 
-def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]]) -> Report:
-    snapshots, rows = found
+def report(options: Options, found: Found) -> Report:
+    snapshots, rows, bound = found
     last = rows[-1]
     how = f"{options.architecture}, {options.optimizer} at {options.learning_rate:g}, {options.schedule}"
     reached = [f"{COLUMNS[name].heading} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]
@@ -63,13 +73,18 @@ def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]])
         f"{options.held_out} held-out images. The goals are for 128 x 128 images and 60 s on 2 CPU cores.",
         f"The model is saved; look inside it with: {use}",
     ]
+    levels = {bounds.heading(bound): bound.error.expected} if bound else {}
+    if bound:
+        field = ARCHITECTURES[options.architecture].receptive_field
+        findings.insert(1, bounds.sentence(bound, "this network", 1 - last["accuracy"], field))
     batch = held_out_batch(options.texture)
     figures = {
-        "quality_over_time": clock.quality_figure(rows, f"{how}, {options.size} images"),
+        "quality_over_time": clock.quality_figure(rows, f"{how}, {options.size} images", levels),
         "predictions": clock.predictions(options, snapshots, batch, "A held-out image"),
     }
     trained_on = {"texture": options.texture._asdict()}
-    return clock.report(options, findings, figures, snapshots, rows, trained_on)
+    written = clock.report(options, findings, figures, snapshots, rows, trained_on)
+    return written._replace(results={**written.results, "best_possible": bounds.document(bound)})
 
 
 if __name__ == "__main__":

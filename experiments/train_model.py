@@ -16,13 +16,14 @@ import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
 from rich.console import Console
 
 import segjax
-from experiments.lab import experiment, output, saved_models, scores, store, views
+from experiments.lab import bounds, experiment, output, saved_models, scores, store, views
+from experiments.lab.bounds import Bound
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Training
 from experiments.lab.report import Report
@@ -82,7 +83,14 @@ PRESETS = {
 }
 
 
-def work(options: Options, console: Console) -> Result:
+class Found(NamedTuple):
+    """The run, and the best possible."""
+
+    result: Result
+    bound: Bound | None
+
+
+def work(options: Options, console: Console) -> Found:
     """Trains the network, and draws a picture every so many steps."""
     batch = held_out_batch(options.texture)
     model = ARCHITECTURES[options.architecture]
@@ -99,7 +107,7 @@ def work(options: Options, console: Console) -> Result:
     run, due = options.run(options.seed), set(options.shown_steps)
     # A chunk must end where a picture is due.
     (result,) = train_all([run], options, console, watch, math.gcd(options.show_every, CHUNK_SIZE))
-    return result
+    return Found(result, bounds.measure(options.texture, console))
 
 
 def note(step: int) -> str:
@@ -115,7 +123,8 @@ def shown(out: Path, step: int) -> np.ndarray:
     return cast(np.ndarray, found[0]["probability"])
 
 
-def report(options: Options, result: Result) -> Report:
+def report(options: Options, found: Found) -> Report:
+    result, bound = found
     arms = scores.arms([result], scores.by_rate)
     steps = options.shown_steps
     rows = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))]
@@ -135,12 +144,16 @@ def report(options: Options, result: Result) -> Report:
     use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(options.out / saved_models.MODEL)])
     trained_on = {"texture": options.texture._asdict()}
     diverged = bool(arms[label].diverged.any())
+    # `inspect_layers` refuses one whose numbers are not finite.
+    findings = [] if diverged else [f"The model is saved; look inside it with: {use}"]
+    if bound and not diverged:
+        field = ARCHITECTURES[options.architecture].receptive_field
+        findings.insert(0, bounds.sentence(bound, "this network", 1 - arms[label].rows[0]["accuracy"], field))
     return Report(
-        # `inspect_layers` refuses one whose numbers are not finite.
-        [] if diverged else [f"The model is saved; look inside it with: {use}"],
+        findings,
         [table, views.distance_table(arms[label].rows[0])],
         figures,
-        scores.document(arms),
+        {**scores.document(arms), "best_possible": bounds.document(bound)},
         scores.rows(arms),
         ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
         if diverged

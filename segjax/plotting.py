@@ -37,6 +37,7 @@ class Panel(NamedTuple):
         xlabel: with its unit.
         xlog: a logarithmic horizontal axis.
         marks: text -> the x of a vertical line.
+        levels: text -> the y of a horizontal line.
         bands: name -> lower and upper edge, (points,) each, in place of the lowest and the highest run.
         ylim: ends of the vertical axis; None lets the data choose.
         ordered: the curves are of a growing quantity, such as a learning rate, and go from dark to light.
@@ -49,6 +50,7 @@ class Panel(NamedTuple):
     xlabel: str = "iteration"
     xlog: bool = False
     marks: Mapping[str, float] = {}
+    levels: Mapping[str, float] = {}
     bands: Mapping[str, Band] = {}
     ylim: tuple[float, float] | None = None
     ordered: bool = False
@@ -81,6 +83,7 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
                 axes.fill_between(x, *band, color=style["color"], alpha=0.2, linewidth=0)
         for index, (text, place) in enumerate(panel.marks.items()):
             axes.axvline(place, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
+        _draw_levels(axes, panel.levels)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.margins(x=0)
         if panel.x is None:
@@ -317,14 +320,20 @@ def differences(
 
 
 def tradeoff(
-    points: Mapping[str, tuple[float, float]], xlabel: str, ylabel: str, title: str, xlog: bool = True
+    points: Mapping[str, tuple[float, float]],
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    xlog: bool = True,
+    levels: Mapping[str, float] = MappingProxyType({}),
 ) -> Figure:
-    """A point (x, y) for each name, with a legend."""
+    """A point (x, y) for each name, with a legend; a horizontal line for each of `levels`, text -> y."""
     figure, axes = _single(7.6, 4.9)
     for index, (name, (x, y)) in enumerate(points.items()):
         # The markers shift with each round of the colours, so that no two of 36 names look the same.
         marker = _MARKERS[(index + index // len(COLOURS)) % len(_MARKERS)]
         axes.plot(x, y, marker, color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
+    _draw_levels(axes, levels)
     axes.margins(0.12)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if xlog:
@@ -347,6 +356,11 @@ def _finish(figure: Figure, title: str, legend: bool = False) -> Figure:
     # The title takes as many lines as it needs: a letter is about 0.13 inches wide.
     figure.suptitle(textwrap.fill(title, max(20, int(figure.get_figwidth() / 0.13))))
     return figure
+
+
+def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
+    for index, (text, place) in enumerate(levels.items()):
+        axes.axhline(place, color="black", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=text)
 
 
 def _rows(axes: Axes, names: Collection[str]) -> None:

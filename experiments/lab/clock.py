@@ -7,9 +7,10 @@ never give quite the same numbers.
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +35,7 @@ SNAPSHOTS = np.linspace(0.1, 1, 10)
 # Steps of the schedule that the clock reads: more than a minute of training has.
 RESOLUTION = 10_000
 Generate = Callable[..., segjax.Batch]
+NO_LEVELS: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,13 +194,14 @@ def warnings(rows: list[dict[str, Any]], diverged: bool) -> list[str]:
     return []
 
 
-def quality_figure(rows: list[dict[str, Any]], title: str) -> Figure:
-    """Held-out error over time, logarithmic: what is left to gain shows at its end."""
+def quality_figure(rows: list[dict[str, Any]], title: str, levels: Mapping[str, float] = NO_LEVELS) -> Figure:
+    """Held-out error over time, logarithmic: what is left to gain shows at its end, and beside it what is possible."""
     x = np.array([row["seconds"] for row in rows])
     curves = {
         f"1 - {scores.COLUMNS[name].heading}": 1 - np.array([row[name] for row in rows]) for name in ("accuracy", "iou")
     }
-    panel = plotting.Panel("held-out error (share of pixels)", curves, True, x, "time since the start (s)")
+    ylabel, xlabel = "held-out error (share of pixels)", "time since the start (s)"
+    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=levels)
     return plotting.training_curves([panel], title)
 
 

@@ -221,7 +221,7 @@ def held_out_of(
 
     # One batch after the other: together they would take 16 times the memory.
     found = jax.lax.map(score, jnp.arange(num_batches))
-    summed = jax.tree.map(lambda leaf: leaf.sum(axis=0), found._replace(image_iou=0, losses=0))
+    summed = jax.tree.map(lambda leaf: leaf.sum(axis=0), found._replace(image_iou=None, losses={}))
     return summed._replace(image_iou=found.image_iou.ravel(), losses=jax.tree.map(jnp.mean, found.losses))
 
 

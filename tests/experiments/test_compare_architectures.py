@@ -37,7 +37,7 @@ def test_the_table_has_a_row_for_each_with_its_cost_and_both_accuracies():
         return scores.arms([result([0.5] * iterations, optimizer=name, counts=counts)], lambda run: run.optimizer)
 
     budgets = {STEPS: arm("notebook", 4, 6) | arm("wide", 4, 2), SECONDS: arm("notebook", 4, 6) | arm("wide", 2, 0)}
-    found = compare_architectures.table(options, Found(costs, budgets))
+    found = compare_architectures.table(options, Found(costs, budgets, None))
     assert [len(row) for row in found.rows] == [len(found.headings)] * 2
     assert found.rows[0] == ["notebook", "13,681", "17", "2", "20", "0.750", "4", "0.750"]
     assert found.rows[1] == ["wide", "52,961", "17", "8", "80", "0.250", "2", "0.000"]

@@ -33,7 +33,7 @@ TWO = ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png")
 EXPERIMENTS = {
     "texture_gallery": (
         ["--image-size", "16", "--sigma", "4", "--map-size", "16", "--map-steps", "20", "--map-sigmas", "0.2", "2"],
-        {"gallery", "sigma_study", "difficulty"},
+        {"gallery", "sigma_study", "difficulty", "best_possible", "difference"},
     ),
     "train_model": (
         [*SMALL, "--iterations", "20", "--show-every", "10", "--architecture", "notebook"],

@@ -42,7 +42,8 @@ def test_held_out_images_are_those_of_evaluate():
     texture = Texture(batch_size=1, image_size=16, sigma=4.0)
     model, batch = ARCHITECTURES["shallow"], runs.held_out_batch(texture)
     variables = drawn(model)
-    counts, running, losses = runs.evaluation(model, texture)(variables)
+    held = runs.evaluation(model, texture)(variables)
+    counts, running, losses = held.counts, held.running_counts, held.losses
     key = jax.random.key(runs.HELD_OUT_KEY)
     expected = segjax.evaluate(model, variables, key, runs.HELD_OUT_BATCHES, **texture._asdict())
     chex.assert_trees_all_equal(counts, expected, running)

@@ -10,14 +10,18 @@ from experiments.texture_gallery import Options
 def test_the_map_is_symmetric_and_at_chance_on_its_diagonal():
     rows = [{"sigma1": 0.2, "sigma2": 5.0, "error": 0.1}, {"sigma1": 0.2, "sigma2": 1.0, "error": 0.3}]
     # In the order of the options, whatever that of the rows; the last pair was not measured.
-    found = texture_gallery.error_map(Options(map_sigmas=(1.0, 0.2, 5.0)), rows)
+    found = texture_gallery.error_map(Options(map_sigmas=(1.0, 0.2, 5.0)), rows, "error")
     np.testing.assert_array_equal(found, [[0.5, 0.3, 0.5], [0.3, 0.5, 0.1], [0.5, 0.1, 0.5]])
 
 
-def test_the_finding_names_the_easiest_and_the_hardest_pair():
-    rows = [{"sigma1": 0.2, "sigma2": 5.0, "error": 0.101}, {"sigma1": 1.0, "sigma2": 2.0, "error": 0.25}]
-    said = texture_gallery.finding(rows)
-    assert said.startswith("Easiest: 0.2 against 5 pixels (10.1% of pixels wrong). Hardest: 1 against 2 (25.0%).")
+def test_the_finding_names_the_easiest_the_hardest_and_what_is_left_to_gain():
+    rows = [
+        {"sigma1": 0.2, "sigma2": 5.0, "error": 0.101, "best_possible": 0.0},
+        {"sigma1": 1.0, "sigma2": 2.0, "error": 0.25, "best_possible": 0.2},
+    ]
+    first, second = texture_gallery.finding(rows)
+    assert first == "Easiest: 0.2 against 5 pixels (10.1% of pixels wrong). Hardest: 1 against 2 (25.0%)."
+    assert second.startswith("Furthest from the best possible: 0.2 against 5, 10.1% where Bayes' rule has 0.0%")
 
 
 def test_a_map_is_of_several_widths(tmp_path):

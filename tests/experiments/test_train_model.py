@@ -49,11 +49,15 @@ def test_the_saved_model_scores_what_the_trained_one_did(trained):
     out, document = trained
     saved, texture = saved_models.load_with_textures(out / "model.safetensors")
     assert not saved.diverged
-    counts, running, losses = runs.evaluation(saved.model, texture)(saved.variables)
+    held = runs.evaluation(saved.model, texture)(saved.variables)
     row = document["runs"][0]
-    assert float(metrics.accuracy(counts)) == row["accuracy"]
-    assert float(metrics.accuracy(running)) == row["accuracy_by_running_statistics"]
-    assert float(losses["bce"]) == pytest.approx(row["held_out_bce"], rel=1e-6)
+    assert float(metrics.accuracy(held.counts)) == row["accuracy"]
+    assert float(metrics.accuracy(held.running_counts)) == row["accuracy_by_running_statistics"]
+    assert float(held.losses["bce"]) == pytest.approx(row["held_out_bce"], rel=1e-6)
+    assert held.image_iou.shape == (16,)
+    assert row["worst_image_iou"] == float(held.image_iou.min()) <= row["image_iou"]
+    assert held.edges.pixels.sum() == 16 * 16**2
+    assert document["best_possible"]["window"] == 5
 
 
 @pytest.mark.slow
