@@ -64,6 +64,10 @@ EXPERIMENTS = {
         [*SMALL, "--seconds", "1", "--held-out", "16", "--architecture", "shallow", *TWO],
         {"quality_over_time", "predictions", "training_images"},
     ),
+    "best_possible": (
+        [*SHORT, "--image-size", "24", "--windows", "3", "--sigma2s", "1.2", "--num-masks", "20", "--num-images", "2"],
+        {"over_window", "over_sigma2", "by_distance", "predictions"},
+    ),
     "reproduce_notebook": (
         [*SHORT, "--long-iterations", "20", "--seeds", "1"],
         {"published_losses", "optimizers", "adam_rates"},

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+from small_runs import SHORT, execute, parse
+
+from experiments import best_possible
+from experiments.best_possible import Judged
+from experiments.lab.stops import UsageError
+from segjax import oracle
+
+WORDS = [*SHORT, "--image-size", "24", "--windows", "3", "1", "--sigma2s", "0.8", "1.2"]
+WORDS += ["--num-masks", "20", "--num-images", "2"]
+
+
+def judged(error, deviation=0.001):
+    return Judged(error, deviation, np.full(5, error))
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """The folder of a small comparison, and its rows by what they are of."""
+    out = tmp_path_factory.mktemp("best")
+    document = execute(best_possible, *WORDS, "--out", out)
+    return out, {(row["what"], row["window"], row["sigma2"]): row for row in document["errors"]}
+
+
+@pytest.mark.slow
+def test_every_prediction_is_judged(found):
+    _, rows = found
+    bayes = {key for key in rows if key[0].startswith("Bayes")}
+    kinds = ("Bayes' rule, expected", "Bayes' rule, observed")
+    assert bayes == {(kind, *pair) for kind in kinds for pair in ((1, 1.2), (3, 1.2), (3, 0.8))}
+    assert rows.keys() - bayes == {
+        (name, field, w) for name, field in (("notebook", 17), ("patch", 38)) for w in (0.8, 1.2)
+    }
+    assert all(0 <= row["error"] <= 1 for row in rows.values())
+    # Whoever sees more, or textures that differ more, errs less.
+    expected = {key[1:]: row["error"] for key, row in rows.items() if key[0] == kinds[0]}
+    assert expected[3, 1.2] < expected[1, 1.2]
+    assert expected[3, 1.2] < expected[3, 0.8]
+
+
+@pytest.mark.slow
+def test_what_bayes_rule_saw_is_kept(found, monkeypatch):
+    out, rows = found
+    for path in out.glob("*.*"):
+        path.unlink()
+    monkeypatch.setattr(oracle, "posterior", lambda *_, **__: pytest.fail("it is kept"))
+    again = execute(best_possible, *WORDS, "--out", out)["errors"]
+    assert [row["error"] for row in again] == [row["error"] for row in rows.values()]
+
+
+def test_errors_are_of_the_inner_pixels():
+    options = parse(best_possible, *WORDS)
+    mask = np.asarray(best_possible.images(options.texture, 2, rescaled=False).mask[..., 0])
+    right = best_possible.judge(options, mask, 1.2)
+    assert (right.error, right.deviation) == (0, 0)
+    wrong = mask.copy()
+    # Whatever is wrong at the border does not count.
+    wrong[:, : options.margin] = 1 - wrong[:, : options.margin]
+    assert best_possible.judge(options, wrong, 1.2).error == 0
+    wrong[0] = 1 - mask[0]
+    half = best_possible.judge(options, wrong, 1.2)
+    assert half.error == pytest.approx(0.5)
+    assert half.deviation == pytest.approx(0.5)
+    assert best_possible.judge(options, np.full_like(mask, 0.3), 1.2, expected=True).error == pytest.approx(0.3)
+
+
+def test_too_few_masks_are_said():
+    pair = (9, 1.2)
+    enough = {(pair, "expected"): judged(0.010), (pair, "observed"): judged(0.013)}
+    assert best_possible.warnings(enough) == []
+    (said,) = best_possible.warnings({**enough, (pair, "observed"): judged(0.02)})
+    assert said.startswith("At 9 x 9 pixels, sigma2 1.2, more --num-masks are needed: Bayes' rule expects 1.00%")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--windows", "4"], "--windows must be odd"),
+        (["--windows", "3", "3"], "--windows must be different numbers"),
+        (["--windows", "0"], "--windows must be an integer >= 1"),
+        (["--windows", "15"], "--image-size must be above 24 for these windows and textures"),
+        (["--sigma2s", "0"], "--sigma2s must be a finite number > 0"),
+        (["--sigma2s", "5"], "--image-size must be above 34"),
+        (["--num-masks", "1"], "--num-masks must be an integer >= 2"),
+        (["--num-images", "1"], "--num-images must be an integer >= 2"),
+    ],
+)
+def test_bad_input_is_one_line(words, message, tmp_path):
+    with pytest.raises(UsageError, match=message) as error:
+        execute(best_possible, *WORDS, *words, "--out", tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert not any(tmp_path.iterdir())
