@@ -1,12 +1,12 @@
 """Which optimizers of optax can train the notebook's network, and what does each of them need?
 
     python -m experiments.try_optimizers                    every one of optax and optax.contrib
-    python -m experiments.try_optimizers --preset quick     five of them, 32 x 32 images, 60 iterations
+    python -m experiments.try_optimizers --preset quick     five of them, 60 iterations
     python -m experiments.try_optimizers --optimizers optax:lion=1e-4,1e-3 my_module:factory
 
 One that has a default rate is tried at it, every other at three rates, of which the best counts; one seed. So the loss
 says that it learns, and about how fast: which of two is better, compare_optimizers says, over many seeds. The table is
-docs/optimizers.md. About 20 minutes on 2 CPU cores, a third of it compilation; quick, half a minute.
+docs/optimizers.md. About 10 minutes on 2 CPU cores, most of it compilation; quick, half a minute.
 """
 
 import inspect
@@ -42,8 +42,8 @@ _NOTES = {"optax.contrib:galore": "projects matrices alone, of which a convoluti
 class Options(Training):
     """Trains the notebook's network with every optimizer of optax for a few steps."""
 
-    image_size: int = 64
-    sigma: float = 12.8
+    image_size: int = 32
+    sigma: float = 6.4
     iterations: int = 200
     optimizers: tuple[str, ...] = ()
     """Names and import paths, as those of compare_optimizers; all of optax and optax.contrib where none is given."""
@@ -76,8 +76,6 @@ class Options(Training):
 PRESETS = {
     "full": Options(),
     "quick": Options(
-        image_size=32,
-        sigma=6.4,
         iterations=60,
         optimizers=("adam", "optax:lion", "optax.contrib:muon", "optax.contrib:momo=1", "optax.contrib:prodigy=1"),
     ),

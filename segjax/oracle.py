@@ -107,7 +107,7 @@ def interior_error(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_key(key)
+    _check_concrete("key", check_key(key))
     window, image_size = _check_window(window, image_size)
     each = -(-check_count("num_windows", num_windows, 2) // 2)
     widths = _number("sigma1", sigma1), _number("sigma2", sigma2)
@@ -173,8 +173,8 @@ def posterior(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_key(key)
-    images = check_images("images", images)
+    _check_concrete("key", check_key(key))
+    _check_concrete("images", images := check_images("images", images))
     if images.shape[1] != images.shape[2] or images.shape[3] != 1:
         raise ValueError(f"images must have shape (batch, n, n, 1), got {images.shape}")
     size, masks = images.shape[1], check_count("num_masks", num_masks, 2)
@@ -215,7 +215,7 @@ def bayes_error(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_key(key)
+    _check_concrete("key", check_key(key))
     law = _law(sigma1, sigma2, sigma, window, check_count("image_size", image_size, 2), levels)
     num_images = check_count("num_images", num_images, 2)
     pixels = check_count("pixels_per_image", pixels_per_image, 1)
@@ -430,6 +430,10 @@ def _check_window(window: int, image_size: int) -> tuple[int, int]:
 
 def _number(name: str, value: Any) -> float:
     """The width as a number: what is computed here is computed before any tracing."""
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} must be a number, and not traced: the oracle is not to be jitted or mapped")
+    _check_concrete(name, value)
     return float(check_sigma(name, value))  # type: ignore[arg-type]
+
+
+def _check_concrete(name: str, value: Any) -> None:
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} must not be traced: the oracle compiles its own programs, and loops on the host")

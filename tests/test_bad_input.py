@@ -82,6 +82,14 @@ FUNCTIONS = {
     "binary_cross_entropy": (segjax.losses.binary_cross_entropy, {"logits": IMAGE, "mask": IMAGE}),
     "dice": (segjax.losses.dice, {"logits": IMAGE, "mask": IMAGE}),
     "count": (segjax.metrics.count, {"logits": IMAGE, "mask": IMAGE}),
+    "count_each": (segjax.metrics.count_each, {"logits": IMAGE, "mask": IMAGE}),
+    "edges.count": (segjax.edges.count, {"logits": IMAGE, "mask": IMAGE, "within": 2.0}),
+    "edge_distance": (segjax.edges.edge_distance, {"mask": np.zeros((1, 8, 8), bool)}),
+    "texture_covariance": (segjax.oracle.texture_covariance, {"window": 3, "sigma": 0.2, "image_size": 8}),
+    "interior_error": (
+        segjax.oracle.interior_error,
+        {"key": KEY, "sigma1": 0.2, "sigma2": 1.2, "window": 2, "image_size": 8, "levels": 256, "num_windows": 4},
+    ),
     "running_mean": (segjax.metrics.running_mean, {"values": [1.0, 2.0]}),
     "last_tenth": (segjax.metrics.last_tenth, {"values": np.ones(20)}),
     "diverged_at": (segjax.metrics.diverged_at, {"loss": np.ones(20), "params": VARIABLES}),
@@ -164,7 +172,7 @@ FUNCTIONS = {
 
 
 # Loops over pieces of arrays that are there: nothing can be traced.
-ON_THE_HOST = ("segment", "level")
+ON_THE_HOST = ("segment", "level", "interior_error")
 PACKAGE = str(Path(segjax.__file__).parent)
 
 

@@ -187,5 +187,9 @@ def test_refuses(function, good, changes, message):
 
 
 def test_is_not_to_be_traced():
-    with pytest.raises(TypeError, match="sigma must be a number, and not traced"):
+    with pytest.raises(TypeError, match="sigma must not be traced"):
         jax.eval_shape(lambda sigma: oracle.texture_covariance(3, sigma), 1.0)
+    with pytest.raises(TypeError, match="key must not be traced"):
+        jax.eval_shape(lambda key: oracle.interior_error(**{**INTERIOR, "key": key}), KEY)
+    with pytest.raises(TypeError, match="images must not be traced"):
+        jax.eval_shape(lambda images: oracle.posterior(**{**POSTERIOR, "images": images}), IMAGES)
