@@ -72,7 +72,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic | jax.Array):
-        return plain(np.asarray(value).tolist())
+        array = np.asarray(value)
+        # The shortest number that is this float32: half of the digits of its float64, and of the file.
+        return plain((array.astype(str).astype(float) if array.dtype == np.float32 else array).tolist())
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
