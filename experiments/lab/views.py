@@ -122,7 +122,10 @@ def cost_figure(
 ) -> Figure | None:
     """The share of runs that have reached the targets, over steps that include those of tuning; None if none has."""
     last = max(spent[label] + arm.run.iterations for label, arm in arms.items())
-    at = np.unique(np.geomspace(1, last, 2 * POINTS).astype(int))
+    arrivals = [steps + spent[label] for found in contest.steps.values() for label, steps in found.items()]
+    # From somewhat before the first arrival.
+    first = max(1, np.nanmin(arrivals) // 2) if np.isfinite(arrivals).any() else 1
+    at = np.unique(np.geomspace(first, last, 2 * POINTS).astype(int))
     return _arrivals(contest, targets, at, spent, f"{setting}: runs that have arrived, with the steps of tuning")
 
 

@@ -8,9 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from small_runs import ROOT
+from small_runs import ROOT, parse
+
+import segjax
+from experiments import compare_optimizers
 
 PAGE = (ROOT / "docs" / "your-optimizer.md").read_text()
+COMMANDS = re.findall(r"```\npython (-m .*?)\n```", PAGE, re.DOTALL)
 SMALL = "--iterations 3 --seeds 2 --image-size 16 --sigma 4 --learning-rate 0.001 --out results"
 
 
@@ -32,13 +36,28 @@ def run(tmp_path):
 
 @pytest.mark.slow
 def test_by_a_command(run, tmp_path):
-    (command,) = re.findall(r"```\npython (-m .*?)\n```", PAGE, re.DOTALL)
+    command, _ = COMMANDS
     # Of an option that is given twice, the last counts.
     run(*shlex.split(command), *SMALL.split())
     document = json.loads((tmp_path / "results" / "results.json").read_text())
     name = "my_optimizer:averaged(decay=0.95)"
     assert {(row["optimizer"], row["learning_rate"]) for row in document["runs"]} == {("adam", 1e-3), (name, 0.03)}
     assert any(said.startswith(f"{name} is judged by weights that follow") for said in document["warnings"])
+
+
+@pytest.mark.slow
+def test_the_stored_baseline_is_of_the_fair_preset(tmp_path, monkeypatch):
+    """The page's command, but for its five runs: everything is read and checked before the first."""
+    _, command = COMMANDS
+    words = shlex.split(command)
+    assert words[words.index("--baseline") + 1] == "docs/baselines/fair.json"
+    place = words.index("--optimizers") + 1
+    options = parse(compare_optimizers, *words[2:place], "mine=adam=0.03", *words[place + 1 :])
+    monkeypatch.chdir(ROOT)
+    options.check()
+    assert [candidate.label for candidate in options.candidates] == ["mine"]
+    assert {arm.run.optimizer for arm in options.stored.arms.values()} == set(segjax.OPTIMIZERS)
+    assert all(len(arm.rows) == 5 and not arm.diverged.any() for arm in options.stored.arms.values())
 
 
 @pytest.mark.deep
