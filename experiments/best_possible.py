@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments.lab import experiment, store
+from experiments.lab import experiment, fairness, store
 from experiments.lab.names import ARCHITECTURES, exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
@@ -226,7 +226,8 @@ def report(options: Options, seen: Seen) -> Report:
     }
     tables = [window_table(options, best, networks), width_table(options, best, networks), _distance_table(distances)]
     figures = {**draw(options, best, networks, distances), "predictions": look(options, seen, largest)}
-    return Report(findings(options, best, networks), tables, figures, {"errors": rows}, rows, warnings(best))
+    said = [*warnings(best), *fairness.of_seeds(options.seeds)]
+    return Report(findings(options, best, networks), tables, figures, {"errors": rows}, rows, said)
 
 
 def findings(options: Options, best: Mapping[Any, Judged], networks: Mapping[Run, Judged]) -> list[str]:

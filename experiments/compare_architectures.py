@@ -26,7 +26,7 @@ from rich.console import Console
 
 import segjax
 from experiments.bench import limits
-from experiments.lab import bounds, experiment, scores, store, views
+from experiments.lab import bounds, experiment, fairness, scores, store, views
 from experiments.lab.bounds import Bound
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison, check_names
@@ -157,7 +157,8 @@ def report(options: Options, found: Found) -> Report:
         means = {name: float(arm.values("accuracy").mean()) for name, arm in found.budgets[SECONDS].items()}
         best = max(means, key=lambda name: means[name])
         findings.append(bounds.sentence(found.bound, best, 1 - means[best], found.costs[best].receptive_field))
-    return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both))
+    warnings = fairness.of_seeds(options.seeds)
+    return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both), warnings)
 
 
 def table(options: Options, found: Found) -> Table:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.lab import experiment, scores, views
+from experiments.lab import experiment, fairness, scores, views
 from experiments.lab.options import Comparison, check_names
 from experiments.lab.report import Report
 from experiments.lab.runs import Result, Run
@@ -72,7 +72,8 @@ def report(options: Options, results: Sequence[Result]) -> Report:
         for name, columns in (("metrics", METRICS), ("the other judges", OTHERS))
     ]
     findings = [views.leader(arms, column) for column in JUDGES]
-    return Report(findings, tables, figures, scores.document(arms), scores.rows(arms))
+    document, warnings = scores.document(arms), fairness.of_seeds(options.seeds)
+    return Report(findings, tables, figures, document, scores.rows(arms), warnings)
 
 
 def matrix(arms: Arms, title: str) -> Figure:

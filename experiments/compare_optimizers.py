@@ -185,7 +185,7 @@ def report(options: Options, found: Found) -> Report:
         rows = [{"phase": "tuning", **row} for row in trials] + rows
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         tables.append(tuning.table(candidates, found.grid, steps, listed))
-        figures["rate_sensitivity"] = tuning.interval_figure(found.grid, f"Tuning on seeds {listed}")
+        figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
         warnings += fairness.of_tuning(candidates, found.grid, steps, seeds, options.all_seeds)
     if stored:
         tables.append(baseline.table(stored))

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.lab import experiment, names, scores, tuning, views
+from experiments.lab import experiment, fairness, names, scores, tuning, views
 from experiments.lab.names import exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
@@ -120,7 +120,8 @@ def report(options: Options, trials: dict[str, Arms]) -> Report:
         figures[f"curves_{label}"] = plotting.training_curves([panel], f"{label}: {over} at each rate")
     every = {name: arm for arms in trials.values() for name, arm in arms.items()}
     results = {**scores.document(every), "best_rates": grid.document}
-    return Report(findings(grid), [table(trials, grid, over)], figures, results, scores.rows(every))
+    warnings = fairness.of_seeds(options.seeds)
+    return Report(findings(grid), [table(trials, grid, over)], figures, results, scores.rows(every), warnings)
 
 
 def findings(grid: Grid) -> list[str]:

@@ -29,10 +29,16 @@ def test_bootstrap_is_scipy_s_but_for_the_mended_width():
         np.testing.assert_allclose(ours[1:], theirs.confidence_interval, atol=0.04 * width)
 
 
-def test_bootstrap_widens_as_student_does():
-    # Of two seeds a < b nearly all extreme draws are (a, a) or (b, b).
-    estimate = statistics.bootstrap([1.0, 3.0])
-    np.testing.assert_allclose(estimate, [2, 2 - np.sqrt(2), 2 + np.sqrt(2)])
+def test_the_mean_of_few_seeds_has_student_s_interval():
+    few = FIVE[:4]
+    np.testing.assert_allclose(
+        statistics.bootstrap(few)[1:], stats.t.interval(0.95, 3, few.mean(), stats.sem(few)), rtol=1e-12
+    )
+    pairs = statistics.bootstrap(np.stack([few, few + 1], axis=-1), level=0.8)
+    np.testing.assert_allclose(pairs.low[1], pairs.low[0] + 1)
+    for name in ("median", "IQM"):
+        assert np.isnan(statistics.bootstrap(few, STATISTICS[name])[1:]).all()
+        assert np.isfinite(statistics.bootstrap(FIVE, STATISTICS[name])).all()
 
 
 def test_bootstrap_keeps_seeds_together():
@@ -54,15 +60,32 @@ def test_an_interval_holds_its_value_and_narrows_with_its_level(values):
     assert narrow.value - slack <= narrow.high <= wide.high + slack
 
 
-@pytest.mark.parametrize("seeds", [5, *(pytest.param(seeds, marks=pytest.mark.slow) for seeds in (8, 20))])
-@pytest.mark.parametrize("name", list(STATISTICS))
-def test_intervals_cover_what_they_promise(name, seeds, monkeypatch):
-    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 2000)
-    values = np.random.default_rng(seeds).standard_normal((seeds, 2000))
-    estimates = np.transpose([statistics.bootstrap(part, STATISTICS[name])[1:] for part in np.split(values, 10, 1)])
-    covered = np.mean((estimates[:, 0] <= 0) & (estimates[:, 1] >= 0))
-    # 2000 trials know the coverage to half a percent.
-    assert 0.92 <= covered <= 0.98
+# Of each law: draws, and its mean, median and IQM (the mean of its middle half).
+LAWS = {
+    "normal": (lambda rng, shape: rng.standard_normal(shape), (0.0, 0.0, 0.0)),
+    "uniform": (lambda rng, shape: rng.uniform(-1, 1, shape), (0.0, 0.0, 0.0)),
+    "skewed": (lambda rng, shape: rng.lognormal(0, 0.5, shape), (np.exp(0.125), 1.0, 1.0264)),
+}
+MOST = (2, 3, 4, 5, 7, 10, 14, 20)
+
+
+@pytest.mark.parametrize("seeds", [pytest.param(n, marks=[] if n in (2, 3, 5) else pytest.mark.slow) for n in MOST])
+@pytest.mark.parametrize("law", list(LAWS))
+def test_intervals_cover_what_they_promise(law, seeds, monkeypatch):
+    """Or there is none: 2000 trials know the coverage to half a percent."""
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 1000)
+    draw, truths = LAWS[law]
+    values = draw(np.random.default_rng(seeds), (seeds, 2000))
+    for (name, statistic), truth in zip(STATISTICS.items(), truths, strict=True):
+        estimates = [statistics.bootstrap(part, statistic)[1:] for part in np.split(values, 10, 1)]
+        low, high = np.concatenate(estimates, axis=1)
+        if seeds < statistics.FEWEST_SEEDS and name != "mean":
+            assert np.isnan([low, high]).all()
+            continue
+        covered = np.mean((low <= truth) & (high >= truth))
+        # Skewed laws are covered less, and two values of a uniform one are further apart than Student expects.
+        assert covered >= {"normal": 0.92, "uniform": 0.90, "skewed": 0.88}[law], (name, covered)
+        assert covered <= 0.995
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.3])

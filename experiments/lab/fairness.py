@@ -10,16 +10,18 @@ from experiments.lab.tuning import Candidate, Grid, spent
 from segjax import statistics
 from segjax.optimizers import copies_of_weights, eval_params
 
-# With fewer, 95 % intervals by bootstrap cover less than they say (segjax.statistics has the simulation).
-FEWEST_SEEDS = 5
+
+def of_seeds(seeds: int) -> list[str]:
+    """Few seeds: no intervals are bootstrapped of them (`segjax.statistics` says why)."""
+    if seeds >= statistics.FEWEST_SEEDS:
+        return []
+    given = "one seed gives" if seeds == 1 else f"{seeds} seeds give"
+    return [f"{given} little more than an anecdote; compare over at least {statistics.FEWEST_SEEDS}."]
 
 
 def of_contest(arms: Arms, contest: Contest, seeds: int) -> list[str]:
     """Few seeds, runs that diverged, and neighbours in the decisive rankings that no interval tells apart."""
-    words = []
-    if seeds < FEWEST_SEEDS:
-        given = "one seed gives" if seeds == 1 else f"{seeds} seeds give"
-        words.append(f"{given} little more than an anecdote; compare over at least {FEWEST_SEEDS}.")
+    words = of_seeds(seeds)
     counts = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
     if lost := ", ".join(f"{label} {count} of {seeds}" for label, count in counts.items() if count):
         words.append(f"Runs diverged: {lost}. They are in no mean, and lose their pairs.")

@@ -13,7 +13,7 @@ from experiments.lab.options import Training
 from experiments.lab.report import Table
 from experiments.lab.runs import Result, Run
 from experiments.lab.scores import Arm, Arms
-from segjax import OPTIMIZERS, plotting, statistics
+from segjax import OPTIMIZERS, plotting
 from segjax.checks import check_positive
 
 
@@ -153,14 +153,6 @@ def best_rate(rates: np.ndarray, losses: np.ndarray, diverged: np.ndarray) -> Be
 def range_figure(grid: Grid, title: str) -> Figure:
     """Loss against rate, with the range over the seeds."""
     return plotting.sensitivity(grid.rates, grid.losses, grid.diverged, "mean loss, last tenth", title)
-
-
-def interval_figure(grid: Grid, title: str) -> Figure:
-    """Loss against rate, with the interval of its mean over the seeds where none diverged."""
-    kept = {name: np.where(grid.diverged[name].any(axis=0), np.nan, losses) for name, losses in grid.losses.items()}
-    bands = {name: statistics.band(losses) for name, losses in kept.items()}
-    title = f"{title}: mean and its 95 % interval"
-    return plotting.sensitivity(grid.rates, grid.losses, grid.diverged, "mean loss, last tenth", title, bands)
 
 
 def table(candidates: Sequence[Candidate], grid: Grid, steps: int, seeds: str) -> Table:

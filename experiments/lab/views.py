@@ -41,27 +41,36 @@ def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = N
 
 
 def leader(arms: Arms, column: str, setting: str = "") -> str:
-    """A sentence: whose mean over seeds is best, and in how many of the paired seeds it is ahead of all others."""
+    """A sentence: whose mean over seeds is best, and who cannot be told apart from it by the paired differences."""
     title, form, better = COLUMNS[column].title, COLUMNS[column].form, COLUMNS[column].higher_is_better
-    ranks = {}
-    for label, arm in arms.items():
-        numbers = arm.kept(column)
-        # A run that diverged is behind every other: an average would hide it.
-        ranks[label] = np.where(np.isfinite(numbers), numbers if better else -numbers, -np.inf)
+    kept = {label: arm.kept(column) for label, arm in arms.items()}
 
     def place(label: str) -> tuple[int, float]:
-        finite = ranks[label][np.isfinite(ranks[label])]
-        return len(finite), finite.mean() if finite.size else -np.inf
+        finite = kept[label][np.isfinite(kept[label])]
+        # A run that diverged is behind every other: an average would hide it.
+        return len(finite), (1 if better else -1) * finite.mean() if finite.size else -np.inf
 
-    best = max(ranks, key=place)
-    if not place(best)[0]:
-        return f"Best by {title}{setting}: none, every run diverged."
-    rivals = [ranks[label] for label in ranks if label != best]
-    sentence = f"Best by {title}{setting}: {best} ({np.nanmean(arms[best].kept(column)):{form}})"
-    if rivals:
-        wins = np.all([ranks[best] > rival for rival in rivals], axis=0)
-        sentence += f", ahead of all others in {int(wins.sum())} of {len(wins)} seeds"
-    return sentence + "."
+    first, *rivals = sorted(arms, key=place, reverse=True)
+    end = "Highest" if better else "Lowest"
+    if not place(first)[0]:
+        return f"{end} {title}{setting}: none, every run diverged."
+    sentence = f"{end} {title}{setting}: {first} ({np.nanmean(kept[first]):{form}})"
+    if not rivals:
+        return f"{sentence}."
+    if len(kept[first]) == 1:
+        return f"{sentence}; one seed tells nothing apart."
+    held = {label: statistics.compare(kept[first], kept[label], better).difference for label in rivals}
+    # Whose runs diverged is behind, whatever the rest of them did.
+    tied = {
+        label: it
+        for label, it in held.items()
+        if place(label)[0] == place(first)[0] and not (it.low > 0 if better else it.high < 0)
+    }
+    listed = "; ".join(f"{label}: {_difference(it, form)}" for label, it in tied.items())
+    if tied:
+        return f"{sentence}; not told apart from it, by the difference to each (95 %): {listed}."
+    near = next((label for label in rivals if np.isfinite(held[label].value)), None)
+    return f"{sentence}, ahead of all others" + (f"; of {near} by {_difference(held[near], form)}." if near else ".")
 
 
 def distance_table(row: Mapping[str, Any]) -> Table:
@@ -83,22 +92,33 @@ def contest_tables(arms: Arms, contest: Contest, targets: Sequence[Target]) -> l
 
 def contest_figures(arms: Arms, contest: Contest, targets: Sequence[Target], setting: str) -> dict[str, Figure]:
     """The curves, the paired differences, and the share of runs that have reached the targets."""
-    figures = {"curves": _curves(arms, f"{setting}: mean and its 95 % interval")}
+    # Few seeds show where they are, and promise nothing.
+    few = min(len(arm.rows) for arm in arms.values()) < statistics.FEWEST_SEEDS
+    figures = {"curves": _curves(arms, f"{setting}: mean and " + ("range" if few else "its 95 % interval"), few)}
     if len(arms) > 1:
         found = contest.improvements
         estimates = {
-            label: [by_label[label].difference for by_label in found.values()]
+            label: [_drawn(arms, contest, column, label, few) for column in found]
             for label in arms
             if label != contest.reference
         }
         xlabels = [f"{COLUMNS[column].title}, less that of {contest.reference}" for column in found]
-        figures["paired_differences"] = plotting.differences(estimates, xlabels, f"{setting}: paired differences, 95 %")
+        title = f"{setting}: paired differences, " + ("mean and range" if few else "95 %")
+        figures["paired_differences"] = plotting.differences(estimates, xlabels, title)
     # Arms may differ in their steps; a shorter one that never arrives stays level.
     steps = max(arm.run.iterations for arm in arms.values())
     title, uncharged = f"{setting}: runs that have arrived", dict.fromkeys(arms, 0)
     if arrived := _arrivals(contest, targets, np.arange(1, steps + 1), uncharged, title):
         figures["time_to_target"] = arrived
     return figures
+
+
+def _drawn(arms: Arms, contest: Contest, column: str, label: str, few: bool) -> tuple[float, float, float]:
+    """A paired difference and its ends: those of its interval, or of its range over few seeds."""
+    pairs = arms[label].kept(column) - arms[contest.reference].kept(column)
+    if few and (finite := pairs[np.isfinite(pairs)]).size:
+        return float(finite.mean()), float(finite.min()), float(finite.max())
+    return contest.improvements[column][label].difference
 
 
 def cost_table(arms: Arms, contest: Contest, targets: Sequence[Target], spent: Mapping[str, int]) -> Table:
@@ -181,7 +201,7 @@ def curve_panel(arms: Mapping[str, Arm], curve: str, ylabel: str) -> plotting.Pa
     return plotting.Panel(ylabel, {label: arm.running(curve) for label, arm in arms.items()}, log=curve == "loss")
 
 
-def _curves(arms: Arms, title: str) -> Figure:
+def _curves(arms: Arms, title: str, few: bool) -> Figure:
     panels = []
     for curve, ylabel in (
         ("loss", "running-mean loss (mean squared error)"),
@@ -191,7 +211,7 @@ def _curves(arms: Arms, title: str) -> Figure:
         length = next(iter(whole.curves.values())).shape[-1]
         places = np.unique(np.linspace(0, length - 1, POINTS).astype(int))
         thinned = {label: numbers[:, places] for label, numbers in whole.curves.items()}
-        bands = {label: statistics.band(numbers) for label, numbers in thinned.items()}
+        bands = {} if few else {label: statistics.band(numbers) for label, numbers in thinned.items()}
         panels.append(whole._replace(curves=thinned, x=places + 1, bands=bands))
     return plotting.training_curves(panels, title)
 
@@ -205,8 +225,8 @@ def _estimate_table(column: str, by_label: Mapping[str, Mapping[str, Estimate]])
     form, better = COLUMNS[column].form, "more" if COLUMNS[column].higher_is_better else "less"
     rows = [[label, *(_cell(estimate, form) for estimate in found.values())] for label, found in by_label.items()]
     note = (
-        f"95 % bootstrap intervals over seeds; {better} is better. IQM: mean without the highest and the lowest "
-        "quarter, from 4 seeds on."
+        f"95 % intervals over seeds, {better} is better: bootstrapped; with fewer than {statistics.FEWEST_SEEDS} seeds "
+        "Student's, of the mean alone. IQM: mean without the highest and the lowest quarter, from 4 seeds on."
     )
     return Table(_title(column), ["", *statistics.STATISTICS], rows, note)
 
@@ -219,7 +239,8 @@ def _paired_table(contest: Contest, column: str) -> Table:
         rows.append([label, difference, decided, _cell(found.probability, ".2f")])
     note = (
         f"Each less {contest.reference}, on the same seeds: same initial weights, same images. 95 % intervals: of the "
-        "mean difference by bootstrap, of the probability by Wilson's formula."
+        f"mean difference by bootstrap (with fewer than {statistics.FEWEST_SEEDS} seeds Student's), of the probability "
+        "by Wilson's formula."
     )
     headings = ("", "difference", "better in", "probability of being better")
     return Table(f"{_title(column)}, against {contest.reference}", headings, rows, note)
@@ -246,6 +267,10 @@ def _cell(estimate: Estimate, form: str) -> str:
     if not np.isfinite([estimate.low, estimate.high]).all():
         return value
     return f"{value}\n{estimate.low:{form}} to {estimate.high:{form}}"
+
+
+def _difference(estimate: Estimate, form: str) -> str:
+    return f"{estimate.value:+{form}} ({estimate.low:+{form}} to {estimate.high:+{form}})"
 
 
 def _time(value: float, form: str) -> str:

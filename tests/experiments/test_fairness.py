@@ -24,7 +24,7 @@ def of_tuning(best=None, sizes=(1, 1), tuning_seeds=range(1000, 1002)):
 
 
 def test_few_seeds():
-    assert of_contest(seeds=5) == []
+    assert fairness.of_seeds(5) == of_contest(seeds=5) == []
     assert of_contest(seeds=1) == ["one seed gives little more than an anecdote; compare over at least 5."]
     assert "4 seeds give" in of_contest(seeds=4)[0]
 

@@ -109,7 +109,7 @@ def test_diverged_means_the_same_everywhere(lost):
     for column in scores.COLUMNS:
         assert np.isnan(arms["a"].kept(column)).tolist() == [False, True]
         assert np.isfinite(arms["b"].kept(column)).all()
-    assert views.leader(arms, "final_loss").startswith("Best by loss, last tenth: b (0.2000), ahead of all others in 1")
+    assert views.leader(arms, "final_loss").startswith("Lowest loss, last tenth: b (0.2000), ahead of all others")
     grid = tuning.grid({"a": arm("a 0.001", [result([0.4, 0.01]), lost])})
     assert grid.diverged["a"].tolist() == [[False], [True]]
     assert grid.best["a"].rate is None

@@ -27,14 +27,29 @@ def test_a_spread_is_the_mean_and_the_range():
     assert views.spread(np.array([0.25]), ".2f") == "0.25"
 
 
-def test_the_leader_is_ahead_in_paired_seeds():
-    a, b, c = accuracies("a", 0.9, 0.5), accuracies("b", 0.8, 0.7), accuracies("c", None, 0.9)
-    assert views.leader(a | b | c, "accuracy") == (
-        "Best by held-out accuracy: b (0.750), ahead of all others in 0 of 2 seeds."
+def test_the_leader_is_ahead_by_the_paired_differences():
+    ahead = accuracies("a", 0.9, 0.8, 0.7, 0.8, 0.9) | accuracies("b", 0.6, 0.5, 0.4, 0.5, 0.6)
+    assert views.leader(ahead, "accuracy") == (
+        "Highest held-out accuracy: a (0.820), ahead of all others; of b by +0.300 (+0.300 to +0.300)."
     )
-    # Of losses 0.1 and 0.5 against 0.2 and 0.3.
-    assert views.leader(a, "loss") == "Best by running-mean loss: a (0.3000)."
-    assert views.leader(a | b, "loss") == "Best by running-mean loss: b (0.2500), ahead of all others in 1 of 2 seeds."
+    # Of losses: of 0.1, 0.2, ... against 0.4, 0.5, ...
+    said = views.leader(ahead, "loss")
+    assert said == "Lowest running-mean loss: a (0.1800), ahead of all others; of b by -0.3000 (-0.3000 to -0.3000)."
+
+
+def test_ties_are_ties():
+    level = accuracies("a", 0.9, 0.5, 0.7) | accuracies("b", 0.8, 0.7, 0.5) | accuracies("c", 0.6, 0.2, 0.4)
+    said = views.leader(level, "accuracy")
+    found = statistics.bootstrap([0.1, -0.2, 0.2])
+    assert said == (
+        "Highest held-out accuracy: a (0.700); not told apart from it, by the difference to each (95 %): "
+        f"b: +0.033 ({found.low:+.3f} to {found.high:+.3f})."
+    )
+    # One seed has no interval, and one arm no rival.
+    assert views.leader(accuracies("a", 0.9) | accuracies("b", 0.8), "accuracy") == (
+        "Highest held-out accuracy: a (0.900); one seed tells nothing apart."
+    )
+    assert views.leader(accuracies("a", 0.9, 0.5), "loss") == "Lowest running-mean loss: a (0.3000)."
 
 
 def test_a_table_has_a_row_an_arm():
@@ -75,15 +90,28 @@ def test_misses_are_never(monkeypatch):
 
 
 def test_figures_show_intervals():
+    five = arm("a", [result([0.4, loss], seed) for seed, loss in enumerate([0.1, 0.2, 0.3, 0.2, 0.1])])
+    drawn = views.contest_figures(five, contest(five, [IOU]), [IOU], "title")["curves"]
+    low, _ = statistics.bootstrap(np.float32([0.1, 0.2, 0.3, 0.2, 0.1]) / 2 + 0.2)[1:]
+    edge = drawn.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert edge.max() == pytest.approx(0.4, rel=1e-5)
+    assert edge.min() == pytest.approx(low, rel=1e-5)
+    assert "95 % interval" in drawn.get_suptitle()
+
+
+def test_figures_of_few_seeds_show_their_range():
     alone = {"a": ARMS["a"]}
-    curves = views.contest_figures(alone, contest(alone, [IOU]), [IOU], "title")["curves"].axes[0]
-    low, high = statistics.bootstrap(np.float32([0.1, 0.2, 0.3]) / 2 + 0.2)[1:]
-    assert curves.collections[0].get_paths()[0].vertices[:, 1].max() == pytest.approx(0.4, rel=1e-5)
-    assert curves.collections[0].get_paths()[0].vertices[:, 1].min() == pytest.approx(low, rel=1e-5)
-    assert low < high < 0.4
+    drawn = views.contest_figures(alone, contest(alone, [IOU]), [IOU], "title")["curves"]
+    edge = drawn.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    # Of running means (0.4 + 0.1) / 2 and more.
+    assert edge.min() == pytest.approx(0.25, rel=1e-5)
+    assert "95 %" not in drawn.get_suptitle()
     figures = views.contest_figures(ARMS, contest(ARMS, [IOU]), [IOU], "title")
     assert set(figures) == {"curves", "paired_differences", "time_to_target"}
+    assert figures["paired_differences"].get_suptitle() == "title: paired differences, mean and range"
     axes = figures["paired_differences"].axes
+    # Of -0.1 and 0.1: the third pair has a run that diverged.
+    np.testing.assert_allclose(axes[0].lines[1].get_xdata(), [-0.1, 0.1], rtol=1e-5)
     assert axes[0].get_xlabel() == "loss, last tenth, less that of a"
     assert axes[1].get_xlabel() == "held-out IoU, less that of a"
     assert len(axes) == len(DECISIVE)
@@ -120,11 +148,11 @@ def test_tuning_is_charged(monkeypatch):
 
 def test_a_run_that_diverged_is_behind_and_in_no_mean():
     both = accuracies("a", 0.9, None) | accuracies("b", 0.5, 0.6)
-    assert views.leader(both, "accuracy").startswith("Best by held-out accuracy: b (0.550)")
+    assert views.leader(both, "accuracy").startswith("Highest held-out accuracy: b (0.550), ahead")
     lost = accuracies("a", None, None) | accuracies("b", None, None)
-    assert views.leader(lost, "accuracy") == "Best by held-out accuracy: none, every run diverged."
+    assert views.leader(lost, "accuracy") == "Highest held-out accuracy: none, every run diverged."
     half = accuracies("a", 0.9, None) | accuracies("b", None, 0.6)
-    assert views.leader(half, "accuracy").startswith("Best by held-out accuracy: a (0.900)")
+    assert views.leader(half, "accuracy").startswith("Highest held-out accuracy: a (0.900)")
 
 
 @pytest.mark.slow
