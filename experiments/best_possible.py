@@ -106,7 +106,10 @@ PRESETS = {
 
 
 class Seen(NamedTuple):
-    """Probabilities of the mask: (images, n, n) by Bayes' rule at each window and sigma2, and by each run."""
+    """Probabilities of the mask: (images, n, n) by Bayes' rule at each window and sigma2, and by each run.
+
+    Those of Bayes' rule are NaN at the border.
+    """
 
     bayes: dict[tuple[int, float], np.ndarray]
     runs: dict[Run, np.ndarray]
@@ -140,7 +143,7 @@ def posterior(options: Options, window: int, width: float, console: Console) -> 
     """What Bayes' rule sees; kept, since it can take as long as the training."""
     texture = options.texture._replace(sigma2=width)
     name, made = f"bayes-{window}-{exact(width)}", {**texture._asdict(), "window": window}
-    made |= {"masks": options.num_masks, "images": options.num_images}
+    made |= {"masks": options.num_masks, "images": options.num_images, "border": options.margin}
     if (kept := store.read_note(options.out, name)) and kept[1] == made:
         return np.asarray(kept[0]["probability"])
     with progress_bar(console) as progress:
@@ -151,6 +154,7 @@ def posterior(options: Options, window: int, width: float, console: Console) -> 
             *(texture.sigma1, texture.sigma2, texture.sigma),
             window=window,
             num_masks=options.num_masks,
+            border=options.margin,
             progress=lambda done, _: progress.update(bar, completed=done),
         )
     store.write_note(options.out, name, {"probability": seen}, made)

@@ -30,7 +30,7 @@ from experiments.lab.report import Report, Table
 from experiments.lab.runs import Result, Run
 from experiments.lab.tuning import Candidate
 from segjax import plotting
-from segjax.optimizers import copies_of_weights, eval_params
+from segjax.optimizers import copies_of_weights, eval_params, muon
 
 # Arguments of optax's functions that take an optimizer.
 _INNER = ("optimizer", "base_optimizer")
@@ -145,7 +145,7 @@ def needs(name: str) -> list[str]:
     factory, path = names.optimizer(name), name.partition("(")[0]
     words = [_NOTES[path]] if path in _NOTES else []
     weights = {"kernel": jnp.linspace(-1, 1, 6).reshape(1, 1, 2, 3), "bias": jnp.ones(3)}
-    if path in names.ADAPTED:
+    if muon in (factory, getattr(factory, "func", None)):
         words.append("segjax's form: a kernel is one matrix")
     transformation = factory(1e-3)
     state = transformation.init(weights)

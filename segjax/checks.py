@@ -3,9 +3,11 @@
 A traced value has no number yet and passes; a bad one shows as NaN in the results.
 """
 
+import difflib
+import inspect
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import jax
@@ -177,6 +179,39 @@ def check_callable(name: str, function: Any) -> Callable[..., Any]:
     if not callable(function):
         raise TypeError(f"{name} must be a function, got {function!r:.60}")
     return cast(Callable[..., Any], function)
+
+
+def check_optimizer(optimizer: Any) -> Callable[..., Any]:
+    """Returns `optimizer`, a function of the learning rate; raises TypeError with what to pass otherwise."""
+    if callable(optimizer):
+        return cast(Callable[..., Any], optimizer)
+    wanted = "optimizer must be a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
+    # A transformation has a rate already; runs of one program have many.
+    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
+        raise TypeError(f"{wanted}: pass the factory, optax.adam, and not optax.adam(1e-3)")
+    raise TypeError(f"{wanted}, got {optimizer!r:.60}")
+
+
+def check_options(caller: Callable[..., Any], function: Callable[..., Any], options: Iterable[str]) -> None:
+    """Raises TypeError for an option that `caller` would hand on to a function that does not take it.
+
+    It lists the options of both: those of `caller` itself are meant as often.
+    """
+    try:
+        both = [list(inspect.signature(it).parameters.values()) for it in (caller, function)]
+    # Not every callable has a signature.
+    except (TypeError, ValueError):
+        return
+    if any(it.kind is it.VAR_KEYWORD for it in both[1]):
+        return
+    # The first argument of the function is what `caller` gives it.
+    own, theirs = ([it.name for it in part if it.kind is not it.VAR_KEYWORD] for part in (both[0], both[1][1:]))
+    for name in options:
+        if name not in theirs:
+            known = list(dict.fromkeys([*own, *theirs]))
+            close = difflib.get_close_matches(name, known, 3, 0.6)
+            listed = ", ".join([*close, *(it for it in known if it not in close)])
+            raise TypeError(f"{name} is no option of {caller.__name__}; the closest first: {listed}")
 
 
 def check_images(name: str, array: Any) -> jax.Array:

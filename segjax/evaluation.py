@@ -16,6 +16,7 @@ from segjax.checks import (
     check_key,
     check_model,
     check_network,
+    check_optimizer,
     check_pixels,
     check_variables,
 )
@@ -48,7 +49,7 @@ def eval_variables(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_callable("optimizer", optimizer)
+    check_optimizer(optimizer)
     judge = eval_params(optimizer, state.opt_state)
     if judge is None:
         return state.variables

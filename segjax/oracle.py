@@ -149,6 +149,7 @@ def posterior(
     window: int = 17,
     num_masks: int = 2000,
     levels: int | None = 256,
+    border: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """Probability that a pixel is in the mask, given the window around it: the best prediction there is.
@@ -165,10 +166,11 @@ def posterior(
         window: side of the window in pixels, odd.
         num_masks: the more, the closer; memory does not grow with it.
         levels: as in `interior_error`.
+        border: pixels nearer to the border than this are left out: NaN.
         progress: is called with the number of masks done and `num_masks`, from time to time.
 
     Returns:
-        (batch, n, n) float64, in [0, 1].
+        (batch, n, n) float64, in [0, 1] but for the border.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -180,10 +182,15 @@ def posterior(
     size, masks = images.shape[1], check_count("num_masks", num_masks, 2)
     law = _law(sigma1, sigma2, sigma, window, size, levels)
     starts = np.clip(np.arange(size) - window // 2, 0, size - window)
-    places = np.stack(np.broadcast_arrays(*np.ogrid[: len(images), :size, :size]), axis=-1).reshape(-1, 3)
+    if 2 * check_count("border", border, 0) >= size:
+        raise ValueError(f"border must be below half of the image's side, {size / 2:g}, got {border}")
+    sides = slice(border, size - border)
+    places = np.stack(np.broadcast_arrays(*np.ogrid[: len(images), sides, sides]), axis=-1).reshape(-1, 3)
+    found = np.full(images.shape[:3], np.nan)
     with jax.enable_x64(True):
         fields = np.asarray(images[..., 0], np.float64)
-        return _posterior(key, fields, places, starts, law, masks, progress).reshape(images.shape[:3])
+        found[tuple(places.T)] = _posterior(key, fields, places, starts, law, masks, progress)
+    return found
 
 
 def bayes_error(

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_callable, check_count, check_positive
+from segjax.checks import check_callable, check_count, check_optimizer, check_positive
 from segjax.optimizers import Optimizer, Rate
 
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
@@ -95,7 +95,7 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     >>> optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=5)
     >>> train = segjax.make_train(segjax.SegmentationCNN(), optimizer=optimizer, num_steps=5, image_size=16, sigma=3)
     """
-    check_callable("optimizer", optimizer)
+    check_optimizer(optimizer)
     check_callable("schedule", schedule)
     num_steps = check_count("num_steps", num_steps, minimum=1)
 

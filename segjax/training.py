@@ -22,6 +22,8 @@ from segjax.checks import (
     check_count,
     check_key,
     check_model,
+    check_optimizer,
+    check_options,
     check_positive,
 )
 from segjax.losses import Loss, mean_squared_error
@@ -153,6 +155,7 @@ def make_train(
     ((5,), (4, 5))
     """
     num_steps = check_count("num_steps", num_steps, minimum=1)
+    check_options(make_train, check_callable("generate", generate), generate_options)
     init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
 
     def train(
@@ -256,6 +259,7 @@ def make_fit(
     num_steps = check_count("num_steps", num_steps, minimum=1)
     # Chunks of 10 steps cost 1 % at the notebook's size: 60 steps take 8.54 s, and 8.44 s in one chunk.
     chunk_size = check_count("chunk_size", chunk_size, minimum=1)
+    check_options(make_fit, check_callable("generate", generate), generate_options)
     init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
     # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and a chunk of one step is
     # on a CPU the same loop as any other, rounding included. Reused buffers save page faults: 72 against 86 ms a step.
@@ -269,8 +273,8 @@ def _make_run(
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, History]]]:
     """The two pure functions of a run: `init` makes its first state, `advance` does n further steps."""
     check_model(model)
-    for name, function in {"optimizer": optimizer, "loss": loss, "generate": generate}.items():
-        check_callable(name, function)
+    check_optimizer(optimizer)
+    check_callable("loss", loss)
     # Traced here as well, so that a bad option raises where it is given and not when the run starts.
     image = jax.eval_shape(generate, jax.random.key(0)).image
 

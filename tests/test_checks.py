@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from segjax import checks
@@ -223,3 +224,26 @@ def test_logits_are_floating_and_have_the_shape_of_the_mask():
         checks.check_logits([1.0], IMAGES)
     with pytest.raises(TypeError, match="mask must be an array of numbers"):
         checks.check_logits(IMAGES, None)
+
+
+def test_an_optimizer_is_a_factory():
+    assert checks.check_optimizer(optax.adam) is optax.adam
+    with pytest.raises(TypeError, match=r"pass the factory, optax.adam, and not optax.adam\(1e-3\)"):
+        checks.check_optimizer(optax.adam(1e-3))
+    with pytest.raises(TypeError, match=r"such as segjax.OPTIMIZERS\['adam'\] or optax.adam, got 'adam'"):
+        checks.check_optimizer("adam")
+
+
+def test_unknown_options_name_those_of_both():
+    def caller(model, *, num_steps=1, **options): ...
+
+    def function(key, batch_size=8): ...
+
+    checks.check_options(caller, function, ["batch_size"])
+    with pytest.raises(
+        TypeError, match="nunsteps is no option of caller; the closest first: num_steps, model, batch_size"
+    ):
+        checks.check_options(caller, function, ["nunsteps"])
+    # What takes anything, or tells nothing of itself, is not second-guessed.
+    checks.check_options(caller, caller, ["nunsteps"])
+    checks.check_options(caller, dict.fromkeys, ["nunsteps"])

@@ -122,6 +122,10 @@ def test_the_posterior_is_calibrated():
         # Neighbours share their noise: about one in ten pixels is independent.
         allowed = 4 * np.sqrt(10 * np.sum(p[part] * (1 - p[part]))) / part.sum()
         assert abs(p[part].mean() - mask[part].mean()) < allowed + 0.01
+    # The border can be left out.
+    part = oracle.posterior(jax.random.key(1), batch.image[:1], 0.2, 1.2, 6.4, window=5, num_masks=300, border=8)
+    assert np.isnan(part[:, :8]).all()
+    np.testing.assert_allclose(part[0, 8:24, 8:24], seen[0, 8:24, 8:24], atol=1e-8)
     # A cut of the work into turns changes nothing but the rounding.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracle, "_WINDOWS", 500)
@@ -169,6 +173,8 @@ BAYES = {"key": KEY, "sigma": 6.4, "image_size": 32, "window": 5, "num_masks": 2
         (oracle.posterior, POSTERIOR, {"window": 25}, "window must be at most the image's side less 10, 22"),
         (oracle.posterior, POSTERIOR, {"num_masks": 1}, "num_masks must be an integer >= 2"),
         (oracle.posterior, POSTERIOR, {"levels": 1}, "levels must be an integer >= 2"),
+        (oracle.posterior, POSTERIOR, {"border": 16}, "border must be below half of the image's side, 16"),
+        (oracle.posterior, POSTERIOR, {"border": -1}, "border must be an integer >= 0"),
         (oracle.posterior, POSTERIOR, {"sigma": 0}, "sigma must be a finite number > 0"),
         (oracle.posterior, POSTERIOR, {"key": 3}, "key must come from jax.random.key"),
         (oracle.interior_error, INTERIOR, {"sigma1": None}, "sigma1 must be a finite number > 0"),

@@ -1,6 +1,7 @@
 """The names that a person types, and the objects of the library behind them."""
 
 import ast
+import difflib
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -13,6 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
 from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
@@ -34,8 +36,6 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 )
 
 
-# Import path -> what is taken in its place.
-ADAPTED: dict[str, Callable[..., Any]] = {"optax.contrib:muon": muon}
 # What an optimizer's error holds -> what that means here.
 _REASONS = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
@@ -62,12 +62,15 @@ def optimizer(name: str) -> Optimizer:
         return OPTIMIZERS[name]
     path, options = _with_options(name)
     if not all(path.partition(":")):
-        raise ValueError(f"{name!r} is no optimizer: one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion")
+        known = f"one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion"
+        raise ValueError(f"{name!r} is no optimizer: {known}{_meant(path)}")
     try:
-        factory = ADAPTED.get(path) or pkgutil.resolve_name(path)
+        factory = pkgutil.resolve_name(path)
     # The import runs code that is not ours, and may raise anything, or end the process.
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{name!r} cannot be imported: {error}") from error
+        raise ValueError(f"{name!r} cannot be imported: {error}{_meant(path.rpartition(':')[2])}") from error
+    # By whichever path it was found.
+    factory = muon if factory is optax.contrib.muon else factory
     if options:
         factory = partial(factory, **options)
     weights = {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
@@ -83,6 +86,8 @@ def optimizer(name: str) -> Optimizer:
     try:
         jax.eval_shape(trial, jnp.asarray(1e-3), weights)
         state = factory(1e-3).init(weights)
+        if _goes_uphill(factory, weights):
+            raise ValueError("on a square it goes uphill: it may be a part of one, as optax:scale_by_adam is of adam")
         if judge := eval_params(factory, state):
             judged = judge(state, weights)
             if jax.tree.map(jnp.shape, judged) != jax.tree.map(jnp.shape, weights):
@@ -96,6 +101,30 @@ def optimizer(name: str) -> Optimizer:
         said = f"{reasons[0]} ({said})" if reasons else said
         raise ValueError(f"{name!r} is no optimizer of one learning rate, a gradient and a loss: {said}") from error
     return factory
+
+
+def _goes_uphill(factory: Callable[..., Any], weights: dict[str, jax.Array]) -> bool:
+    """Whether ten steps on half the square of the weights take them away from 0, at a rate of 0.001."""
+    transformation, square = optax.with_extra_args_support(factory(1e-3)), lambda tree: optax.tree.norm(tree) ** 2 / 2
+
+    @jax.jit
+    def run(params: dict[str, jax.Array]) -> jax.Array:
+        def step(_: int, carried: Any) -> Any:
+            params, state = carried
+            given = {"value": square(params), "grad": params}
+            updates, state = transformation.update(params, state, params, **given)
+            return optax.apply_updates(params, updates), state
+
+        return square(jax.lax.fori_loop(0, 10, step, (params, transformation.init(params)))[0])
+
+    return bool(run(weights) > 1.001 * square(weights))
+
+
+def _meant(name: str) -> str:
+    """Which of optax's functions a name could be meant for, as the end of a sentence."""
+    paths = {it: f"optax.contrib:{it}" for it in vars(optax.contrib)} | {it: f"optax:{it}" for it in vars(optax)}
+    close = difflib.get_close_matches(name.lower(), paths, 1, 0.7) if name else []
+    return f"; did you mean {paths[close[0]]}?" if close else ""
 
 
 def _with_options(name: str) -> tuple[str, dict[str, Any]]:

@@ -38,12 +38,17 @@ def test_options_are_literals_behind_the_path():
     expected = optax.adamw(0.1, weight_decay=0.5, b1=0.0)
     chex.assert_trees_all_equal(*(it.update(params, it.init(params), params)[0] for it in (optimizer, expected)))
     assert names.optimizer("optax.contrib:muon") is segjax.optimizers.muon
+    assert names.optimizer("optax:contrib.muon") is segjax.optimizers.muon
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("sdg", "'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or an import path as optax:lion"),
+        ("adamw", "or an import path as optax:lion; did you mean optax:adamw\\?"),
+        ("Prodigy", "; did you mean optax.contrib:prodigy\\?"),
+        ("optax.contrib:mu0n", "cannot be imported: .*; did you mean optax.contrib:muon\\?"),
+        ("optax:scale_by_adam", "a gradient and a loss: on a square it goes uphill: it may be a part of one"),
         ("optax:", "is no optimizer: one of"),
         (":lion", "is no optimizer: one of"),
         ("", "is no optimizer: one of"),
