@@ -241,9 +241,9 @@ def test_unknown_options_name_those_of_both():
 
     checks.check_options(caller, function, ["batch_size"])
     with pytest.raises(
-        TypeError, match="nunsteps is no option of caller; the closest first: num_steps, model, batch_size"
+        TypeError, match="nsteps is no option of caller; the closest first: num_steps, model, batch_size"
     ):
-        checks.check_options(caller, function, ["nunsteps"])
+        checks.check_options(caller, function, ["nsteps"])
     # What takes anything, or tells nothing of itself, is not second-guessed.
-    checks.check_options(caller, caller, ["nunsteps"])
-    checks.check_options(caller, dict.fromkeys, ["nunsteps"])
+    checks.check_options(caller, caller, ["nsteps"])
+    checks.check_options(caller, getattr, ["nsteps"])
