@@ -161,6 +161,18 @@ def exact(number: float) -> str:
     return short if float(short) == number else repr(float(number))
 
 
+def shortened(text: str, width: int) -> str:
+    """The text in so many letters at most: of a longer one the middle is left out, where import paths differ least.
+
+    >>> shortened("optax.contrib:schedule_free_adamw", 20)
+    'optax.con...ee_adamw'
+    """
+    if len(text) <= width:
+        return text
+    head = (width - 2) // 2
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
+
+
 def printable(text: str) -> str:
     """Text that a terminal and a page can show: escapes where a file's name has line breaks or bytes that are no text.
 

@@ -14,13 +14,16 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 import segjax
 from experiments.lab import processes, stops, store
-from experiments.lab.names import exact
+from experiments.lab.names import exact, shortened
 from experiments.lab.options import Comparison, Training
 from experiments.lab.runs import CHUNK_SIZE, Begun, Result, Run, arguments, program
 
+# Of an optimizer in a line of progress.
+_LONGEST_NAME = 20
 Watch = Callable[[segjax.TrainState], None]
 
 
@@ -101,10 +104,14 @@ def in_chunks(
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with the number done, the time spent and the time left."""
-    parts = (TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
-    return Progress(*parts, *times, console=console, expand=True)
+    """A bar with the number done, the time spent and the time left, whatever the length of the text before it."""
+    # The text gives way to the numbers, and leaves the bar a sixth of the line.
+    text = TextColumn("{task.description}", table_column=Column(ratio=5, no_wrap=True, overflow="ellipsis"))
+    bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
+    fixed = partial(Column, no_wrap=True)
+    counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))
+    left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
+    return Progress(text, bar, *counts, *left, console=console, expand=True)
 
 
 def _groups(runs: Sequence[Run], missing: Set[Run], devices: int, width: int) -> Iterator[tuple[list[Run], int]]:
@@ -134,7 +141,7 @@ def _train(
 ) -> list[Result]:
     """Trains runs of one program side by side, from the start or from where they were interrupted."""
     name, total = _name(runs), runs[0].iterations
-    progress.update(bar, description=f"{name}: compiling")
+    progress.update(bar, description=f"compiling {name}")
     # A place without a run of its own repeats the last.
     dealt = [runs[min(index, len(runs) - 1)] for index in range(places)]
     compiled, (keys, rates), stems = program(runs[0], places, chunk_size), arguments(dealt), [run.stem for run in dealt]
@@ -163,11 +170,11 @@ def _train(
             watch(begun.state)
         loss = np.mean(np.concatenate(losses, axis=None), dtype=np.float64)
         # The running mean, as the notebook's progress bar has it.
-        progress.update(bar, advance=steps * len(runs), description=f"{name}: running loss {loss:.4e}")
+        progress.update(bar, advance=steps * len(runs), description=f"loss {loss:.3g}: {name}")
 
     save = partial(store.write_begun, options.out, stems) if alone else None
     begun = in_chunks(begun, chunk, look, save, options.checkpoint_seconds)
-    progress.update(bar, description=f"{name}: evaluating")
+    progress.update(bar, description=f"evaluating {name}")
     trained = begun.state.variables if compiled.judged else None
     variables = compiled.judged(begun.state) if compiled.judged else begun.state.variables
     parts = compiled.split((variables, list(begun.chunks), compiled.evaluate(variables), trained))
@@ -180,6 +187,7 @@ def _train(
 
 def _name(runs: Sequence[Run]) -> str:
     first, devices = runs[0], jax.device_count()
+    optimizer = shortened(first.optimizer, _LONGEST_NAME)
     if len(runs) > 1:
-        return f"{len(runs)} runs of {first.optimizer} " + (f"on {devices} devices" if devices > 1 else "side by side")
-    return f"{first.optimizer} {exact(first.learning_rate)}, {first.objective}, {first.architecture}, seed {first.seed}"
+        return f"{len(runs)} runs of {optimizer} " + (f"on {devices} devices" if devices > 1 else "side by side")
+    return f"{optimizer} {exact(first.learning_rate)}, seed {first.seed}, {first.architecture}, {first.objective}"

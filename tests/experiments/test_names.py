@@ -116,3 +116,10 @@ def test_a_number_is_written_as_people_do_and_is_no_other(number, words):
 @given(st.floats(allow_nan=False))
 def test_no_two_numbers_are_written_alike(number):
     assert float(names.exact(number)) == number
+
+
+@given(st.text(max_size=40), st.integers(8, 30))
+def test_a_shortened_name_fits_and_keeps_its_ends(text, width):
+    short = names.shortened(text, width)
+    assert len(short) == min(len(text), width)
+    assert short == text or (short.startswith(text[:3]) and short.endswith(text[-2:]) and "..." in short)

@@ -1,5 +1,7 @@
 """Runs are trained once and in their order, saved on the way, and gone on with."""
 
+import io
+import re
 import signal
 from types import SimpleNamespace
 
@@ -195,3 +197,13 @@ def test_a_signal_while_the_end_is_saved_is_heard(monkeypatch):
         loop.run(save_end=True)
     assert end.value.number == signal.SIGINT
     assert loop.saved == [4]
+
+
+def test_a_long_name_hides_no_number():
+    screen = io.StringIO()
+    with train.progress_bar(Console(width=80, file=screen, force_terminal=True, color_system=None)) as progress:
+        progress.add_task("a name that goes on " * 9, total=12_000, completed=4000)
+    line = screen.getvalue().splitlines()[0]
+    assert "4000/12000" in line
+    assert re.search(r"\d:\d\d:\d\d left ", line)
+    assert "━" in line
