@@ -169,6 +169,7 @@ NETWORKS = [
     PatchCNN(9, 2, depth=2, patch=3, standardize=False),
 ]
 MORE_NETWORKS = [segjax.UNet(2, levels=0), segjax.UNet(2, 4, levels=1), PatchCNN(4, depth=1, standardize=False)]
+MORE_NETWORKS.append(PatchCNN(4, depth=1, standardize=False, sharpen=True))
 every_network = pytest.mark.parametrize(
     "model", [*NETWORKS, *(pytest.param(model, marks=pytest.mark.slow) for model in MORE_NETWORKS)], ids=str
 )
@@ -263,10 +264,36 @@ def test_predict_refuses_a_network_that_does_not_tell():
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])
-@pytest.mark.parametrize("model", [segjax.UNet(2, levels=2), PatchCNN(9, depth=1, patch=3)], ids=str)
+@pytest.mark.parametrize(
+    "model",
+    [segjax.UNet(2, levels=2), PatchCNN(9, depth=1, patch=3), PatchCNN(4, depth=1, sharpen=True)],
+    ids=str,
+)
 def test_keeps_any_size(shape, model):
     logits, _ = shapes(model, jnp.ones((2, *shape, 1)))
     assert logits.shape == (2, *shape, 1)
+
+
+def test_a_sharp_network_sees_the_laplacian():
+    """Of a parabola x^2 it is -2, and 0 at the border; a slope has none."""
+    model = PatchCNN(4, depth=1, sharpen=True)
+    seen = {}
+
+    def note(next_one, args, kwargs, context):
+        if context.module.name == "norm_sharp" and context.method_name == "__call__":
+            seen["sharp"] = args[0]
+        return next_one(*args, **kwargs)
+
+    row = jnp.arange(8.0)
+    image = jnp.tile((row**2 / 49)[:, None], (1, 1, 8, 1)).reshape(1, 8, 8, 1)
+    with nn.intercept_methods(note):
+        model.apply(drawn(model), image)
+    deviation = image.std()
+    inner = seen["sharp"][0, 1:-1, 1:-1, 0]
+    np.testing.assert_allclose(inner, -2 / 49 / deviation, rtol=1e-4)
+    border = np.ones((8, 8), bool)
+    border[1:-1, 1:-1] = False
+    assert not np.asarray(seen["sharp"])[0, ..., 0][border].any()
 
 
 def test_patch_network_sees_no_scale():

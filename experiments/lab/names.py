@@ -32,6 +32,7 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
         "deep": SegmentationCNN(depth=5, shared_norm=False),
         "unet": UNet(),
         "patch": PatchCNN(),
+        "patch_sharp": PatchCNN(sharpen=True),
     }
 )
 
