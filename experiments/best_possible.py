@@ -1,6 +1,6 @@
 """How good can a segmentation be? The best possible error, beside that of the notebook's network and of a better one.
 
-    python -m experiments.best_possible                    64 x 64 images, windows to 13 x 13, four pairs of textures
+    python -m experiments.best_possible                    64 x 64 images, windows to 9 x 9, four pairs of textures
     python -m experiments.best_possible --preset quick     32 x 32 images, windows to 5 x 5, two pairs
     python -m experiments.best_possible --windows 9 17 --num-masks 20000 --image-size 128 --sigma 25.6
 
@@ -55,7 +55,7 @@ class Options(Comparison):
 
     image_size: int = 64
     sigma: float = 12.8
-    windows: tuple[int, ...] = (1, 3, 5, 9, 13)  # Sides of the windows that Bayes' rule sees, in pixels, odd.
+    windows: tuple[int, ...] = (1, 3, 5, 9)  # Sides of the windows that Bayes' rule sees, in pixels, odd.
     sigma2s: tuple[float, ...] = (0.5, 0.8, 1.2, 2.0)
     """Widths of the texture outside the mask, in pixels; windows and distances are at --sigma2."""
     num_masks: int = 2000  # Masks over which Bayes' rule sums.
