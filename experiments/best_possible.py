@@ -272,8 +272,8 @@ def window_table(options: Options, best: Mapping[Any, Judged], networks: Mapping
         field, errors = ARCHITECTURES[name].receptive_field, [it.error for _, it in _of(networks, name, options.sigma2)]
         rows.append([f"{name}, sees {field} x {field}", "-", _spread(errors)])
     note = (
-        "Expected: the mean of min(p, 1 - p); observed: the share of wrong pixels; +- a standard error over images. Of "
-        f"networks the mean and the range over {options.seeds} seeds."
+        "Expected: the mean of min(p, 1 - p); observed: the share of wrong pixels; +- a standard error over images. "
+        f"Networks: {options.over_seeds}."
     )
     return Table(f"Error (%) at sigma2 {options.sigma2:g}", ("", "expected", "observed"), rows, note)
 

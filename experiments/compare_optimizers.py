@@ -175,6 +175,7 @@ def report(options: Options, found: Found) -> Report:
     figures = views.contest_figures(arms, contest, targets, setting)
     findings = [views.leader(arms, column) for column in DECISIVE]
     warnings = fairness.of_contest(arms, contest, options.seeds) + fairness.of_weights(candidates)
+    warnings += fairness.of_budgets(spent)
     if any(spent.values()):
         tables.append(views.cost_table(arms, contest, targets, spent))
         if charged := views.cost_figure(arms, contest, targets, spent, setting):
@@ -186,8 +187,10 @@ def report(options: Options, found: Found) -> Report:
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         tables.append(tuning.table(candidates, found.grid, steps, listed))
         figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
-        warnings += fairness.of_tuning(candidates, found.grid, steps, seeds, options.all_seeds)
+        warnings += fairness.of_tuning(found.grid, seeds, options.all_seeds)
     if stored:
+        # What one came for: the new ones against what was there.
+        findings = [views.against(arm.label, contest) for arm in trained if arm.label != reference] + findings
         tables.append(baseline.table(stored))
         warnings += baseline.warnings(stored, trained)
         results["stored"] = {"file": stored.path, "labels": list(stored.arms)}

@@ -1,6 +1,7 @@
 """Where the errors lie: counts of pixels by their distance to the true edge, and how well the edges meet.
 
-Like those of `segjax.metrics` they are additive: count on each batch, add, divide once at the end.
+Like those of `segjax.metrics` they are additive: count on each batch, add with `jax.tree.map(jnp.add, ...)`, divide
+once at the end.
 
 A pixel's distance to the edge is that to the nearest pixel of the other class, between centres, less half a pixel: the
 two pixels beside a straight edge are at 0.5. What lies beyond an image's border is no other class.
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from segjax.checks import check_array, check_images, check_logits, check_pixels, check_positive
+from segjax.checks import check_array, check_count, check_images, check_logits, check_pixels, check_positive
 from segjax.metrics import ratio
 
 # Ends of the bands of distance in pixels; the last band is all beyond.
@@ -40,13 +41,15 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
     """Counts over all pixels of a batch: to be jitted.
 
     Args:
-        logits, mask: (batch, height, width, 1); the mask is 0 or 1, and predicted where a probability is above 0.5.
+        logits, mask: (batch, height, width, 1); the mask is 0 or 1, and predicted where a logit is above 0. Of a
+            probability p, such as the oracle's, take p - 0.5. A NaN predicts no mask.
         within: what is near another edge, in pixels, at most 8, a number.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_images("mask", mask)
+    if check_images("mask", mask).shape[3] != 1:
+        raise ValueError(f"mask must have shape (batch, height, width, 1), got {mask.shape}")
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
     if float(check_positive("within", within)) > BANDS[-1]:  # type: ignore[arg-type]
@@ -65,7 +68,7 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
 
 
 def error(counts: EdgeCounts) -> jax.Array:
-    """Share of the pixels that are wrong, in each band of distance: (..., 5); 0 in a band without pixels."""
+    """Share of the pixels that are wrong in each of `BAND_NAMES`: (..., 5); 0 in a band without pixels."""
     return jnp.where(counts.pixels > 0, counts.wrong / jnp.maximum(counts.pixels, 1), 0.0)
 
 
@@ -87,11 +90,12 @@ def edge_distance(mask: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:
         reach: the longest distance between centres that is looked for, static; memory and time grow with it alone.
 
     Raises:
-        TypeError, ValueError: if `mask` is not such an array.
+        TypeError, ValueError: naming the argument that is out of range.
     """
     check_array("mask", mask)
     if mask.ndim != 3 or mask.dtype != bool:
         raise ValueError(f"mask must be bool of shape (batch, height, width), got {mask.dtype} of {mask.shape}")
+    reach = check_count("reach", reach, 1)
     # A pixel of the mask looks for the nearest outside, and one outside for the nearest inside.
     return jnp.where(mask, _distance_to(~mask, reach), _distance_to(mask, reach)) - 0.5
 

@@ -84,7 +84,7 @@ STATISTICS: Mapping[str, Statistic] = MappingProxyType({"mean": mean, "median": 
 def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LEVEL) -> Estimate:
     """A statistic over seeds with its bootstrap interval.
 
-    With fewer than 5 seeds, a mean has Student's interval, and other statistics have none; one seed has none at all.
+    With fewer than 5 seeds, `mean` has Student's interval, and other statistics have none; one seed has none at all.
 
     Args:
         values: (seeds, ...), finite; whole seeds are drawn, so that the values of one seed stay together.

@@ -119,6 +119,7 @@ def test_counts_add(first, second):
     [
         ((np.zeros((1, 4, 4)), np.zeros((1, 4, 4))), "mask must have shape"),
         ((np.zeros((1, 4, 4, 1)), np.zeros((1, 5, 4, 1))), "logits must have the shape of mask"),
+        ((np.zeros((1, 4, 4, 2)), np.zeros((1, 4, 4, 2))), "mask must have shape .batch, height, width, 1."),
         ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 9), "within must be at most 8 pixels"),
         ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 0), "within must be a finite number > 0"),
     ],
@@ -132,3 +133,8 @@ def test_refuses(arguments, message):
 def test_distance_refuses_what_is_no_mask(mask):
     with pytest.raises(ValueError, match=r"mask must be bool of shape \(batch, height, width\)"):
         edges.edge_distance(mask)
+
+
+def test_distance_refuses_no_reach():
+    with pytest.raises(ValueError, match="reach must be an integer >= 1"):
+        edges.edge_distance(np.zeros((1, 4, 4), bool), 0)

@@ -94,6 +94,11 @@ def test_more_to_see_is_less_to_err():
     assert levels[0] > levels[1] > levels[2]
 
 
+def test_smooth_textures_in_large_windows_give_numbers():
+    """Where float64's rounding is larger than the smallest eigenvalues."""
+    assert np.isfinite(oracle.interior_error(KEY, 10.0, 12.0, window=33, levels=None, num_windows=20)).all()
+
+
 def test_equal_textures_cannot_be_told_apart():
     assert oracle.interior_error(KEY, 1.2, 1.2, window=3, image_size=32)[0] == pytest.approx(0.5)
 
@@ -168,12 +173,14 @@ BAYES = {"key": KEY, "sigma": 6.4, "image_size": 32, "window": 5, "num_masks": 2
         (oracle.posterior, POSTERIOR, {"images": IMAGES[..., 0]}, "images must have shape"),
         (oracle.posterior, POSTERIOR, {"images": IMAGES[:, :30]}, "images must have shape"),
         (oracle.posterior, POSTERIOR, {"images": IMAGES.astype(int)}, "images must be of a floating dtype"),
+        (oracle.posterior, POSTERIOR, {"images": IMAGES + 0.5}, "images must be on their own scale"),
         (oracle.posterior, POSTERIOR, {"window": 4}, "window must be odd"),
         (oracle.posterior, POSTERIOR, {"window": 0}, "window must be an integer >= 1"),
         (oracle.posterior, POSTERIOR, {"window": 25}, "window must be at most the image's side less 10, 22"),
         (oracle.posterior, POSTERIOR, {"num_masks": 1}, "num_masks must be an integer >= 2"),
         (oracle.posterior, POSTERIOR, {"levels": 1}, "levels must be an integer >= 2"),
         (oracle.posterior, POSTERIOR, {"border": 16}, "border must be below half of the image's side, 16"),
+        (oracle.posterior, POSTERIOR, {"progress": 3}, "progress must be a function"),
         (oracle.posterior, POSTERIOR, {"border": -1}, "border must be an integer >= 0"),
         (oracle.posterior, POSTERIOR, {"sigma": 0}, "sigma must be a finite number > 0"),
         (oracle.posterior, POSTERIOR, {"key": 3}, "key must come from jax.random.key"),

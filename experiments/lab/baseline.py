@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.lab import provenance, store
+from experiments.lab.names import check_label
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
 from experiments.lab.scores import COLUMNS, CURVES, Arm, Arms
+from segjax.checks import check_count, check_positive
 
 EXPERIMENT = "compare_optimizers"
 # Options that say which images a run sees, beside those that its own row tells.
@@ -22,6 +24,8 @@ _IMAGES = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
 _PROTOCOL = ("iterations", "schedule", "objective", "architecture")
 # Settings of jax from which follow a seed's weights and images: without the same ones nothing is paired.
 _DRAWN = ("enable_x64", "default_prng_impl", "threefry_partitionable", "random_seed_offset")
+# Parts of a results.json that the report shows.
+_SECTIONS = ("versions", "numerics", "device", "source")
 # The first loss of a seed is of the same weights and images everywhere, but for rounding.
 _SAME = 1e-3
 
@@ -67,19 +71,23 @@ def read(path: Path, options: Comparison) -> Baseline:
         document = store.read_document(path)
         if document.get("experiment") != EXPERIMENT:
             raise ValueError(f"it is of {document.get('experiment') or 'something else'}")
+        # What is said of them: a part that is missing is known before an hour of training.
+        for section, kind in {**dict.fromkeys(_SECTIONS, dict), "command": str, "date": str}.items():
+            if not isinstance(document[section], kind):
+                raise ValueError(f"its {section} is no {kind.__name__}")
         runs, spent = document.pop("runs"), document["tuning_steps"]
         groups: dict[str, list[dict[str, Any]]] = {}
         for row in runs:
             groups.setdefault(str(row["label"]), []).append(row)
         if not groups:
             raise ValueError("it holds no runs")
-        labels = {label: f"{label} (stored)" for label in groups}
+        labels = {check_label(label): f"{label} (stored)" for label in groups}
         differences = _differences(document, groups, options)
         # Where the protocol differs, all else is as it may be.
         arms: Arms = (
             {} if differences else {labels[label]: _arm(labels[label], groups[label], options) for label in groups}
         )
-        costs = {labels[label]: int(spent[label]) for label in groups}
+        costs = {labels[label]: check_count("tuning_steps", spent[label], 0) for label in groups}
     except OSError as error:
         raise ValueError(f"--baseline {path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -135,7 +143,7 @@ def _differences(
     made, numerics, here = document["options"], document["numerics"], provenance.numerics()
     ours = options.run(options.seed)
     pairs = [(flag(name), getattr(options, name), made[name]) for name in _IMAGES]
-    pairs += [(name, getattr(ours, name), rows[0][name]) for rows in groups.values() for name in _PROTOCOL]
+    pairs += [(name, getattr(ours, name), row[name]) for rows in groups.values() for row in rows for name in _PROTOCOL]
     pairs += [("seeds", list(options.all_seeds), [row["seed"] for row in rows]) for rows in groups.values()]
     pairs += [(f"jax's {name}", here[name], numerics.get(name)) for name in _DRAWN]
     return [pair for pair in pairs if pair[1] != pair[2]]
@@ -146,15 +154,25 @@ def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredA
     first = Run(**{name: rows[0][name] for name in names}, texture=options.texture)
     kept = []
     for row in rows:
-        lost = row["diverged_at"] if row["diverged_at"] is None else int(row["diverged_at"])
-        numbers = {name: float(_numbers(row[name])) for name in COLUMNS}
+        check_count("seed", row["seed"], 0)
+        check_positive("learning_rate", row["learning_rate"])
+        same = row["optimizer"] == first.optimizer and row["learning_rate"] == first.learning_rate
+        if not isinstance(row["optimizer"], str) or not same:
+            raise ValueError(f"the runs of {row['label']} are not of one optimizer")
+        lost = row["diverged_at"]
+        lost = None if lost is None else check_count("diverged_at", lost, 1, options.iterations)
+        numbers = {name: float(_numbers(name, [row[name]])[0]) for name in COLUMNS}
         kept.append({"label": label, **{name: row[name] for name in names}, **numbers, "diverged_at": lost})
-    curves = [{name: _numbers(row["curves"][name]) for name in CURVES} for row in rows]
+    curves = [{name: _numbers(name, row["curves"][name]) for name in CURVES} for row in rows]
     if any(curve.shape != (options.iterations,) for own in curves for curve in own.values()):
         raise ValueError(f"its curves do not have {options.iterations} steps")
     return StoredArm(label, (), first, kept, curves)
 
 
-def _numbers(value: Any) -> np.ndarray:
-    """Numbers of JSON, in which null is one that is not finite."""
-    return np.array(value, dtype=float)
+def _numbers(name: str, values: list[Any]) -> np.ndarray:
+    """Numbers of JSON, in which null is one that is not finite; none is beyond those of float32."""
+    kinds = {type(value) for value in values}
+    array = np.array(values, dtype=float) if kinds <= {int, float, type(None)} else np.array([np.inf])
+    if not np.all(np.isnan(array) | (np.abs(array) <= np.finfo(np.float32).max)):
+        raise ValueError(f"its {name} has something other than numbers")
+    return array

@@ -1,12 +1,12 @@
 """Is the comparison fair? What a careful reader would hold against it, in words."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from experiments.lab import names
 from experiments.lab.scores import COLUMNS, Arms, Contest
-from experiments.lab.tuning import Candidate, Grid, spent
+from experiments.lab.tuning import Candidate, Grid
 from segjax import statistics
 from segjax.optimizers import copies_of_weights, eval_params
 
@@ -54,19 +54,20 @@ def of_weights(candidates: Iterable[Candidate]) -> list[str]:
     return words
 
 
-def of_tuning(
-    candidates: Sequence[Candidate], grid: Grid, steps: int, tuning_seeds: Sequence[int], seeds: Sequence[int]
-) -> list[str]:
-    """A best rate at an edge, unequal budgets of so many steps a rate, and seeds that both chose and are judged."""
+def of_budgets(spent: Mapping[str, int]) -> list[str]:
+    """Unequal budgets of tuning: label -> steps."""
+    if len(set(spent.values())) < 2:
+        return []
+    return [f"The budgets of tuning are unequal (steps): {', '.join(f'{it} {steps}' for it, steps in spent.items())}."]
+
+
+def of_tuning(grid: Grid, tuning_seeds: Sequence[int], seeds: Sequence[int]) -> list[str]:
+    """A best rate at an edge, and seeds that both chose and are judged."""
     words = [
         f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond, and {name} do better."
         for name, best in grid.best.items()
         if best.edge
     ]
-    budgets = spent(candidates, steps)
-    if len(set(budgets.values())) > 1:
-        listed = ", ".join(f"{label} {budget}" for label, budget in budgets.items())
-        words.append(f"The budgets of tuning are unequal (steps): {listed}.")
     if common := sorted(set(tuning_seeds) & set(seeds)):
         listed = ", ".join(map(str, common))
         words.append(f"Seeds that chose the rates are compared as well, which flatters the choice: {listed}.")

@@ -37,11 +37,13 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 )
 
 
+_LONGEST_LABEL = 200
 # What an optimizer's error holds -> what that means here.
 _REASONS = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
     "obj_fn": "it takes second derivatives of the loss, which training does not offer",
-    "positional argument": "it needs more than a rate: give it the rest in brackets, or in a function of your own",
+    "required positional": "it needs more than a rate: give it the rest in brackets, or in a function of your own",
+    "were given": "its update must take a gradient, a state and the weights",
     "no attribute init": "it takes an optimizer, and no rate: put both together in a function of your own",
 }
 
@@ -87,14 +89,14 @@ def optimizer(name: str) -> Optimizer:
     try:
         jax.eval_shape(trial, jnp.asarray(1e-3), weights)
         state = factory(1e-3).init(weights)
-        if _goes_uphill(factory, weights):
-            raise ValueError("on a square it goes uphill: it may be a part of one, as optax:scale_by_adam is of adam")
         if judge := eval_params(factory, state):
             judged = judge(state, weights)
             if jax.tree.map(jnp.shape, judged) != jax.tree.map(jnp.shape, weights):
                 raise ValueError("the weights to judge it by are none of the network's")
             if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(judged)):
                 raise ValueError("the weights to judge it by are not finite")
+        if _goes_uphill(factory, weights):
+            raise ValueError("on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is")
     except (Exception, SystemExit) as error:
         # jax adds lines about its tracers.
         said = str(error).partition("\n")[0]
@@ -105,8 +107,9 @@ def optimizer(name: str) -> Optimizer:
 
 
 def _goes_uphill(factory: Callable[..., Any], weights: dict[str, jax.Array]) -> bool:
-    """Whether ten steps on half the square of the weights take them away from 0, at a rate of 0.001."""
-    transformation, square = optax.with_extra_args_support(factory(1e-3)), lambda tree: optax.tree.norm(tree) ** 2 / 2
+    """Whether ten steps on half the square of the weights take them away from 0, or to no number."""
+    # At a rate at which whatever heeds the rate can do no harm.
+    transformation, square = optax.with_extra_args_support(factory(1e-6)), lambda tree: optax.tree.norm(tree) ** 2 / 2
 
     @jax.jit
     def run(params: dict[str, jax.Array]) -> jax.Array:
@@ -118,12 +121,14 @@ def _goes_uphill(factory: Callable[..., Any], weights: dict[str, jax.Array]) -> 
 
         return square(jax.lax.fori_loop(0, 10, step, (params, transformation.init(params)))[0])
 
-    return bool(run(weights) > 1.001 * square(weights))
+    return not run(weights) <= 1.001 * square(weights)
 
 
 def _meant(name: str) -> str:
     """Which of optax's functions a name could be meant for, as the end of a sentence."""
     paths = {it: f"optax.contrib:{it}" for it in vars(optax.contrib)} | {it: f"optax:{it}" for it in vars(optax)}
+    # Those of one's own come last, and so first.
+    paths |= {it: it for it in OPTIMIZERS}
     close = difflib.get_close_matches(name.lower(), paths, 1, 0.7) if name else []
     return f"; did you mean {paths[close[0]]}?" if close else ""
 
@@ -154,6 +159,17 @@ def sources(names: Iterable[str]) -> list[Path]:
     modules = [name.partition(":")[0] for name in names if ":" in name]
     own = [name for name in modules if name.partition(".")[0] not in ("segjax", "optax")]
     return [Path(file) for name in own if (file := getattr(sys.modules.get(name), "__file__", None))]
+
+
+def check_label(label: str) -> str:
+    """Returns `label`, a name that stands in tables, figures and files; raises ValueError otherwise."""
+    # matplotlib reads dollars as formulas, and leaves out of a legend what begins with an underscore.
+    odd = not label.isprintable() or label != label.strip() or label.startswith("_") or set(label) & set("/$")
+    if not label or odd or len(label) > _LONGEST_LABEL:
+        raise ValueError(
+            f"a label must be words without a slash, a dollar or an underscore before them, got {label!r:.60}"
+        )
+    return label
 
 
 def exact(number: float) -> str:

@@ -74,25 +74,25 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
         name = known[:options] + end
         try:
             names.optimizer(name)
+            label = names.check_label(name if label is None else label)
+            if label in OPTIMIZERS and label != name:
+                raise ValueError(f"the label {label} is the name of another optimizer")
             own = tuple(float(rate) for rate in given.split(",")) if equals else tuple(rates)
         except ValueError as error:
             raise ValueError(f"--optimizers {text}: {error}") from error
         _check_rates(f"--optimizers {name}=", own)
-        chosen.append(Candidate(label or name, name, tuple(sorted(own))))
+        chosen.append(Candidate(label, name, tuple(sorted(own))))
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
     return chosen
 
 
-def _labelled(text: str) -> tuple[str, str]:
-    """LABEL=NAME... -> LABEL and NAME...; without a label, the empty one: NAME=RATE has none."""
+def _labelled(text: str) -> tuple[str | None, str]:
+    """LABEL=NAME... -> LABEL and NAME...; NAME=RATE has none."""
     label, equals, rest = text.partition("=")
     name = rest.partition("(")[0].partition("=")[0]
     if not equals or "(" in label or not (":" in name or name in OPTIMIZERS):
-        return "", text
-    # It becomes a part of the names of files, and stands in a line of a table.
-    if not label.strip() or not label.isprintable() or "/" in label:
-        raise ValueError(f"--optimizers {text}: the label must be words without a slash, got {label!r:.60}")
+        return None, text
     return label, rest
 
 

@@ -57,20 +57,26 @@ def leader(arms: Arms, column: str, setting: str = "") -> str:
     sentence = f"{end} {title}{setting}: {first} ({np.nanmean(kept[first]):{form}})"
     if not rivals:
         return f"{sentence}."
-    if len(kept[first]) == 1:
+    if place(first)[0] == 1:
         return f"{sentence}; one seed tells nothing apart."
     held = {label: statistics.compare(kept[first], kept[label], better).difference for label in rivals}
     # Whose runs diverged is behind, whatever the rest of them did.
-    tied = {
-        label: it
-        for label, it in held.items()
-        if place(label)[0] == place(first)[0] and not (it.low > 0 if better else it.high < 0)
-    }
-    listed = "; ".join(f"{label}: {_difference(it, form)}" for label, it in tied.items())
-    if tied:
+    level = [label for label in rivals if place(label)[0] == place(first)[0]]
+    ahead = {label for label, it in held.items() if (it.low > 0 if better else it.high < 0)}
+    if tied := [label for label in level if label not in ahead]:
+        listed = "; ".join(f"{label}: {_difference(held[label], form)}" for label in tied)
         return f"{sentence}; not told apart from it, by the difference to each (95 %): {listed}."
-    near = next((label for label in rivals if np.isfinite(held[label].value)), None)
+    near = next((label for label in level if label in ahead), None)
     return f"{sentence}, ahead of all others" + (f"; of {near} by {_difference(held[near], form)}." if near else ".")
+
+
+def against(label: str, contest: Contest) -> str:
+    """A sentence: an arm against the reference in each decisive column, seed by seed."""
+    parts = []
+    for column, found in contest.improvements.items():
+        it, form = found[label], COLUMNS[column].form
+        parts.append(f"{COLUMNS[column].title} {_difference(it.difference, form)}, better in {it.wins} of {it.seeds}")
+    return f"{label} less {contest.reference}: {'; '.join(parts)}."
 
 
 def distance_table(row: Mapping[str, Any]) -> Table:
@@ -270,6 +276,8 @@ def _cell(estimate: Estimate, form: str) -> str:
 
 
 def _difference(estimate: Estimate, form: str) -> str:
+    if not np.isfinite(estimate).all():
+        return "too few pairs"
     return f"{estimate.value:+{form}} ({estimate.low:+{form}} to {estimate.high:+{form}})"
 
 

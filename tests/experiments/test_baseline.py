@@ -51,7 +51,9 @@ def test_stored_runs_are_contenders(stored, tmp_path):
     assert {path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir()} == {"adam"}
     assert document["stored"] == {"file": str(stored), "labels": ["lion 0.001 (stored)", sgd]}
     assert not any("began at another loss" in said for said in document["warnings"])
+    assert any(said.startswith("The budgets of tuning are unequal") for said in document["warnings"])
     page = (tmp_path / "report.html").read_text()
+    assert f"{own} less {sgd}: loss, last tenth " in page
     for words in ("Stored runs, which this command did not make", before["date"], before["versions"]["jax"]):
         assert words in page
 
@@ -94,7 +96,17 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
         (lambda it: it["runs"][0].pop("iou"), "it has no 'iou'"),
         (lambda it: it["runs"][0].update(iou="much"), "is not the results.json"),
         (lambda it: it["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
-        (lambda it: it["runs"][0]["curves"].update(loss=[[1.0] * 10]), "its curves do not have 10 steps"),
+        (lambda it: it["runs"][0]["curves"].update(loss=[[1.0] * 10]), "its loss has something other than numbers"),
+        (lambda it: it.pop("versions"), "it has no 'versions'"),
+        (lambda it: it.update(command=3), "its command is no str"),
+        (lambda it: it["tuning_steps"].update({"lion 0.001": 10**25}), "tuning_steps must be an integer <="),
+        (lambda it: it["runs"][0].update(learning_rate="abc"), "learning_rate must be a finite number > 0"),
+        (lambda it: it["runs"][1].update(learning_rate=0.5), "the runs of lion 0.001 are not of one optimizer"),
+        (lambda it: it["runs"][0].update(diverged_at=0), "diverged_at must be an integer >= 1"),
+        (lambda it: it["runs"][1].update(iterations=7), "has iterations 7, not 10"),
+        (lambda it: it["runs"][0]["curves"].update(loss=[1e308] * 10), "its loss has something other than numbers"),
+        (lambda it: it["runs"][0].update(final_loss="0.3"), "its final_loss has something other than numbers"),
+        (lambda it: [row.update(label="$x$") for row in it["runs"][:2]], "a label must be words"),
         (lambda it: it["numerics"].update(enable_x64=True), "has jax's enable_x64 True, not False"),
         (lambda it: it["options"].update(sigma=[1]), r"has --sigma \[1\], not 4.0"),
     ],

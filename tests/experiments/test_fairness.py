@@ -16,11 +16,10 @@ def of_contest(arms=(), seeds=5, column="final_loss", means=None):
     return fairness.of_contest(dict(arms), Contest(estimates, {column: {}}, {}, "a"), seeds)
 
 
-def of_tuning(best=None, sizes=(1, 1), tuning_seeds=range(1000, 1002)):
-    """What is said of the grids of "a" and "b", of so many rates at 10 steps each."""
-    candidates = [Candidate(name, "sgd", (0.1,) * size) for name, size in zip("ab", sizes, strict=True)]
+def of_tuning(best=None, tuning_seeds=range(1000, 1002)):
+    """What is said of the grids of "a" and "b"."""
     chosen = {name: Best(0.1, 0.2, edge) for name, edge in (best or {}).items()}
-    return fairness.of_tuning(candidates, Grid(np.array([0.1]), {}, {}, chosen), 10, tuning_seeds, range(5))
+    return fairness.of_tuning(Grid(np.array([0.1]), {}, {}, chosen), tuning_seeds, range(5))
 
 
 def test_few_seeds():
@@ -50,10 +49,8 @@ def test_overlaps_of_neighbours_in_the_ranking():
 
 
 def test_budgets():
-    assert of_tuning(sizes=(2, 2)) == []
-    assert of_tuning(sizes=(3, 2))[0].endswith("a 30, b 20.")
-    # A rate that was given cost nothing.
-    assert of_tuning(sizes=(1, 2))[0].endswith("a 0, b 20.")
+    assert fairness.of_budgets({"a": 20, "b": 20}) == []
+    assert fairness.of_budgets({"a": 0, "b": 20}) == ["The budgets of tuning are unequal (steps): a 0, b 20."]
 
 
 def test_diverged():

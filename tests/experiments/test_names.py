@@ -32,6 +32,11 @@ def test_others_train(name):
     assert history.loss[-5:].mean() < history.loss[:5].mean()
 
 
+def test_what_heeds_its_rate_is_no_part_of_an_optimizer():
+    """A strong decay diverges at a high rate, and not at a low one."""
+    assert names.optimizer("optax:adamw(weight_decay=5000.0)")
+
+
 def test_options_are_literals_behind_the_path():
     params = {"w": jnp.ones(2)}
     optimizer = names.optimizer("optax:adamw(weight_decay=0.5, mask=None, b1=0.0)")(0.1)
@@ -48,7 +53,9 @@ def test_options_are_literals_behind_the_path():
         ("adamw", "or an import path as optax:lion; did you mean optax:adamw\\?"),
         ("Prodigy", "; did you mean optax.contrib:prodigy\\?"),
         ("optax.contrib:mu0n", "cannot be imported: .*; did you mean optax.contrib:muon\\?"),
-        ("optax:scale_by_adam", "a gradient and a loss: on a square it goes uphill: it may be a part of one"),
+        ("optax:scale_by_adam", "a gradient and a loss: on a square it does not go downhill: it may be a part"),
+        ("optax:adam(b1=1e999)", "on a square it does not go downhill"),
+        ("Adam", "; did you mean adam\\?"),
         ("optax:", "is no optimizer: one of"),
         (":lion", "is no optimizer: one of"),
         ("", "is no optimizer: one of"),
@@ -74,6 +81,7 @@ def test_options_are_literals_behind_the_path():
         ),
         ("adam(b1=0.9)", "is no optimizer: one of"),
         ("sys:exit", "'sys:exit' is no optimizer of one learning rate, a gradient and a loss"),
+        ("short:factory", "a loss: its update must take a gradient, a state and the weights"),
         ("leaves:anything", "'leaves:anything' cannot be imported: no more"),
         (
             "floats:factory",
@@ -82,6 +90,10 @@ def test_options_are_literals_behind_the_path():
     ],
 )
 def test_a_bad_path_says_what_is_wrong(name, message, tmp_path, monkeypatch):
+    (tmp_path / "short.py").write_text(
+        "import optax\ndef factory(rate):\n    inner = optax.sgd(rate)\n"
+        "    return optax.GradientTransformation(inner.init, lambda gradient, state: inner.update(gradient, state))"
+    )
     (tmp_path / "leaves.py").write_text("raise SystemExit('no more')")
     (tmp_path / "floats.py").write_text("import optax\ndef factory(rate):\n    return optax.sgd(float(rate))")
     monkeypatch.syspath_prepend(tmp_path)

@@ -45,11 +45,23 @@ def test_ties_are_ties():
         "Highest held-out accuracy: a (0.700); not told apart from it, by the difference to each (95 %): "
         f"b: +0.033 ({found.low:+.3f} to {found.high:+.3f})."
     )
+    # Two that have only one seed in common.
+    apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.9, 0.5)
+    assert views.leader(apart, "accuracy").endswith("by the difference to each (95 %): b: too few pairs.")
+    # One that diverged in one seed more is behind, and no difference of the rest is told.
+    fewer = accuracies("a", 0.4, 0.3, 0.2) | accuracies("b", 0.9, 0.8, None)
+    assert views.leader(fewer, "accuracy") == "Highest held-out accuracy: a (0.300), ahead of all others."
     # One seed has no interval, and one arm no rival.
     assert views.leader(accuracies("a", 0.9) | accuracies("b", 0.8), "accuracy") == (
         "Highest held-out accuracy: a (0.900); one seed tells nothing apart."
     )
     assert views.leader(accuracies("a", 0.9, 0.5), "loss") == "Lowest running-mean loss: a (0.3000)."
+
+
+def test_one_against_the_reference():
+    arms = accuracies("a", 0.9, 0.8, 0.7, 0.8, 0.9) | accuracies("b", 0.6, 0.5, 0.4, 0.5, 0.6)
+    held = scores.contest(arms, ("accuracy",), ("accuracy",), (), "a")
+    assert views.against("b", held) == ("b less a: held-out accuracy -0.300 (-0.300 to -0.300), better in 0 of 5.")
 
 
 def test_a_table_has_a_row_an_arm():
