@@ -222,7 +222,7 @@ def report(options: Options, seen: Seen) -> Report:
     ]
     largest = (max(options.windows), options.sigma2)
     distances = {
-        f"Bayes' rule, {largest[0]} x {largest[0]}": best[largest, "expected"].by_distance[np.newaxis],
+        **{f"Bayes' rule, {kind}": best[largest, kind].by_distance[np.newaxis] for kind in ("expected", "observed")},
         **{
             name: np.stack([judged.by_distance for _, judged in _of(networks, name, options.sigma2)])
             for name in NETWORKS
@@ -349,7 +349,8 @@ def look(options: Options, seen: Seen, pair: tuple[int, float]) -> Figure:
     for name in NETWORKS:
         (run, *_) = [run for run in seen.runs if (run.architecture, run.texture.sigma2) == (name, options.sigma2)]
         views[name] = seen.runs[run][0]
-    return plotting.predictions(image, mask, views, f"The first image, seed {options.seed}, sigma2 {options.sigma2:g}")
+    title = f"The first image, seed {options.seed}, sigma2 {options.sigma2:g}; grey frame: not judged"
+    return plotting.predictions(image, mask, views, title)
 
 
 def _of(networks: Mapping[Run, Judged], name: str, width: float) -> list[tuple[Run, Judged]]:
@@ -366,7 +367,7 @@ def _distance_table(distances: Mapping[str, np.ndarray]) -> Table:
         [name, *(f"{100 * error:.2f}" if np.isfinite(error) else "-" for error in errors.mean(axis=0))]
         for name, errors in distances.items()
     ]
-    note = "Pixels from the true edge. Bayes' rule: the error that it expects."
+    note = "Pixels from the true edge; Bayes' rule on the largest window."
     return Table("Error (%) by distance", ("", *edges.BAND_NAMES), rows, note)
 
 
