@@ -2,15 +2,18 @@
 
     python -m experiments.compare_optimizers                    the notebook's protocol: one rate, 3 seeds
     python -m experiments.compare_optimizers --preset fair      each at its own best rate, 5 seeds, 64 x 64
+    python -m experiments.compare_optimizers --preset rate_free     six that need no rate, against Adam
     python -m experiments.compare_optimizers --preset quick     64 x 64, 60 iterations
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
+    python -m experiments.compare_optimizers --preset fair --optimizers mine=my_module:factory=0.01 \\
+        --baseline docs/baselines/fair.json                     one of your own, against runs that are there
 
 Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook made one
 run each and called a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum
 well behind and plain SGD far behind: that is a statement about this one rate, which was tuned for Adam.
 
-On 2 CPU cores, an iteration takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour for the fair preset
-(64 runs to tune, 20 to compare), under a minute for the quick one. Several devices train runs side by side, and one as
+On 2 CPU cores, an iteration takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour for the presets fair
+(64 runs to tune, 20 to compare) and rate_free (16 and 40), under a minute for the quick one. Several devices train runs side by side, and one as
 many as --width says; several processes share them (--coordinator).
 """
 

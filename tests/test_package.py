@@ -59,8 +59,9 @@ def test_is_typed():
 @pytest.mark.deep
 def test_readme_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/library.md"))
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 4
     names = {}
     # Each goes on from the one before; a third of the steps says as much.
     for block in blocks:
@@ -68,3 +69,4 @@ def test_readme_examples_run(tmp_path, monkeypatch):
     assert names["histories"].loss.shape == (4, 10)
     assert names["result"].histories.loss.shape == (4, 2, 2, 10)
     assert names["probability"].shape == (80, 90)
+    assert names["where"].pixels.sum() == 2 * 32**2
