@@ -63,8 +63,8 @@ def sentence(bound: Bound, name: str, error: float, field: int) -> str:
     least, deviation, side = bound.error.expected, bound.error.expected_error, bound.window
     # Of textures that nobody confuses no pixel may be wrong.
     times = f", {error / least:.1f} times as many" if least > 0 else ""
-    more = "No network that sees so little can" if field <= side else f"What sees {field} x {field}, as it does, may"
+    more = "No network that sees so little can" if field <= side else f"A network that sees {field} x {field} may"
     return (
-        f"The best possible: Bayes' rule on {side} x {side} pixels has {least:.2%} (+- {deviation:.2%}) of them wrong "
-        f"away from the image's border; {name} has {error:.2%}{times}. {more} do better."
+        f"The best possible: Bayes' rule on {side} x {side} pixels errs on {least:.2%} (+- {deviation:.2%}) of the pixels "
+        f"away from the border; {name} errs on {error:.2%}{times}. {more} do better."
     )

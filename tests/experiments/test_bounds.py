@@ -24,9 +24,9 @@ def test_the_window_fits_into_the_image(monkeypatch):
 
 def test_the_sentence_says_who_could_do_better():
     said = bounds.sentence(BOUND, "this network", 0.006, 17)
-    assert "Bayes' rule on 9 x 9 pixels has 0.20% (+- 0.05%) of them wrong" in said
-    assert "this network has 0.60%, 3.0 times as many. What sees 17 x 17, as it does, may do better." in said
+    assert "Bayes' rule on 9 x 9 pixels errs on 0.20% (+- 0.05%) of the pixels away from the border" in said
+    assert "this network errs on 0.60%, 3.0 times as many. A network that sees 17 x 17 may do better." in said
     assert bounds.sentence(BOUND, "it", 0.006, 9).endswith("No network that sees so little can do better.")
     nothing = Bound(9, BayesError(0.0, 0.0, 0.0, 0.0))
-    assert "it has 0.10%. " in bounds.sentence(nothing, "it", 0.001, 17)
+    assert "it errs on 0.10%. " in bounds.sentence(nothing, "it", 0.001, 17)
     assert bounds.heading(BOUND) == "Bayes' rule, 9 x 9 pixels"
