@@ -64,7 +64,5 @@ def sentence(bound: Bound, name: str, error: float, field: int) -> str:
     # Of textures that nobody confuses no pixel may be wrong.
     times = f", {error / least:.1f} times as many" if least > 0 else ""
     more = "No network that sees so little can" if field <= side else f"A network that sees {field} x {field} may"
-    return (
-        f"The best possible: Bayes' rule on {side} x {side} pixels errs on {least:.2%} (+- {deviation:.2%}) of the pixels "
-        f"away from the border; {name} errs on {error:.2%}{times}. {more} do better."
-    )
+    rule = f"Bayes' rule on {side} x {side} pixels errs on {least:.2%} (+- {deviation:.2%}) of the pixels"
+    return f"The best possible: {rule} away from the border; {name} errs on {error:.2%}{times}. {more} do better."
