@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments.lab import experiment, fairness, store
+from experiments.lab import experiment, fairness, scores, store
 from experiments.lab.names import ARCHITECTURES, exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
@@ -76,8 +76,6 @@ class Options(Comparison):
                 raise ValueError(f"{name} must be different numbers, at least one")
         if self.image_size <= 2 * self.margin:
             raise ValueError(f"--image-size must be above {2 * self.margin} for these windows and textures")
-        if self.image_size < max(self.windows) + 10:
-            raise ValueError(f"--windows must be at most --image-size less 10, {self.image_size - 10}")
 
     @property
     def widths(self) -> list[float]:
@@ -184,9 +182,8 @@ class Judged(NamedTuple):
 
 def judge(options: Options, probability: np.ndarray, width: float, expected: bool = False) -> Judged:
     """The errors of a prediction; those that it expects of itself, min(p, 1 - p), where `expected`."""
-    mask = (
-        np.asarray(images(options.texture._replace(sigma2=width), options.num_images, rescaled=True).mask[..., 0]) > 0.5
-    )
+    texture = options.texture._replace(sigma2=width)
+    mask = np.asarray(images(texture, options.num_images, rescaled=True).mask[..., 0]) > 0.5
     inner = (slice(None), *(slice(options.margin, -options.margin),) * 2)
     wrong = np.minimum(probability, 1 - probability) if expected else (probability > 0.5) != mask
     wrong = wrong[inner].astype(float)
@@ -358,7 +355,7 @@ def _of(networks: Mapping[Run, Judged], name: str, width: float) -> list[tuple[R
 
 
 def _numbers(judged: Judged) -> dict[str, Any]:
-    bands = {f"error_at_{name}": error for name, error in zip(edges.BAND_NAMES, judged.by_distance, strict=True)}
+    bands = dict(zip(scores.ERRORS_AT, judged.by_distance, strict=True))
     return {"error": judged.error, "standard_error": judged.deviation, **bands}
 
 

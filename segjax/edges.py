@@ -7,7 +7,7 @@ A pixel's distance to the edge is that to the nearest pixel of the other class, 
 two pixels beside a straight edge are at 0.5. What lies beyond an image's border is no other class.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
         raise ValueError(f"mask must have shape (batch, height, width, 1), got {mask.shape}")
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
-    if float(check_positive("within", within)) > BANDS[-1]:  # type: ignore[arg-type]
+    if cast(float, check_positive("within", within)) > BANDS[-1]:
         raise ValueError(f"within must be at most {BANDS[-1]} pixels, got {within}")
     wanted, given = mask[..., 0] > 0.5, jax.nn.sigmoid(logits[..., 0]) > 0.5
     distance = edge_distance(wanted)

@@ -20,7 +20,7 @@ Everything is computed in float64, whatever jax's own setting is, and given as N
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -157,15 +157,15 @@ def posterior(
     """Probability that a pixel is in the mask, given the window around it: the best prediction there is.
 
     Bayes' rule over masks that are drawn from their law on the window and its margin. At the image's border the window
-    is cut, and the law there, where the noise ends, is taken as inside: it is not exact nearer to the border than the
-    textures reach.
+    is shifted, and the law there, where the noise ends, is taken as inside: it is not exact where the textures reach
+    beyond the border.
 
     Args:
         key: one key of `jax.random`, for the masks.
         images: (batch, n, n, 1), floating, not rescaled: of `generate_data(..., rescaled=False)`. They are rounded to
             grey levels here.
         sigma1, sigma2, sigma: widths in pixels, numbers: those the images were made with.
-        window: side of the window in pixels, odd.
+        window: side of the window in pixels, odd; shifted inwards where the image ends.
         num_masks: the more, the closer; each takes 56 bytes.
         levels: as in `interior_error`.
         border: pixels nearer to the border than this are left out: NaN.
@@ -186,15 +186,12 @@ def posterior(
         raise ValueError("images must be on their own scale, as generate_data(..., rescaled=False) gives them")
     size, masks = images.shape[1], check_count("num_masks", num_masks, 2)
     law = _law(sigma1, sigma2, sigma, window, size, levels)
-    starts = np.clip(np.arange(size) - window // 2, 0, size - window)
     if 2 * check_count("border", border, 0) >= size:
         raise ValueError(f"border must be below half of the image's side, {size / 2:g}, got {border}")
     sides = slice(border, size - border)
     places = np.stack(np.broadcast_arrays(*np.ogrid[: len(images), sides, sides]), axis=-1).reshape(-1, 3)
     found = np.full(images.shape[:3], np.nan)
-    with jax.enable_x64(True):
-        fields = np.asarray(images[..., 0], np.float64)
-        found[tuple(places.T)] = _posterior(key, fields, places, starts, law, masks, progress)
+    found[tuple(places.T)] = _posterior(key, images, places, law, masks, progress)
     return found
 
 
@@ -245,11 +242,8 @@ def bayes_error(
     flat = np.stack([chosen.permutation(inner**2)[:pixels] for _ in range(num_images)])
     index = np.broadcast_to(np.arange(num_images)[:, None], flat.shape)
     places = np.stack([index, reach + flat // inner, reach + flat % inner], axis=-1).reshape(-1, 3)
-    starts = np.clip(np.arange(image_size) - window // 2, 0, image_size - window)
-    fields, masks = (np.asarray(part[..., 0], np.float64) for part in batch)
-    with jax.enable_x64(True):
-        p = _posterior(masks_key, fields, places, starts, law, check_count("num_masks", num_masks, 2), progress)
-    wrong = (p > 0.5) != (masks[tuple(places.T)] > 0.5)
+    p = _posterior(masks_key, batch.image, places, law, check_count("num_masks", num_masks, 2), progress)
+    wrong = (p > 0.5) != (np.asarray(batch.mask[..., 0])[tuple(places.T)] > 0.5)
     # Pixels of one image are no independent trials.
     parts = [own.reshape(flat.shape).mean(axis=1) for own in (np.minimum(p, 1 - p), wrong)]
     return BayesError(*(float(it) for own in parts for it in (own.mean(), own.std(ddof=1) / np.sqrt(num_images))))
@@ -258,10 +252,11 @@ def bayes_error(
 def margin(window: int, sigma1: float, sigma2: float) -> int:
     """How far from the image's border a pixel is, at least, whose window has the law of the inside, in pixels.
 
-    Nearer, the noise outside the image is missed: the wider texture reaches over 3 standard deviations of both blurs.
+    Nearer, the noise outside the image is missed: the wider texture reaches over 3 standard deviations of both blurs. A
+    window with such a pixel at its centre fits into the image with the margin on which masks are drawn.
     """
     widest = max(_number("sigma1", sigma1), _number("sigma2", sigma2))
-    return check_count("window", window, 1) // 2 + int(np.ceil(3 * np.hypot(widest, EDGE_SIGMA)))
+    return check_count("window", window, 1) // 2 + max(_MARGIN, int(np.ceil(3 * np.hypot(widest, EDGE_SIGMA))))
 
 
 class _Law(NamedTuple):
@@ -273,7 +268,6 @@ class _Law(NamedTuple):
         root: (q, q), noise -> the mask's field along one side, of variance 1 at the centre.
         weights: (q,), covariance of that field with its centre along one side.
         scales: standard deviations from which the field at the centre is drawn.
-        noise: variance of the rounding to grey levels.
         step: of the grey levels.
     """
 
@@ -282,7 +276,6 @@ class _Law(NamedTuple):
     root: np.ndarray
     weights: np.ndarray
     scales: np.ndarray
-    noise: float
     step: float
 
 
@@ -312,45 +305,47 @@ def _law(sigma1: float, sigma2: float, sigma: float, window: int, size: int, lev
     step = _step(widths, size, levels)
     textures = np.stack([_toeplitz(side, size, own) for own in widths])
     scales = np.minimum(1.0, slope * np.array([_NEAREST, max(half, _NEAREST), np.inf]))
-    return _Law(blur, textures, root, field[side // 2], scales, step**2 / 12, step)
+    return _Law(blur, textures, root, field[side // 2], scales, step)
 
 
 def _posterior(
     key: jax.Array,
-    fields: np.ndarray,
+    images: jax.Array,
     places: np.ndarray,
-    starts: np.ndarray,
     law: _Law,
     num_masks: int,
     progress: Callable[[int, int], None] | None,
 ) -> np.ndarray:
-    """The probability at places (pixels, 3): image, row, column; `starts` is where the window of a row begins."""
-    window = law.blur.shape[0]
+    """The probability at places (pixels, 3): image, row, column of images (batch, n, n, 1)."""
     if progress is not None:
         check_callable("progress", progress)
-    fields = np.round(fields / law.step) * law.step
+    window, size = law.blur.shape[0], images.shape[1]
+    fields = np.round(np.asarray(images[..., 0], np.float64) / law.step) * law.step
+    # Where the window of a row or a column begins: at the border it is shifted inwards.
+    starts = np.clip(np.arange(size) - window // 2, 0, size - window)
     views = np.lib.stride_tricks.sliding_window_view(fields, (window, window), axis=(1, 2))
     image, row, column = places.T
     offsets = (row - starts[row]) * window + column - starts[column]
-    totals = np.full((2, len(places)), -np.inf)
-    noise_key, points_key = jax.random.split(key)
-    points, weights = _points(points_key, num_masks, law.scales)
-    for first in range(0, num_masks, _MASKS):
-        # One number of masks a program: the last one takes some twice, which count for nothing.
-        numbers = np.arange(first, first + _MASKS)
-        kept, numbers = numbers < num_masks, numbers % num_masks
-        chosen = np.where(kept, weights[numbers], -np.inf)
-        whiten, constants, masks = _masks(noise_key, numbers, points[numbers], chosen, law)
-        for begin in range(0, len(places), _WINDOWS):
-            some = slice(begin, begin + _WINDOWS)
-            x = views[image[some], starts[row[some]], starts[column[some]]].reshape(-1, window**2)
-            # One shape for all turns: another would be compiled again.
-            short = min(_WINDOWS, len(places)) - len(x)
-            x, own = np.pad(x, ((0, short), (0, 0))), np.pad(offsets[some], (0, short))
-            added = np.asarray(_evidence(x, own, whiten, constants, masks))
-            totals[:, some] = np.logaddexp(totals[:, some], added[:, : added.shape[1] - short])
-        if progress:
-            progress(min(first + _MASKS, num_masks), num_masks)
+    with jax.enable_x64(True):
+        totals = np.full((2, len(places)), -np.inf)
+        noise_key, points_key = jax.random.split(key)
+        points, weights = _points(points_key, num_masks, law.scales)
+        for first in range(0, num_masks, _MASKS):
+            # One number of masks a program: the last one takes some twice, which count for nothing.
+            numbers = np.arange(first, first + _MASKS)
+            kept, numbers = numbers < num_masks, numbers % num_masks
+            chosen = np.where(kept, weights[numbers], -np.inf)
+            whiten, constants, masks = _masks(noise_key, numbers, points[numbers], chosen, law)
+            for begin in range(0, len(places), _WINDOWS):
+                some = slice(begin, begin + _WINDOWS)
+                x = views[image[some], starts[row[some]], starts[column[some]]].reshape(-1, window**2)
+                # One shape for all turns: another would be compiled again.
+                short = min(_WINDOWS, len(places)) - len(x)
+                x, own = np.pad(x, ((0, short), (0, 0))), np.pad(offsets[some], (0, short))
+                added = np.asarray(_evidence(x, own, whiten, constants, masks))
+                totals[:, some] = np.logaddexp(totals[:, some], added[:, : added.shape[1] - short])
+            if progress:
+                progress(min(first + _MASKS, num_masks), num_masks)
     inside, outside = totals
     return 1 / (1 + np.exp(np.clip(outside - inside, -700, 700)))
 
@@ -386,7 +381,7 @@ def _masks(
         level = point[0] - field[side // 2, side // 2]
         field += level * law.weights[:, None] * law.weights
         mask = field > 0
-        covariance = law.noise * jnp.eye(window**2)
+        covariance = law.step**2 / 12 * jnp.eye(window**2)
         for part, texture in zip((mask, ~mask), law.textures, strict=True):
             # T (x) T on the pixels of the mask; one side after the other is blurred, 40 million products for 300.
             inside = texture[:, None, :, None] * texture[None, :, None, :] * part[:, :, None, None] * part
@@ -449,7 +444,7 @@ def _check_window(window: int, image_size: int) -> tuple[int, int]:
 def _number(name: str, value: Any) -> float:
     """The width as a number: what is computed here is computed before any tracing."""
     _check_concrete(name, value)
-    return float(check_sigma(name, value))  # type: ignore[arg-type]
+    return float(cast(float, check_sigma(name, value)))
 
 
 def _check_concrete(name: str, value: Any) -> None:

@@ -134,10 +134,8 @@ def test_the_posterior_is_calibrated():
     # A cut of the work into turns changes nothing but the rounding.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracle, "_WINDOWS", 500)
-        report = lambda *now: done.append(now)  # noqa: E731, it is one line
-        again = oracle.posterior(
-            jax.random.key(1), batch.image[:1], 0.2, 1.2, 6.4, window=5, num_masks=300, progress=report
-        )
+        options = {"window": 5, "num_masks": 300, "progress": lambda *now: done.append(now)}
+        again = oracle.posterior(jax.random.key(1), batch.image[:1], 0.2, 1.2, 6.4, **options)
     np.testing.assert_allclose(again, seen[:1], atol=1e-8)
     assert done[-1] == (300, 300)
     assert len(done) == 15

@@ -126,12 +126,12 @@ def table(baseline: Baseline) -> Table:
     rows = [
         ["runs", ", ".join(f"{arm.label}: {len(arm.rows)}" for arm in baseline.arms.values())],
         ["file", str(baseline.path)],
-        ["command", str(made["command"])],
+        ["command", made["command"]],
         ["machine", f"{device.get('cpu_cores')} cores of {device.get('cpu')}, jax on {device.get('kind')}"],
         ["versions", versions],
         ["convolution", str(made["numerics"].get("convolution"))],
         ["source", f"commit {made['source'].get('commit')}"],
-        ["date", str(made["date"])],
+        ["date", made["date"]],
     ]
     return Table("Stored runs, which this command did not make", ("", ""), rows)
 

@@ -14,8 +14,8 @@ from experiments.lab.train import progress_bar
 from segjax import oracle
 from segjax.oracle import BayesError
 
-# At the notebook's widths, 1,000 masks are enough for these windows, and take 10 s on 2 cores; 17 x 17 needs 20 times
-# as many.
+# At the notebook's widths, 1,000 masks are enough for these windows, and take about 10 s on 2 cores; for 17 x 17 pixels
+# 4,000 are too few (docs/best-possible.md).
 WINDOW, NUM_MASKS, NUM_IMAGES, PIXELS = 9, 1000, 32, 128
 
 

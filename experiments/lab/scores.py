@@ -54,6 +54,8 @@ def _at_distance(band: int) -> Callable[[Held], Any]:
     return lambda held: edges.error(held.edges)[band]
 
 
+# The columns of the errors by distance to the true edge.
+ERRORS_AT = tuple(f"error_at_{name.replace(' ', '_').replace('-', '_to_')}" for name in edges.BAND_NAMES)
 # Name in files -> heading, whether more is better, and the number: what held-out images say of a network.
 HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
     "accuracy": ("accuracy", True, lambda held: metrics.accuracy(held.counts)),
@@ -65,12 +67,8 @@ HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
     "worst_image_iou": ("IoU of the worst image", True, lambda held: held.image_iou.min()),
     "boundary_f": ("boundary F (2 pixels)", True, lambda held: edges.boundary_f(held.edges)),
     **{
-        f"error_at_{name.replace(' ', '_').replace('-', '_to_')}": (
-            f"error {name} pixels from the edge",
-            False,
-            _at_distance(band),
-        )
-        for band, name in enumerate(edges.BAND_NAMES)
+        column: (f"error {name} pixels from the edge", False, _at_distance(band))
+        for band, (column, name) in enumerate(zip(ERRORS_AT, edges.BAND_NAMES, strict=True))
     },
     "accuracy_by_running_statistics": (
         "accuracy, running statistics",

@@ -13,7 +13,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison
 from experiments.lab.report import Table
 from experiments.lab.runs import held_out_batch
-from experiments.lab.scores import COLUMNS, HELD_OUT, WINDOW, Arm, Arms, Contest, Target
+from experiments.lab.scores import COLUMNS, ERRORS_AT, HELD_OUT, WINDOW, Arm, Arms, Contest, Target
 from segjax import plotting, statistics
 from segjax.models import Variables
 from segjax.statistics import Estimate
@@ -81,8 +81,7 @@ def against(label: str, contest: Contest) -> str:
 
 def distance_table(row: Mapping[str, Any]) -> Table:
     """Where the errors of one network lie: its columns of `scores.HELD_OUT`, a row each."""
-    names = [name for name in HELD_OUT if name.startswith("error_at_")]
-    names += ["boundary_f", "image_iou", "worst_image_iou"]
+    names = (*ERRORS_AT, "boundary_f", "image_iou", "worst_image_iou")
     rows = [[HELD_OUT[name][0], f"{row[name]:.4f}"] for name in names]
     note = "Error: share of the held-out pixels at that distance. Boundary F: edges that lie within 2 pixels."
     return Table("Where the errors lie", ("", "held-out images"), rows, note)

@@ -16,6 +16,8 @@ def test_the_window_fits_into_the_image(monkeypatch):
     # Textures reach 5 pixels and half of the window 2: of 16 pixels two are left.
     assert found.window == 5
     assert 0 <= found.error.expected <= 0.5
+    # However little the textures reach, the masks' margin has its place.
+    assert bounds.measure(Texture(1, 16, 0.2, 0.5, 4.0), quiet).window == 5
     # Where the textures reach over the whole image there is none.
     assert bounds.measure(Texture(1, 16, 0.2, 5.0, 4.0), quiet) is None
     assert bounds.document(None) is None
