@@ -1,12 +1,12 @@
 """Which optimizers of optax can train the notebook's network, and what does each of them need?
 
     python -m experiments.try_optimizers                    every one of optax and optax.contrib
-    python -m experiments.try_optimizers --preset quick     five of them, 60 iterations
+    python -m experiments.try_optimizers --preset quick     four of them, 60 iterations
     python -m experiments.try_optimizers --optimizers optax:lion=1e-4,1e-3 my_module:factory
 
 One that has a default rate is tried at it, every other at three rates, of which the best counts; one seed. So the loss
 says that it learns, and about how fast: which of two is better, compare_optimizers says, over many seeds. The table is
-docs/optimizers.md. About 10 minutes on 2 CPU cores, most of it compilation; quick, half a minute.
+docs/optimizers.md. About 10 minutes on 2 CPU cores, most of it compilation; quick, a minute.
 """
 
 import inspect
@@ -55,6 +55,7 @@ class Options(Training):
 
     def check(self) -> None:
         super().check()
+        tuning.check_rates("--rates", self.rates)
         # One that a person named and that cannot train is a mistake; of optax's it is an answer.
         if self.optimizers:
             tuning.candidates(self.optimizers, self.rates)
@@ -77,7 +78,7 @@ PRESETS = {
     "full": Options(),
     "quick": Options(
         iterations=60,
-        optimizers=("adam", "optax:lion", "optax.contrib:muon", "optax.contrib:momo=1", "optax.contrib:prodigy=1"),
+        optimizers=("adam", "optax.contrib:muon", "optax.contrib:momo=1", "optax.contrib:prodigy=1"),
     ),
 }
 

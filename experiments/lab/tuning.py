@@ -62,7 +62,7 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
     Raises:
         ValueError, TypeError: naming the option, and what is wrong with it.
     """
-    _check_rates("--rates", rates)
+    check_rates("--rates", rates)
     chosen = []
     for text in texts:
         if not isinstance(text, str):
@@ -80,7 +80,7 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
             own = tuple(float(rate) for rate in given.split(",")) if equals else tuple(rates)
         except ValueError as error:
             raise ValueError(f"--optimizers {text}: {error}") from error
-        _check_rates(f"--optimizers {name}=", own)
+        check_rates(f"--optimizers {name}=", own)
         chosen.append(Candidate(label, name, tuple(sorted(own))))
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
@@ -168,7 +168,8 @@ def table(candidates: Sequence[Candidate], grid: Grid, steps: int, seeds: str) -
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
 
 
-def _check_rates(option: str, rates: Sequence[float]) -> None:
+def check_rates(option: str, rates: Sequence[float]) -> None:
+    """Raises ValueError or TypeError naming the option, unless they are different numbers > 0."""
     for rate in rates:
         check_positive(option, rate)
     if not rates or len(set(rates)) < len(rates):

@@ -42,6 +42,7 @@ def test_every_prediction_is_judged(found):
 @pytest.mark.slow
 def test_what_bayes_rule_saw_is_kept(found, monkeypatch):
     out, rows = found
+    assert {path.stem for path in out.glob("over_*.png")} == {"over_window", "over_sigma2"}
     for path in out.glob("*.*"):
         path.unlink()
     monkeypatch.setattr(oracle, "posterior", lambda *_, **__: pytest.fail("it is kept"))
