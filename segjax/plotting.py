@@ -18,6 +18,7 @@ Band = tuple[np.ndarray, np.ndarray]
 # Okabe and Ito's colours (2008), which colour-blind readers can tell apart, without black and the pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _LINES = ("-", "--", "-.", ":")
+_FEW_POINTS = 12
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 # Perceptually uniform, and nearly the same to readers with and without colour blindness (Nunez et al., 2018).
 _PROBABILITY = matplotlib.colormaps["cividis"]
@@ -76,7 +77,9 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
         for (name, runs), style in zip(panel.curves.items(), styles, strict=True):
             runs = np.atleast_2d(runs)
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
-            axes.plot(x, runs.mean(axis=0), label=name, linewidth=1.8, **style)
+            # Few points are seen as such, and a single one at all.
+            marker = "o" if runs.shape[1] <= _FEW_POINTS else ""
+            axes.plot(x, runs.mean(axis=0), label=name, linewidth=1.8, marker=marker, markersize=4, **style)
             # A single run would have a band without width.
             if len(runs) > 1 or name in panel.bands:
                 band = panel.bands.get(name, (runs.min(axis=0), runs.max(axis=0)))

@@ -70,6 +70,12 @@ def test_curves_over_another_quantity():
     assert axes.lines[1].get_xdata()[0] == 0.1
 
 
+@pytest.mark.parametrize(("points", "marker"), [(1, "o"), (12, "o"), (13, "")])
+def test_few_points_are_marked(points, marker):
+    figure = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(points)})], "title")
+    assert figure.axes[0].lines[0].get_marker() == marker
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_many_curves_are_told_apart(ordered):
     curves = {str(index): np.arange(3.0) + index for index in range(9)}
