@@ -3,7 +3,7 @@
     python -m experiments.compare_optimizers                    the notebook's protocol: one rate, 3 seeds
     python -m experiments.compare_optimizers --preset fair      each at its own best rate, 5 seeds, 64 x 64
     python -m experiments.compare_optimizers --preset rate_free     six that need no rate, against Adam
-    python -m experiments.compare_optimizers --preset quick     64 x 64, 60 iterations
+    python -m experiments.compare_optimizers --preset quick     each at 0.001 and at its own rate, 60 iterations
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
     python -m experiments.compare_optimizers --preset fair --optimizers mine=my_module:factory=0.01 \\
         --baseline docs/baselines/fair.json                     one of your own, against runs that are there
@@ -49,12 +49,12 @@ class Options(Comparison, processes.Group):
 
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module; with options as "optax:adamw(weight_decay=0.01)", with a rate of its own as optax:lion=1e-4,
-    with --tune a grid of its own as optax:lion=1e-5,1e-4, and under another name as mine=optax:lion."""
+    code of their module; with options as "optax:adamw(weight_decay=0.01)", under another name as mine=optax:lion, and
+    with rates of its own as optax:lion=1e-5,1e-4: each of them is compared, or with --tune the best."""
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
-    """Optimizer against which the others are held, seed by seed; by default the last of --baseline, or else of
-    --optimizers."""
+    """Optimizer against which the others are held, seed by seed: its name, or with its rate as "adam 0.001"; by default
+    the last of --baseline, or else of --optimizers."""
     baseline: Path | None = None
     """results.json of an earlier comparison: its runs, which are not trained again, are contenders beside --optimizers.
     It must have the same images, seeds and number of iterations."""
@@ -69,6 +69,9 @@ class Options(Comparison, processes.Group):
     tuning_seed: int = 1000  # The first of those seeds.
     out: Path = Path("results/compare_optimizers")
 
+    def called(self, optimizer: str) -> str:
+        return tuning.label(self.candidates, optimizer)
+
     def inputs(self) -> list[Path]:
         return names.sources(optimizer for _, optimizer, _ in self.candidates) + (
             [self.baseline] if self.baseline else []
@@ -76,15 +79,11 @@ class Options(Comparison, processes.Group):
 
     def check(self) -> None:
         super().check()
-        known = [*(candidate.label for candidate in self.candidates), *(self.stored.labels if self.stored else ())]
         if self.reference:
-            check_name("--reference", self.reference, known)
+            check_name("--reference", self.reference, self.references)
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
-        several = [candidate.label for candidate in self.candidates if len(candidate.rates) > 1]
-        if several and not self.tune:
-            raise ValueError(f"--optimizers {several[0]}= must have one rate; to choose among several pass --tune")
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -93,6 +92,21 @@ class Options(Comparison, processes.Group):
     @cached_property
     def stored(self) -> Baseline | None:
         return baseline.read(self.baseline, self) if self.baseline else None
+
+    @property
+    def tuned(self) -> list[Candidate]:
+        """Those whose rate is to be found."""
+        return [candidate for candidate in self.candidates if len(candidate.rates) > 1] if self.tune else []
+
+    @property
+    def references(self) -> list[str]:
+        """What --reference may name: a label that stands for one contender, or a label and a rate that are known."""
+        fixed = [candidate for candidate in self.candidates if candidate not in self.tuned]
+        alone = [
+            candidate.label for candidate in self.candidates if candidate not in fixed or len(candidate.rates) == 1
+        ]
+        with_rates = [candidate.arm(rate) for candidate in fixed for rate in candidate.rates]
+        return [*alone, *with_rates, *(self.stored.labels if self.stored else ())]
 
     @property
     def all_tuning_seeds(self) -> range:
@@ -110,11 +124,19 @@ RATE_FREE = (
     "cocob=optax.contrib:cocob=1",
     "schedule_free_adamw=optax.contrib:schedule_free_adamw=0.0025",
 )
+# The notebook's one rate, and those that --tune found for this setting on seeds 1000 and 1001; RMSprop's is the same.
+QUICK = Options(
+    optimizers=("sgd=0.001,0.5", "momentum=0.001,0.1", "rmsprop=0.001", "adam=0.001,0.01"),
+    iterations=60,
+    image_size=32,
+    sigma=6.4,
+    seeds=5,
+)
 PRESETS = {
     "notebook": Options(),
     "fair": FAIR,
     "rate_free": replace(FAIR, optimizers=(*RATE_FREE, "adam=0.001", "tuned adam=adam"), reference="tuned adam"),
-    "quick": Options(iterations=60, image_size=64, sigma=12.8),
+    "quick": QUICK,
 }
 
 
@@ -138,9 +160,8 @@ def work(options: Options, console: Console) -> Found:
         # Of several processes one alone holds the results.
         return tuning.trials(candidates, results, len(seeds)) if results else {}
 
-    chosen = {label: rates[0] for label, _, rates in candidates}
-    tuned = [candidate for candidate in candidates if len(candidate.rates) > 1]
-    if tuned and (trials := train(tuned, options.all_tuning_seeds)):
+    chosen = {candidate.label: candidate.rates[0] for candidate in options.tuned}
+    if chosen and (trials := train(options.tuned, options.all_tuning_seeds)):
         grid = tuning.grid(trials)
         for label, best in grid.best.items():
             if best.rate is None:
@@ -148,20 +169,20 @@ def work(options: Options, console: Console) -> Found:
             chosen[label] = best.rate
     # All processes must go on with the rates that one of them found.
     chosen = dict(zip(chosen, processes.broadcast(np.array(list(chosen.values()))).tolist(), strict=True))
-    compared = [candidate._replace(rates=(chosen[candidate.label],)) for candidate in candidates]
+    compared = [
+        candidate._replace(rates=(chosen[candidate.label],)) if candidate.label in chosen else candidate
+        for candidate in candidates
+    ]
     return Found(train(compared, options.all_seeds), trials, grid)
 
 
 def report(options: Options, found: Found) -> Report:
     candidates, stored = options.candidates, options.stored
     arms = {name: arm for own in found.compared.values() for name, arm in own.items()}
-    # Label of a candidate -> that of its arm: optimizers at one rate need no more than their names.
-    labels = {label: name for label, own in found.compared.items() for name in own}
-    if not stored and len({arm.run.learning_rate for arm in arms.values()}) == 1:
-        arms = {label: replace(arms[name], label=label) for label, name in labels.items()}
-        labels = {label: label for label in labels}
+    labels = {name: name for name in arms} | {label: next(iter(own)) for label, own in found.compared.items()}
     steps = options.tuning_seeds * options.iterations
-    spent = {labels[label]: cost for label, cost in tuning.spent(candidates, steps).items()}
+    costs = tuning.spent(options.tuned, steps)
+    spent = {name: costs.get(label, 0) for label, own in found.compared.items() for name in own}
     trained = list(arms.values())
     if stored:
         arms, labels, spent = {**arms, **stored.arms}, {**stored.labels, **labels}, {**spent, **stored.spent}
@@ -174,13 +195,13 @@ def report(options: Options, found: Found) -> Report:
     results = {**scores.document(arms, contest), "tuning_steps": spent}
     rows = [{"phase": "comparison", **row} for row in scores.rows(arms)]
     setting = f"{options.iterations} iterations, {options.size} images, {options.seeds} seeds"
-    tables = views.contest_tables(arms, contest, targets)
+    details = views.contest_tables(arms, contest, targets)
     figures = views.contest_figures(arms, contest, targets, setting)
     findings = [views.leader(arms, column) for column in DECISIVE]
-    warnings = fairness.of_contest(arms, contest, options.seeds) + fairness.of_weights(candidates)
+    warnings = fairness.of_contest(arms, options.seeds) + fairness.of_weights(candidates)
     warnings += fairness.of_budgets(spent)
     if any(spent.values()):
-        tables.append(views.cost_table(arms, contest, targets, spent))
+        details.append(views.cost_table(arms, contest, targets, spent))
         if charged := views.cost_figure(arms, contest, targets, spent, setting):
             figures["time_with_tuning"] = charged
     if found.grid:
@@ -188,17 +209,18 @@ def report(options: Options, found: Found) -> Report:
         results["tuning"] = {"best_rates": found.grid.document, "runs": trials}
         rows = [{"phase": "tuning", **row} for row in trials] + rows
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-        tables.append(tuning.table(candidates, found.grid, steps, listed))
+        details.append(tuning.table(candidates, found.grid, steps, listed))
         figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
         warnings += fairness.of_tuning(found.grid, seeds, options.all_seeds)
     if stored:
         # What one came for: the new ones against what was there.
         findings = [views.against(arm.label, contest) for arm in trained if arm.label != reference] + findings
-        tables.append(baseline.table(stored))
+        details.append(baseline.table(stored))
         warnings += baseline.warnings(stored, trained)
         results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
     figures["predictions"] = views.predictions(arms, options)
-    return Report(findings, tables, figures, results, rows, warnings)
+    tables = [views.verdict_table(arms, contest, setting)]
+    return Report(findings, tables, figures, results, rows, warnings, details=details)
 
 
 if __name__ == "__main__":

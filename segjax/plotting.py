@@ -1,5 +1,6 @@
 """Figures from arrays: each function returns a matplotlib Figure and neither loads, saves nor shows anything."""
 
+import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -102,18 +103,20 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
 
 
 def predictions(image: ArrayLike, mask: ArrayLike, probabilities: Mapping[str, ArrayLike], title: str) -> Figure:
-    """A row for each prediction: input image, true mask, probability of the mask; all (n, n), in [0, 1].
+    """Input image, true mask, and each prediction of it, the probability of the mask; all (n, n), in [0, 1].
 
     Args:
-        probabilities: name of the row -> (n, n).
+        probabilities: name -> (n, n).
     """
-    grid = [
-        [Picture("", image), Picture("", mask, "mask"), Picture("", probability, "probability")]
-        for probability in probabilities.values()
-    ]
-    headings = ("input image", "true mask", "prediction")
-    grid[0] = [picture._replace(title=heading) for picture, heading in zip(grid[0], headings, strict=True)]
-    return pictures(grid, title, list(probabilities))
+    shown = [Picture("input image", image), Picture("true mask", mask, "mask")]
+    shown += [Picture(name, probability, "probability") for name, probability in probabilities.items()]
+    return pictures(in_rows(shown), title)
+
+
+def in_rows(shown: Sequence[Picture], longest: int = 5) -> list[list[Picture]]:
+    """Pictures in the fewest rows of at most so many, which are as equal as they can be."""
+    columns = math.ceil(len(shown) / math.ceil(len(shown) / longest))
+    return [list(shown[start : start + columns]) for start in range(0, len(shown), columns)]
 
 
 def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str] = (), size: float = 2.5) -> Figure:
@@ -268,13 +271,11 @@ def sensitivity(
     Args:
         rates: (rates,).
         losses: name -> (seeds, rates), NaN where a run was not made.
-        diverged: name -> (seeds, rates), bool; the mean leaves out a diverged run, and a cross at the top marks it.
+        diverged: name -> (seeds, rates), bool; a cross at the top edge marks a diverged run, which the mean leaves out.
         bands: name -> lower and upper edge, (rates,) each, NaN where the band has a gap; without it, the seeds' range.
     """
     figure, axes = _single(7.6, 4.9)
-    finite = np.concatenate([np.ravel(losses[name][~diverged[name]]) for name in losses])
-    # Above every curve on the logarithmic axis.
-    top = 1.6 * (np.nanmax(finite) if np.isfinite(finite).any() else 1.0)
+    crosses = []
     for index, (name, values) in enumerate(losses.items()):
         colour, line, marker = (styles[index % len(styles)] for styles in (COLOURS, _LINES, _MARKERS))
         kept = np.ma.masked_invalid(np.where(diverged[name], np.nan, values))
@@ -284,37 +285,54 @@ def sensitivity(
         tried = np.isfinite(values).any(axis=0) | diverged[name].any(axis=0)
         axes.plot(rates[tried], kept.mean(axis=0)[tried], color=colour, linestyle=line, marker=marker, label=name)
         axes.fill_between(rates[tried], *(edge[tried] for edge in band), color=colour, alpha=0.2, linewidth=0)
-        lost = rates[diverged[name].any(axis=0)]
-        # A row of crosses for each name, so that none hides another.
-        axes.plot(lost, np.full(len(lost), top * 1.25**index), "x", color=colour, markersize=8)
+        if (lost := rates[diverged[name].any(axis=0)]).size:
+            crosses.append((lost, colour))
     axes.set(xlabel="learning rate", ylabel=ylabel)
     _make_log(axes, "x")
     _make_log(axes, "y")
-    axes.plot([], [], "x", color="black", label="some seed diverged")
+    # At the top edge, above every curve: a row for each name, so that none hides another.
+    low, high = np.log(axes.get_ylim())
+    axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - 0.05 * (len(crosses) + 0.2))))
+    for index, (lost, colour) in enumerate(crosses):
+        places = np.full(len(lost), 0.97 - 0.05 * index)
+        label = "" if index else "some seed diverged"
+        axes.plot(lost, places, "x", color=colour, markersize=8, transform=axes.get_xaxis_transform(), label=label)
     axes.grid(alpha=0.3, which="both")
     return _finish(figure, title, legend=True)
 
 
 def differences(
-    estimates: Mapping[str, Sequence[tuple[float, float, float]]], xlabels: Sequence[str], title: str
+    estimates: Mapping[str, Sequence[tuple[float, float, float]]],
+    pairs: Mapping[str, Sequence[np.ndarray]],
+    xlabels: Sequence[str],
+    higher_is_better: Sequence[bool],
+    title: str,
 ) -> Figure:
-    """Names at the left and a panel for each quantity: a difference and its interval, with a line at 0.
+    """Names at the left and a panel for each quantity: a difference and its interval over the pairs, with a line at 0.
 
     Args:
         estimates: name -> (value, low, high) for each quantity; matplotlib leaves out numbers that are not finite.
+        pairs: name -> (pairs,) for each quantity: the single differences, a small dot each.
         xlabels: the quantities with their units.
+        higher_is_better: of each quantity; an arrow says so.
     """
     # As wide as its panel: a name in it can be an import path.
     xlabels = [textwrap.fill(xlabel, 40) for xlabel in xlabels]
-    height = 0.42 * len(estimates) + 1.8 + 0.2 * max(xlabel.count("\n") for xlabel in xlabels)
+    height = 0.42 * len(estimates) + 2.0 + 0.2 * max(xlabel.count("\n") for xlabel in xlabels)
     figure = Figure(figsize=(max(3.9 * len(xlabels) + 1.6, 7.6), height), layout="constrained")
     panels = figure.subplots(1, len(xlabels), squeeze=False, sharey=True)[0]
-    for index, (axes, xlabel) in enumerate(zip(panels, xlabels, strict=True)):
+    for index, (axes, xlabel, higher) in enumerate(zip(panels, xlabels, higher_is_better, strict=True)):
         axes.axvline(0, color="black", linewidth=1)
-        for row, intervals in enumerate(estimates.values()):
+        for row, (name, intervals) in enumerate(estimates.items()):
             value, low, high = intervals[index]
             axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=2)
             axes.plot(value, row, "o", color=COLOURS[0])
+            # Below the interval, so that neither hides the other.
+            own = pairs[name][index]
+            axes.plot(own, np.full(len(own), row + 0.22), ".", color="0.35", markersize=4)
+        # At the end of the axis that it points to.
+        arrow, side = ("better \N{RIGHTWARDS ARROW}", "right") if higher else ("\N{LEFTWARDS ARROW} better", "left")
+        axes.set_title(arrow, loc=side, fontsize=10)
         axes.set(xlabel=xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.grid(alpha=0.3)
@@ -378,9 +396,18 @@ def _make_log(axes: Axes, name: Literal["x", "y"]) -> None:
     # matplotlib's own ticks leave an axis of less than a decade with one number, or none.
     (axes.set_xscale if name == "x" else axes.set_yscale)("log")
     low, high = axis.get_view_interval()
+    if low <= 0:
+        # Nothing is drawn, since every run diverged.
+        (axes.set_xlim if name == "x" else axes.set_ylim)(low := 0.1, high := 1.0)
     short = high < 300 * low
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if short else (1,), numticks=99))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if short else LogFormatterSciNotation())
+    # One label alone gives no scale: finer ones, until there are two.
+    for subs in ((1, 2, 5), range(1, 10)) if short else ((1,),):
+        axis.set_major_locator(LogLocator(subs=subs, numticks=99))
+        if np.sum((axis.get_majorticklocs() >= low) & (axis.get_majorticklocs() <= high)) > 1:
+            break
+    else:
+        axis.set_major_locator(MaxNLocator(4))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -396,7 +423,14 @@ def _styles(count: int, ordered: bool) -> list[dict[str, Any]]:
 def _legend(figure: Figure) -> None:
     """One legend below all panels, each name once."""
     lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    drawn = {label: line for label, line in lines.items() if not label.startswith("_")}
+    # matplotlib gives labels with an underscore itself; a line without a number is not drawn.
+    drawn = {
+        label: line
+        for label, line in lines.items()
+        if not label.startswith("_") and np.isfinite(np.asarray(line.get_ydata(), float)).any()
+    }
+    if not drawn:
+        return
     # In inches: 0.085 for an average letter, 0.7 for the sample of the line and the gaps.
     widest = 0.085 * max(len(label) for label in drawn) + 0.7
     columns = max(1, min(len(drawn), int(figure.get_figwidth() / widest)))
@@ -415,5 +449,6 @@ def _draw(axes: Axes, picture: Picture, reach: float) -> Any:
     }
     # A NaN leaves its pixel open, and the grey behind it shows.
     axes.set(xticks=[], yticks=[], facecolor="0.55")
-    axes.set_title(picture.title, fontsize=10)
+    # As wide as the picture: a title can be an import path.
+    axes.set_title(textwrap.fill(picture.title, 30), fontsize=10)
     return axes.imshow(np.asarray(picture.array), **styles[picture.kind])

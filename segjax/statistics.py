@@ -15,7 +15,6 @@ and is as wide as so few seeds deserve; other statistics have none.
 """
 
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
@@ -131,26 +130,6 @@ def band(curves: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     if finite.any():
         _, low[finite], high[finite] = bootstrap(curves[:, finite])
     return low, high
-
-
-def unsettled(ranked: Mapping[str, Estimate], higher_is_better: bool) -> list[tuple[str, str]]:
-    """Neighbours in the ranking by value whose intervals overlap: better and worse, which no interval tells apart.
-
-    An interval that is NaN overlaps with all, and a value that is NaN comes last.
-    """
-
-    def rank(name: str) -> float:
-        value = float(ranked[name].value) * (-1 if higher_is_better else 1)
-        # NaN in a sort leaves the order to chance.
-        return np.inf if np.isnan(value) else value
-
-    found = []
-    for first, second in pairwise(sorted(ranked, key=rank)):
-        better, worse = ranked[first], ranked[second]
-        apart = worse.high < better.low if higher_is_better else better.high < worse.low
-        if not apart:
-            found.append((first, second))
-    return found
 
 
 def prediction_interval(values: ArrayLike, level: float = _LEVEL) -> tuple[float, float]:

@@ -32,25 +32,54 @@ def test_bands_take_the_place_of_the_range():
     ]
 
 
-def test_differences_show_intervals_beside_none():
+def test_differences_show_intervals_beside_none_and_every_pair():
     estimates = {"a": [(0.1, -0.1, 0.3), (2.0, 1.0, 3.0)], "b": [(np.nan, np.nan, np.nan), (0.0, -1.0, 1.0)]}
-    left, right = plotting.differences(estimates, ("loss", "IoU"), "title").axes
+    pairs = {name: [np.array([0.0, 0.2]), np.array([1.5, np.nan])] for name in estimates}
+    left, right = plotting.differences(estimates, pairs, ("loss", "IoU"), (False, True), "title").axes
     assert (left.get_xlabel(), right.get_xlabel()) == ("loss", "IoU")
     assert [label.get_text() for label in left.get_yticklabels()] == ["a", "b"]
-    zero, interval, value = left.lines[:3]
+    zero, interval, value, single = left.lines[:4]
     assert list(zero.get_xdata()) == [0, 0]
     assert list(interval.get_xdata()) == [-0.1, 0.3]
     assert list(value.get_xdata()) == [0.1]
+    assert list(single.get_xdata()) == [0.0, 0.2]
+    # The arrow stands at the end of the axis that it points to.
+    assert (left.get_title("left"), right.get_title("right")) == (
+        "\N{LEFTWARDS ARROW} better",
+        "better \N{RIGHTWARDS ARROW}",
+    )
 
 
-def test_predictions():
+def test_predictions_show_image_and_mask_once():
     image = np.linspace(0, 1, 16).reshape(4, 4)
     mask = (image > 0.5).astype(float)
     figure = plotting.predictions(image, mask, {"sgd": 1 - image, "adam": image}, "title")
     drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    np.testing.assert_array_equal(drawn[:3], [image, mask, 1 - image])
-    assert [axes.get_title() for axes in figure.axes[:3]] == ["input image", "true mask", "prediction"]
-    assert [figure.axes[row].get_ylabel() for row in (0, 3)] == ["sgd", "adam"]
+    np.testing.assert_array_equal(drawn[:4], [image, mask, 1 - image, image])
+    assert [axes.get_title() for axes in figure.axes[:4]] == ["input image", "true mask", "sgd", "adam"]
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3])])
+def test_rows_of_pictures_are_few_and_equal(count, rows):
+    shown = [plotting.Picture(str(number), np.zeros((2, 2))) for number in range(count)]
+    grid = plotting.in_rows(shown)
+    assert [len(row) for row in grid] == rows
+    assert [picture for row in grid for picture in row] == shown
+
+
+@pytest.mark.parametrize("ends", [(3.0, 4.0), (0.011, 0.018), (1.0, 1.3), (6.0, 40.0), (1e-3, 1e2)])
+def test_a_logarithmic_axis_has_two_labels_at_least(ends):
+    axes = plotting.training_curves([plotting.Panel("loss", {"a": np.array(ends)}, log=True)], "title").axes[0]
+    FigureCanvasAgg(axes.figure).draw()
+    low, high = axes.get_ylim()
+    shown = [label for label in axes.yaxis.get_ticklabels() if low <= label.get_position()[1] <= high]
+    assert len([label for label in shown if label.get_text()]) >= 2
+
+
+def test_a_legend_names_what_is_drawn_alone():
+    curves = {"drawn": np.ones(3), "lost": np.full(3, np.nan)}
+    figure = plotting.training_curves([plotting.Panel("loss", curves)], "title")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["drawn"]
 
 
 def test_bars():
@@ -154,10 +183,11 @@ def test_sensitivity_shows_what_diverged_as_diverged():
     diverged = {"adam": np.array([[False, False, True], [False, False, False]])}
     figure = plotting.sensitivity(rates, losses, diverged, "loss", "title")
     mean, crosses = figure.axes[0].lines[:2]
-    # The run that diverged counts for no mean; its rate has a cross above all that is drawn.
+    # The run that diverged counts for no mean; its rate has a cross at the top edge, above all that is drawn.
     np.testing.assert_allclose(mean.get_ydata(), [2, 0.5, 0.1])
     assert list(crosses.get_xdata()) == [10]
-    assert crosses.get_ydata()[0] > 3
+    assert 0.9 < crosses.get_ydata()[0] < 1
+    assert figure.axes[0].transAxes.inverted().transform(figure.axes[0].transData.transform((1, 3)))[1] < 0.95
     assert "some seed diverged" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 

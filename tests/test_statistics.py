@@ -194,23 +194,6 @@ def test_a_band_is_the_interval_at_each_point():
 APART = {"a": Estimate(0.1, 0.0, 0.2), "b": Estimate(0.4, 0.3, 0.5), "c": Estimate(0.45, 0.35, 0.6)}
 
 
-def test_neighbours_whose_intervals_overlap_are_not_settled():
-    assert statistics.unsettled(APART, higher_is_better=False) == [("b", "c")]
-    assert statistics.unsettled(APART, higher_is_better=True) == [("c", "b")]
-    assert statistics.unsettled({name: APART[name] for name in "ab"}, higher_is_better=False) == []
-    # One seed has no interval, and settles nothing.
-    alone = {"a": Estimate(0.1, np.nan, np.nan), "b": APART["b"]}
-    assert statistics.unsettled(alone, higher_is_better=False) == [("a", "b")]
-
-
-@pytest.mark.parametrize("higher_is_better", [False, True])
-def test_what_failed_in_all_seeds_comes_last(higher_is_better):
-    failed = {"lost": Estimate(np.nan, np.nan, np.nan), **APART}
-    pairs = statistics.unsettled(failed, higher_is_better)
-    assert pairs[-1][1] == "lost"
-    assert pairs[:-1] == statistics.unsettled(APART, higher_is_better)
-
-
 def test_prediction_interval_of_two_values():
     """mean +- t(0.975, 1) s sqrt(3/2), with t(0.975, 1) = tan(0.475 pi) and s = |a - b| / sqrt 2."""
     low, high = statistics.prediction_interval([1.0, 3.0])

@@ -3,10 +3,14 @@
 import argparse
 import contextlib
 import dataclasses
+import difflib
+import inspect
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -18,7 +22,7 @@ import tyro
 
 from experiments.lab import stops, store
 from experiments.lab.names import printable
-from experiments.lab.options import program
+from experiments.lab.options import flag, program
 
 Options = TypeVar("Options")
 
@@ -114,18 +118,76 @@ def parse(options: type[Options], presets: Mapping[str, Options], arguments: Seq
     preset = reader.parse_known_args(arguments)[0].preset
     if presets and preset not in presets:
         raise stops.UsageError(f"--preset must be of: {', '.join(presets)}; got {preset!r}")
-    words: dict[str, Any] = {"prog": " ".join(program()), "args": arguments}
+    words: dict[str, Any] = {"prog": " ".join(program()), "description": "", "args": arguments}
     if presets:
         words["default"] = dataclasses.replace(cast(Any, presets[preset]), preset=preset)
-        words["description"] = f"{options.__doc__} Presets: {', '.join(presets)}."
+    if {"-h", "--help"} & set(arguments):
+        # tyro would join the lines of the commands.
+        docstring = sys.modules[options.__module__].__doc__ or options.__doc__ or ""
+        print(described(docstring, shutil.get_terminal_size().columns), end="\n\n")
+        print(f"Presets: {', '.join(presets)}.\n" if presets else "")
     box = io.StringIO()
     try:
-        with contextlib.redirect_stderr(box):
+        with contextlib.redirect_stderr(box), _own_first(options):
             return tyro.cli(options, **words)
     except SystemExit as end:
         if not end.code:
             raise
-        raise stops.UsageError(f"{_first_paragraph(box.getvalue())}; --help lists the options") from None
+        said = _misspelled(options, arguments) or _first_paragraph(box.getvalue())
+        raise stops.UsageError(f"{said}; --help lists the options") from None
+
+
+def _misspelled(options: Any, arguments: Sequence[str]) -> str:
+    """The first option of a command line that there is not, and which one it could be meant for; empty if all are."""
+    names = [flag(field.name) for field in dataclasses.fields(options)]
+    # tyro takes underscores as well, and gives every switch its contrary.
+    known = {"-h", "--help", *names, *(name.replace("--", "--no-", 1) for name in names)}
+    given = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
+    unknown = next((word for word in given if word not in known), None)
+    if unknown is None:
+        return ""
+    close = difflib.get_close_matches(unknown, known, 1)
+    return f"there is no option {unknown}" + (f"; did you mean {close[0]}?" if close else "")
+
+
+def described(docstring: str, width: int) -> str:
+    """A script's docstring as help shows it: paragraphs as wide as the screen, each command whole on a line.
+
+    >>> print(described("A question?\\n\\n    python -m a      what it does", 20))
+    A question?
+    <BLANKLINE>
+        python -m a
+            what it does
+    """
+    paragraphs = []
+    for paragraph in inspect.cleandoc(docstring).split("\n\n"):
+        if not paragraph.startswith(" "):
+            paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))
+            continue
+        lines = []
+        # A command that a docstring continues on a further line can be copied from here as one.
+        for line in re.sub(r" \\\n +", " ", paragraph).splitlines():
+            command, *does = re.split(r" {3,}", line.strip(), maxsplit=1)
+            if len(line) <= width:
+                lines.append(line)
+            else:
+                lines += [f"    {command}", *(textwrap.indent(textwrap.fill(it, width - 8), " " * 8) for it in does)]
+        paragraphs.append("\n".join(lines))
+    return "\n\n".join(paragraphs)
+
+
+@contextlib.contextmanager
+def _own_first(options: Any) -> Iterator[None]:
+    """Inside, a script's own options come before those that others share: in the order of help."""
+    home = {name: depth for depth, it in enumerate(options.__mro__) for name in inspect.get_annotations(it)}
+    fields = options.__dataclass_fields__
+    # tyro takes the order of the dataclass, its bases first, which is also that of results.json. It reads the comments
+    # beside the options in their source, which another class would not have.
+    options.__dataclass_fields__ = dict(sorted(fields.items(), key=lambda it: (it[0] != "preset", home[it[0]])))
+    try:
+        yield
+    finally:
+        options.__dataclass_fields__ = fields
 
 
 def _first_paragraph(box: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from experiments.lab import names
-from experiments.lab.scores import COLUMNS, Arms, Contest
+from experiments.lab.scores import Arms
 from experiments.lab.tuning import Candidate, Grid
 from segjax import statistics
 from segjax.optimizers import copies_of_weights, eval_params
@@ -19,20 +19,12 @@ def of_seeds(seeds: int) -> list[str]:
     return [f"{given} little more than an anecdote; compare over at least {statistics.FEWEST_SEEDS}."]
 
 
-def of_contest(arms: Arms, contest: Contest, seeds: int) -> list[str]:
-    """Few seeds, runs that diverged, and neighbours in the decisive rankings that no interval tells apart."""
+def of_contest(arms: Arms, seeds: int) -> list[str]:
+    """Few seeds, and runs that diverged."""
     words = of_seeds(seeds)
     counts = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
     if lost := ", ".join(f"{label} {count} of {seeds}" for label, count in counts.items() if count):
         words.append(f"Runs diverged: {lost}. They are in no mean, and lose their pairs.")
-    for column in contest.improvements:
-        # An arm without a value is no neighbour of any; the sentence above speaks of it.
-        means = {label: found["mean"] for label, found in contest.estimates[column].items()}
-        means = {label: mean for label, mean in means.items() if np.isfinite(mean.value)}
-        pairs = statistics.unsettled(means, COLUMNS[column].higher_is_better)
-        if said := ", ".join(f"{better} before {worse}" for better, worse in pairs):
-            ranking = f"In the ranking by {COLUMNS[column].title}"
-            words.append(f"{ranking} the intervals overlap: {said}; see the paired differences.")
     return words
 
 

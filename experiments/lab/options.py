@@ -136,7 +136,7 @@ class Images(Command):
     sigma: float = 25.6
     """Width of the mask's smooth field, in pixels."""
     seed: int = 0
-    """The first seed; others follow it."""
+    """Seed of the initial weights and of the images."""
 
     def check(self) -> None:
         super().check()
@@ -168,6 +168,8 @@ class Data(Images):
 class Seeds(Images):
     """For an experiment that repeats everything over seeds."""
 
+    seed: int = 0
+    """The first seed; others follow it."""
     seeds: int = 3
     """Number of seeds, each a run of everything that is compared."""
 
@@ -214,6 +216,10 @@ class Training(Data):
         told = self.precision in PRECISIONS
         with jax.default_matmul_precision(self.precision) if told else contextlib.nullcontext():
             yield
+
+    def called(self, optimizer: str) -> str:
+        """What progress calls an optimizer."""
+        return optimizer
 
     def run(self, seed: int, **changes: Any) -> Run:
         """A run as these options describe it, but for the changes: fields of `Run`."""

@@ -37,7 +37,8 @@ def write(options: Command, identity: Mapping[str, Any], question: str, report: 
     store.finish(options.out, files, document)
     # All is kept by now, whatever becomes of the screen.
     show(report, console)
-    wrote = printable(f"Wrote {', '.join(files)} and {store.RESULTS} to {options.out}")
+    # The page last, where one looks for it; on one line, so that it can be copied.
+    wrote = printable(f"Wrote {len(files) + 1} files; open {options.out / 'report.html'}")
     console.print(wrote, soft_wrap=True, highlight=False, markup=False)
 
 

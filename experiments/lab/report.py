@@ -44,7 +44,8 @@ class Report(NamedTuple):
 
     Attributes:
         findings: sentences, in the order of their weight.
-        tables: shown on the screen as well.
+        tables: on the screen and in the pages.
+        details: further tables, of the pages alone.
         figures: file name without its ending -> Figure.
         results: name -> what results.json holds: arrays, numbers, NamedTuples as dicts.
         rows: those of runs.csv, all with the keys of the first.
@@ -65,6 +66,7 @@ class Report(NamedTuple):
     markdown: str = ""
     written: Sequence[str] = ()
     failures: Sequence[str] = ()
+    details: Sequence[Table] = ()
 
 
 def plain(value: Any) -> Any:
@@ -108,7 +110,7 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
     if report.warnings:
         items = (f"<li>{html.escape(sentence)}</li>" for sentence in report.warnings)
         parts += ['<ul class="warning">', *items, "</ul>"]
-    parts += [_html_table(table) for table in report.tables]
+    parts += [_html_table(table) for table in [*report.tables, *report.details]]
     # Inlined, so that the page is one file that can be mailed and opens without a network.
     for name, picture in pictures.items():
         label = html.escape(heading(name))
@@ -128,7 +130,7 @@ def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> s
     lines = [f"# {question}", ""]
     lines += [f"- {sentence}" for sentence in report.findings]
     lines += [f"- Warning: {sentence}" for sentence in report.warnings]
-    for table in report.tables:
+    for table in [*report.tables, *report.details]:
         lines += ["", f"## {table.title}", ""]
         lines += [_markdown_row(row) for row in (table.headings, ["---"] * len(table.headings), *table.rows)]
         lines += ["", table.note] if table.note else []
@@ -144,7 +146,7 @@ def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> s
 
 def to_latex(report: Report) -> str:
     """The tables alone, for a document that loads the package booktabs."""
-    return "\n".join(_latex_table(table) for table in report.tables)
+    return "\n".join(_latex_table(table) for table in [*report.tables, *report.details])
 
 
 def heading(name: str) -> str:

@@ -140,7 +140,7 @@ def _train(
     chunk_size: int,
 ) -> list[Result]:
     """Trains runs of one program side by side, from the start or from where they were interrupted."""
-    name, total = _name(runs), runs[0].iterations
+    name, total = _name(runs, options.called(runs[0].optimizer)), runs[0].iterations
     progress.update(bar, description=f"compiling {name}")
     # A place without a run of its own repeats the last.
     dealt = [runs[min(index, len(runs) - 1)] for index in range(places)]
@@ -185,9 +185,8 @@ def _train(
     return results
 
 
-def _name(runs: Sequence[Run]) -> str:
-    first, devices = runs[0], jax.device_count()
-    optimizer = shortened(first.optimizer, _LONGEST_NAME)
+def _name(runs: Sequence[Run], optimizer: str) -> str:
+    first, devices, optimizer = runs[0], jax.device_count(), shortened(optimizer, _LONGEST_NAME)
     if len(runs) > 1:
         return f"{len(runs)} runs of {optimizer} " + (f"on {devices} devices" if devices > 1 else "side by side")
     return f"{optimizer} {exact(first.learning_rate)}, seed {first.seed}, {first.architecture}, {first.objective}"

@@ -24,6 +24,10 @@ class Candidate(NamedTuple):
     optimizer: str
     rates: tuple[float, ...]
 
+    def arm(self, rate: float) -> str:
+        """What its runs at a rate are called."""
+        return f"{self.label} {exact(rate)}"
+
 
 class Best(NamedTuple):
     """The rate of the lowest loss, and whether it is the "lowest" or "highest" of its grid; None where none is left."""
@@ -96,6 +100,11 @@ def _labelled(text: str) -> tuple[str | None, str]:
     return label, rest
 
 
+def label(candidates: Iterable[Candidate], optimizer: str) -> str:
+    """What people call an optimizer: the first label that stands for it."""
+    return next((candidate.label for candidate in candidates if candidate.optimizer == optimizer), optimizer)
+
+
 def plan(candidates: Iterable[Candidate], seeds: Sequence[int], options: Training) -> list[Run]:
     """Every candidate at every rate of its grid, over the seeds."""
     return [
@@ -111,8 +120,7 @@ def trials(candidates: Iterable[Candidate], results: Iterable[Result], seeds: in
     following = iter(results)
     return {
         candidate.label: {
-            name: Arm(name, tuple(islice(following, seeds)))
-            for name in (f"{candidate.label} {exact(rate)}" for rate in candidate.rates)
+            name: Arm(name, tuple(islice(following, seeds))) for name in map(candidate.arm, candidate.rates)
         }
         for candidate in candidates
     }

@@ -22,6 +22,7 @@ from segjax.statistics import Estimate
 POINTS = 200
 # The columns of most tables, and what they are.
 SCORES = ("loss", "agreement", "accuracy", "iou", "seconds")
+VERDICT = ("final_loss", "accuracy", "iou")
 NOTE = (
     "Loss and agreement: running means while training; accuracy and IoU: held-out images. Agreement: the share of "
     "pixels that are right and sure, with a probability below 0.1 or above 0.9."
@@ -87,6 +88,31 @@ def distance_table(row: Mapping[str, Any]) -> Table:
     return Table("Where the errors lie", ("", "held-out images"), rows, note)
 
 
+def verdict_table(arms: Arms, contest: Contest, setting: str) -> Table:
+    """A row an arm: where it ended, its worth on held-out images, and the verdict on it by IoU."""
+    few = _are_few(arms)
+    rows = []
+    for label, arm in arms.items():
+        cells = [f"{arm.values(name).mean():{COLUMNS[name].form}}" for name in VERDICT]
+        if label == contest.reference:
+            rows.append([label, *cells, "", "reference"])
+            continue
+        it = contest.improvements["iou"][label].difference
+        known = np.isfinite(it).all()
+        interval = f"{it.value:+.3f} ({it.low:+.3f}, {it.high:+.3f})" if known else "-"
+        verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "tied"
+        if lost := int(arm.diverged.sum()):
+            verdict = f"{lost} of {len(arm.rows)} diverged"
+        rows.append([label, *cells, interval, verdict if known or lost else "too few seeds"])
+    headings = [COLUMNS[name].heading for name in VERDICT]
+    note = (
+        "Means over seeds; accuracy and IoU of held-out images. Verdict: by the difference of IoU, seed by seed, and "
+        f"its 95 % interval ({'Student' if few else 'bootstrap'}); tied where that holds 0."
+    )
+    heading = f"IoU less that of {contest.reference}"
+    return Table(setting, ["optimizer, rate", *headings, heading, "verdict"], rows, note)
+
+
 def contest_tables(arms: Arms, contest: Contest, targets: Sequence[Target]) -> list[Table]:
     """The estimates, the paired differences, and the times to the targets."""
     tables = [_estimate_table(column, by_label) for column, by_label in contest.estimates.items()]
@@ -98,18 +124,10 @@ def contest_tables(arms: Arms, contest: Contest, targets: Sequence[Target]) -> l
 def contest_figures(arms: Arms, contest: Contest, targets: Sequence[Target], setting: str) -> dict[str, Figure]:
     """The curves, the paired differences, and the share of runs that have reached the targets."""
     # Few seeds show where they are, and promise nothing.
-    few = min(len(arm.rows) for arm in arms.values()) < statistics.FEWEST_SEEDS
+    few = _are_few(arms)
     figures = {"curves": _curves(arms, f"{setting}: mean and " + ("range" if few else "its 95 % interval"), few)}
     if len(arms) > 1:
-        found = contest.improvements
-        estimates = {
-            label: [_drawn(arms, contest, column, label, few) for column in found]
-            for label in arms
-            if label != contest.reference
-        }
-        xlabels = [f"{COLUMNS[column].title}, less that of {contest.reference}" for column in found]
-        title = f"{setting}: paired differences, " + ("mean and range" if few else "95 %")
-        figures["paired_differences"] = plotting.differences(estimates, xlabels, title)
+        figures["paired_differences"] = _difference_figure(arms, contest, setting, few)
     # Arms may differ in their steps; a shorter one that never arrives stays level.
     steps = max(arm.run.iterations for arm in arms.values())
     title, uncharged = f"{setting}: runs that have arrived", dict.fromkeys(arms, 0)
@@ -118,12 +136,29 @@ def contest_figures(arms: Arms, contest: Contest, targets: Sequence[Target], set
     return figures
 
 
-def _drawn(arms: Arms, contest: Contest, column: str, label: str, few: bool) -> tuple[float, float, float]:
-    """A paired difference and its ends: those of its interval, or of its range over few seeds."""
-    pairs = arms[label].kept(column) - arms[contest.reference].kept(column)
-    if few and (finite := pairs[np.isfinite(pairs)]).size:
-        return float(finite.mean()), float(finite.min()), float(finite.max())
-    return contest.improvements[column][label].difference
+def _are_few(arms: Arms) -> bool:
+    """Whether the seeds are too few for a bootstrap."""
+    return min(len(arm.rows) for arm in arms.values()) < statistics.FEWEST_SEEDS
+
+
+def _difference_figure(arms: Arms, contest: Contest, setting: str, few: bool) -> Figure:
+    """Each arm less the reference: its interval, or the range over few seeds, and a dot a seed."""
+    columns, reference = contest.improvements, arms[contest.reference]
+    rivals = {label: arm for label, arm in arms.items() if label != contest.reference}
+    pairs = {label: [arm.kept(column) - reference.kept(column) for column in columns] for label, arm in rivals.items()}
+    estimates = {
+        label: [
+            (float(finite.mean()), float(finite.min()), float(finite.max()))
+            if few and (finite := own[np.isfinite(own)]).size
+            else tuple(columns[column][label].difference)
+            for column, own in zip(columns, pairs[label], strict=True)
+        ]
+        for label in rivals
+    }
+    xlabels = [f"{COLUMNS[column].title}, less that of {contest.reference}" for column in columns]
+    better = [COLUMNS[column].higher_is_better for column in columns]
+    title = f"{setting}: paired differences, " + ("mean and range" if few else "mean and its 95 % interval")
+    return plotting.differences(estimates, pairs, xlabels, better, f"{title}; a dot a seed")
 
 
 def cost_table(arms: Arms, contest: Contest, targets: Sequence[Target], spent: Mapping[str, int]) -> Table:
@@ -183,22 +218,21 @@ def look(batch: segjax.Batch, seen: Mapping[str, np.ndarray], title: str) -> Fig
 
 
 def predictions(arms: Arms, options: Comparison) -> Figure:
-    """The first held-out image of each arm's own textures as its first seed sees it; of those that have weights."""
+    """The first held-out image of each arm's textures as the first seed of each sees it; of those that have weights."""
     grid: list[list[plotting.Picture]] = []
     trained = {label: arm for label, arm in arms.items() if arm.results}
-    for arm in trained.values():
-        batch = held_out_batch(arm.run.texture)
-        seen = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
+    # Arms of the same textures share an image.
+    for texture in dict.fromkeys(arm.run.texture for arm in trained.values()):
+        batch = held_out_batch(texture)
         image, mask = (part[0, ..., 0] for part in batch)
-        row = [
-            plotting.Picture("", image),
-            plotting.Picture("", mask, "mask"),
-            plotting.Picture("", seen, "probability"),
-        ]
-        headings = ("", "", "") if grid else ("input image", "true mask", "prediction")
-        grid.append([picture._replace(title=heading) for picture, heading in zip(row, headings, strict=True)])
+        shown = [plotting.Picture("input image", image), plotting.Picture("true mask", mask, "mask")]
+        for label, arm in trained.items():
+            if arm.run.texture == texture:
+                seen = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
+                shown.append(plotting.Picture(label, seen, "probability"))
+        grid += plotting.in_rows(shown)
     title = f"A held-out image after {options.iterations} iterations, seed {options.seed}"
-    return plotting.pictures(grid, title, list(trained))
+    return plotting.pictures(grid, title)
 
 
 def curve_panel(arms: Mapping[str, Arm], curve: str, ylabel: str) -> plotting.Panel:

@@ -59,7 +59,8 @@ def test_a_preset_chooses_the_defaults_and_options_override_it():
         (["--preset", "medium"], "--preset must be of: small, large; got 'medium'"),
         (["--preset"], "--preset must be of: small, large; got None"),
         (["--number", "many"], "--number.*; --help lists the options"),
-        (["--what"], "--what.*; --help lists the options"),
+        (["--what"], "there is no option --what; --help lists the options"),
+        (["--numbr=3"], "there is no option --numbr; did you mean --number[?]; --help lists the options"),
         (["what"], "what.*; --help lists the options"),
     ],
 )

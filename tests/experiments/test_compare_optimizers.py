@@ -13,7 +13,7 @@ from small_runs import SHORT, execute, result
 from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
-from experiments.compare_optimizers import Found, Options
+from experiments.compare_optimizers import PRESETS, Found, Options
 from experiments.lab import processes, tuning, views
 from experiments.lab.stops import Finished, UsageError
 from experiments.lab.tuning import Candidate
@@ -63,7 +63,7 @@ def test_results_tell_what_made_them(results):
     assert runs[0]["curves"]["loss"][0] == runs[2]["curves"]["loss"][0]
     assert runs[0]["curves"]["loss"][0] != runs[1]["curves"]["loss"][0]
     losses = [run["loss"] for run in runs[:2]]
-    assert document["summary"]["sgd"]["loss"] == pytest.approx(
+    assert document["summary"]["sgd 0.001"]["loss"] == pytest.approx(
         {"mean": sum(losses) / 2, "min": min(losses), "max": max(losses)}
     )
 
@@ -149,16 +149,46 @@ def test_the_rate_free_keep_their_defaults():
     assert len(candidates[-1].rates) == 8
 
 
-@pytest.mark.parametrize(("rate", "labels"), [(0.5, ["sgd 0.5", "adam 0.001"]), (1e-3, ["sgd", "adam"])])
-def test_an_optimizer_may_have_a_rate_of_its_own(rate, labels, monkeypatch):
-    options = parse("--optimizers", f"sgd={rate}", "adam", "--seeds", "1")
-    assert options.candidates == [Candidate("sgd", "sgd", (rate,)), Candidate("adam", "adam", (1e-3,))]
-    # What was made by hand has no network to look at an image.
+@pytest.fixture
+def no_picture(monkeypatch):
+    """What is made by hand has no network to look at an image."""
     monkeypatch.setattr(views, "predictions", lambda *_: Figure())
-    results = [result([0.4, 0.2], rate=rate, optimizer="sgd"), result([0.4, 0.1])]
-    report = compare_optimizers.report(options, Found(tuning.trials(options.candidates, results, 1), {}, None))
-    assert list(report.results["summary"]) == labels
-    assert report.results["reference"] == labels[-1]
+
+
+def report_of(words, results, seeds=1):
+    """The report of a comparison whose runs are made by hand."""
+    options = parse("--optimizers", *words, "--seeds", seeds)
+    return compare_optimizers.report(
+        options, Found(tuning.trials(options.candidates, results, options.seeds), {}, None)
+    )
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_an_optimizer_may_have_rates_of_its_own():
+    rates = parse("--optimizers", "sgd=0.5,0.1", "adam").candidates
+    assert rates == [Candidate("sgd", "sgd", (0.1, 0.5)), Candidate("adam", "adam", (1e-3,))]
+    results = [result([0.4, last], rate=rate, optimizer="sgd") for last, rate in ((0.2, 0.1), (0.3, 0.5))]
+    report = report_of(["sgd=0.1,0.5", "adam"], [*results, result([0.4, 0.1])])
+    assert list(report.results["summary"]) == ["sgd 0.1", "sgd 0.5", "adam 0.001"]
+    assert report.results["reference"] == "adam 0.001"
+    assert report.results["tuning_steps"] == dict.fromkeys(report.results["summary"], 0)
+
+
+@pytest.mark.parametrize("named", ["sgd 0.1", "adam", "adam 0.001"])
+def test_the_reference_may_be_named_with_its_rate(named, no_picture):
+    results = [result([0.4, 0.2], rate=rate, optimizer="sgd") for rate in (0.1, 0.5)] + [result([0.4, 0.1])]
+    report = report_of(["sgd=0.1,0.5", "adam", "--reference", named], results)
+    assert report.results["reference"] == {"adam": "adam 0.001"}.get(named, named)
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_the_screen_has_one_table_of_verdicts_first():
+    results = [result([0.4, 0.1], seed=seed, rate=rate) for rate in (0.1, 0.5) for seed in range(5)]
+    report = report_of(["adam=0.1,0.5"], results, seeds=5)
+    (table,) = report.tables
+    assert [row[0] for row in table.rows] == ["adam 0.1", "adam 0.5"]
+    assert [row[-1] for row in table.rows] == ["tied", "reference"]
+    assert [it.title for it in report.details][-1] == "Time to a target"
 
 
 @pytest.mark.parametrize("tune", [(), ("--tune",)])
@@ -167,15 +197,14 @@ def test_every_process_takes_the_rates_of_the_first(tune, monkeypatch):
     monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
     monkeypatch.setattr(processes, "broadcast", lambda rates: np.full_like(rates, 0.25))
     compare_optimizers.work(parse("--optimizers", "sgd=0.5", "adam", *tune), Console(quiet=True))
-    assert {run.learning_rate for run in planned[-1]} == {0.25}
+    # One that was given is known to all of them.
+    assert {run.learning_rate for run in planned[-1]} == {0.5, 0.25 if tune else 1e-3}
 
 
 def test_presets_are_defaults():
     assert parse() == replace(Options(), preset="notebook")
     assert parse("--preset=quick").iterations == 60
-    assert parse("--preset", "quick", "--iterations", "7") == Options(
-        preset="quick", iterations=7, image_size=64, sigma=12.8
-    )
+    assert parse("--preset", "quick", "--iterations", "7") == replace(PRESETS["quick"], preset="quick", iterations=7)
 
 
 @pytest.mark.parametrize(
@@ -185,8 +214,11 @@ def test_presets_are_defaults():
             ["--optimizers", "sgd", "sdg"],
             "--optimizers sdg: 'sdg' is no optimizer: one of sgd, momentum, rmsprop, adam, or",
         ),
-        (["--optimizers", "sgd=0.1,1"], "--optimizers sgd= must have one rate; to choose among several pass --tune"),
-        (["--reference", "lion"], "--reference must be of: sgd, momentum, rmsprop, adam; got 'lion'"),
+        (
+            ["--optimizers", "sgd=0.1,1", "adam", "--reference", "sgd"],
+            "--reference must be of: adam, sgd 0.1, sgd 1, adam 0.001; got 'sgd'",
+        ),
+        (["--reference", "lion"], "--reference must be of: sgd, momentum, rmsprop, adam, sgd 0.001"),
         (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number > 0"),
         (["--tune", "--rates", "-1"], "--rates must be a finite number > 0"),

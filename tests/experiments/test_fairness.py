@@ -3,17 +3,7 @@ import optax
 from small_runs import arm, result
 
 from experiments.lab import fairness
-from experiments.lab.scores import Contest
 from experiments.lab.tuning import Best, Candidate, Grid
-from segjax.statistics import Estimate
-
-APART = {"a": Estimate(0.1, 0.0, 0.2), "b": Estimate(0.4, 0.3, 0.5), "c": Estimate(0.45, 0.35, 0.6)}
-
-
-def of_contest(arms=(), seeds=5, column="final_loss", means=None):
-    """What is said of arms, where the means of a decisive column are these."""
-    estimates = {column: {label: {"mean": mean} for label, mean in (means or {}).items()}}
-    return fairness.of_contest(dict(arms), Contest(estimates, {column: {}}, {}, "a"), seeds)
 
 
 def of_tuning(best=None, tuning_seeds=range(1000, 1002)):
@@ -23,29 +13,15 @@ def of_tuning(best=None, tuning_seeds=range(1000, 1002)):
 
 
 def test_few_seeds():
-    assert fairness.of_seeds(5) == of_contest(seeds=5) == []
-    assert of_contest(seeds=1) == ["one seed gives little more than an anecdote; compare over at least 5."]
-    assert "4 seeds give" in of_contest(seeds=4)[0]
+    assert fairness.of_seeds(5) == fairness.of_contest({}, 5) == []
+    assert fairness.of_contest({}, 1) == ["one seed gives little more than an anecdote; compare over at least 5."]
+    assert "4 seeds give" in fairness.of_contest({}, 4)[0]
 
 
 def test_edges():
     assert of_tuning({"a": None}) == []
     (said,) = of_tuning({"a": None, "b": "highest"})
     assert "best rate of b is the highest of its grid" in said
-
-
-def test_overlaps_of_neighbours_in_the_ranking():
-    (lower,) = of_contest(means=APART)
-    assert "by loss" in lower
-    assert "b before c" in lower
-    assert "a before b" not in lower
-    (higher,) = of_contest(column="iou", means=APART)
-    assert "by held-out IoU" in higher
-    assert "c before b" in higher
-    assert "b before a" not in higher
-    assert of_contest(means={name: APART[name] for name in "ab"}) == []
-    # One seed has no interval, and settles nothing.
-    assert len(of_contest(means={"a": Estimate(0.1, np.nan, np.nan), "b": APART["b"]})) == 1
 
 
 def test_budgets():
@@ -55,8 +31,8 @@ def test_budgets():
 
 def test_diverged():
     good, lost = result([0.4, 0.1]), result([0.4, np.nan])
-    assert of_contest(arm("a", [good] * 5)) == []
-    (said,) = of_contest(arm("a", [good] * 5) | arm("b", [lost, good, good, good, lost]))
+    assert fairness.of_contest(arm("a", [good] * 5), 5) == []
+    (said,) = fairness.of_contest(arm("a", [good] * 5) | arm("b", [lost, good, good, good, lost]), 5)
     assert "b 2 of 5" in said
     assert "a 0" not in said
 

@@ -87,8 +87,8 @@ def test_all_is_kept_before_anything_is_shown(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["files"] == ["mask.png", *FILES]
 
 
-def test_the_screen_names_what_was_written(tmp_path):
+def test_the_last_line_says_what_to_open(tmp_path):
     console = Console(file=io.StringIO(), width=80)
     write(tmp_path, REPORT, console)
     last = console.file.getvalue().splitlines()[-1]
-    assert last == f"Wrote {', '.join(FILES)} and results.json to {tmp_path}"
+    assert last == f"Wrote {len([*FILES, 'results.json'])} files; open {tmp_path / 'report.html'}"

@@ -6,7 +6,7 @@ from small_runs import ARMS, DECISIVE, arm, contest, result
 from experiments.lab import scores, views
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison
-from experiments.lab.scores import Target
+from experiments.lab.scores import Arm, Target
 from segjax import statistics
 
 IOU = Target("iou", "IoU >= 0.5", 0.5, True)
@@ -87,6 +87,22 @@ def test_what_diverged_altogether_has_no_number_in_the_table():
     assert target.title == "Time to a target"
 
 
+def test_verdicts_follow_the_paired_intervals():
+    counts = {"low": (4, 6, 0, 0, 10), "high": (9, 1, 0, 0, 10)}
+    worse, better, lost = (
+        [result([0.4, last], seed, counts=counts[iou]) for seed in range(5)]
+        for last, iou in ((0.2, "low"), (0.1, "high"), (np.nan, "high"))
+    )
+    arms = {**arm("low", worse), **arm("high", better), **arm("same", better), **arm("lost", lost)}
+    table = views.verdict_table(arms, contest(arms, reference="high"), "title")
+    assert [row[-1] for row in table.rows] == ["worse", "reference", "tied", "5 of 5 diverged"]
+    assert table.headings[-2] == "IoU less that of high"
+    flipped = views.verdict_table(arms, contest(arms, reference="low"), "title")
+    assert [row[-1] for row in flipped.rows][:2] == ["reference", "better"]
+    alone = {label: Arm(label, it.results[:1]) for label, it in arms.items()}
+    assert views.verdict_table(alone, contest(alone, reference="high"), "title").rows[0][-1] == "too few seeds"
+
+
 def test_ties_are_told():
     *_, paired, _ = views.contest_tables(ARMS, contest(ARMS), [])
     assert paired.title == "Held-out IoU, against a"
@@ -120,7 +136,7 @@ def test_figures_of_few_seeds_show_their_range():
     assert "95 %" not in drawn.get_suptitle()
     figures = views.contest_figures(ARMS, contest(ARMS, [IOU]), [IOU], "title")
     assert set(figures) == {"curves", "paired_differences", "time_to_target"}
-    assert figures["paired_differences"].get_suptitle() == "title: paired differences, mean and range"
+    assert figures["paired_differences"].get_suptitle() == "title: paired differences, mean and range; a dot a seed"
     axes = figures["paired_differences"].axes
     # Of -0.1 and 0.1: the third pair has a run that diverged.
     np.testing.assert_allclose(axes[0].lines[1].get_xdata(), [-0.1, 0.1], rtol=1e-5)
