@@ -63,6 +63,8 @@ class Options(Comparison, processes.Group):
     tune: bool = False
     """First find the best rate of each optimizer that has several, on seeds of its own and with equal budgets; one that
     is given one rate keeps it."""
+    extend: bool = False
+    """With --tune, while an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
     rates: tuple[float, ...] = ADAM_RATES
     """Rates that --tune tries for each optimizer without a grid of its own; the notebook's eight."""
     tuning_seeds: int = 2  # Number of seeds on which --tune tries each rate.
@@ -81,6 +83,8 @@ class Options(Comparison, processes.Group):
         super().check()
         if self.reference:
             check_name("--reference", self.reference, self.references)
+        if self.extend and not self.tune:
+            raise ValueError("--extend adds rates to those of --tune, which is missing")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
@@ -161,7 +165,11 @@ def work(options: Options, console: Console) -> Found:
         return tuning.trials(candidates, results, len(seeds)) if results else {}
 
     chosen = {candidate.label: candidate.rates[0] for candidate in options.tuned}
-    if chosen and (trials := train(options.tuned, options.all_tuning_seeds)):
+
+    def trial(candidates: list[Candidate]) -> dict[str, Arms]:
+        return train(candidates, options.all_tuning_seeds)
+
+    if chosen and (trials := tuning.search(options.tuned, trial, options.extend, console)):
         grid = tuning.grid(trials)
         for label, best in grid.best.items():
             if best.rate is None:
@@ -181,8 +189,8 @@ def report(options: Options, found: Found) -> Report:
     arms = {name: arm for own in found.compared.values() for name, arm in own.items()}
     labels = {name: name for name in arms} | {label: next(iter(own)) for label, own in found.compared.items()}
     steps = options.tuning_seeds * options.iterations
-    costs = tuning.spent(options.tuned, steps)
-    spent = {name: costs.get(label, 0) for label, own in found.compared.items() for name in own}
+    # A rate that was given costs nothing.
+    spent = {name: steps * len(found.trials.get(it, ())) for it, own in found.compared.items() for name in own}
     trained = list(arms.values())
     if stored:
         arms, labels, spent = {**arms, **stored.arms}, {**stored.labels, **labels}, {**spent, **stored.spent}
@@ -209,7 +217,7 @@ def report(options: Options, found: Found) -> Report:
         results["tuning"] = {"best_rates": found.grid.document, "runs": trials}
         rows = [{"phase": "tuning", **row} for row in trials] + rows
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-        details.append(tuning.table(candidates, found.grid, steps, listed))
+        details.append(tuning.table(found.trials, found.grid, steps, listed))
         figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
         warnings += fairness.of_tuning(found.grid, seeds, options.all_seeds)
     if stored:

@@ -1,7 +1,7 @@
 """Can two photographs teach a network to tell their materials apart? Without a label: random masks make them.
 
     python -m experiments.learn_textures --first brick.png --second grass.png                   60 seconds
-    python -m experiments.learn_textures --first brick.png --second grass.png --preset quick    10 seconds
+    python -m experiments.learn_textures --first brick.png --second grass.png --preset quick    10 seconds, small
 
 Random crops of the two, flipped, turned and of changed contrast, are mixed by the notebook's smooth random masks. A
 quarter of each photograph, a strip at its end, is kept apart: the network is judged on images made of those strips, as
@@ -76,7 +76,10 @@ class Options(clock.Options):
         return {"image_size": self.image_size, "sigma": self.sigma}
 
 
-PRESETS = {"full": Options(), "quick": Options(seconds=10.0, image_size=32, sigma=6.4, held_out=128)}
+PRESETS = {
+    "full": Options(),
+    "quick": Options(seconds=10.0, count_compilation=False, image_size=32, sigma=6.4, held_out=128),
+}
 
 
 def work(options: Options, console: Console) -> tuple[list[Snapshot], list[dict[str, Any]]]:
@@ -109,7 +112,7 @@ def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]])
     ]
     held_out, training = judged_on(options)(key=jax.random.key(HELD_OUT_KEY)), trained_on(options)
     figures = {
-        "quality_over_time": clock.quality_figure(rows, title),
+        **clock.quality_figures(options, rows, title),
         "predictions": clock.predictions(options, snapshots, held_out, title),
         "training_images": examples(training(key=jax.random.key(options.seed)), title),
     }

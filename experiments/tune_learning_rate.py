@@ -13,12 +13,10 @@ Expect Adam and RMSprop to be best between 1e-3 and 1e-1, momentum and SGD at ra
 On 2 CPU cores 25 to 45 minutes; 2 to 4 hours with the notebook's sizes; quick, half a minute.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from experiments.lab import experiment, fairness, names, scores, tuning, views
@@ -31,8 +29,6 @@ from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
 from segjax import OPTIMIZERS, plotting
 
-# Rates that --extend may add on one side.
-MOST_ADDED = 3
 # Columns of the table.
 SHOWN = ("loss", "final_loss", "accuracy")
 
@@ -78,36 +74,7 @@ def work(options: Options, console: Console) -> dict[str, Arms]:
         runs = tuning.plan(candidates, options.all_seeds, options)
         return tuning.trials(candidates, train_all(runs, options, console), options.seeds)
 
-    given, candidates = options.candidates, options.candidates
-    trials = train(candidates)
-    while options.extend and (beyond := extension(tuning.grid(trials), given)):
-        for label, rate in beyond.items():
-            console.print(f"the best rate of {label} is an edge of its grid: trying {rate:g}")
-        candidates = [
-            own._replace(rates=tuple(sorted([*own.rates, beyond[own.label]]))) if own.label in beyond else own
-            for own in candidates
-        ]
-        trials = train(candidates)
-    return trials
-
-
-def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
-    """The next rate to try of each whose best is an edge: as far beyond it as the edge is from its neighbour."""
-    beyond = {}
-    for label, _, rates in given:
-        tried = grid.rates[np.isfinite(grid.losses[label]).any(axis=0) | grid.diverged[label].any(axis=0)]
-        edge = grid.best[label].edge
-        if edge is None or len(tried) < 2:
-            continue
-        lowest = edge == "lowest"
-        added = sum(tried < min(rates)) if lowest else sum(tried > max(rates))
-        if added < MOST_ADDED:
-            next_one = tried[0] ** 2 / tried[1] if lowest else tried[-1] ** 2 / tried[-2]
-            rate = float(f"{next_one:.6g}")
-            # Beyond rates that differ in the seventh digit lies nothing new.
-            if rate not in tried:
-                beyond[label] = rate
-    return beyond
+    return tuning.search(options.candidates, train, options.extend, console)
 
 
 def report(options: Options, trials: dict[str, Arms]) -> Report:

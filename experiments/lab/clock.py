@@ -1,4 +1,4 @@
-"""Training by the clock: a network gets a time, compilation included, and its learning rate follows the clock.
+"""Training by the clock: a network gets a time, compilation included or not, and its learning rate follows the clock.
 
 Snapshots are kept along the way and judged afterwards, outside of the clock, on held-out images in evaluation mode:
 each image alone, by the running statistics of the BatchNorms. The clock decides how many steps there are: two runs
@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import segjax
 from experiments.lab import saved_models, scores, store, views
@@ -44,7 +43,9 @@ class Options(Images):
 
     batch_size: int = 4
     seconds: float = 60.0
-    """Time to compile and train."""
+    """Time to train, or to compile and train."""
+    count_compilation: bool = True
+    """The seconds include those of compiling."""
     architecture: str = "patch"
     """A network whose running statistics work: separate_norm, unet, patch or another, but not notebook."""
     optimizer: str = "adam"
@@ -100,11 +101,10 @@ def train(options: Options, generate: Generate, console: Console) -> list[Snapsh
     rate_at = SCHEDULES[options.schedule](options.learning_rate, RESOLUTION)
     key, names = jax.random.key(options.seed), [f"{store.CLOCK}seed{options.seed}"]
     store.announce_runs(options.out, names)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TimeElapsedColumn())
-    with Progress(*columns, console=console, expand=True) as progress:
-        bar = progress.add_task("compiling", total=options.seconds)
+    with progress_bar(console) as progress:
+        bar = progress.add_task("compiling", total=round(options.seconds))
         fit.compile(key, options.learning_rate)
-        compiled, shots = time.perf_counter() - start, []
+        compiled, shots = time.perf_counter() - start if options.count_compilation else 0.0, []
         template = jax.eval_shape(fit.init, key, options.learning_rate)
         if found := store.read_begun(options.out, names, template):
             # A second compilation is not on the clock: the seconds of the first, and those since, are in the file.
@@ -134,7 +134,7 @@ def train(options: Options, generate: Generate, console: Console) -> list[Snapsh
             seconds, step = begun.seconds, int(begun.state.step)
             losses.extend(np.asarray(begun.chunks[-1].loss).tolist())
             before, chunk_seconds = seconds, seconds - before
-            progress.update(bar, completed=seconds, description=f"step {step}: loss {losses[-1]:.4f}")
+            progress.update(bar, completed=int(seconds), description=f"step {step}: loss {losses[-1]:.4f}")
             # The last snapshot is that of the last chunk: the next would end too late.
             if (seconds + chunk_seconds) / options.seconds >= SNAPSHOTS[min(len(shots), len(SNAPSHOTS) - 1)]:
                 since = float(np.mean(losses[shots[-1].step if shots else 0 :]))
@@ -194,15 +194,23 @@ def warnings(rows: list[dict[str, Any]], diverged: bool) -> list[str]:
     return []
 
 
-def quality_figure(rows: list[dict[str, Any]], title: str, levels: Mapping[str, float] = NO_LEVELS) -> Figure:
-    """Held-out error over time, logarithmic: what is left to gain shows at its end, and beside it what is possible."""
+def quality_figures(
+    options: Options, rows: list[dict[str, Any]], title: str, levels: Mapping[str, float] = NO_LEVELS
+) -> dict[str, Figure]:
+    """Held-out error over time, logarithmic: what is left to gain shows at its end, and beside it what is possible.
+
+    A single snapshot, as a time that is too short leaves, makes no figure.
+    """
+    if len(rows) < 2:
+        return {}
     x = np.array([row["seconds"] for row in rows])
     curves = {
         f"1 - {scores.COLUMNS[name].heading}": 1 - np.array([row[name] for row in rows]) for name in ("accuracy", "iou")
     }
-    ylabel, xlabel = "held-out error (share of pixels)", "time since the start (s)"
+    ylabel = "held-out error (share of pixels)"
+    xlabel = "time since the start (s)" if options.count_compilation else "time of training (s)"
     panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=levels)
-    return plotting.training_curves([panel], title)
+    return {"quality_over_time": plotting.training_curves([panel], title)}
 
 
 def predictions(options: Options, snapshots: list[Snapshot], batch: segjax.Batch, title: str) -> Figure:

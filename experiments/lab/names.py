@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -76,7 +77,7 @@ def optimizer(name: str) -> Optimizer:
     factory = muon if factory is optax.contrib.muon else factory
     if options:
         factory = partial(factory, **options)
-    weights = {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
+    weights = _trial_weights()
 
     def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
         transformation = factory(learning_rate)
@@ -95,7 +96,8 @@ def optimizer(name: str) -> Optimizer:
                 raise ValueError("the weights to judge it by are none of the network's")
             if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(judged)):
                 raise ValueError("the weights to judge it by are not finite")
-        if _goes_uphill(factory, weights):
+        # At a rate at which whatever heeds the rate can do no harm.
+        if not _left_of_square(factory, weights, 1e-6, 10) <= 1.001:
             raise ValueError("on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is")
     except (Exception, SystemExit) as error:
         # jax adds lines about its tracers.
@@ -106,10 +108,34 @@ def optimizer(name: str) -> Optimizer:
     return factory
 
 
-def _goes_uphill(factory: Callable[..., Any], weights: dict[str, jax.Array]) -> bool:
-    """Whether ten steps on half the square of the weights take them away from 0, or to no number."""
-    # At a rate at which whatever heeds the rate can do no harm.
-    transformation, square = optax.with_extra_args_support(factory(1e-6)), lambda tree: optax.tree.norm(tree) ** 2 / 2
+def check_moves(option: str, name: str, rate: float) -> None:
+    """Raises a ValueError, naming the option, for a rate at which an optimizer that finds its step itself stands still.
+
+    Such a one has a default rate, 1 more often than not, and takes another as a factor: at Adam's 0.001 it makes steps
+    that are smaller than what its first estimate of a step can grow by.
+    """
+    factory = optimizer(name)
+    # Of those of segjax none has a default, and most of optax's have none.
+    parameter = inspect.signature(factory).parameters.get("learning_rate")
+    default = parameter.default if parameter else None
+    if not isinstance(default, float) or rate >= default:
+        return
+    weights = _trial_weights()
+    if _left_of_square(factory, weights, rate, 100) > 0.99 and _left_of_square(factory, weights, default, 100) < 0.5:
+        raise ValueError(
+            f"{option}: at the rate {exact(rate)} it stands still: it finds its step itself and takes the rate as a "
+            f"factor; give it its default, {name}={default:g}"
+        )
+
+
+def _trial_weights() -> dict[str, jax.Array]:
+    """Two small arrays that stand for a network's."""
+    return {"kernel": jnp.ones((1, 1, 1, 2)), "bias": jnp.ones(2)}
+
+
+def _left_of_square(factory: Callable[..., Any], weights: dict[str, jax.Array], rate: float, steps: int) -> float:
+    """The share that some steps leave of the square of the weights, which is the loss; NaN or more than 1: uphill."""
+    transformation, square = optax.with_extra_args_support(factory(rate)), lambda tree: optax.tree.norm(tree) ** 2 / 2
 
     @jax.jit
     def run(params: dict[str, jax.Array]) -> jax.Array:
@@ -119,9 +145,9 @@ def _goes_uphill(factory: Callable[..., Any], weights: dict[str, jax.Array]) -> 
             updates, state = transformation.update(params, state, params, **given)
             return optax.apply_updates(params, updates), state
 
-        return square(jax.lax.fori_loop(0, 10, step, (params, transformation.init(params)))[0])
+        return square(jax.lax.fori_loop(0, steps, step, (params, transformation.init(params)))[0])
 
-    return not run(weights) <= 1.001 * square(weights)
+    return float(run(weights) / square(weights))
 
 
 def _meant(name: str) -> str:

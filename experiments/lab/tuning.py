@@ -1,13 +1,14 @@
 """Which rates are tried for which optimizer, and which of them is its best."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
+from rich.console import Console
 
-from experiments.lab import names
+from experiments.lab import names, processes
 from experiments.lab.names import exact
 from experiments.lab.options import Training
 from experiments.lab.report import Table
@@ -15,6 +16,9 @@ from experiments.lab.runs import Result, Run
 from experiments.lab.scores import Arm, Arms
 from segjax import OPTIMIZERS, plotting
 from segjax.checks import check_positive
+
+# Rates that an extended search may add on one side.
+MOST_ADDED = 3
 
 
 class Candidate(NamedTuple):
@@ -85,6 +89,8 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
         except ValueError as error:
             raise ValueError(f"--optimizers {text}: {error}") from error
         check_rates(f"--optimizers {name}=", own)
+        # Of a grid the low end may stand still.
+        names.check_moves(f"--optimizers {text}", name, max(own))
         chosen.append(Candidate(label, name, tuple(sorted(own))))
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
@@ -126,9 +132,48 @@ def trials(candidates: Iterable[Candidate], results: Iterable[Result], seeds: in
     }
 
 
-def spent(candidates: Iterable[Candidate], steps: int) -> dict[str, int]:
-    """label -> the steps of its tuning, so many a rate; one rate alone needs none."""
-    return {label: steps * len(rates) if len(rates) > 1 else 0 for label, _, rates in candidates}
+def search(
+    candidates: list[Candidate], train: Callable[[list[Candidate]], dict[str, Arms]], extend: bool, console: Console
+) -> dict[str, Arms]:
+    """The trials of the candidates, and, where that is asked for, of rates beyond an edge while the best is one.
+
+    Args:
+        train: candidates -> their trials; of several processes one alone has any.
+    """
+    given, trials = candidates, train(candidates)
+    while extend:
+        beyond = extension(grid(trials), given) if trials else {}
+        # All processes must train the rates that one of them chose.
+        rates = processes.broadcast(np.array([beyond.get(it.label, np.nan) for it in candidates])).tolist()
+        if np.isnan(rates).all():
+            break
+        for label, rate in beyond.items():
+            console.print(f"the best rate of {label} is an edge of its grid: trying {rate:g}")
+        candidates = [
+            own if np.isnan(rate) else own._replace(rates=tuple(sorted([*own.rates, rate])))
+            for own, rate in zip(candidates, rates, strict=True)
+        ]
+        trials = train(candidates)
+    return trials
+
+
+def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
+    """The next rate to try of each whose best is an edge: as far beyond it as the edge is from its neighbour."""
+    beyond = {}
+    for label, _, rates in given:
+        tried = grid.rates[np.isfinite(grid.losses[label]).any(axis=0) | grid.diverged[label].any(axis=0)]
+        edge = grid.best[label].edge
+        if edge is None or len(tried) < 2:
+            continue
+        lowest = edge == "lowest"
+        added = sum(tried < min(rates)) if lowest else sum(tried > max(rates))
+        if added < MOST_ADDED:
+            next_one = tried[0] ** 2 / tried[1] if lowest else tried[-1] ** 2 / tried[-2]
+            rate = float(f"{next_one:.6g}")
+            # Beyond rates that differ in the seventh digit lies nothing new.
+            if rate not in tried:
+                beyond[label] = rate
+    return beyond
 
 
 def grid(trials: Mapping[str, Arms]) -> Grid:
@@ -163,15 +208,14 @@ def range_figure(grid: Grid, title: str) -> Figure:
     return plotting.sensitivity(grid.rates, grid.losses, grid.diverged, "mean loss, last tenth", title)
 
 
-def table(candidates: Sequence[Candidate], grid: Grid, steps: int, seeds: str) -> Table:
-    """The best rate of each candidate that was tuned, and the steps that it cost, so many a rate."""
-    rows, cost = [], spent(candidates, steps)
-    for label, _, rates in candidates:
-        if label not in grid.best:
-            continue
-        best, lost, tried = grid.best[label], int(grid.diverged[label].sum()), ", ".join(map(exact, rates))
+def table(trials: Mapping[str, Arms], grid: Grid, steps: int, seeds: str) -> Table:
+    """The best rate of each that was tuned, and the steps that it cost, so many a rate."""
+    rows = []
+    for label, arms in trials.items():
+        best, lost = grid.best[label], int(grid.diverged[label].sum())
+        tried = ", ".join(exact(arm.run.learning_rate) for arm in arms.values())
         edge = f"{best.edge} of its grid" if best.edge else ""
-        rows.append([label, f"{best.rate:g}", f"{best.loss:.4f}", f"{lost}", f"{cost[label]}", edge, tried])
+        rows.append([label, f"{best.rate:g}", f"{best.loss:.4f}", f"{lost}", f"{steps * len(arms)}", edge, tried])
     headings = ("", "best rate", "loss, last tenth", "runs diverged", "steps spent", "edge", "grid")
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
 

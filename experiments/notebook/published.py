@@ -9,8 +9,8 @@ from segjax import metrics
 
 ADAM_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 5.0)
 LOSS, AGREEMENT, LAST = "loss", "agreement", "last batch's agreement"
-# The note on its last run, which it made with momentum and called SGD.
-MISNAMED = 'its "SGD"'
+# The notes on its last run, which it made with momentum and called SGD.
+MISNAMED, AS_MOMENTUM = 'its "SGD"', 'its "SGD", as momentum'
 
 
 class Published(NamedTuple):
@@ -38,8 +38,8 @@ PUBLISHED = (
     Published("momentum 0.001", 1, AGREEMENT, 0.7434),
     Published("sgd 0.001", 1, LOSS, 4.5060e-2, MISNAMED),
     Published("sgd 0.001", 1, AGREEMENT, 0.7185, MISNAMED),
-    Published("momentum 0.001", 1, LOSS, 4.5060e-2, 'its "SGD", as momentum'),
-    Published("momentum 0.001", 1, AGREEMENT, 0.7185, 'its "SGD", as momentum'),
+    Published("momentum 0.001", 1, LOSS, 4.5060e-2, AS_MOMENTUM),
+    Published("momentum 0.001", 1, AGREEMENT, 0.7185, AS_MOMENTUM),
 )
 
 

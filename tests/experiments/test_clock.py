@@ -36,6 +36,13 @@ def test_what_was_interrupted_goes_on_with_its_clock(tmp_path):
 
 
 @pytest.mark.slow
+def test_compilation_may_be_left_out_of_the_time(tmp_path):
+    rows = run(tmp_path, "--no-count-compilation", "--seconds", SECONDS - COMPILING)["snapshots"]
+    assert rows[-1]["step"] == STEPS + 10
+    assert rows[-1]["seconds"] == SECONDS - COMPILED
+
+
+@pytest.mark.slow
 def test_a_report_that_fails_costs_no_training(tmp_path, monkeypatch):
     """And the results of before stay: the next try has the steps of this one, not one more."""
     (tmp_path / "model.safetensors").write_text("another's")
@@ -95,8 +102,9 @@ def test_refuses(arguments, message, tmp_path):
 
 def test_the_error_falls_in_the_figure():
     rows = [{"seconds": s, "accuracy": 1 - 1 / s, "iou": 1 - 2 / s} for s in (4.0, 8.0)]
-    axes = clock.quality_figure(rows, "title").axes[0]
+    axes = clock.quality_figures(train_best_model.Options(), rows, "title")["quality_over_time"].axes[0]
     np.testing.assert_allclose([line.get_ydata() for line in axes.lines], [[0.25, 0.125], [0.5, 0.25]])
+    assert clock.quality_figures(train_best_model.Options(), rows[:1], "title") == {}
 
 
 def test_a_training_that_came_to_nothing_says_why():

@@ -9,9 +9,10 @@ def arms_of(*results):
 
 
 def test_every_flaw_is_shown_with_what_is_finished():
-    none = flaws.demonstrate({}, steps=2, image_size=128)
+    none = flaws.demonstrate({}, steps=2, image_size=128, published=True)
     assert [flaw.flaw[0] for flaw in none] == list("12345678")
     assert "not run" in none[1].shown
+    assert "0.0451" in none[1].shown
     # These two need no run: the loss is 0 with a gradient of 0, and the kernel's sum underflows to 0.
     assert "loss is 0 and its largest gradient 0" in none[4].shown
     assert "kernel sums to 0 before" in none[7].shown

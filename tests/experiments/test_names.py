@@ -135,3 +135,17 @@ def test_a_shortened_name_fits_and_keeps_its_ends(text, width):
     short = names.shortened(text, width)
     assert len(short) == min(len(text), width)
     assert short == text or (short.startswith(text[:3]) and short.endswith(text[-2:]) and "..." in short)
+
+
+@pytest.mark.parametrize("name", ["prodigy", "dadapt_adamw", "dog", "dowg"])
+def test_a_rate_at_which_an_optimizer_stands_still_is_refused(name):
+    path = f"optax.contrib:{name}"
+    with pytest.raises(ValueError, match=f"--optimizers x: at the rate 0.001 it stands still.*{path}=1"):
+        names.check_moves("--optimizers x", path, 1e-3)
+    names.check_moves("--optimizers x", path, 1.0)
+
+
+# One without a default, one that is slow at a low rate as any is, one that heeds no rate.
+@pytest.mark.parametrize("name", ["adam", "optax:sgd", "optax.contrib:momo", "optax.contrib:cocob"])
+def test_a_low_rate_of_others_is_only_slow(name):
+    names.check_moves("--optimizers x", name, 1e-5 if name != "optax.contrib:momo" else 1e-3)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+from rich.console import Console
 from small_runs import RATES, arms_at, result
 
-from experiments.lab import tuning
+from experiments.lab import processes, scores, tuning
 from experiments.lab.options import Comparison
 from experiments.lab.tuning import Best, Candidate
 
@@ -45,11 +46,6 @@ def test_trials_give_every_result_to_its_candidate():
     assert {label: list(arms) for label, arms in trials.items()} == {"a": ["a 0.1", "a 1"], "b": ["b 1"]}
     assert [own.run.seed for own in trials["a"]["a 1"].results] == [0, 1]
     assert trials["a"]["a 1"].run == trials["b"]["b 1"].run
-
-
-def test_a_single_rate_costs_nothing():
-    given = [Candidate("a", "adam", (0.1, 1.0)), Candidate("b", "sgd", (1.0,))]
-    assert tuning.spent(given, 10) == {"a": 20, "b": 0}
 
 
 @pytest.mark.parametrize(
@@ -115,10 +111,42 @@ def test_grid_places_every_run():
     }
 
 
+@pytest.mark.parametrize(
+    ("losses", "beyond"),
+    [([0.1, 0.2, 0.3], [1e-4]), ([0.3, 0.2, 0.1], [1.0]), ([0.3, 0.1, 0.3], [])],
+)
+def test_the_grid_extends_itself_beyond_its_edge(losses, beyond):
+    extended = tuning.extension(tuning.grid({"adam": arms_at(losses)}), [Candidate("adam", "adam", tuple(RATES))])
+    assert list(extended.values()) == pytest.approx(beyond)
+
+
+def test_the_grid_does_not_extend_for_ever():
+    # Three rates below the grid that was asked for, the lowest still the best.
+    given = [Candidate("adam", "adam", (1.0, 2.0))]
+    assert tuning.extension(tuning.grid({"adam": arms_at([0.1, 0.2, 0.3])}), given) == {}
+
+
+def test_close_rates_have_nothing_new_beyond_them():
+    close = (0.001, 0.0010000001)
+    arms = scores.arms(
+        [result([1.0, loss], 0, rate) for rate, loss in zip(close, (0.1, 0.2), strict=True)], scores.by_rate
+    )
+    assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", close)]) == {}
+
+
+def test_every_process_extends_by_the_rates_of_the_first(monkeypatch):
+    asked = []
+    answers = iter([[10.0, np.nan], [np.nan, np.nan]])
+    monkeypatch.setattr(processes, "broadcast", lambda rates: asked.append(rates) or np.array(next(answers)))
+    trained = []
+    given = [Candidate("adam", "adam", (0.1, 1.0)), Candidate("sgd", "sgd", (0.1, 1.0))]
+    assert tuning.search(given, lambda some: trained.append(some) or {}, True, Console(quiet=True)) == {}
+    assert np.isnan(asked).all()
+    assert trained == [given, [given[0]._replace(rates=(0.1, 1.0, 10.0)), given[1]]]
+
+
 def test_figures_show_where_runs_diverged():
     grid = tuning.grid({"adam": arms_at([0.3, 0.2, np.nan])})
     assert tuning.range_figure(grid, "title").axes[0].get_ylabel() == "mean loss, last tenth"
-    # What was not tuned is in no table of tuning.
-    given = [Candidate("adam", "adam", tuple(RATES)), Candidate("b", "adam", (0.1,))]
-    (row,) = tuning.table(given, grid, 10, "0").rows
+    (row,) = tuning.table({"adam": arms_at([0.3, 0.2, np.nan])}, grid, 10, "0").rows
     assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]
