@@ -30,6 +30,43 @@ _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {it: rf"\text{word}{{
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
 
 
+# Name of a figure's file -> its heading. One that is not here is called as its file.
+HEADINGS = {
+    "adam_rates": "Training curves of Adam at each rate",
+    "agreement": "Agreement while training",
+    "best_possible": "Least possible error of each pair of widths",
+    "budgets": "Accuracy at equal steps and at equal seconds",
+    "by_distance": "Error by the distance to the true edge",
+    "cost_and_quality": "Accuracy against the time of a step",
+    "curves": "Training curves",
+    "difference": "Error of the network less the least possible",
+    "difficulty": "Error of a network for each pair of widths",
+    "gallery": "Images and their masks",
+    "launches": "Launches of each program",
+    "least_times": "Least time of each program on the GPU",
+    "loss_by_metric": "Each training loss, by each metric",
+    "losses": "Loss of each optimizer",
+    "optimizers": "Training curves of each optimizer",
+    "over_sigma2": "Error over the width of the second texture",
+    "over_window": "Error over the number of pixels that are seen",
+    "paired_differences": "Differences to the reference, seed by seed",
+    "pictures": "Each picture and what the network sees in it",
+    "predictions": "A held-out image and its predictions",
+    "published_losses": "Published losses beside ours",
+    "quality_over_time": "Held-out error over time",
+    "range_test": "Loss while the rate grows",
+    "rate_sensitivity": "Loss against learning rate",
+    "removal": "Accuracy without each layer",
+    "sigma_study": "The same noise at several widths",
+    "time_to_target": "Share of runs that have reached each target",
+    "time_with_tuning": "Share of runs that have reached each target, tuning included",
+    "times": "Time of each program",
+    "training_images": "Images that training sees",
+}
+# Figures of which there is one for each layer or optimizer.
+PREFIXES = {"curves_": "Training curves of", "features_": "Feature maps of", "kernels_": "Kernels of"}
+
+
 class Table(NamedTuple):
     """Text in rows; a cell may have a second line, such as a range under a mean."""
 
@@ -150,8 +187,15 @@ def to_latex(report: Report) -> str:
 
 
 def heading(name: str) -> str:
-    """A file's name as a heading: learning_curves -> Learning curves."""
-    return name.replace("_", " ").replace("-", " ").capitalize()
+    """The heading of a figure.
+
+    >>> heading("kernels_conv1"), heading("my-own_figure")
+    ('Kernels of conv1', 'My own figure')
+    """
+    for prefix, words in PREFIXES.items():
+        if name.startswith(prefix):
+            return f"{words} {name.removeprefix(prefix)}"
+    return HEADINGS.get(name, name.replace("_", " ").replace("-", " ").capitalize())
 
 
 def _is_number(cell: str) -> bool:

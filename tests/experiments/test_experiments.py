@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from small_runs import ROOT, SHORT, SMALL, Command, execute, parse
 
-from experiments.lab import experiment, stops, store
+from experiments.lab import experiment, report, stops, store
 from experiments.lab.experiment import questions
 from experiments.lab.options import flag
 from experiments.lab.stops import UsageError
@@ -104,6 +104,11 @@ def run(name, *arguments):
 
 def test_every_question_is_tested():
     assert set(QUESTIONS) == set(EXPERIMENTS) | ELSEWHERE
+
+
+def test_every_figure_has_a_heading_in_words():
+    drawn = {name for _, figures in EXPERIMENTS.values() for name in figures}
+    assert {name for name in drawn if not name.startswith(tuple(report.PREFIXES))} <= set(report.HEADINGS)
 
 
 def test_every_module_has_a_test_file_of_its_name():
