@@ -153,22 +153,23 @@ def findings(comparison: Sequence[Compared]) -> list[str]:
     if not judged:
         return ["No published number is judged: it takes the notebook's own protocol, and at least two seeds of it."]
 
-    def told(row: Compared) -> str:
-        return f"{row.quantity} {row.published:.4g}, ours {np.mean(row.ours):.4g} on average: {row.verdict}"
+    def told(rows: Sequence[Compared]) -> str:
+        return "; ".join(f"{row.quantity} {row.published:.4g}, ours {np.mean(row.ours):.4g} on average" for row in rows)
 
     sentences = []
     # Of its run that it called SGD and made with momentum: beside both of ours.
     named, made = ([row for row in judged if row.note == note] for note in (MISNAMED, AS_MOMENTUM))
-    if any(row.verdict.startswith("no:") for row in named):
+    if lost := [row for row in named if row.verdict.startswith("no:")]:
         sentences.append(
-            f"{len(named)} published numbers do not fit as {MISNAMED[4:]}: {'; '.join(map(told, named))}. As momentum, "
-            f"which its code trains, they do: {'; '.join(map(told, made))}."
+            f"{len(lost)} published numbers do not fit as {MISNAMED[4:]}: {told(lost)}. As momentum, which the notebook's "
+            f"code trains, they do: {told([row for row in made if not row.verdict.startswith('no:')])}."
         )
     # They stand here once, as what they are.
     counted = [row for row in judged if row.note != MISNAMED]
-    kept = sum(not row.verdict.startswith("no:") for row in counted)
+    odd = [row for row in counted if row.verdict.startswith("no:")]
+    kept = len(counted) - len(odd)
     sentences.append(f"{kept} of {len(counted)} published numbers with a verdict could be one more of our runs.")
-    return sentences + [f"{row.label}: {told(row)}." for row in counted if row.verdict.startswith("no:")]
+    return sentences + [f"{row.label}, {told([row])}: {row.verdict}." for row in odd]
 
 
 def comparison_table(comparison: Sequence[Compared]) -> Table:

@@ -62,10 +62,13 @@ def test_what_does_not_fit_comes_first_and_each_number_counts_once():
     made = row._replace(label="momentum", note=published.AS_MOMENTUM)
     single = row._replace(verdict="one run: no verdict")
     first, second = findings([row, misnamed, made, single])
-    assert first.startswith('1 published numbers do not fit as "SGD": loss 0.1, ours 0.15 on average: no: above ours.')
-    assert first.endswith("they do: loss 0.1, ours 0.15 on average: within our range.")
+    assert first.startswith('1 published numbers do not fit as "SGD": loss 0.1, ours 0.15 on average. As momentum')
+    assert first.endswith("they do: loss 0.1, ours 0.15 on average.")
     assert second.startswith("2 of 2 published numbers")
-    assert findings([row, row._replace(verdict="no: below ours")])[-1].startswith("sgd: loss 0.1")
+    assert (
+        findings([row, row._replace(verdict="no: below ours")])[-1]
+        == "sgd, loss 0.1, ours 0.15 on average: no: below ours."
+    )
     assert findings([single])[0].startswith("No published number is judged")
 
 
