@@ -161,7 +161,7 @@ def findings(comparison: Sequence[Compared]) -> list[str]:
     named, made = ([row for row in judged if row.note == note] for note in (MISNAMED, AS_MOMENTUM))
     if lost := [row for row in named if row.verdict.startswith("no:")]:
         sentences.append(
-            f"{len(lost)} published numbers do not fit as {MISNAMED[4:]}: {told(lost)}. As momentum, which the notebook's "
+            f"{len(lost)} published numbers do not fit as SGD: {told(lost)}. As momentum, which the notebook's "
             f"code trains, they do: {told([row for row in made if not row.verdict.startswith('no:')])}."
         )
     # They stand here once, as what they are.

@@ -62,7 +62,7 @@ def test_what_does_not_fit_comes_first_and_each_number_counts_once():
     made = row._replace(label="momentum", note=published.AS_MOMENTUM)
     single = row._replace(verdict="one run: no verdict")
     first, second = findings([row, misnamed, made, single])
-    assert first.startswith('1 published numbers do not fit as "SGD": loss 0.1, ours 0.15 on average. As momentum')
+    assert first.startswith("1 published numbers do not fit as SGD: loss 0.1, ours 0.15 on average. As momentum")
     assert first.endswith("they do: loss 0.1, ours 0.15 on average.")
     assert second.startswith("2 of 2 published numbers")
     assert (
