@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from segjax.convolution import Conv
 from segjax.models import Variables, predict
 
+# (the layer's input, its output) -> what goes on in place of the output.
 Change = Callable[[jax.Array, jax.Array], jax.Array]
 
 

@@ -13,6 +13,7 @@ import optax
 
 from segjax.checks import check_logits
 
+# (logits, mask), each (batch, ...) -> (batch,).
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -46,6 +47,7 @@ def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
     return 1 - (2 * overlap + 1) / (jnp.sum(mask, axis=axes) + jnp.sum(probability, axis=axes) + 1)
 
 
+# name -> loss: the names that the commands take.
 LOSSES = MappingProxyType({"mse": mean_squared_error, "bce": binary_cross_entropy, "dice": dice})
 
 

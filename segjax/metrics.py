@@ -27,7 +27,7 @@ _WORSE = 1.2
 class Counts(NamedTuple):
     """Numbers of pixels, int32: exact up to 2^31 - 1 pixels in all, 16,383 batches of the notebook's size.
 
-    `count` and `segjax.evaluate` refuse more; who adds counts must stay below that.
+    `segjax.metrics.count` and `segjax.evaluate` refuse more; who adds counts must stay below that.
     """
 
     # Integers add exactly; float32 would lose single pixels above 2^24, 128 batches.

@@ -13,6 +13,7 @@ from flax.errors import FlaxError
 from segjax.checks import check_count, check_flag, check_images, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
+# What `model.init` gives: "params" and, where there is BatchNorm, "batch_stats".
 Variables = dict[str, Any]
 # What a network's sizes may be in a file, which can say anything; one that is built here may be larger.
 _SIZES: Mapping[str, range] = MappingProxyType(

@@ -19,6 +19,7 @@ from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free
 
 from segjax.checks import check_callable
 
+# A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
 # The rate comes as an argument, and training calls the optimizer inside the compiled function: one program then serves
 # every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of Adam's betas and epsilon,
@@ -69,6 +70,7 @@ def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
     return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=matrices, **options)
 
 
+# name -> optimizer: the four of the notebook.
 OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam})
 
 

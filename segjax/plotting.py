@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
+# The lower and the upper end of an interval along a curve.
 Band = tuple[np.ndarray, np.ndarray]
 # Okabe and Ito's colours (2008), which colour-blind readers can tell apart, without black and the pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

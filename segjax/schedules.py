@@ -15,6 +15,7 @@ import optax
 from segjax.checks import check_callable, check_count, check_optimizer, check_positive
 from segjax.optimizers import Optimizer, Rate
 
+# (peak of the learning rate, number of steps) -> (step -> learning rate).
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
 
 
@@ -76,6 +77,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
     return rate
 
 
+# name -> schedule: the names that the commands take.
 SCHEDULES = MappingProxyType(
     {
         "constant": constant,

@@ -19,13 +19,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+
+# scipy loads `scipy.stats` at its first use: imported here, its 0.7 s would be a third of a command's start.
 import scipy
 from numpy.typing import ArrayLike
 
 from segjax.checks import check_count, check_flag, check_positive, check_real
 
 # At 10,000 draws the chance in an interval's ends is about 1 % of its width.
-# scipy loads `scipy.stats` at its first use: imported here, its 0.7 s would be a third of a command's start.
 NUM_RESAMPLES = 10_000
 # With fewer, no interval is bootstrapped.
 FEWEST_SEEDS = 5
@@ -33,6 +34,7 @@ _LEVEL = 0.95
 # A fixed seed: the same numbers always give the same interval.
 _SEED = 0
 
+# (values, axis) -> the values without that axis.
 Statistic = Callable[..., np.ndarray]
 
 

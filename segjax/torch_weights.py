@@ -1,17 +1,17 @@
 """The notebook's PyTorch weights to and from ours, by the names of its `state_dict`, without PyTorch.
 
-From here to PyTorch:
+`variables` into the `MyFirstsCNN` of the notebook:
 
     torch_weights.save("model.safetensors", variables)
     MyFirstsCNN().load_state_dict(safetensors.torch.load_file("model.safetensors"))     # in PyTorch
 
-From PyTorch to here:
+A `network` of PyTorch into `variables`:
 
     safetensors.torch.save_model(network, "model.safetensors")                          # in PyTorch
     variables = torch_weights.load("model.safetensors")
     model = torch_weights.model_of(variables)
 
-The names:
+The names in a `state_dict`:
 
     conv{1,2,3}.0.{weight,bias}                     convolutions, (out, in, height, width) in PyTorch
     bn.{weight,bias,running_mean,running_var,...}   the shared BatchNorm, and again as conv{1,2,3}.2.*

@@ -54,8 +54,11 @@ class History(NamedTuple):
     counts: metrics.Counts
 
 
+# (key, **options) -> a batch.
 Generate = Callable[..., Batch]
+# (key, learning_rate, begun=None, **numbers) -> a whole run, as `make_train` says.
 Train = Callable[..., tuple[TrainState, History]]
+# Called with the state and the history of each chunk of `Fit`.
 Report = Callable[[TrainState, History], None]
 # A run so far: its state, and the history of every step up to it.
 Begun = tuple[TrainState, History]
