@@ -15,10 +15,10 @@ research script needs most is also at the top level.
     optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam, as PyTorch defines them
     schedules      SCHEDULES: learning rates that change during a run, from constant to one_cycle
     training       make_train: a whole run as one pure function; make_fit: the same run in chunks
-    evaluation     evaluate: counts on fresh images; eval_variables: the weights to judge a run by; recalibrate
     sweeps         sweep: every seed at every rate in one program, on one device or many
+    evaluation     evaluate: counts on fresh images, of a run or a sweep; eval_variables: the weights to judge by
     range_test     the learning-rate range test: one short run in which the rate grows
-    statistics     what a few seeds say: intervals, paired differences, time to a target
+    statistics     what a few seeds say: intervals, paired differences and verdicts, the best rate, time to a target
     checkpoints    a tree of arrays and its metadata in one file
     torch_weights  weights to and from PyTorch's state_dict
     tiling         segment: a picture of any size, in bounded memory

@@ -16,7 +16,7 @@ and is as wide as so few seeds deserve; other statistics have none.
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -60,6 +60,18 @@ class Improvement(NamedTuple):
     wins: int
     ties: int
     seeds: int
+
+
+# Of a thing beside a reference.
+Verdict = Literal["better", "worse", "not told apart"]
+
+
+class Best(NamedTuple):
+    """The rate of the lowest loss, and whether it is the "lowest" or "highest" of its grid; None where none is left."""
+
+    rate: float | None
+    loss: float | None
+    edge: str | None
 
 
 def mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
@@ -169,6 +181,64 @@ def compare(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> 
     nothing = Estimate(*np.full(3, np.nan))
     difference = bootstrap(values[pairs] - reference[pairs]) if pairs.any() else nothing
     return Improvement(difference, proportion(wins, len(values) - ties), wins, ties, len(values))
+
+
+def verdict(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> Verdict:
+    """What a paired comparison comes to, in words: "better", "worse", or "not told apart" from the reference.
+
+    Of two things, the one with fewer failed runs is better, whatever the others of its runs did. If as many failed, the
+    95 % interval of the mean paired difference must leave out 0. It says nothing of how large the difference is.
+
+    Args:
+        values, reference, higher_is_better: as in `compare`.
+
+    Raises:
+        TypeError, ValueError: as `compare`.
+
+    >>> verdict([0.91, 0.92, 0.90, 0.93, 0.92], [0.88, 0.90, 0.88, 0.90, 0.91], higher_is_better=True)
+    'better'
+    """
+    difference = compare(values, reference, higher_is_better).difference
+    failed, rival = (int(np.sum(~np.isfinite(check_real("values", it)))) for it in (values, reference))
+    if failed != rival:
+        return "better" if failed < rival else "worse"
+    if difference.low > 0 or difference.high < 0:
+        return "better" if (difference.low > 0) == higher_is_better else "worse"
+    return "not told apart"
+
+
+def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
+    """The rate of the lowest mean loss among those at which no seed diverged, and whether it is an edge of the grid.
+
+    Of a sweep, `losses` may be `metrics.last_tenth(result.histories.loss).mean(-1)`, and `diverged` is
+    `result.diverged_at > 0`.
+
+    Args:
+        rates: (rates,), ascending.
+        losses: (seeds, rates); NaN where a run was not made.
+        diverged: (seeds, rates), bool.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+
+    >>> best_rate([0.01, 0.1, 1.0], [[0.3, 0.2, 0.1]], [[False, False, True]])
+    Best(rate=0.1, loss=0.2, edge=None)
+    """
+    rates, losses = check_real("rates", rates), check_real("losses", losses)
+    failed = check_real("diverged", diverged) != 0
+    if rates.ndim != 1 or not rates.size or not (np.isfinite(rates).all() and (np.diff(rates) > 0).all()):
+        raise ValueError(f"rates must be at least one finite number, in ascending order, got {rates}")
+    for name, runs in (("losses", losses), ("diverged", failed)):
+        if runs.ndim != 2 or runs.shape[1] != len(rates) or len(runs) != len(losses) or not len(runs):
+            raise ValueError(f"{name} must have shape (seeds, {len(rates)}), the same for both, got {runs.shape}")
+    tried = np.flatnonzero(np.isfinite(losses).any(axis=0) | failed.any(axis=0))
+    # A rate that fails in one seed of three is no rate to recommend.
+    means = np.where(failed.any(axis=0), np.nan, losses.mean(axis=0))
+    if not np.isfinite(means).any():
+        return Best(None, None, None)
+    place = int(np.nanargmin(means))
+    edge = "lowest" if place == tried[0] else "highest" if place == tried[-1] else None
+    return Best(float(rates[place]), float(means[place]), edge)
 
 
 def proportion(successes: int, trials: int, level: float = _LEVEL) -> Estimate:

@@ -141,6 +141,11 @@ FUNCTIONS = {
     ),
     "bootstrap": (statistics.bootstrap, {"values": [0.1, 0.2, 0.3], "level": 0.9}),
     "compare": (statistics.compare, {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}),
+    "verdict": (statistics.verdict, {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}),
+    "best_rate": (
+        statistics.best_rate,
+        {"rates": [0.1, 1.0], "losses": [[0.3, 0.2]], "diverged": [[False, True]]},
+    ),
     "proportion": (statistics.proportion, {"successes": 1, "trials": 2, "level": 0.9}),
     "steps_to_target": (
         statistics.steps_to_target,

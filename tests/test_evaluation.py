@@ -138,6 +138,57 @@ def test_a_schedule_free_network_is_better_at_its_average():
     assert accuracy[0] > accuracy[1]
 
 
+def many(tree, axes=(3, 2)):
+    """Runs along two axes, each a little different."""
+    scale = np.linspace(0.5, 1.5, 6, dtype=np.float32).reshape(axes)
+    return jax.tree.map(lambda leaf: np.asarray(np.multiply.outer(scale, leaf), np.asarray(leaf).dtype), tree)
+
+
+def assert_each_is_as_alone(function, trees):
+    together, alone = jax.jit(function)(trees), jax.jit(function)
+    for place in np.ndindex(3, 2):
+        run = jax.tree.map(lambda leaf, place=place: leaf[place], (together, trees))
+        chex.assert_trees_all_equal(run[0], alone(run[1]))
+    assert any(np.any(leaf[0, 0] != leaf[2, 1]) for leaf in jax.tree.leaves(together))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MODEL, MODEL.clone(shared_norm=True)])
+def test_many_runs_are_evaluated_in_one_call_as_each_alone(model):
+    assert_each_is_as_alone(lambda it: segjax.evaluate(model, it, KEY, num_batches=2, **SMALL), many(drawn(model)))
+
+
+@pytest.mark.slow
+def test_many_runs_are_recalibrated_in_one_call_as_each_alone():
+    assert_each_is_as_alone(lambda it: segjax.recalibrate(MODEL, it, KEY, num_batches=2, **SMALL), many(drawn(MODEL)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [halved, optax.contrib.schedule_free_sgd, segjax.OPTIMIZERS["adam"]])
+def test_many_runs_are_judged_in_one_call_as_each_alone(optimizer):
+    """The schedule-free state has numbers of each run beside its weights."""
+    states = many(state_of(optimizer, drawn(MODEL)))
+    assert_each_is_as_alone(lambda it: segjax.eval_variables(MODEL, optimizer, it, KEY, num_batches=2, **SMALL), states)
+
+
+@pytest.mark.slow
+def test_memory_of_many_runs_is_that_of_one():
+    def temporaries(axes):
+        variables = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*axes, *leaf.shape)), drawn(MODEL))
+        program = jax.jit(partial(segjax.evaluate, MODEL, num_batches=2, **SMALL))
+        return program.lower(variables, KEY).compile().memory_analysis().temp_size_in_bytes
+
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(drawn(MODEL)))
+    # One batch's feature maps are 8 KiB; the counts of a run are 20 bytes, and XLA may copy what it loops over.
+    assert temporaries((4, 3)) < temporaries((1,)) + 12 * (weights + 100)
+
+
+def test_variables_of_another_network_have_no_runs():
+    other = drawn(MODEL.clone(num_channels=3))
+    with pytest.raises(ValueError, match="variables or image do not fit the model"):
+        segjax.evaluate(MODEL, other, KEY, **SMALL)
+
+
 def test_refuses_what_is_no_argument():
     for function in (segjax.evaluate, segjax.recalibrate):
         with pytest.raises(TypeError, match="key must come from"):

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from segjax import statistics
-from segjax.statistics import STATISTICS, Estimate
+from segjax.statistics import STATISTICS, Best, Estimate
 
 FIVE = np.array([0.3, 0.1, 0.2, 0.5, 0.4])
 
@@ -208,3 +208,64 @@ def test_a_prediction_interval_covers_one_further_value():
         low, high = statistics.prediction_interval(seen)
         covered.append(low <= further <= high)
     assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def best(losses, diverged=None):
+    losses = np.atleast_2d(losses).astype(float)
+    diverged = np.zeros(losses.shape, bool) if diverged is None else np.atleast_2d(diverged)
+    return statistics.best_rate([1e-3, 1e-2, 1e-1], losses, diverged)
+
+
+def test_best_rate_is_that_of_the_lowest_mean():
+    assert best([[3, 2, 3], [3, 2, 1]]) == Best(rate=1e-2, loss=2, edge=None)
+
+
+def test_an_edge_is_said_to_be_one():
+    assert best([1, 2, 3]).edge == "lowest"
+    assert best([3, 2, 1]).edge == "highest"
+    # A rate that was not tried is no edge.
+    assert best([np.nan, 1, 3]).edge == "lowest"
+
+
+def test_a_rate_at_which_a_seed_diverged_is_not_best():
+    chosen = best([[3, 2, 1], [3, 2, 1]], [[False, False, True], [False, False, False]])
+    assert (chosen.rate, chosen.edge) == (1e-2, None)
+    assert best([1, 1, 1], [True, True, True]) == Best(rate=None, loss=None, edge=None)
+
+
+@pytest.mark.parametrize(
+    ("rates", "losses", "diverged", "message"),
+    [
+        ([0.1, 0.01], [[1, 2]], [[False, False]], "rates must be at least one finite number, in ascending order"),
+        ([], np.zeros((1, 0)), np.zeros((1, 0)), "rates must be at least one finite number"),
+        ([0.1], [1], [[False]], r"losses must have shape \(seeds, 1\), the same for both, got \(1,\)"),
+        ([0.1], [[1]], [[False], [True]], r"diverged must have shape \(seeds, 1\), the same for both, got \(2, 1\)"),
+    ],
+)
+def test_best_rate_refuses(rates, losses, diverged, message):
+    with pytest.raises(ValueError, match=message):
+        statistics.best_rate(rates, losses, diverged)
+
+
+@pytest.mark.parametrize(
+    ("apart", "failed", "rival_failed", "expected"),
+    [
+        (1.0, 0, 0, "better"),
+        (-1.0, 0, 0, "worse"),
+        (0.0, 0, 0, "not told apart"),
+        # Whose runs failed is behind, whatever the rest of them did.
+        (1.0, 1, 0, "worse"),
+        (-1.0, 1, 2, "better"),
+        (1.0, 1, 1, "better"),
+        (1.0, 5, 5, "not told apart"),
+    ],
+)
+def test_verdicts(apart, failed, rival_failed, expected):
+    values, reference = FIVE + apart + [0.01, -0.01, 0.02, -0.02, 0.0], FIVE.copy()
+    values[:failed], reference[:rival_failed] = np.nan, np.inf
+    assert statistics.verdict(values, reference, higher_is_better=True) == expected
+    assert statistics.verdict(-values, -reference, higher_is_better=False) == expected
+
+
+def test_one_seed_tells_nothing_apart():
+    assert statistics.verdict([1.0], [0.0], higher_is_better=True) == "not told apart"

@@ -105,11 +105,13 @@ def _without_additions(doc: Class, modules: Modules) -> None:
     doc.inherited_members = {base: its for base, its in doc.inherited_members.items() if not base[1].startswith("_")}
     (node,) = ast.parse(doc.source).body
     assert isinstance(node, ast.ClassDef)
-    fields = {ast.unparse(it.target): it.annotation for it in node.body if isinstance(it, ast.AnnAssign)}
+    fields = {ast.unparse(it.target): it for it in node.body if isinstance(it, ast.AnnAssign)}
     qualified = _Qualified(modules, sys.modules[doc.obj.__module__])
     for member in doc.own_members:
         if isinstance(member, Variable) and member.name in fields:
-            member.annotation_str = ": " + qualified.text(fields[member.name])
+            field = fields[member.name]
+            member.annotation_str = ": " + qualified.text(field.annotation)
+            member.default_value_str = qualified.text(field.value) if field.value else ""
             # "Alias for field number 0".
             member.docstring = "" if named_tuple else member.docstring
         elif member.name == "__init__":

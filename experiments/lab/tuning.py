@@ -1,4 +1,4 @@
-"""Which rates are tried for which optimizer, and which of them is its best."""
+"""Which rates are tried for which optimizer, and what they give."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
@@ -14,8 +14,9 @@ from experiments.lab.options import Training
 from experiments.lab.report import Table
 from experiments.lab.runs import Result, Run
 from experiments.lab.scores import Arm, Arms
-from segjax import OPTIMIZERS, plotting
+from segjax import OPTIMIZERS, plotting, statistics
 from segjax.checks import check_positive
+from segjax.statistics import Best
 
 # Rates that an extended search may add on one side.
 MOST_ADDED = 3
@@ -31,14 +32,6 @@ class Candidate(NamedTuple):
     def arm(self, rate: float) -> str:
         """What its runs at a rate are called."""
         return f"{self.label} {exact(rate)}"
-
-
-class Best(NamedTuple):
-    """The rate of the lowest loss, and whether it is the "lowest" or "highest" of its grid; None where none is left."""
-
-    rate: float | None
-    loss: float | None
-    edge: str | None
 
 
 class Grid(NamedTuple):
@@ -187,20 +180,8 @@ def grid(trials: Mapping[str, Arms]) -> Grid:
         place = rates.index(arm.run.learning_rate)
         losses[label][:, place] = arm.values("final_loss")
         diverged[label][:, place] = arm.diverged
-    best = {label: best_rate(np.array(rates), losses[label], diverged[label]) for label in arms}
+    best = {label: statistics.best_rate(rates, losses[label], diverged[label]) for label in arms}
     return Grid(np.array(rates), losses, diverged, best)
-
-
-def best_rate(rates: np.ndarray, losses: np.ndarray, diverged: np.ndarray) -> Best:
-    """The rate of the lowest mean loss among those at which no seed diverged, and whether it is an edge of the grid."""
-    tried = np.flatnonzero(np.isfinite(losses).any(axis=0) | diverged.any(axis=0))
-    # A rate that fails in one seed of three is no rate to recommend.
-    means = np.where(diverged.any(axis=0), np.nan, losses.mean(axis=0))
-    if not np.isfinite(means).any():
-        return Best(None, None, None)
-    place = int(np.nanargmin(means))
-    edge = "lowest" if place == tried[0] else "highest" if place == tried[-1] else None
-    return Best(float(rates[place]), float(means[place]), edge)
 
 
 def range_figure(grid: Grid, title: str) -> Figure:

@@ -61,13 +61,11 @@ def leader(arms: Arms, column: str, setting: str = "") -> str:
     if place(first)[0] == 1:
         return f"{sentence}; one seed tells nothing apart."
     held = {label: statistics.compare(kept[first], kept[label], better).difference for label in rivals}
-    # Whose runs diverged is behind, whatever the rest of them did.
-    level = [label for label in rivals if place(label)[0] == place(first)[0]]
-    ahead = {label for label, it in held.items() if (it.low > 0 if better else it.high < 0)}
-    if tied := [label for label in level if label not in ahead]:
+    if tied := [label for label in rivals if statistics.verdict(kept[first], kept[label], better) != "better"]:
         listed = "; ".join(f"{label}: {_difference(held[label], form)}" for label in tied)
         return f"{sentence}; not told apart from it, by the difference to each (95 %): {listed}."
-    near = next((label for label in level if label in ahead), None)
+    # A rival of which more runs diverged is no measure.
+    near = next((label for label in rivals if place(label)[0] == place(first)[0]), None)
     return f"{sentence}, ahead of all others" + (f"; of {near} by {_difference(held[near], form)}." if near else ".")
 
 
@@ -90,8 +88,7 @@ def distance_table(row: Mapping[str, Any]) -> Table:
 
 def verdict_table(arms: Arms, contest: Contest, setting: str) -> Table:
     """A row an arm: where it ended, its worth on held-out images, and the verdict on it by IoU."""
-    few = _are_few(arms)
-    rows = []
+    few, reference, rows = _are_few(arms), arms[contest.reference].kept("iou"), []
     for label, arm in arms.items():
         cells = [f"{arm.values(name).mean():{COLUMNS[name].form}}" for name in VERDICT]
         if label == contest.reference:
@@ -100,10 +97,12 @@ def verdict_table(arms: Arms, contest: Contest, setting: str) -> Table:
         it = contest.improvements["iou"][label].difference
         known = np.isfinite(it).all()
         interval = f"{it.value:+.3f} ({it.low:+.3f}, {it.high:+.3f})" if known else "-"
-        verdict = "better" if it.low > 0 else "worse" if it.high < 0 else "tied"
+        verdict = statistics.verdict(arm.kept("iou"), reference, higher_is_better=True)
         if lost := int(arm.diverged.sum()):
             verdict = f"{lost} of {len(arm.rows)} diverged"
-        rows.append([label, *cells, interval, verdict if known or lost else "too few seeds"])
+        elif verdict == "not told apart":
+            verdict = "tied" if known else "too few seeds"
+        rows.append([label, *cells, interval, verdict])
     headings = [COLUMNS[name].heading for name in VERDICT]
     note = (
         "Means over seeds; accuracy and IoU of held-out images. Verdict: by the difference of IoU, seed by seed, and "

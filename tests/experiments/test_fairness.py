@@ -3,7 +3,8 @@ import optax
 from small_runs import arm, result
 
 from experiments.lab import fairness
-from experiments.lab.tuning import Best, Candidate, Grid
+from experiments.lab.tuning import Candidate, Grid
+from segjax.statistics import Best
 
 
 def of_tuning(best=None, tuning_seeds=range(1000, 1002)):

@@ -5,7 +5,7 @@ from small_runs import RATES, arms_at, result
 
 from experiments.lab import processes, scores, tuning
 from experiments.lab.options import Comparison
-from experiments.lab.tuning import Best, Candidate
+from experiments.lab.tuning import Candidate
 
 
 def test_candidates_have_the_common_grid_or_their_own():
@@ -74,29 +74,6 @@ def test_trials_give_every_result_to_its_candidate():
 def test_refuses(texts, rates, message):
     with pytest.raises(ValueError, match=message):
         tuning.candidates(texts, rates)
-
-
-def best(losses, diverged=None):
-    losses = np.atleast_2d(losses).astype(float)
-    diverged = np.zeros(losses.shape, bool) if diverged is None else np.atleast_2d(diverged)
-    return tuning.best_rate(RATES, losses, diverged)
-
-
-def test_best_rate_is_that_of_the_lowest_mean():
-    assert best([[3, 2, 3], [3, 2, 1]]) == Best(rate=1e-2, loss=2, edge=None)
-
-
-def test_an_edge_is_said_to_be_one():
-    assert best([1, 2, 3]).edge == "lowest"
-    assert best([3, 2, 1]).edge == "highest"
-    # A rate that was not tried is no edge.
-    assert best([np.nan, 1, 3]).edge == "lowest"
-
-
-def test_a_rate_at_which_a_seed_diverged_is_not_best():
-    chosen = best([[3, 2, 1], [3, 2, 1]], [[False, False, True], [False, False, False]])
-    assert (chosen.rate, chosen.edge) == (1e-2, None)
-    assert best([1, 1, 1], [True, True, True]) == Best(rate=None, loss=None, edge=None)
 
 
 def test_grid_places_every_run():
