@@ -161,11 +161,11 @@ def evaluate(
     """
     check_key(key)
     check_network(model, "batch_statistics")
-    check_variables(variables)
     check_callable("generate", generate)
     num_batches = check_count("num_batches", num_batches, minimum=1)
     shapes = jax.eval_shape(partial(generate, **generate_options), key)
     check_pixels("num_batches times the pixels of a batch", num_batches * shapes.mask.size)
+    check_variables(variables)
 
     def of_run(variables: Variables) -> metrics.Counts:
         def count_batch(index: jax.Array) -> metrics.Counts:

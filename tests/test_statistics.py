@@ -191,9 +191,6 @@ def test_a_band_is_the_interval_at_each_point():
     assert np.isnan(statistics.band(curves[:1, :2])).all()
 
 
-APART = {"a": Estimate(0.1, 0.0, 0.2), "b": Estimate(0.4, 0.3, 0.5), "c": Estimate(0.45, 0.35, 0.6)}
-
-
 def test_prediction_interval_of_two_values():
     """mean +- t(0.975, 1) s sqrt(3/2), with t(0.975, 1) = tan(0.475 pi) and s = |a - b| / sqrt 2."""
     low, high = statistics.prediction_interval([1.0, 3.0])

@@ -97,7 +97,7 @@ def verdict_table(arms: Arms, contest: Contest, setting: str) -> Table:
         it = contest.improvements["iou"][label].difference
         known = np.isfinite(it).all()
         interval = f"{it.value:+.3f} ({it.low:+.3f}, {it.high:+.3f})" if known else "-"
-        verdict = statistics.verdict(arm.kept("iou"), reference, higher_is_better=True)
+        verdict: str = statistics.verdict(arm.kept("iou"), reference, higher_is_better=True)
         if lost := int(arm.diverged.sum()):
             verdict = f"{lost} of {len(arm.rows)} diverged"
         elif verdict == "not told apart":
