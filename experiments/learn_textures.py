@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments.lab import clock, experiment, photographs, saved_models
+from experiments.lab import clock, experiment, novelty, photographs, saved_models
 from experiments.lab.clock import Snapshot
 from experiments.lab.report import Report
 from experiments.lab.runs import HELD_OUT_KEY
@@ -116,7 +116,10 @@ def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]])
         "predictions": clock.predictions(options, snapshots, held_out, title),
         "training_images": examples(training(key=jax.random.key(options.seed)), title),
     }
-    exemplars = {"first": first, "second": second, **options.law, "contrast": options.contrast}
+    alone_first, alone_second = (partial(training, first=part, second=part) for part, _ in options.parts)
+    # With five digits: what they are compared with scatters more.
+    squares = novelty.training_squares(training, alone_first, alone_second, options.image_size).round(5).tolist()
+    exemplars = {"first": first, "second": second, **options.law, "contrast": options.contrast, "squares": squares}
     return clock.report(options, findings, figures, snapshots, rows, {"exemplars": exemplars})
 
 

@@ -60,10 +60,10 @@ class Panel(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """An array (height, width), drawn as its `kind` says.
+    """An array (height, width), drawn as its `kind` says; an image may be one of colours, (height, width, 3).
 
-    An image, a mask and a probability are in [0, 1]. Signed weights lie around 0, on one scale for the figure. A
-    feature is drawn from its own lowest value to its highest.
+    An image, a mask and a probability are in [0, 1], and colours in 8 bits in 0 ... 255. Signed weights
+    lie around 0, on one scale for the figure. A feature is drawn from its own lowest value to its highest.
     """
 
     title: str
@@ -120,16 +120,19 @@ def in_rows(shown: Sequence[Picture], longest: int = 5) -> list[list[Picture]]:
     return [list(shown[start : start + columns]) for start in range(0, len(shown), columns)]
 
 
-def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str] = (), size: float = 2.5) -> Figure:
+def pictures(
+    grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str] = (), size: float = 2.5, bar: str = ""
+) -> Figure:
     """Pictures in rows, of one or different lengths, with a colour bar for probabilities or signed weights.
 
     Args:
         names: one for each row, at its left.
         size: width of a picture in inches.
+        bar: what the colour bar shows, where it is not the probability of the mask or a weight.
     """
     rows, columns = len(grid), max(map(len, grid))
     # A row is as high as its tallest picture, but a picture over twice as high as wide is drawn narrower instead.
-    shapes = [[np.shape(picture.array) for picture in row] for row in grid]
+    shapes = [[np.shape(picture.array)[:2] for picture in row] for row in grid]
     heights = [size * min(2, max(height / width for height, width in row)) for row in shapes]
     # At least 6.4 inches, so that a title of usual length fits.
     figsize = (max(size * columns + 0.9, 6.4), sum(heights) + 0.1 * rows + 0.8)
@@ -151,7 +154,7 @@ def pictures(grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str]
         row[0].set_ylabel(textwrap.fill(name, 26), fontsize=11)
     if measured:
         kind, drawn = measured
-        figure.colorbar(drawn, ax=axes[:, -1], label=_BARS[kind], shrink=max(0.5, 1 / rows))
+        figure.colorbar(drawn, ax=axes[:, -1], label=bar or _BARS[kind], shrink=max(0.5, 1 / rows))
     return _finish(figure, title)
 
 

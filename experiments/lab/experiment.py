@@ -12,11 +12,12 @@ and ends with `experiment.main()`.
 """
 
 import ast
+import dataclasses
 import sys
 from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import cast
+from typing import Any, cast
 
 from rich.console import Console
 
@@ -49,7 +50,12 @@ def run(script: ModuleType, options: Command) -> None:
         writer = processes.is_writer()
         processes.agree(identity)
         if writer:
-            store.claim(options.out, identity, options.overwrite, options.free)
+            additions = options.additions()
+            identity = store.claim(options.out, identity, options.overwrite, options.free, additions)
+            if additions:
+                # What the folder holds is reported together with what this command adds.
+                together: dict[str, Any] = {name: tuple(map(Path, identity["options"][name])) for name in additions}
+                options = dataclasses.replace(options, **together)
         console = Console(quiet=not writer)
         if hasattr(script, "work"):
             found = script.work(options, console)

@@ -108,6 +108,10 @@ class Command:
         """The files that the results depend on."""
         return []
 
+    def additions(self) -> dict[str, list[Path]]:
+        """option -> the inputs that it names, where a later command may add its own to those of the same folder."""
+        return {}
+
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         """Inside, jax is set as the options say; to be entered before jax first looks for devices."""
@@ -120,6 +124,7 @@ class Command:
         In JSON's types, where tuples are lists: so it compares with what is read from a file.
         """
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGE_NO_RESULT}
+        kept |= self.additions()
         made = {"options": kept, "inputs": {str(path): _digest(path) for path in self.inputs()}}
         made |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
         return {"experiment": experiment, **json.loads(json.dumps(made, default=str))}
@@ -244,12 +249,32 @@ class Comparison(Training, Seeds):
     seconds of a run are those of all beside it. On a CPU 1 is the fastest."""
 
 
-def difference(made: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()) -> str:
+def joined(
+    made: Mapping[str, Any], wanted: Mapping[str, Any], additions: Mapping[str, Sequence[Path]]
+) -> dict[str, Any]:
+    """The identity of a command that adds its inputs to those of an earlier one, which come first.
+
+    Args:
+        made: what was read, of which any part may be missing.
+        wanted: of the command.
+        additions: its `Command.additions`.
+    """
+    options = dict(wanted["options"])
+    for name in additions:
+        if isinstance(earlier := made["options"].get(name), list):
+            options[name] = list(dict.fromkeys([*map(str, earlier), *options[name]]))
+    return {**wanted, "options": options, "inputs": {**made.get("inputs", {}), **wanted["inputs"]}}
+
+
+def difference(
+    made: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = (), free_inputs: Collection[str] = ()
+) -> str:
     """The first difference between two identities, in words; empty where they agree.
 
     Args:
         made: what was read, of which any part may be missing.
         free: options that may differ.
+        free_inputs: paths of inputs that may differ, or be new.
     """
     if made.get("experiment") != wanted["experiment"]:
         return f"of {made.get('experiment') or 'something else'}"
@@ -259,7 +284,7 @@ def difference(made: Mapping[str, Any], wanted: Mapping[str, Any], free: Collect
             if had.get(name) != value and not (section == "options" and name in free):
                 return f"with {name} {had.get(name)}, not {value}"
     for path, digest in wanted["inputs"].items():
-        if made.get("inputs", {}).get(path) != digest:
+        if made.get("inputs", {}).get(path) != digest and path not in free_inputs:
             return f"of another {path} than is there now"
     return ""
 

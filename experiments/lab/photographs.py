@@ -42,6 +42,11 @@ def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
             transparent, not finite, stored in a way that Pillow misreads, smaller than `smallest` pixels a side or
             larger than `max_megapixels`.
     """
+    return read_in_colour(path, max_megapixels, smallest, side=1)[0]
+
+
+def read_in_colour(path: Path, max_megapixels: float, smallest: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same, and a small copy in the picture's colours as `reduced` gives it; raises as `read` does."""
     with contextlib.ExitStack() as opened:
         with _readable(path):
             # Opening a pipe waits for its writer, and a device has no end.
@@ -71,13 +76,14 @@ def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
                 upright.has_transparency_data and upright.convert("RGBA").getchannel("A").getextrema()[0] != 255
             )
             grey = _grey(upright, numbers)
+            colours = None if upright.mode in _GREY else reduced(upright.convert("RGB"), side)
     if transparent:
         raise ValueError(f"{path} is partly transparent; put it on a background first")
     if not np.isfinite(grey).all():
         raise ValueError(f"{path} has pixels that are no finite numbers")
     if (largest := max(float(grey.max()), -float(grey.min()))) > _LARGEST:
         raise ValueError(f"{path} has pixels as large as {largest:.0e}, which stand for missing data")
-    return grey
+    return grey, reduced(_shades(grey).convert("RGB"), side) if colours is None else colours
 
 
 def find(paths: list[Path]) -> list[Path]:
@@ -111,28 +117,42 @@ def figure_label(name: str) -> str:
 
 def mask_png(probability: np.ndarray) -> bytes:
     """The mask of probabilities (height, width): 255 where they are above 0.5, which is the first texture, else 0."""
-    return _png(Image.fromarray(np.where(probability > 0.5, np.uint8(255), np.uint8(0))))
+    return png(Image.fromarray(np.where(probability > 0.5, np.uint8(255), np.uint8(0))))
 
 
 def probability_png(probability: np.ndarray) -> bytes:
     """Probabilities (height, width) in 16 bits: 65535 is certainly the first texture."""
-    return _png(Image.fromarray(np.round(probability * np.float32(65535)).astype(np.uint16)))
+    return png(Image.fromarray(np.round(probability * np.float32(65535)).astype(np.uint16)))
 
 
-def overlay_png(grey: np.ndarray, probability: np.ndarray) -> bytes:
+def overlay(grey: np.ndarray, probability: np.ndarray) -> Image.Image:
     """The picture, from its darkest to its brightest, tinted by texture: the first blue, the second orange."""
-    low, high = float(grey.min()), float(grey.max())
+    shades = np.asarray(_shades(grey))
     tints = np.array([tuple(bytes.fromhex(colour[1:])) for colour in COLOURS[1::-1]], np.float32)
     picture = np.empty((*grey.shape, 3), np.uint8)
     for start in range(0, len(grey), _ROWS):
         rows = slice(start, start + _ROWS)
-        shade = (grey[rows].astype(np.float32) - low) * (255 / (high - low) if high > low else 0)
         tint = tints[(probability[rows] > 0.5).astype(int)]
-        picture[rows] = (1 - _OVERLAY_SHARE) * shade[..., None] + _OVERLAY_SHARE * tint
-    return _png(Image.fromarray(picture))
+        picture[rows] = (1 - _OVERLAY_SHARE) * shades[rows, :, None] + _OVERLAY_SHARE * tint
+    return Image.fromarray(picture)
 
 
-def _png(picture: Image.Image) -> bytes:
+def reduced(picture: Image.Image, side: int) -> np.ndarray:
+    """A copy of at most `side` pixels a side, each the mean of a square of the picture's."""
+    return np.asarray(picture.reduce(-(-max(picture.size) // side)))
+
+
+def _shades(grey: np.ndarray) -> Image.Image:
+    """The picture in 8 bits, from its darkest to its brightest."""
+    low, high = float(grey.min()), float(grey.max())
+    shades = np.empty(grey.shape, np.uint8)
+    for start in range(0, len(grey), _ROWS):
+        rows = slice(start, start + _ROWS)
+        shades[rows] = (grey[rows].astype(np.float32) - low) * (255 / (high - low) if high > low else 0)
+    return Image.fromarray(shades)
+
+
+def png(picture: Image.Image) -> bytes:
     buffer = io.BytesIO()
     # The lowest compression: the next level takes three times as long to save a tenth of the size.
     picture.save(buffer, "PNG", compress_level=1)

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from experiments.lab import novelty
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
@@ -30,8 +31,9 @@ class SavedModel(NamedTuple):
         model, variables: as `segjax.predict` takes them.
         texture: the options of `generate_data` that it was trained with; None for photographs.
         image_size: side of its training images in pixels.
-        names: of the texture where its mask is 1, and of the other.
+        names: of the texture where its mask is 1, and of the other, which are different.
         diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
+        squares: of photographs, as `novelty.training_squares` gives them; None where the file does not have them.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class SavedModel(NamedTuple):
     image_size: int
     names: tuple[str, str]
     diverged: bool
+    squares: np.ndarray | None = None
 
 
 def check_export(wanted: bool, architecture: str) -> None:
@@ -102,11 +105,21 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
     return saved, Texture(**saved.texture)
 
 
+def training_squares(saved: SavedModel) -> np.ndarray | None:
+    """What `novelty.strange_share` compares a picture with; None for photographs of a file of an earlier version."""
+    if saved.texture is None:
+        return saved.squares
+    texture = {name: value for name, value in saved.texture.items() if name != "batch_size"}
+    alone = [{**texture, "sigma1": texture[name], "sigma2": texture[name]} for name in ("sigma1", "sigma2")]
+    mixed, first, second = (partial(generate_data, **options) for options in (texture, *alone))
+    return novelty.training_squares(mixed, first, second, saved.image_size)
+
+
 def _of_pytorch(path: Path) -> SavedModel:
     variables = torch_weights.load(path)
     if (channels := variables["params"]["conv1"]["kernel"].shape[2]) != 1:
         raise ValueError(f"it takes images of {channels} channels, not of one")
-    model, names = torch_weights.model_of(variables), ("inside", "outside")
+    model, names = torch_weights.model_of(variables), ("inside the mask", "outside the mask")
     return SavedModel(model, variables, NOTEBOOK, NOTEBOOK["image_size"], names, diverged=False)
 
 
@@ -123,7 +136,7 @@ def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel
             raise ValueError(f"texture must have {', '.join(Texture._fields)}, got {texture!r:.60}")
         # It has the checks of its options; nothing is drawn.
         jax.eval_shape(partial(generate_data, **texture), jax.random.key(0))
-        names = f"sigma {texture['sigma1']:g}", f"sigma {texture['sigma2']:g}"
+        names = f"inside the mask (sigma {texture['sigma1']:g})", f"outside the mask (sigma {texture['sigma2']:g})"
         return SavedModel(model, variables, texture, texture["image_size"], names, diverged)
     exemplars = metadata.get("exemplars")
     if not isinstance(exemplars, dict) or not exemplars.keys() >= {"first", "second", "image_size"}:
@@ -131,7 +144,24 @@ def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel
     first, second, image_size = (exemplars[name] for name in ("first", "second", "image_size"))
     if not (isinstance(first, str) and isinstance(second, str)):
         raise ValueError(f"first and second must be names, got {first!r:.60} and {second!r:.60}")
-    return SavedModel(model, variables, None, check_count("image_size", image_size, 2), (first, second), diverged)
+    # Two photographs of one name, in two folders.
+    names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
+    check_count("image_size", image_size, 2)
+    return SavedModel(model, variables, None, image_size, names, diverged, _squares(exemplars.get("squares")))
+
+
+def _squares(given: Any) -> np.ndarray | None:
+    if given is None:
+        return None
+    try:
+        squares = np.asarray(given, float)
+    except (ValueError, TypeError):
+        squares = np.empty(0)
+    if squares.ndim != 2 or squares.shape[1] != novelty.NUMBERS or len(squares) > novelty.KEPT:
+        raise ValueError(f"squares must be at most {novelty.KEPT} rows of {novelty.NUMBERS} numbers, got {given!r:.60}")
+    if not np.isfinite(squares).all():
+        raise ValueError("squares must be finite numbers")
+    return squares
 
 
 def _check_variables(model: nn.Module, variables: dict[str, Any]) -> None:

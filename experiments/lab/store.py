@@ -17,13 +17,14 @@ import re
 import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 import segjax
-from experiments.lab.options import difference
+from experiments.lab.options import difference, joined
 from experiments.lab.runs import Begun, Held, Result, Run
 from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, edges, metrics
@@ -31,6 +32,8 @@ from segjax import checkpoints, edges, metrics
 RESULTS = "results.json"
 # How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
 CLOCK = "clock-"
+# And those of notes that are what a command has done so far, one a picture.
+PICTURE = "picture-"
 _OPTIONS = "options.json"
 # Their JSON types in results.json and options.json.
 _SECTIONS = {**dict.fromkeys(("options", "inputs", "versions", "numerics", "device", "source"), dict), "files": list}
@@ -55,13 +58,23 @@ class _Claim(NamedTuple):
 _claims: dict[Path, _Claim] = {}
 
 
-def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free: Collection[str] = ()) -> None:
+def claim(
+    out: Path,
+    identity: Mapping[str, Any],
+    overwrite: bool = False,
+    free: Collection[str] = (),
+    additions: Mapping[str, Sequence[Path]] = MappingProxyType({}),
+) -> dict[str, Any]:
     """Makes the folder `out` this command's, before any work.
 
     Args:
         identity: what the results will depend on, as `Command.identity` gives it.
         overwrite: delete what is listed there as ours.
         free: options that may differ from those that made what the folder holds.
+        additions: of the command, as `Command.additions` gives them.
+
+    Returns:
+        The identity, with the inputs to which this command adds its own.
 
     Raises:
         Finished: if the folder holds the results of these very options.
@@ -83,12 +96,14 @@ def claim(out: Path, identity: Mapping[str, Any], overwrite: bool = False, free:
         if overwrite:
             _clear(out, files)
         else:
-            _check(out, identity, free)
+            identity = _check(out, identity, free, additions)
+            _claims[out] = _claims[out]._replace(identity=identity)
         # A folder that cannot be written is known now, and not after an hour of training.
         with tempfile.TemporaryFile(dir=out):
             pass
     except OSError as error:
         raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
+    return dict(identity)
 
 
 def announce(out: Path, names: Iterable[str]) -> None:
@@ -164,11 +179,17 @@ def release(out: Path) -> None:
 def kept(out: Path) -> str:
     """What an interrupted command leaves, in words."""
     finished, parts = ({path.stem for path in out.glob(f"runs/*-seed*.{end}")} for end in ("safetensors", "part"))
-    begun = parts - finished
-    if not finished | begun:
+    begun, pictures = parts - finished, len(list(out.glob(f"runs/{PICTURE}*.safetensors")))
+    if not finished | begun and not pictures:
         return "nothing of what was under way is kept"
     words = f"{len(finished)} finished runs" + (f", {len(begun)} begun" if begun else "")
+    words = f"{pictures} pictures" if pictures else words
     return f"the same command without --overwrite goes on from what is kept in {out}: {words}"
+
+
+def inputs(out: Path) -> Mapping[str, str]:
+    """path -> SHA-256 of the inputs of the command that writes there, and of those to which it adds."""
+    return _claims[out].identity["inputs"]
 
 
 def has_run(out: Path, run: Run) -> bool:
@@ -354,12 +375,18 @@ def _clear(out: Path, files: set[str]) -> None:
     files.clear()
 
 
-def _check(out: Path, identity: Mapping[str, Any], free: Collection[str]) -> None:
+def _check(
+    out: Path, identity: Mapping[str, Any], free: Collection[str], additions: Mapping[str, Sequence[Path]]
+) -> Mapping[str, Any]:
+    """The identity, joined with that of what the folder holds; raises as `claim` does."""
+    added = [str(path) for paths in additions.values() for path in paths]
     for file, what in ((out / RESULTS, "the results"), (out / _OPTIONS, "unfinished results")):
         if (made := _made(file)) is None:
             continue
-        if differs := difference(made, identity, free):
+        if differs := difference(made, identity, (*free, *additions), added):
             raise UsageError(f"--out {out} holds {what} {differs}; name another folder, or pass --overwrite")
+        if additions:
+            identity = joined(made, identity, additions)
         if file.name == RESULTS and not difference(made, identity):
             lost = [name for name in made.get("files", []) if not (out / name).exists()]
             if lost:
@@ -367,6 +394,7 @@ def _check(out: Path, identity: Mapping[str, Any], free: Collection[str]) -> Non
             raise Finished(
                 f"{out} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
-        return
+        return identity
     if {path.name for path in out.iterdir()} - {"runs"}:
         raise UsageError(f"--out {out} already holds files; name another folder, or pass --overwrite")
+    return identity

@@ -306,12 +306,25 @@ def test_what_was_written_is_read_again():
 def test_the_overlay_tints_by_texture():
     grey = np.linspace(-3, 5, 20 * 30).reshape(20, 30)
     probability = (np.arange(30) < 15) * np.ones((20, 1))
-    overlay = np.asarray(Image.open(io.BytesIO(photographs.overlay_png(grey, probability)))).astype(int)
+    overlay = np.asarray(Image.open(io.BytesIO(photographs.png(photographs.overlay(grey, probability))))).astype(int)
     assert overlay.shape == (20, 30, 3)
     # Blue where the first texture is, red where the second is; and the picture's light goes through both.
     assert np.all(overlay[:, :15, 2] > overlay[:, :15, 0])
     assert np.all(overlay[:, 15:, 0] > overlay[:, 15:, 2])
     assert np.all(overlay[19] > overlay[0] + 100)
+
+
+def test_a_small_copy_has_the_colours_of_the_picture(tmp_path):
+    colours = np.zeros((40, 64, 3), np.uint8)
+    colours[:, :32] = (200, 10, 90)
+    Image.fromarray(colours).save(tmp_path / "colour.png")
+    grey, small = photographs.read_in_colour(tmp_path / "colour.png", 1.0, 16, side=16)
+    np.testing.assert_array_equal(small, colours[::4, ::4])
+    np.testing.assert_array_equal(grey, read(tmp_path / "colour.png"))
+    # Without colours: from the darkest to the brightest.
+    Image.fromarray(100 + colours[..., 0].astype(np.uint16)).save(tmp_path / "deep.png")
+    _, small = photographs.read_in_colour(tmp_path / "deep.png", 1.0, 16, side=64)
+    np.testing.assert_array_equal(small, np.where(colours[..., :1] > 0, 255, 0) * np.ones(3))
 
 
 def test_folders_are_searched_in_order(tmp_path):

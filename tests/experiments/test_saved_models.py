@@ -9,7 +9,7 @@ import pytest
 from conftest import drawn, to_nhwc, under
 from safetensors.numpy import save_file
 
-from experiments.lab import saved_models
+from experiments.lab import novelty, saved_models
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import UsageError
 from segjax import checkpoints, predict
@@ -35,6 +35,7 @@ def save(out, name, trained_on, export_torch=False):
     return out / saved_models.MODEL, variables
 
 
+NAMES = ("inside the mask (sigma 0.3)", "outside the mask (sigma 1.5)")
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("separate_norm", "unet", "patch")]
 
 
@@ -46,9 +47,10 @@ def test_reloading_gives_identical_predictions(name, tmp_path):
     np.testing.assert_array_equal(
         see(network.model, network.variables, IMAGE), see(ARCHITECTURES[name], variables, IMAGE)
     )
-    assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, ("sigma 0.3", "sigma 1.5"))
+    assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, NAMES)
     assert saved_models.load_with_textures(path)[1]._asdict() == TEXTURE
     assert not network.diverged
+    assert saved_models.training_squares(network).shape[1] == novelty.NUMBERS
 
 
 def test_photographs_have_names_but_no_law(tmp_path):
@@ -186,12 +188,28 @@ def test_metadata_that_makes_no_sense_is_one_line(entry, message, tmp_path):
         ({**EXEMPLARS, "first": 3}, "first and second must be names, got 3"),
         *(({**EXEMPLARS, "image_size": value}, "image_size must") for value in (0, "32", float("inf"), None)),
         ({"first": "brick", "second": "grass"}, "exemplars must have"),
+        *(({**EXEMPLARS, "squares": it}, "squares must be at most") for it in (5, "x", [[1, 2]], [[1, "x", 2, 3, 4]])),
+        ({**EXEMPLARS, "squares": [[0.0] * 4 + [float("inf")]]}, "squares must be finite"),
     ],
 )
 def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_path):
     path = written(tmp_path, lambda _, metadata: metadata.update(exemplars=exemplars), texture=None)
     with pytest.raises(UsageError, match=f"is not a model of these experiments: .*{message}"):
         saved_models.load(path)
+
+
+def test_the_squares_of_photographs_come_with_the_file(tmp_path):
+    squares = [[0.5, -1.0, 0.1, 0.2, 0.3], [0.25, -2.0, 0.1, 0.2, 0.3]]
+    path = written(tmp_path, lambda _, metadata: metadata["exemplars"].update(squares=squares), texture=None)
+    network = saved_models.load(path)
+    np.testing.assert_array_equal(saved_models.training_squares(network), squares)
+    # A file of an earlier version has none.
+    assert saved_models.training_squares(saved_models.load(written(tmp_path, lambda *_: None, texture=None))) is None
+
+
+def test_two_photographs_of_one_name_are_told_apart(tmp_path):
+    path = written(tmp_path, lambda _, metadata: metadata["exemplars"].update(second="brick"), texture=None)
+    assert saved_models.load(path).names == ("brick (first)", "brick (second)")
 
 
 def test_a_network_must_say_what_it_was_trained_on(tmp_path):

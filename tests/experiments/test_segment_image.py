@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from small_runs import execute, parse, told_to_stop
 
 from experiments import rerun, segment_image
-from experiments.lab import cli, saved_models
+from experiments.lab import cli, saved_models, store
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
 from segjax import tiling, torch_weights
@@ -78,7 +78,8 @@ def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, caps
     assert f"error: {pictures / 'broken.png'} cannot be read: image file is truncated" in said
     names = {path.name for path in out.iterdir()}
     files = {f"{name}-{kind}.png" for name in ("colour", "grey", "deep") for kind in ("mask", "probability", "overlay")}
-    assert names == files | {"options.json", "pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    page = {"options.json", "pictures.png", "runs.csv", "tables.tex", "report.html", "results.json"}
+    assert names == files | page | {"runs"}
     with (out / "runs.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["colour", "deep", "grey"]
     # 16 bits of the same shades are the same picture.
@@ -92,19 +93,68 @@ def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
     grey = pictures / "grey.png"
     run(tmp_path / "out", network, grey)
     shutil.copy(DATA / "grain.png", grey)
-    with pytest.raises(UsageError, match=f"of another {grey} than is there now"):
-        run(tmp_path / "out", network, grey)
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    for more in ((), (pictures / "deep.tif",)):
+        with pytest.raises(UsageError, match=f"of another {grey} than is there now"):
+            run(tmp_path / "out", network, grey, *more)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_interrupted_it_begins_again(network, pictures, tmp_path):
+def test_interrupted_it_goes_on(network, pictures, tmp_path):
     words = (tmp_path / "out", network, pictures / "grey.png", pictures / "deep.tif")
     with told_to_stop(), pytest.raises(Interrupted):
         run(*words)
     # What one picture gets is there whole, and of the next nothing.
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "options.json"}
-    assert len(run(*words)["images"]) == 2
+    assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "options.json", "runs"}
+    first = (tmp_path / "out" / "grey-mask.png").stat().st_mtime_ns
+    assert store.kept(tmp_path / "out").endswith(": 1 pictures")
+    assert [row["name"] for row in run(*words)["images"]] == ["grey", "deep"]
+    assert (tmp_path / "out" / "grey-mask.png").stat().st_mtime_ns == first
+
+
+@pytest.mark.slow
+def test_more_pictures_come_into_the_same_folder(network, pictures, tmp_path, capsys):
+    out, grey, deep = tmp_path / "out", pictures / "grey.png", pictures / "deep.tif"
+    run(out, network, grey)
+    (out / "mine.png").touch()
+    # The first need not be there any more.
+    grey.rename(tmp_path / "moved.png")
+    document = run(out, network, deep)
+    assert [row["name"] for row in document["images"]] == ["grey", "deep"]
+    assert list(document["inputs"]) == list(map(str, (network, grey, deep)))
+    assert document["options"]["images"] == [str(grey), str(deep)]
+    assert {"grey-mask.png", "deep-mask.png"} <= set(document["files"])
+    assert all((out / name).exists() for name in [*document["files"], "mine.png"])
+    with (out / "runs.csv").open() as file:
+        assert [row["name"] for row in csv.DictReader(file)] == ["grey", "deep"]
+    assert "grey" in (out / "report.html").read_text()
+    # What is there is not made again, and with other options nothing is added.
+    with pytest.raises(Finished):
+        run(out, network, deep)
+    with pytest.raises(UsageError, match="with tile_size 256, not 64"):
+        run(out, network, pictures / "colour.jpg", "--tile-size", "64")
+    # As one command would have made it.
+    (tmp_path / "moved.png").rename(grey)
+    whole = run(tmp_path / "whole", network, grey, deep)
+    assert whole["images"] == document["images"]
+    assert (tmp_path / "whole" / "pictures.png").read_bytes() == (out / "pictures.png").read_bytes()
+
+
+@pytest.mark.slow
+def test_what_could_not_be_read_may_be_mended(network, pictures, tmp_path):
+    out, broken = tmp_path / "out", pictures / "broken.png"
+    with pytest.raises(SystemExit):
+        run(out, network, pictures / "grey.png", broken)
+    shutil.copy(DATA / "grain.png", broken)
+    document = run(out, network, pictures / "grey.png", broken)
+    assert [row["name"] for row in document["images"]] == ["grey", "broken"]
+    assert document["refused"] == []
+    # What one bound refused another may take.
+    with pytest.raises(SystemExit):
+        run(out, network, pictures / "deep.tif", "--max-megapixels", "0.001")
+    assert len(run(out, network, pictures / "deep.tif")["images"]) == 3
 
 
 def test_its_own_model_is_not_deleted(network, pictures):
@@ -129,12 +179,17 @@ def test_a_name_that_looks_like_a_formula_is_a_name(network, tmp_path):
 
 
 @pytest.mark.slow
-def test_names_that_clash_are_not_overwritten(network, pictures, tmp_path):
+def test_pictures_of_one_name_are_told_apart(network, pictures, tmp_path):
     shutil.copy(pictures / "grey.png", pictures / "deep.png")
-    with pytest.raises(SystemExit):
-        run(tmp_path / "out", network, pictures / "deep.png", pictures / "deep.tif")
-    document = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert "has the name of an earlier picture" in document["refused"][0]["error"]
+    (tmp_path / "more").mkdir()
+    paths = [pictures / "deep.png", pictures / "deep.tif"]
+    paths += [shutil.copy(path, tmp_path / "more") for path in paths]
+    run(tmp_path / "out", network, *paths[:1])
+    document = run(tmp_path / "out", network, *paths)
+    names = ["deep", "deep.tif", "deep.png", "deep.tif-2"]
+    assert [row["name"] for row in document["images"]] == names
+    assert [row["image"] for row in document["images"]] == list(map(str, paths))
+    assert all((tmp_path / "out" / f"{name}-mask.png").exists() for name in names)
 
 
 @pytest.mark.slow
@@ -197,8 +252,8 @@ def test_a_name_that_no_page_can_show(name, network, tmp_path, capsys):
 
 def test_a_network_that_diverged_is_no_secret(network):
     loaded = saved_models.load(network)
-    assert segment_image.warnings(loaded) == []
-    (said,) = segment_image.warnings(loaded._replace(diverged=True))
+    assert segment_image.warnings(loaded, []) == []
+    (said,) = segment_image.warnings(loaded._replace(diverged=True), [])
     assert "The training of this network diverged" in said
 
 
@@ -235,9 +290,40 @@ def test_the_same_command_again_has_nothing_to_do(network, tmp_path):
     run(*words)
     with pytest.raises(Finished):
         run(*words)
-    with pytest.raises(UsageError, match="pass --overwrite"):
-        run(tmp_path / "out", network, DATA / "stripes.png")
-    run(tmp_path / "out", network, DATA / "stripes.png", "--overwrite")
+    assert len(run(tmp_path / "out", network, DATA / "stripes.png", "--overwrite")["images"]) == 1
+    assert not (tmp_path / "out" / "grain-mask.png").exists()
+
+
+def test_what_the_network_is_unsure_of():
+    probability = np.array([[0.05, 0.1, 0.2, 0.5], [0.6, 0.9, 0.95, 1.0]])
+    row = segment_image.describe(Path("a.png"), "a", probability, None)
+    assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"]) == (4, 4, 3)
+    assert (row["first_share"], row["unsure_share"]) == (0.5, 3 / 8)
+
+
+def row(name="a", strange=0.0):
+    return {**segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange)}
+
+
+def test_a_picture_of_something_else_gets_a_warning(network):
+    loaded = saved_models.load(network)
+    rows = [row("like", 0.25), row("unlike", 0.9), row("unknown", None)]
+    (said,) = segment_image.warnings(loaded, rows)
+    assert said.startswith("unlike may show something else than brick and grass: 90% of it")
+    assert "A dash" in segment_image.table(rows, loaded).note
+    assert "A dash" not in segment_image.table(rows[:2], loaded).note
+
+
+def test_the_report_says_how_many_pictures_it_leaves_out(network):
+    small = np.zeros((4, 5, 3), np.uint8)
+    shown = {"picture": small, "overlay": small, "probability": np.zeros((4, 5))}
+    seen = [segment_image.Seen(name, row(name), shown) for name in "abcdefghijklm"]
+    seen += [segment_image.Seen("n", row("n"), {})]
+    loaded = saved_models.load(network)
+    drawn = segment_image.figure(seen, loaded)
+    assert drawn.get_suptitle().endswith("(the first 12 of 14 pictures)")
+    assert len([axes for axes in drawn.axes if axes.images]) == 3 * 12
+    assert "leaves out 2" in segment_image.sentences([it.row for it in seen], [], loaded)[1]
 
 
 @pytest.mark.parametrize(
