@@ -5,10 +5,12 @@
     python -m experiments.inspect_layers --preset quick     the same in 100 steps on 32 x 32 images
 
 - `kernels_*`: the weights of each convolution, a row for each output channel.
-- `features_*`: what each layer gives for one held-out image.
-- `removal`: held-out accuracy when a layer's convolution is skipped (where its input and output have one width; the
-  BatchNorm behind it stays, and fits badly then), and when its mean over the image takes the place of its output, whole
-  or channel by channel.
+- `features_*`: what each layer gives for one held-out image. Channels are numbered from 0, here as in `kernels_*`.
+- `removal`: held-out accuracy without a part. Averaged: its mean over the image takes the place of a layer's output,
+  or of one channel; this says how much the part is needed. Skipped: the input of a layer takes the place of its output,
+  where both have one width; the BatchNorm behind it then gets numbers that it was not trained for, so that accuracy may
+  fall further than without any detail. A network that sees nothing gives one answer everywhere, and is right there as
+  often as the commoner texture is.
 
 Expect the first layer to be filters of fine detail, without which nothing is left, and most single channels to matter
 little. About a minute on 2 CPU cores; half of it to train.
@@ -125,7 +127,11 @@ def removals(
             changes += [(layer, f"channel {index}", layers.average_channel(index)) for index in range(channels)]
     # All on the same images: a part that matters little would drown in the scatter between batches.
     whole = accuracy(segjax.predict(model, variables, images))
-    rows: list[dict[str, Any]] = [{"layer": "", "removed": "nothing", "accuracy": whole, "loss_of_accuracy": 0.0}]
+    share = float(masks.mean())
+    rows = [
+        {"layer": "", "removed": removed, "accuracy": kept, "loss_of_accuracy": whole - kept}
+        for removed, kept in (("nothing", whole), ("everything", max(share, 1 - share)))
+    ]
     with progress_bar(console) as progress:
         for layer, name, change in progress.track(changes, description="removing each layer and channel"):
             kept = accuracy(layers.predict_changed(model, variables, images, layer, change))
@@ -136,15 +142,25 @@ def removals(
 def kernels(layer: str, variables: Variables) -> Figure:
     """A convolution's weights: a row an output, a column an input; the outputs of a single input fill rows."""
     kernel = np.asarray(variables["params"][layer]["kernel"])
-    inputs, outputs = kernel.shape[2:]
+    height, width, inputs, outputs = kernel.shape
     tiles = [[kernel[:, :, i, o] for i in range(inputs)[:MOST_SHOWN]] for o in range(outputs)[:MOST_SHOWN]]
+    shown = f", first {MOST_SHOWN} of them," if max(inputs, outputs) > MOST_SHOWN else ""
     if inputs == 1:
-        tiles = rows_of([tile for row in tiles for tile in row], 8)
-    first = f"first {MOST_SHOWN} of " if max(inputs, outputs) > MOST_SHOWN else ""
-    shape = f"outputs {first}{outputs}" + (f" (down), inputs {first}{inputs} (across)" if inputs > 1 else "")
-    whole = plotting.Picture("", mosaic(tiles), "signed")
-    size = (0.5 if inputs > 1 else 0.8) * max(map(len, tiles))
-    return plotting.pictures([[whole]], f"Weights of {layer}: {shape}", size=size)
+        title = f"Weights of {layer}: the kernel of each channel{shown} answers to what looks like it; white is 0"
+        named = [plotting.Picture(f"channel {number}", row[0], "signed") for number, row in enumerate(tiles)]
+        return plotting.pictures(rows_of(named, 8), title, size=1.0)
+    title = f"Weights of {layer}: each output channel{shown} is the sum of all inputs through the kernels of its row; "
+    size = 0.5 * max(map(len, tiles))
+    figure = plotting.pictures([[plotting.Picture("", mosaic(tiles), "signed")]], title + "white is 0", size=size)
+    axes = figure.axes[0]
+    axes.set_xticks(
+        np.arange(len(tiles[0])) * (width + 1) + (width - 1) / 2, [str(number) for number in range(len(tiles[0]))]
+    )
+    axes.set_yticks(
+        np.arange(len(tiles)) * (height + 1) + (height - 1) / 2, [str(number) for number in range(len(tiles))]
+    )
+    axes.set(xlabel="channel of the input", ylabel="channel of the output")
+    return figure
 
 
 def mosaic(tiles: list[list[np.ndarray]]) -> np.ndarray:
@@ -163,8 +179,13 @@ def features(layer: str, maps: jax.Array, batch: segjax.Batch) -> Figure:
     channels = np.moveaxis(np.asarray(maps[0]), -1, 0)
     cells += [plotting.Picture(f"channel {index}", it, "feature") for index, it in enumerate(channels[:MOST_SHOWN])]
     first = f", first {MOST_SHOWN} of {len(channels)} channels" if len(channels) > MOST_SHOWN else ""
-    place = "the logits" if layer == "out" else "before ReLU"
-    return plotting.pictures(rows_of(cells, 6), f"What {layer} gives, {place}{first}; each on its own scale", size=1.6)
+    title = f"What {layer} gives for one image, before ReLU{first}: a channel that differs inside and outside of the "
+    title += "mask tells the textures apart. Each goes from its lowest value, black, to its highest, white"
+    if layer == "out":
+        title = (
+            "What out gives for one image: logits, the larger the surer of the mask; from the lowest, black, to white"
+        )
+    return plotting.pictures(rows_of(cells, 6), title, size=1.6)
 
 
 def rows_of(cells: list[Any], columns: int) -> list[list[Any]]:
@@ -183,14 +204,15 @@ def removal_figure(rows: list[dict[str, Any]]) -> Figure:
     """Accuracy without each layer; its channels share one bar, with the range from least to most important."""
     bars: dict[str, list[float]] = {}
     for layer, (whole, channels) in by_layer(rows).items():
-        bars |= {f"{layer} {row['removed']}" if layer else "nothing removed": [row["accuracy"]] for row in whole}
+        bars |= {f"{layer or 'without'} {row['removed']}": [row["accuracy"]] for row in whole}
         if channels:
             bars[f"{layer}, one channel averaged"] = [row["accuracy"] for row in channels]
     arrays = {name: np.array(values) for name, values in bars.items()}
     return plotting.bars(
         arrays,
-        "held-out accuracy (median and range over channels)",
-        "Accuracy without a part of the network",
+        "held-out accuracy, as a share of the pixels (of single channels: median and range)",
+        "Accuracy without a part of the network: the lower, the more it is needed. Averaged: its mean over the image "
+        "in its place. Skipped: its input in its place. Everything: one answer for all pixels",
         log=False,
     )
 
@@ -201,22 +223,47 @@ def table(rows: list[dict[str, Any]]) -> Table:
     for whole, channels in by_layer(rows).values():
         lines += [*whole, *sorted(channels, key=lambda row: row["accuracy"])[:1]]
     cells = [
-        [row["layer"], row["removed"], f"{row['accuracy']:.4f}", f"{row['loss_of_accuracy']:+.4f}"] for row in lines
+        [row["layer"] or "all", row["removed"], f"{row['accuracy']:.4f}", f"{row['loss_of_accuracy']:.4f}"]
+        for row in lines
     ]
-    note = "Averaged: its mean over the image in its place. The channel shown is the one that matters most."
+    note = "Averaged: its mean over the image in its place. Skipped: its input in its place. Everything removed: one "
+    note += "answer for all pixels. Of a layer's channels the one is shown that costs most; channels count from 0."
     return Table("Held-out accuracy without a part", ("layer", "removed", "accuracy", "lost"), cells, note)
 
 
 def findings(rows: list[dict[str, Any]]) -> list[str]:
-    averaged = [row for row in rows if row["removed"] == "averaged"]
-    channels = [row for row in rows if row["removed"].startswith("channel")]
-    most, least = (choose(averaged, key=lambda row: row["loss_of_accuracy"]) for choose in (max, min))
-    idle = sum(row["loss_of_accuracy"] < 0.001 for row in channels)
-    return [
-        f"Accuracy falls from {rows[0]['accuracy']:.3f} to {most['accuracy']:.3f} without {most['layer']}, "
-        f"and to {least['accuracy']:.3f} without {least['layer']}, the layers that matter most and least.",
-        f"{idle} of {len(channels)} channels can each be averaged away at a cost below 0.001.",
+    """What averaging costs, by which parts are compared; what skipping costs is another question, and said apart."""
+
+    def of(removed: str) -> list[dict[str, Any]]:
+        chosen = [row for row in rows if row["removed"].startswith(removed) and row["layer"] != "out"]
+        return sorted(chosen, key=lambda row: row["accuracy"])
+
+    (whole,), (nothing,), averaged, skipped, channels = map(
+        of, ("nothing", "everything", "averaged", "skipped", "channel")
+    )
+    worst, best = averaged[0], averaged[-1]
+    said = [
+        f"The network is right on {whole['accuracy']:.3f} of the held-out pixels; one answer for all of them would be "
+        f"right on {nothing['accuracy']:.3f}.",
+        f"Averaged over the image, {worst['layer']} leaves an accuracy of {worst['accuracy']:.3f}"
+        + (
+            f", the lowest of the layers before the last, and {best['layer']} {best['accuracy']:.3f}, the highest."
+            if best is not worst
+            else "."
+        ),
     ]
+    if skipped:
+        said.append(
+            f"Skipped, {skipped[0]['layer']} leaves {skipped[0]['accuracy']:.3f}. That is no measure of how much it is "
+            "needed: the BatchNorm behind it was not trained for what it gets then."
+        )
+    if channels:
+        idle = sum(row["loss_of_accuracy"] < 0.001 for row in channels)
+        said.append(
+            f"Of single channels averaged, {channels[0]['removed']} of {channels[0]['layer']} costs most and leaves "
+            f"{channels[0]['accuracy']:.3f}; {idle} of {len(channels)} cost less than 0.001 each."
+        )
+    return said
 
 
 if __name__ == "__main__":

@@ -17,12 +17,42 @@ def test_a_mosaic_keeps_its_tiles_apart():
     assert whole.shape == (5, 7)
 
 
-def test_findings_name_the_layers_that_matter():
-    names = [("", "nothing", 0.0), ("a", "averaged", 0.4), ("b", "averaged", 0.1), ("a", "channel 0", 0.0005)]
-    rows = [{"layer": n, "removed": r, "accuracy": 0.9 - lost, "loss_of_accuracy": lost} for n, r, lost in names]
-    first, second = inspect_layers.findings(rows)
-    assert "from 0.900 to 0.500 without a, and to 0.800 without b" in first
-    assert second.startswith("1 of 1 channels")
+def rows(*parts):
+    return [{"layer": n, "removed": r, "accuracy": 0.9 - lost, "loss_of_accuracy": lost} for n, r, lost in parts]
+
+
+WHOLE = [("", "nothing", 0.0), ("", "everything", 0.35)]
+
+
+def test_findings_compare_what_was_averaged_and_say_apart_what_was_skipped():
+    parts = [("a", "averaged", 0.4), ("b", "averaged", 0.1), ("b", "skipped", 0.5), ("out", "averaged", 0.6)]
+    channels = [("a", "channel 0", 0.0005), ("a", "channel 1", 0.2)]
+    first, second, third, fourth = inspect_layers.findings(rows(*WHOLE, *parts, *channels))
+    assert "right on 0.900" in first
+    assert "right on 0.550" in first
+    assert "a leaves an accuracy of 0.500, the lowest of the layers before the last, and b 0.800, the highest" in second
+    assert third.startswith("Skipped, b leaves 0.400. That is no measure")
+    assert fourth.startswith(
+        "Of single channels averaged, channel 1 of a costs most and leaves 0.700; 1 of 2 cost less"
+    )
+
+
+def test_findings_of_one_layer_that_cannot_be_skipped():
+    (_, second) = inspect_layers.findings(rows(*WHOLE, ("a", "averaged", 0.4), ("out", "averaged", 0.4)))
+    assert second == "Averaged over the image, a leaves an accuracy of 0.500."
+
+
+def test_kernels_are_numbered_as_the_channels_are():
+    draw = np.random.default_rng(0).normal
+    kernels = {"conv1": draw(size=(5, 5, 1, 3)), "conv2": draw(size=(5, 5, 3, 20))}
+    variables = {"params": {layer: {"kernel": kernel} for layer, kernel in kernels.items()}}
+    titles = [axes.get_title() for axes in inspect_layers.kernels("conv1", variables).axes if axes.images]
+    assert titles == ["channel 0", "channel 1", "channel 2"]
+    axes = inspect_layers.kernels("conv2", variables).axes[0]
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2"]
+    # Every label stands at the middle of its kernel.
+    middles = [axes.images[0].get_array()[int(y), 2] for y in axes.get_yticks()]
+    np.testing.assert_array_equal(middles, kernels["conv2"][2, 2, 0, : inspect_layers.MOST_SHOWN])
 
 
 @pytest.mark.slow
