@@ -65,7 +65,7 @@ def training_squares(mixed: Draw, first: Draw, second: Draw, image_size: int) ->
 
 
 def strange_share(squares: np.ndarray, image: np.ndarray, image_size: int) -> float | None:
-    """The share of a picture's squares that are strange; None where there is no square in it, or none of training.
+    """The share of a picture's squares that are strange; None where there is no square in it, or hardly any of training.
 
     Args:
         squares: of training, as `training_squares` gives them.
@@ -73,7 +73,7 @@ def strange_share(squares: np.ndarray, image: np.ndarray, image_size: int) -> fl
         image_size: side of the training images in pixels.
     """
     found = describe(tiling.level(image, image_size), side(image_size))
-    if not (len(found) and len(squares)):
+    if not len(found) or len(squares) < 2:
         return None
     # A number that training never varies counts as it is.
     spread = squares.std(axis=0)
@@ -82,21 +82,23 @@ def strange_share(squares: np.ndarray, image: np.ndarray, image_size: int) -> fl
     between = _distances(known, known)
     np.fill_diagonal(between, np.inf)
     limit = np.quantile(between.min(axis=1), 1 - TRAINING_STRANGE)
-    return float((_distances(_evenly(found, _LOOKED_AT) / spread, known).min(axis=1) > limit).mean())
+    return float((_distances(found / spread, known).min(axis=1) > limit).mean())
 
 
 def describe(image: np.ndarray, side: int) -> np.ndarray:
-    """The numbers of each whole square of an image on the scale of training, (squares, NUMBERS)."""
+    """The numbers of the whole squares of an image on the scale of training, (squares, NUMBERS), 1,000 at most."""
     rows, columns = (length // side for length in image.shape)
-    whole = image[: rows * side, : columns * side].reshape(rows, side, columns, side)
-    squares = whole.swapaxes(1, 2).reshape(-1, side, side)
+    corners = side * np.stack(np.divmod(_evenly(np.arange(rows * columns), _LOOKED_AT), max(columns, 1)), axis=1)
+    # Those squares alone: all of a large picture's would be several copies of it.
+    parts = [image[y : y + side, x : x + side] for y, x in corners]
+    squares = np.array(parts, float).reshape(-1, side, side)
     within = (1, 2)
     sizes = [squares.std(axis=within)]
     for lag in _LAGS:
         down, across = squares[:, lag:] - squares[:, :-lag], squares[..., lag:] - squares[..., :-lag]
         sizes.append(np.sqrt((np.square(down).mean(axis=within) + np.square(across).mean(axis=within)) / 2))
     logarithms = np.log(np.maximum(sizes, _FLOOR))
-    return np.stack([squares.mean(axis=within), logarithms[0], *np.diff(logarithms, axis=0)], axis=1).astype(float)
+    return np.stack([squares.mean(axis=within), logarithms[0], *np.diff(logarithms, axis=0)], axis=1)
 
 
 def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
