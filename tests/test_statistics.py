@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from segjax import statistics
-from segjax.statistics import STATISTICS, Best, Estimate
+from segjax.statistics import STATISTICS, Best
 
 FIVE = np.array([0.3, 0.1, 0.2, 0.5, 0.4])
 

@@ -126,7 +126,8 @@ def show(report: Report, console: Console) -> None:
     for table in report.tables:
         console.print(_rich(table))
     for sentence in report.findings:
-        console.print(f"- {escape(printable(sentence))}", highlight=False)
+        # A line break inside a command would end it where it is pasted.
+        console.print(f"- {escape(printable(sentence))}", highlight=False, soft_wrap="python -m" in sentence)
     for sentence in report.warnings:
         console.print(f"[bold]Warning:[/] {escape(printable(sentence))}", highlight=False)
 

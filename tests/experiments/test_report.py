@@ -83,3 +83,12 @@ def test_latex_escapes_and_stacks():
 def test_what_json_has_not_is_null_or_text(tmp_path):
     given = {"a": np.array([1.0, np.nan]), 1: (np.int32(2), -np.inf), "path": tmp_path, "none": None}
     assert report.plain(given) == {"a": [1.0, None], "1": [2, None], "path": str(tmp_path), "none": None}
+
+
+def test_a_command_to_paste_is_never_wrapped():
+    console = Console(file=io.StringIO(), width=40)
+    command = f"python -m experiments.segment_image {'long/' * 12}model.safetensors"
+    report.show(make([f"The model is saved; look with: {command}", "A sentence " * 9], []), console)
+    first, *rest = console.file.getvalue().splitlines()
+    assert first.endswith(command)
+    assert len(rest) > 1
