@@ -177,11 +177,12 @@ def segment(
         buffer = io.BytesIO()
         np.save(buffer, probability)
         content["probability"] = buffer.getvalue()
-    # All of a picture's files are made before the first is written, and all are written once one is.
+    # All of a picture's files are made before the first is written, and all are written once one is. The file sorts the
+    # keys of its metadata, but not a list.
     with stops.deferred() as signals:
         for file, written in zip(files(options, name), content.values(), strict=True):
             store.write(options.out, file, written)
-        store.write_note(options.out, note(path), shown, {"digest": digest, "name": name, "row": row})
+        store.write_note(options.out, note(path), shown, {"digest": digest, "name": name, "row": list(row.items())})
     if signals:
         raise stops.Interrupted(signals[0])
     found.seen.append(seen)
@@ -222,7 +223,7 @@ def read_note(options: Options, path: Path, digest: str) -> Seen | None:
             "another folder, or pass --overwrite"
         )
     whole = all((options.out / file).exists() for file in files(options, metadata["name"]))
-    return Seen(metadata["name"], metadata["row"], shown) if whole else None
+    return Seen(metadata["name"], dict(metadata["row"]), shown) if whole else None
 
 
 def free_name(path: Path, taken: Collection[str]) -> str:

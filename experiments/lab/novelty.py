@@ -65,7 +65,7 @@ def training_squares(mixed: Draw, first: Draw, second: Draw, image_size: int) ->
 
 
 def strange_share(squares: np.ndarray, image: np.ndarray, image_size: int) -> float | None:
-    """The share of a picture's squares that are strange; None where it has none, or training hardly any.
+    """The share of a picture's squares that are strange; None where it has no square, or training hardly any.
 
     Args:
         squares: of training, as `training_squares` gives them.
