@@ -322,7 +322,7 @@ def test_the_report_says_how_many_pictures_it_leaves_out(network):
     seen += [segment_image.Seen("n", row("n"), {})]
     loaded = saved_models.load(network)
     drawn = segment_image.figure(seen, loaded)
-    assert drawn.get_suptitle().endswith("(the first 12 of 14 pictures)")
+    assert drawn.get_suptitle().replace("\n", " ").endswith("(the first 12 of 14 pictures)")
     assert len([axes for axes in drawn.axes if axes.images]) == 3 * 12
     assert "leaves out 2" in segment_image.sentences([it.row for it in seen], [], loaded)[1]
 
