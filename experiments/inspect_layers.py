@@ -140,14 +140,17 @@ def removals(
 
 
 def kernels(layer: str, variables: Variables) -> Figure:
-    """A convolution's weights: a row an output, a column an input; the outputs of a single input fill rows."""
+    """A convolution's weights: a row an output, a column an input; those of a single input or output fill rows."""
     kernel = np.asarray(variables["params"][layer]["kernel"])
     height, width, inputs, outputs = kernel.shape
     tiles = [[kernel[:, :, i, o] for i in range(inputs)[:MOST_SHOWN]] for o in range(outputs)[:MOST_SHOWN]]
     shown = f", first {MOST_SHOWN} of them," if max(inputs, outputs) > MOST_SHOWN else ""
-    if inputs == 1:
+    if 1 in (inputs, outputs):
         title = f"Weights of {layer}: the kernel of each channel{shown} answers to what looks like it; white is 0"
-        named = [plotting.Picture(f"channel {number}", row[0], "signed") for number, row in enumerate(tiles)]
+        if inputs > 1:
+            title = f"Weights of {layer}: the output is the sum of the inputs{shown} through their kernels; white is 0"
+        flat = enumerate(tile for row in tiles for tile in row)
+        named = [plotting.Picture(f"channel {number}", tile, "signed") for number, tile in flat]
         return plotting.pictures(rows_of(named, 8), title, size=1.0)
     title = f"Weights of {layer}: each output channel{shown} is the sum of all inputs through the kernels of its row; "
     size = 0.5 * max(map(len, tiles))
@@ -177,7 +180,10 @@ def features(layer: str, maps: jax.Array, batch: segjax.Batch) -> Figure:
     """The channels of a layer for one image; before them the image and its mask."""
     cells = [plotting.Picture("image", batch.image[0, ..., 0]), plotting.Picture("mask", batch.mask[0, ..., 0], "mask")]
     channels = np.moveaxis(np.asarray(maps[0]), -1, 0)
-    cells += [plotting.Picture(f"channel {index}", it, "feature") for index, it in enumerate(channels[:MOST_SHOWN])]
+    shown = enumerate(channels[:MOST_SHOWN])
+    cells += [
+        plotting.Picture("logits" if layer == "out" else f"channel {index}", it, "feature") for index, it in shown
+    ]
     first = f", first {MOST_SHOWN} of {len(channels)} channels" if len(channels) > MOST_SHOWN else ""
     title = f"What {layer} gives for one image, before ReLU{first}: a channel that differs inside and outside of the "
     title += "mask tells the textures apart. Each goes from its lowest value, black, to its highest, white"
@@ -204,7 +210,9 @@ def removal_figure(rows: list[dict[str, Any]]) -> Figure:
     """Accuracy without each layer; its channels share one bar, with the range from least to most important."""
     bars: dict[str, list[float]] = {}
     for layer, (whole, channels) in by_layer(rows).items():
-        bars |= {f"{layer or 'without'} {row['removed']}": [row["accuracy"]] for row in whole}
+        bars |= {
+            f"{layer} {row['removed']}" if layer else f"{row['removed']} removed": [row["accuracy"]] for row in whole
+        }
         if channels:
             bars[f"{layer}, one channel averaged"] = [row["accuracy"] for row in channels]
     arrays = {name: np.array(values) for name, values in bars.items()}
@@ -241,16 +249,15 @@ def findings(rows: list[dict[str, Any]]) -> list[str]:
     (whole,), (nothing,), averaged, skipped, channels = map(
         of, ("nothing", "everything", "averaged", "skipped", "channel")
     )
-    worst, best = averaged[0], averaged[-1]
+    left = {row["layer"]: f"{row['accuracy']:.3f}" for row in averaged}
+    # Several layers may leave nothing but one answer: none of them is the first.
+    worst = [layer for layer, accuracy in left.items() if accuracy == min(left.values())]
+    others = ", ".join(f"{accuracy} without {layer}" for layer, accuracy in left.items() if layer not in worst)
     said = [
         f"The network is right on {whole['accuracy']:.3f} of the held-out pixels; one answer for all of them would be "
         f"right on {nothing['accuracy']:.3f}.",
-        f"Averaged over the image, {worst['layer']} leaves an accuracy of {worst['accuracy']:.3f}"
-        + (
-            f", the lowest of the layers before the last, and {best['layer']} {best['accuracy']:.3f}, the highest."
-            if best is not worst
-            else "."
-        ),
+        f"Averaged over the image, the layers before the last leave {min(left.values())} without {' or '.join(worst)}"
+        + (f", and {others}." if others else "."),
     ]
     if skipped:
         said.append(
