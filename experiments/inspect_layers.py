@@ -219,8 +219,8 @@ def removal_figure(rows: list[dict[str, Any]]) -> Figure:
     return plotting.bars(
         arrays,
         "held-out accuracy, as a share of the pixels (of single channels: median and range)",
-        "Accuracy without a part of the network. Averaged: its mean over the image in its place; the lower, the more it "
-        "is needed. Skipped: its input in its place, to which the BatchNorm behind it is not fitted",
+        "Accuracy without a part of the network. Averaged: its mean over the image in its place; the lower, the more "
+        "it is needed. Skipped: its input in its place, to which the BatchNorm behind it is not fitted",
         log=False,
     )
 
