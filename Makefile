@@ -3,6 +3,7 @@
 # make test: all tests but the deep ones; make test-deep: those, and the promises about bits as users compile.
 # make coverage: the lines and branches of segjax that its own tests run, with XLA's convolution.
 # make docs: the API reference, build/api/index.html, one folder that opens without a network; it fails on any fault.
+# make lab: executes docs/lab.ipynb and keeps its outputs.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -18,7 +19,7 @@ LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile
 VERSIONS := 3.14 3.13 3.12
 PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/python3) $(PYTHON)
 
-.PHONY: compare check test test-deep coverage test-newest lint docs benchmark
+.PHONY: compare check test test-deep coverage test-newest lint docs lab benchmark
 
 compare: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
@@ -50,6 +51,9 @@ lint: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m docs.reference.build build/api
+
+lab: $(INSTALLED) $(NATIVE)
+	$(BIN)/python -m tests.run_lab
 
 benchmark: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m experiments.benchmark --overwrite

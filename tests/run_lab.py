@@ -1,0 +1,41 @@
+"""Executes docs/lab.ipynb from top to bottom: `python -m tests.run_lab` (`make lab`) keeps the outputs."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+LAB = ROOT / "docs" / "lab.ipynb"
+
+
+def execute(book: Any) -> Any:
+    """The notebook with the outputs of a new run, in the checkout's folder; a cell that fails raises."""
+    # Here, since most tests need none of it.
+    from nbclient import NotebookClient
+
+    # As users compile: the tests' own flags make runs slow.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    client = NotebookClient(
+        book,
+        timeout=600,
+        kernel_name="python3",
+        # No times in the file, and one piece of text for a cell: the same run gives the same file.
+        record_timing=False,
+        coalesce_streams=True,
+        resources={"metadata": {"path": str(ROOT)}},
+    )
+    return asyncio.run(client.async_execute(env=environment))
+
+
+def main() -> None:
+    import nbformat
+
+    book = execute(nbformat.read(LAB, as_version=4))
+    # The version of the Python that ran it would change with each machine.
+    book.metadata["language_info"] = {"name": "python"}
+    nbformat.write(book, LAB)
+
+
+if __name__ == "__main__":
+    main()
