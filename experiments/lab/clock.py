@@ -163,8 +163,7 @@ def judge(options: Options, snapshots: list[Snapshot], generate: Generate, conso
     rows = []
     with progress_bar(console) as progress:
         for shot in progress.track(snapshots, description="judging the snapshots"):
-            held = evaluate(shot.variables)
-            judged = {name: float(number(held)) for name, (_, _, number) in scores.HELD_OUT.items()}
+            judged = {name: float(number) for name, number in scores.held_out(evaluate(shot.variables)).items()}
             rows.append({"seconds": shot.seconds, "step": shot.step, "loss": shot.loss, **judged})
     return rows
 

@@ -227,4 +227,11 @@ def held_out_of(
 
 def held_out_batch(texture: Texture, index: jax.typing.ArrayLike = 0) -> segjax.Batch:
     """One of the held-out batches; pictures show the first."""
-    return segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture._asdict())
+    return _held_out_batches(texture)(index)
+
+
+@cache
+def _held_out_batches(texture: Texture) -> Callable[[jax.typing.ArrayLike], segjax.Batch]:
+    """Compiled as a whole: operation by operation it takes seconds."""
+    key = jax.random.key(HELD_OUT_KEY)
+    return jax.jit(lambda index: segjax.generate_data(jax.random.fold_in(key, index), **texture._asdict()))

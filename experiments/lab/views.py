@@ -206,9 +206,12 @@ def _arrivals(
     return plotting.training_curves(panels, title) if panels else None
 
 
+_predict = jax.jit(segjax.predict, static_argnums=0)
+
+
 def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> np.ndarray:
     """What a network sees in the first image of a batch: (n, n)."""
-    return np.asarray(jax.nn.sigmoid(segjax.predict(model, variables, batch.image)))[0, ..., 0]
+    return np.asarray(jax.nn.sigmoid(_predict(model, variables, batch.image)))[0, ..., 0]
 
 
 def look(batch: segjax.Batch, seen: Mapping[str, np.ndarray], title: str) -> Figure:

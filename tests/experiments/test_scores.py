@@ -37,7 +37,7 @@ def test_a_row_tells_the_running_means_and_the_scores():
     assert row["accuracy_by_running_statistics"] == pytest.approx(6 / 8)
     assert row["iou"] == pytest.approx(3 / 5)
     assert row["held_out_agreement"] == pytest.approx(4 / 8)
-    assert row["held_out_bce"] == 0.2
+    assert row["held_out_bce"] == pytest.approx(0.2)
     assert (row["label"], row["seed"], row["optimizer"], row["learning_rate"]) == ("a", 0, "adam", 1e-3)
     # The loss is a number; the function that it is of has a name of its own.
     assert row["objective"] == "mse"
