@@ -81,8 +81,10 @@ class Options(Comparison, processes.Group):
 
     def check(self) -> None:
         super().check()
+        # Optimizers and the baseline are read here, where mistakes in them are the user's.
+        known = self.references
         if self.reference:
-            check_name("--reference", self.reference, self.references)
+            check_name("--reference", self.reference, known)
         if self.extend and not self.tune:
             raise ValueError("--extend adds rates to those of --tune, which is missing")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)

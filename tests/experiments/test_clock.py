@@ -10,7 +10,7 @@ from segjax import checkpoints
 # Half a second a chunk, after 100 for compiling: 6 chunks of 10 steps fit into what is left.
 TICK, COMPILING = 0.5, 100.0
 COMPILED, SECONDS, STEPS = COMPILING + TICK, COMPILING + 4, 60
-WORDS = [*SMALL, "--seconds", SECONDS, "--held-out", "16", "--architecture", "shallow"]
+WORDS = [*SMALL, "--count-compilation", "--seconds", SECONDS, "--held-out", "16", "--architecture", "shallow"]
 
 
 def run(out, *arguments):
