@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 
 from experiments.lab import baseline, experiment, fairness, names, processes, scores, tuning, views
 from experiments.lab.baseline import Baseline
@@ -85,6 +86,11 @@ class Options(Comparison, processes.Group):
         known = self.references
         if self.reference:
             check_name("--reference", self.reference, known)
+        for it in self.candidates:
+            for rate in () if it in self.tuned else it.rates:
+                names.check_moves(f"--optimizers {it.label}", it.optimizer, rate)
+        if self.tune and not self.tuned:
+            raise ValueError("--tune has nothing to choose from: every optimizer has one rate")
         if self.extend and not self.tune:
             raise ValueError("--extend adds rates to those of --tune, which is missing")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
@@ -112,7 +118,8 @@ class Options(Comparison, processes.Group):
             candidate.label for candidate in self.candidates if candidate not in fixed or len(candidate.rates) == 1
         ]
         with_rates = [candidate.arm(rate) for candidate in fixed for rate in candidate.rates]
-        return [*alone, *with_rates, *(self.stored.labels if self.stored else ())]
+        stored = [*self.stored.labels, *self.stored.arms] if self.stored else []
+        return list(dict.fromkeys([*alone, *with_rates, *stored]))
 
     @property
     def all_tuning_seeds(self) -> range:
@@ -159,7 +166,7 @@ def work(options: Options, console: Console) -> Found:
     candidates, trials, grid = options.candidates, {}, None
     # Said again in the results: hours later it would be too late.
     for said in fairness.of_weights(candidates):
-        console.print(f"Warning: {said}", highlight=False)
+        console.print(f"Warning: {escape(said)}", highlight=False)
 
     def train(candidates: Sequence[Candidate], seeds: Sequence[int]) -> dict[str, Arms]:
         results = train_all(tuning.plan(candidates, seeds, options), options, console)
@@ -175,7 +182,9 @@ def work(options: Options, console: Console) -> Found:
         grid = tuning.grid(trials)
         for label, best in grid.best.items():
             if best.rate is None:
-                raise UsageError(f"{label} diverged at every rate that was tried; lower ones: {label}=RATE,RATE")
+                (path,) = {it.optimizer for it in options.tuned if it.label == label}
+                lower = f"{label}=RATE,RATE" if path == label else f"{label}={path}=RATE,RATE"
+                raise UsageError(f"{label} diverged at every rate that was tried; give it lower ones, {lower}")
             chosen[label] = best.rate
     # All processes must go on with the rates that one of them found.
     chosen = dict(zip(chosen, processes.broadcast(np.array(list(chosen.values()))).tolist(), strict=True))
@@ -195,7 +204,8 @@ def report(options: Options, found: Found) -> Report:
     spent = {name: steps * len(found.trials.get(it, ())) for it, own in found.compared.items() for name in own}
     trained = list(arms.values())
     if stored:
-        arms, labels, spent = {**arms, **stored.arms}, {**stored.labels, **labels}, {**spent, **stored.spent}
+        arms, spent = {**arms, **stored.arms}, {**spent, **stored.spent}
+        labels = {**stored.labels, **labels} | {name: name for name in stored.arms}
     reference = labels[options.reference] if options.reference else list(arms)[-1]
     targets = [
         Target("loss", f"loss <= {options.target_loss:g}", options.target_loss, False),
@@ -204,7 +214,8 @@ def report(options: Options, found: Found) -> Report:
     contest = scores.contest(arms, ESTIMATED, DECISIVE, targets, reference)
     results = {**scores.document(arms, contest), "tuning_steps": spent}
     rows = [{"phase": "comparison", **row} for row in scores.rows(arms)]
-    setting = f"{options.iterations} iterations, {options.size} images, {options.seeds} seeds"
+    over = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
+    setting = f"{options.iterations} iterations, {options.size} images, {over}"
     details = views.contest_tables(arms, contest, targets)
     figures = views.contest_figures(arms, contest, targets, setting)
     findings = [views.leader(arms, column) for column in DECISIVE]

@@ -159,10 +159,11 @@ def findings(comparison: Sequence[Compared]) -> list[str]:
     sentences = []
     # Of its run that it called SGD and made with momentum: beside both of ours.
     named, made = ([row for row in judged if row.note == note] for note in (MISNAMED, AS_MOMENTUM))
-    if lost := [row for row in named if row.verdict.startswith("no:")]:
+    fitting = [row for row in made if not row.verdict.startswith("no:")]
+    if fitting and (lost := [row for row in named if row.verdict.startswith("no:")]):
         sentences.append(
             f"{len(lost)} published numbers do not fit as SGD: {told(lost)}. As momentum, which the notebook's "
-            f"code trains, they do: {told([row for row in made if not row.verdict.startswith('no:')])}."
+            f"code trains, they do: {told(fitting)}."
         )
     # They stand here once, as what they are.
     counted = [row for row in judged if row.note != MISNAMED]

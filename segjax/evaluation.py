@@ -188,7 +188,14 @@ def _axes_of_runs(model: nn.Module, variables: Variables, key: jax.Array, image:
     given, own = (list(map(jnp.shape, jax.tree.leaves(it.get("params")))) for it in (variables, wanted))
     found = {shape[: len(shape) - len(rest)] for shape, rest in zip(given, own, strict=False)}
     (axes,) = found if len(found) == 1 else ((),)
-    return axes if given == [axes + rest for rest in own] else (), wanted.get("batch_stats", {})
+    if given != [axes + rest for rest in own]:
+        return (), wanted.get("batch_stats", {})
+    given, own = (list(map(jnp.shape, jax.tree.leaves(it.get("batch_stats", {})))) for it in (variables, wanted))
+    # Of other axes, a run would get a part of its statistics, and broadcasting would hide it.
+    if given != [axes + rest for rest in own]:
+        runs = f"with the axes {axes} of the parameters before their own" if axes else "of one run"
+        raise ValueError(f"variables must be those of the model: it has other running statistics, {runs}")
+    return axes, wanted.get("batch_stats", {})
 
 
 def _over_runs(function: Callable[[Any], Any], axes: tuple[int, ...], tree: Any) -> Any:

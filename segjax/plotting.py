@@ -1,5 +1,6 @@
 """Figures from arrays: each function returns a matplotlib Figure and neither loads, saves nor shows anything."""
 
+import itertools
 import math
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
@@ -116,8 +117,9 @@ def predictions(image: ArrayLike, mask: ArrayLike, probabilities: Mapping[str, A
 
 def in_rows(shown: Sequence[Picture], longest: int = 5) -> list[list[Picture]]:
     """Pictures in the fewest rows of at most so many, which are as equal as they can be."""
-    columns = math.ceil(len(shown) / math.ceil(len(shown) / longest))
-    return [list(shown[start : start + columns]) for start in range(0, len(shown), columns)]
+    rows = math.ceil(len(shown) / longest)
+    ends = [math.ceil(len(shown) * row / max(1, rows)) for row in range(rows + 1)]
+    return [list(shown[start:end]) for start, end in itertools.pairwise(ends)]
 
 
 def pictures(
@@ -296,9 +298,10 @@ def sensitivity(
     _make_log(axes, "y")
     # At the top edge, above every curve: a row for each name, so that none hides another.
     low, high = np.log(axes.get_ylim())
-    axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - 0.05 * (len(crosses) + 0.2))))
+    step = min(0.05, 0.5 / max(1, len(crosses)))
+    axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - step * (len(crosses) + 0.2))))
     for index, (lost, colour) in enumerate(crosses):
-        places = np.full(len(lost), 0.97 - 0.05 * index)
+        places = np.full(len(lost), 0.97 - step * index)
         label = "" if index else "some seed diverged"
         axes.plot(lost, places, "x", color=colour, markersize=8, transform=axes.get_xaxis_transform(), label=label)
     axes.grid(alpha=0.3, which="both")
@@ -390,7 +393,7 @@ def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
 
 def _rows(axes: Axes, names: Collection[str]) -> None:
     """The names at the left, the first at the top."""
-    axes.set_yticks(range(len(names)), list(names))
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, 40) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 

@@ -189,6 +189,18 @@ def test_variables_of_another_network_have_no_runs():
         segjax.evaluate(MODEL, other, KEY, **SMALL)
 
 
+@pytest.mark.parametrize("function", [segjax.evaluate, segjax.recalibrate])
+def test_statistics_must_have_the_axes_of_the_runs(function):
+    one, all_of_them = drawn(MODEL), many(drawn(MODEL))
+    for variables in (
+        {**all_of_them, "batch_stats": one["batch_stats"]},
+        {**one, "batch_stats": all_of_them["batch_stats"]},
+        {**all_of_them, "batch_stats": many(one["batch_stats"], (2, 3))},
+    ):
+        with pytest.raises(ValueError, match="variables must be those of the model: it has other running statistics"):
+            function(MODEL, variables, KEY, **SMALL)
+
+
 def test_refuses_what_is_no_argument():
     for function in (segjax.evaluate, segjax.recalibrate):
         with pytest.raises(TypeError, match="key must come from"):

@@ -59,7 +59,10 @@ def test_predictions_show_image_and_mask_once():
     assert [axes.get_title() for axes in figure.axes[:4]] == ["input image", "true mask", "sgd", "adam"]
 
 
-@pytest.mark.parametrize(("count", "rows"), [(1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3])])
+@pytest.mark.parametrize(
+    ("count", "rows"),
+    [(1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3]), (13, [5, 4, 4]), (21, [5, 4, 4, 4, 4]), (0, [])],
+)
 def test_rows_of_pictures_are_few_and_equal(count, rows):
     shown = [plotting.Picture(str(number), np.zeros((2, 2))) for number in range(count)]
     grid = plotting.in_rows(shown)
@@ -198,6 +201,13 @@ def test_a_rate_that_was_not_tried_is_no_gap():
     axes = plotting.sensitivity(rates, losses, {"a": never}, "loss", "title", bands).axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_data(), [[0.1, 10], [1.5, 3.5]])
     assert axes.collections[0].get_datalim(axes.transData).intervaly.tolist() == [0.5, 4.5]
+
+
+def test_crosses_of_many_names_leave_the_curves_their_room():
+    losses = {str(name): np.array([[1.0, 0.5, 0.5]]) for name in range(30)}
+    diverged = {name: np.array([[False, False, True]]) for name in losses}
+    axes = plotting.sensitivity(np.array([0.1, 1.0, 10.0]), losses, diverged, "loss", "title").axes[0]
+    assert 1 < axes.get_ylim()[1] < 10
 
 
 def test_sensitivity_where_everything_diverged():

@@ -36,6 +36,13 @@ def test_the_pages_are_whole(modules, written):
     assert len(modules) == len(list(written.rglob("*.html"))) - 1
 
 
+def test_a_folder_of_something_else_is_left_alone(modules, tmp_path):
+    (tmp_path / "mine.txt").write_text("kept")
+    with pytest.raises(ValueError, match="holds files that are no reference"):
+        build.write(tmp_path, modules)
+    assert (tmp_path / "mine.txt").read_text() == "kept"
+
+
 def test_types_and_constants_are_shown_as_they_are_written(written):
     page = shown(written / "segjax" / "training.html")
     assert re.search(r"optimizer:\s*segjax\.optimizers\.Optimizer\s*=", page)

@@ -25,6 +25,8 @@ from pdoc.doc import Class, Function, Module, Variable
 import segjax
 
 Modules = Mapping[str, Module]
+# By this file a folder is known as one of ours.
+_INDEX = "search.js"
 # What flax gives every network beside the fields that it declares.
 _OF_FLAX = ("name", "parent", "scope")
 # "Args:" at the start of a paragraph is a part of a docstring that pdoc took for text; "Examples:" over a part is text
@@ -138,10 +140,16 @@ def _with_types_as_written(doc: Function, modules: Modules) -> None:
 
 
 def write(folder: Path, modules: Modules) -> None:
-    """The pages, and the index that the search box reads; what was in the folder before goes."""
+    """The pages, and the index that the search box reads; pages that were in the folder before go.
+
+    Raises:
+        ValueError: if the folder holds anything else.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / _INDEX).exists():
+        raise ValueError(f"{folder} holds files that are no reference: name another folder")
     render.configure(docformat="google", template_directory=Path(__file__).parent)
     pages = {f"{name.replace('.', '/')}.html": render.html_module(module, modules) for name, module in modules.items()}
-    pages |= {"index.html": render.html_index(modules), "search.js": render.search_index(modules)}
+    pages |= {"index.html": render.html_index(modules), _INDEX: render.search_index(modules)}
     shutil.rmtree(folder, ignore_errors=True)
     for name, page in pages.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -203,4 +211,6 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m docs.reference.build FOLDER")
     sys.exit(main(Path(sys.argv[1])))

@@ -141,7 +141,8 @@ def _misspelled(options: Any, arguments: Sequence[str]) -> str:
     """The first option of a command line that there is not, and which one it could be meant for; empty if all are."""
     names = [flag(field.name) for field in dataclasses.fields(options)]
     # tyro takes underscores as well, and gives every switch its contrary.
-    known = {"-h", "--help", *names, *(name.replace("--", "--no-", 1) for name in names)}
+    switches = [flag(it.name) for it in dataclasses.fields(options) if isinstance(it.default, bool)]
+    known = {"-h", "--help", *names, *(name.replace("--", "--no-", 1) for name in switches)}
     given = [word.partition("=")[0].replace("_", "-") for word in arguments if word.startswith("--")]
     unknown = next((word for word in given if word not in known), None)
     if unknown is None:
@@ -159,7 +160,7 @@ def described(docstring: str, width: int) -> str:
         python -m a
             what it does
     """
-    paragraphs = []
+    paragraphs, width = [], max(width, 20)
     for paragraph in inspect.cleandoc(docstring).split("\n\n"):
         if not paragraph.startswith(" "):
             paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))

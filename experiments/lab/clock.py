@@ -181,15 +181,16 @@ def report(
     diverged = bool(segjax.metrics.diverged_at(losses, variables["params"]))
     files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
     tables = [_table(rows), views.distance_table(rows[-1])]
-    return Report(findings, tables, figures, {"snapshots": rows}, rows, warnings(rows, diverged), files)
+    return Report(findings, tables, figures, {"snapshots": rows}, rows, warnings(options, rows, diverged), files)
 
 
-def warnings(rows: list[dict[str, Any]], diverged: bool) -> list[str]:
+def warnings(options: Options, rows: list[dict[str, Any]], diverged: bool) -> list[str]:
     """Says why a training came to nothing, where it did."""
     if diverged:
         return ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
     if rows[-1]["step"] <= CHUNK_SIZE:
-        return ["Nearly all of the time went into compiling: give it more --seconds."]
+        spent = "went into compiling" if options.count_compilation else f"went into the first {CHUNK_SIZE} steps"
+        return [f"Nearly all of the time {spent}: give it more --seconds."]
     return []
 
 

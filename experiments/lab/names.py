@@ -3,6 +3,7 @@
 import ast
 import difflib
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable
@@ -38,6 +39,7 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 )
 
 
+# In bytes: it is part of names of files.
 _LONGEST_LABEL = 200
 # What an optimizer's error holds -> what that means here.
 _REASONS = {
@@ -111,17 +113,20 @@ def optimizer(name: str) -> Optimizer:
 def check_moves(option: str, name: str, rate: float) -> None:
     """Raises a ValueError, naming the option, for a rate at which an optimizer that finds its step itself stands still.
 
-    Such a one has a default rate, 1 more often than not, and takes another as a factor: at Adam's 0.001 it makes steps
-    that are smaller than what its first estimate of a step can grow by.
+    Such a one has 1 as its default rate, and takes another as a factor: at Adam's 0.001 its steps are too small for its
+    estimate of the right step to grow.
     """
     factory = optimizer(name)
     # Of those of segjax none has a default, and most of optax's have none.
     parameter = inspect.signature(factory).parameters.get("learning_rate")
     default = parameter.default if parameter else None
-    if not isinstance(default, float) or rate >= default:
+    # 1 is the default of those that take the rate as a factor; other defaults are rates.
+    if default != 1 or rate >= default:
         return
-    weights = _trial_weights()
-    if _left_of_square(factory, weights, rate, 100) > 0.99 and _left_of_square(factory, weights, default, 100) < 0.5:
+    steps, weights = 100, _trial_weights()
+    moved = 1 - _left_of_square(factory, weights, rate, steps)
+    # Plain gradient descent moves by 2 rate a step; whatever moves as far is only as slow as its rate is low.
+    if moved < min(0.01, 0.1 * 2 * rate * steps) and _left_of_square(factory, weights, default, steps) < 0.5:
         raise ValueError(
             f"{option}: at the rate {exact(rate)} it stands still: it finds its step itself and takes the rate as a "
             f"factor; give it its default, {name}={default:g}"
@@ -191,7 +196,7 @@ def check_label(label: str) -> str:
     """Returns `label`, a name that stands in tables, figures and files; raises ValueError otherwise."""
     # matplotlib reads dollars as formulas, and leaves out of a legend what begins with an underscore.
     odd = not label.isprintable() or label != label.strip() or label.startswith("_") or set(label) & set("/$")
-    if not label or odd or len(label) > _LONGEST_LABEL:
+    if not label or odd or len(os.fsencode(label)) > _LONGEST_LABEL:
         raise ValueError(
             f"a label must be words without a slash, a dollar or an underscore before them, got {label!r:.60}"
         )

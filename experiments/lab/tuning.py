@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 
 from experiments.lab import names, processes
 from experiments.lab.names import exact
@@ -18,6 +19,8 @@ from segjax import OPTIMIZERS, plotting, statistics
 from segjax.checks import check_positive
 from segjax.statistics import Best
 
+# The smallest and the largest rate that float32 holds with all its digits.
+_LEAST, _MOST = (float(getattr(np.finfo(np.float32), name)) for name in ("tiny", "max"))
 # Rates that an extended search may add on one side.
 MOST_ADDED = 3
 
@@ -87,6 +90,12 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
         chosen.append(Candidate(label, name, tuple(sorted(own))))
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
+    arms = {candidate.arm(rate): candidate.label for candidate in chosen for rate in candidate.rates}
+    for label, _, _ in chosen:
+        if arms.get(label, label) != label:
+            raise ValueError(
+                f"--optimizers: the label {label} is also what {arms[label]} is called at one of its rates"
+            )
     return chosen
 
 
@@ -141,7 +150,7 @@ def search(
         if np.isnan(rates).all():
             break
         for label, rate in beyond.items():
-            console.print(f"the best rate of {label} is an edge of its grid: trying {rate:g}")
+            console.print(f"the best rate of {escape(label)} is an edge of its grid: trying {rate:g}")
         candidates = [
             own if np.isnan(rate) else own._replace(rates=tuple(sorted([*own.rates, rate])))
             for own, rate in zip(candidates, rates, strict=True)
@@ -155,7 +164,8 @@ def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
     beyond = {}
     for label, _, rates in given:
         tried = grid.rates[np.isfinite(grid.losses[label]).any(axis=0) | grid.diverged[label].any(axis=0)]
-        edge = grid.best[label].edge
+        # Where every rate diverged, lower ones are what is left.
+        edge = grid.best[label].edge if grid.best[label].rate else "lowest"
         if edge is None or len(tried) < 2:
             continue
         lowest = edge == "lowest"
@@ -163,8 +173,8 @@ def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
         if added < MOST_ADDED:
             next_one = tried[0] ** 2 / tried[1] if lowest else tried[-1] ** 2 / tried[-2]
             rate = float(f"{next_one:.6g}")
-            # Beyond rates that differ in the seventh digit lies nothing new.
-            if rate not in tried:
+            # Beyond rates that differ in the seventh digit lies nothing new, and none beyond float32.
+            if (rate < tried[0] or rate > tried[-1]) and _LEAST <= rate <= _MOST:
                 beyond[label] = rate
     return beyond
 

@@ -90,14 +90,16 @@ def verdict_table(arms: Arms, contest: Contest, setting: str) -> Table:
     """A row an arm: where it ended, its worth on held-out images, and the verdict on it by IoU."""
     few, reference, rows = _are_few(arms), arms[contest.reference].kept("iou"), []
     for label, arm in arms.items():
-        cells = [f"{arm.values(name).mean():{COLUMNS[name].form}}" for name in VERDICT]
+        kept = {name: arm.kept(name) for name in VERDICT}
+        finite = {name: numbers[np.isfinite(numbers)] for name, numbers in kept.items()}
+        cells = [f"{own.mean():{COLUMNS[name].form}}" if own.size else "-" for name, own in finite.items()]
         if label == contest.reference:
             rows.append([label, *cells, "", "reference"])
             continue
         it = contest.improvements["iou"][label].difference
         known = np.isfinite(it).all()
         interval = f"{it.value:+.3f} ({it.low:+.3f}, {it.high:+.3f})" if known else "-"
-        verdict: str = statistics.verdict(arm.kept("iou"), reference, higher_is_better=True)
+        verdict: str = statistics.verdict(kept["iou"], reference, higher_is_better=True)
         if lost := int(arm.diverged.sum()):
             verdict = f"{lost} of {len(arm.rows)} diverged"
         elif verdict == "not told apart":
@@ -105,8 +107,8 @@ def verdict_table(arms: Arms, contest: Contest, setting: str) -> Table:
         rows.append([label, *cells, interval, verdict])
     headings = [COLUMNS[name].heading for name in VERDICT]
     note = (
-        "Means over seeds; accuracy and IoU of held-out images. Verdict: by the difference of IoU, seed by seed, and "
-        f"its 95 % interval ({'Student' if few else 'bootstrap'}); tied where that holds 0."
+        "Means over seeds that did not diverge; accuracy and IoU of held-out images. Verdict: by the difference of "
+        f"IoU, seed by seed, and its 95 % interval ({'Student' if few else 'bootstrap'}); tied where that holds 0."
     )
     heading = f"IoU less that of {contest.reference}"
     return Table(setting, ["optimizer, rate", *headings, heading, "verdict"], rows, note)

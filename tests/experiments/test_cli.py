@@ -60,6 +60,7 @@ def test_a_preset_chooses_the_defaults_and_options_override_it():
         (["--preset"], "--preset must be of: small, large; got None"),
         (["--number", "many"], "--number.*; --help lists the options"),
         (["--what"], "there is no option --what; --help lists the options"),
+        (["--no-number"], "there is no option --no-number"),
         (["--numbr=3"], "there is no option --numbr; did you mean --number[?]; --help lists the options"),
         (["what"], "what.*; --help lists the options"),
     ],

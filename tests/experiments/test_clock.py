@@ -108,6 +108,8 @@ def test_the_error_falls_in_the_figure():
 
 
 def test_a_training_that_came_to_nothing_says_why():
-    assert clock.warnings([{"step": 100}], diverged=False) == []
-    assert "diverged" in clock.warnings([{"step": 100}], diverged=True)[0]
-    assert "give it more --seconds" in clock.warnings([{"step": 10}], diverged=False)[0]
+    counted, not_counted = (train_best_model.Options(count_compilation=it) for it in (True, False))
+    assert clock.warnings(counted, [{"step": 100}], diverged=False) == []
+    assert "diverged" in clock.warnings(counted, [{"step": 100}], diverged=True)[0]
+    assert "compiling: give it more --seconds" in clock.warnings(counted, [{"step": 10}], diverged=False)[0]
+    assert "first 10 steps: give it more" in clock.warnings(not_counted, [{"step": 10}], diverged=False)[0]

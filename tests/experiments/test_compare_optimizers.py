@@ -222,6 +222,8 @@ def test_presets_are_defaults():
         (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number > 0"),
         (["--tune", "--rates", "-1"], "--rates must be a finite number > 0"),
+        (["--tune", "--optimizers", "adam=0.1"], "--tune has nothing to choose from"),
+        (["--optimizers", "optax.contrib:prodigy=0.001,1"], "--optimizers optax.contrib:prodigy: at the rate 0.001 it"),
         (["--extend"], "--extend adds rates to those of --tune, which is missing"),
         (["--tuning-seeds", "0"], "--tuning-seeds must be an integer >= 1"),
         (["--tuning-seed", "-1"], "--tuning-seed must be an integer >= 0"),

@@ -57,6 +57,7 @@ def test_trials_give_every_result_to_its_candidate():
         (["=sgd"], [0.1], "a label must be words without a slash, .*, got ''"),
         (["a\nb=sgd"], [0.1], "a label must be words without a slash"),
         (["$x$=sgd"], [0.1], "a label must be words without a slash, a dollar"),
+        (["adam=0.1", "adam 0.1=sgd"], [0.2], "the label adam 0.1 is also what adam is called at one of its rates"),
         (["_x=sgd"], [0.1], "a label must be words without a slash, a dollar or an underscore before them"),
         (["a =sgd"], [0.1], "a label must be words"),
         ([f"{'a' * 201}=sgd"], [0.1], "a label must be words"),
@@ -101,6 +102,17 @@ def test_the_grid_does_not_extend_for_ever():
     # Three rates below the grid that was asked for, the lowest still the best.
     given = [Candidate("adam", "adam", (1.0, 2.0))]
     assert tuning.extension(tuning.grid({"adam": arms_at([0.1, 0.2, 0.3])}), given) == {}
+
+
+def test_the_grid_extends_to_no_number_that_float32_does_not_hold():
+    for ends, losses in (((1e-30, 1e-10), [0.1, 0.2]), ((1e10, 1e30), [0.2, 0.1])):
+        arms = scores.arms([result([1.0, it], 0, rate) for rate, it in zip(ends, losses, strict=True)], scores.by_rate)
+        assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", ends)]) == {}
+
+
+def test_where_every_rate_diverged_the_grid_extends_downwards():
+    lost = tuning.grid({"adam": arms_at([np.nan, np.nan, np.nan])})
+    assert tuning.extension(lost, [Candidate("adam", "adam", tuple(RATES))]) == {"adam": pytest.approx(1e-4)}
 
 
 def test_close_rates_have_nothing_new_beyond_them():

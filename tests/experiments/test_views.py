@@ -97,6 +97,8 @@ def test_verdicts_follow_the_paired_intervals():
     table = views.verdict_table(arms, contest(arms, reference="high"), "title")
     assert [row[-1] for row in table.rows] == ["worse", "reference", "tied", "5 of 5 diverged"]
     assert table.headings[-2] == "IoU less that of high"
+    # Runs that diverged are in no mean.
+    assert table.rows[-1][1:4] == ["-", "-", "-"]
     flipped = views.verdict_table(arms, contest(arms, reference="low"), "title")
     assert [row[-1] for row in flipped.rows][:2] == ["reference", "better"]
     alone = {label: Arm(label, it.results[:1]) for label, it in arms.items()}
