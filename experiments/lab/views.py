@@ -63,7 +63,7 @@ def leader(arms: Arms, column: str, setting: str = "") -> str:
     held = {label: statistics.compare(kept[first], kept[label], better).difference for label in rivals}
     if tied := [label for label in rivals if statistics.verdict(kept[first], kept[label], better) != "better"]:
         listed = "; ".join(f"{label}: {_difference(held[label], form)}" for label in tied)
-        return f"{sentence}; not told apart from it, by the difference to each (95 %): {listed}."
+        return f"{sentence}; tied with, by the difference {first} less each (95 %): {listed}."
     # A rival of which more runs diverged is no measure.
     near = next((label for label in rivals if place(label)[0] == place(first)[0]), None)
     return f"{sentence}, ahead of all others" + (f"; of {near} by {_difference(held[near], form)}." if near else ".")

@@ -42,12 +42,12 @@ def test_ties_are_ties():
     said = views.leader(level, "accuracy")
     found = statistics.bootstrap([0.1, -0.2, 0.2])
     assert said == (
-        "Highest held-out accuracy: a (0.700); not told apart from it, by the difference to each (95 %): "
+        "Highest held-out accuracy: a (0.700); tied with, by the difference a less each (95 %): "
         f"b: +0.033 ({found.low:+.3f} to {found.high:+.3f})."
     )
     # Two that have only one seed in common.
     apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.9, 0.5)
-    assert views.leader(apart, "accuracy").endswith("by the difference to each (95 %): b: too few pairs.")
+    assert views.leader(apart, "accuracy").endswith("by the difference a less each (95 %): b: too few pairs.")
     # One that diverged in one seed more is behind, and no difference of the rest is told.
     fewer = accuracies("a", 0.4, 0.3, 0.2) | accuracies("b", 0.9, 0.8, None)
     assert views.leader(fewer, "accuracy") == "Highest held-out accuracy: a (0.300), ahead of all others."
