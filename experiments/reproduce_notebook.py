@@ -169,9 +169,8 @@ def findings(comparison: Sequence[Compared]) -> list[str]:
     counted = [row for row in judged if row.note != MISNAMED]
     odd = [row for row in counted if row.verdict.startswith("no:")]
     kept = len(counted) - len(odd)
-    sentences.append(
-        f'{kept} of {len(counted)} published numbers with a verdict could be one more of our runs; its "SGD" counts as momentum.'
-    )
+    fit = 'could be one more of our runs; its "SGD" counts as momentum'
+    sentences.append(f"{kept} of {len(counted)} published numbers with a verdict {fit}.")
     return sentences + [f"{row.label}, {told([row])}: {row.verdict}." for row in odd]
 
 
