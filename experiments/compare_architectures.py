@@ -10,7 +10,7 @@ running statistics for the others. FLOPs are those of one image forward: its con
 
 One learning rate serves all, which is not the best of each. Expect so few steps to favour the small and the residual:
 `patch`, then the narrow networks and the small kernels; the wide and the large fall back further at equal seconds.
-About 10 minutes on 2 CPU cores; quick, 40 seconds.
+About 10 minutes on 2 CPU cores; quick, a minute.
 """
 
 import time

@@ -7,8 +7,8 @@ The notebook writes the three down and trains with the first. Runs of one seed a
 images. All use Adam, whose step does not depend on the scale of the loss, at one rate. Each is judged on held-out
 images by the metrics and by all three losses.
 
-Expect cross entropy to lead by a little, and each loss to be best or nearly so at itself. 2 to 3 minutes on 2 CPU
-cores; quick, 20 seconds.
+Expect cross entropy to lead by a little, and each loss to be best or nearly so at itself. 3 minutes on 2 CPU
+cores; quick, a minute.
 """
 
 from collections.abc import Sequence

@@ -11,7 +11,7 @@ The verdict on a number asks whether the notebook's single run could be one more
 prediction interval of one further run, which takes our runs for normally distributed. One seed gives no verdict, and
 other sizes or numbers of steps than the notebook's are not held against its numbers.
 
-Beside the usual files it writes `notebook-revisited.md`. 1 to 2 hours on 2 CPU cores; quick, 40 seconds.
+Beside the usual files it writes `notebook-revisited.md`. 1 to 2 hours on 2 CPU cores; quick, a minute.
 """
 
 from collections.abc import Sequence

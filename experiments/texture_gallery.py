@@ -12,7 +12,7 @@
 
 Expect the error to grow where the ratio of the widths is near 1, and where both are large. Below half a pixel all
 widths look alike: an even grid has no point at 0, so each kernel is nearly the same box of 2 x 2 pixels.
-Takes about a minute on 2 CPU cores, most of it for the map; quick, 20 seconds.
+Takes 2 minutes on 2 CPU cores, most of it for the map; quick, a minute.
 """
 
 import itertools

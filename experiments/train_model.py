@@ -9,7 +9,7 @@ Every `--show-every` iterations the folder gets a picture `iteration-*.png` of o
 prediction; the notebook showed an image of the batch just trained on. At the end come the curves and
 `model.safetensors`, which `experiments.inspect_layers` and `experiments.segment_image` read.
 
-Expect SGD at this rate to be still improving after 10,000 steps. 12 to 25 minutes on 2 CPU cores; quick, 20 seconds.
+Expect SGD at this rate to be still improving after 10,000 steps. 12 to 25 minutes on 2 CPU cores; quick, a minute.
 """
 
 import math

@@ -10,7 +10,7 @@ which no seed diverged (`segjax.metrics.diverged_at`). The report says where a b
 true one may lie beyond.
 
 Expect Adam and RMSprop to be best between 1e-3 and 1e-1, momentum and SGD at rates hundreds of times the notebook's.
-On 2 CPU cores 25 to 45 minutes; 2 to 4 hours with the notebook's sizes; quick, half a minute.
+On 2 CPU cores 25 to 45 minutes; 2 to 4 hours with the notebook's sizes; quick, a minute.
 """
 
 from dataclasses import dataclass
