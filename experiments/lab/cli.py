@@ -154,16 +154,21 @@ def _misspelled(options: Any, arguments: Sequence[str]) -> str:
 def described(docstring: str, width: int) -> str:
     """A script's docstring as help shows it: paragraphs as wide as the screen, each command whole on a line.
 
-    >>> print(described("A question?\\n\\n    python -m a      what it does", 20))
+    >>> print(described("A question?\\n\\n    python -m a      what it does\\n\\n- one\\n- two", 20))
     A question?
     <BLANKLINE>
         python -m a
             what it does
+    <BLANKLINE>
+    - one
+    - two
     """
     paragraphs, width = [], max(width, 20)
     for paragraph in inspect.cleandoc(docstring).split("\n\n"):
         if not paragraph.startswith(" "):
-            paragraphs.append(textwrap.fill(" ".join(paragraph.split()), width))
+            # An item of a list begins a line of its own.
+            items = (" ".join(it.split()) for it in re.split(r"\n(?=- )", paragraph))
+            paragraphs.append("\n".join(textwrap.fill(it, width) for it in items))
             continue
         lines = []
         # A command that a docstring continues on a further line can be copied from here as one.
