@@ -9,7 +9,8 @@ orange). MODEL is a model.safetensors of these experiments, or a safetensors fil
 The network is unsure of a pixel where its probability lies between 0.1 and 0.9.
 
 More pictures can come later: the same command with others, of the same MODEL and `--out`, adds them, and the report,
-results.json and runs.csv are of all pictures in the folder. A picture that has changed since is refused with one line.
+results.json and runs.csv are of all pictures in the folder, those of an interrupted command too. A picture that has
+changed since is refused with one line, and what could not be read is tried again where it is named again.
 Of scene.png and scene.jpg the second has the NAME scene.jpg; a third scene.jpg, of another folder, scene.jpg-2.
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
@@ -38,7 +39,7 @@ from tyro.conf import Positional, Suppress, arg
 
 from experiments.lab import experiment, novelty, photographs, saved_models, stops, store
 from experiments.lab.names import printable
-from experiments.lab.options import Command
+from experiments.lab.options import Command, digest
 from experiments.lab.report import Report, Table
 from experiments.lab.saved_models import SavedModel
 from experiments.lab.stops import UsageError
@@ -122,7 +123,12 @@ class Found(NamedTuple):
 def work(options: Options, console: Console) -> Found:
     """Segments every picture that has no results yet and can be read, and writes its files."""
     digests = store.inputs(options.out)
-    kept = {path: seen for path in options.images if (seen := read_note(options, path, digests[str(path)]))}
+    kept: dict[Path, Seen] = {}
+    for path in options.images:
+        seen = read_note(options, path, digests[str(path)])
+        # Versions before gave two pictures one name after an interruption: the files can be those of one alone.
+        if seen and seen.name not in {it.name for it in kept.values()}:
+            kept[path] = seen
     found = Found(saved_models.load(options.model), list(kept.values()), [])
     to_do = [path for path in options.images if path not in kept]
     squares = saved_models.training_squares(found.network) if to_do else None
@@ -152,12 +158,15 @@ def segment(
     options: Options,
     found: Found,
     squares: np.ndarray | None,
-    digest: str,
+    named: str,
     report: Callable[[int, int], None],
 ) -> None:
     """One picture: its files, its row, and what the report shows of it while there is room."""
     network, tile_size = found.network, options.tile_size
     grey, picture = photographs.read_in_colour(path, options.max_megapixels, SMALLEST, SHOWN_SIDE)
+    # One that this command does not name, but some of whose files are gone, may have changed since it was named.
+    if digest(path) != named:
+        raise ValueError(f"{path} has changed since it was named")
     probability = tiling.segment(network.model, network.variables, grey, network.image_size, tile_size, report)
     if not np.isfinite(probability).all():
         raise ValueError(f"{path} gets no mask: the network's numbers for it are not finite")
@@ -182,7 +191,9 @@ def segment(
     with stops.deferred() as signals:
         for file, written in zip(files(options, name), content.values(), strict=True):
             store.write(options.out, file, written)
-        store.write_note(options.out, note(path), shown, {"digest": digest, "name": name, "row": list(row.items())})
+        store.write_note(
+            options.out, store.picture(path), shown, {"digest": named, "name": name, "row": list(row.items())}
+        )
     if signals:
         raise stops.Interrupted(signals[0])
     found.seen.append(seen)
@@ -207,17 +218,12 @@ def report(options: Options, found: Found) -> Report:
     )
 
 
-def note(path: Path) -> str:
-    """The name under which the results of a picture are found again."""
-    return store.PICTURE + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
-
-
-def read_note(options: Options, path: Path, digest: str) -> Seen | None:
+def read_note(options: Options, path: Path, named: str) -> Seen | None:
     """What the folder holds of a picture, None where that is not all; a UsageError where it is another picture's."""
-    if (found := store.read_note(options.out, note(path))) is None:
+    if (found := store.read_note(options.out, store.picture(path))) is None:
         return None
     shown, metadata = found
-    if metadata["digest"] != digest:
+    if metadata["digest"] != named:
         raise UsageError(
             f"--out {options.out} holds the results of another {path} than is there now; give it another name, name "
             "another folder, or pass --overwrite"

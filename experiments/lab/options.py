@@ -29,6 +29,8 @@ CHANGE_NO_RESULT = (
     *("preset", "out", "overwrite", "checkpoint_seconds", "width"),
     *("coordinator", "num_processes", "process_id"),
 )
+# Of a SHA-256 in hexadecimal.
+_DIGITS = 64
 # Of `--precision`, those that jax is told.
 PRECISIONS = ("high", "highest")
 
@@ -125,7 +127,7 @@ class Command:
         """
         kept = {name: value for name, value in dataclasses.asdict(self).items() if name not in CHANGE_NO_RESULT}
         kept |= self.additions()
-        made = {"options": kept, "inputs": {str(path): _digest(path) for path in self.inputs()}}
+        made = {"options": kept, "inputs": {str(path): digest(path) for path in self.inputs()}}
         made |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
         return {"experiment": experiment, **json.loads(json.dumps(made, default=str))}
 
@@ -254,16 +256,25 @@ def joined(
 ) -> dict[str, Any]:
     """The identity of a command that adds its inputs to those of an earlier one, which come first.
 
+    A file keeps the path under which it was added first, and its digest where it cannot be read any more.
+
     Args:
         made: what was read, of which any part may be missing.
         wanted: of the command.
         additions: its `Command.additions`.
     """
-    options = dict(wanted["options"])
+    options, inputs = dict(wanted["options"]), dict(made.get("inputs", {}))
+    known: dict[str, str] = {}
     for name in additions:
         if isinstance(earlier := made["options"].get(name), list):
-            options[name] = list(dict.fromkeys([*map(str, earlier), *options[name]]))
-    return {**wanted, "options": options, "inputs": {**made.get("inputs", {}), **wanted["inputs"]}}
+            known |= {os.path.realpath(path): path for path in reversed(list(map(str, earlier)))}
+            added = [known.get(os.path.realpath(path), path) for path in options[name]]
+            options[name] = list(dict.fromkeys([*map(str, earlier), *added]))
+    for path, digest in wanted["inputs"].items():
+        first = known.get(os.path.realpath(path), path)
+        if first not in inputs or len(digest) == _DIGITS:
+            inputs[first] = digest
+    return {**wanted, "options": options, "inputs": inputs}
 
 
 def difference(
@@ -289,7 +300,8 @@ def difference(
     return ""
 
 
-def _digest(path: Path) -> str:
+def digest(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, or in words, which are shorter, why it cannot be read."""
     try:
         # A pipe or a device would never end.
         if path.exists() and not path.is_file():

@@ -89,18 +89,22 @@ def read_in_colour(path: Path, max_megapixels: float, smallest: int, side: int) 
 def find(paths: list[Path]) -> list[Path]:
     """The files among the paths, and the pictures in the folders among them, in the order of their names.
 
+    A file that is named in several ways, or through links, is taken once, as it is named first.
+
     Raises:
         ValueError: if a folder cannot be searched.
     """
-    found = []
+    found: dict[str, Path] = {}
     for path in paths:
         try:
             # Path.is_dir raises for a name that is too long, which is one picture's failure and not the command's.
             inside = sorted(path.iterdir()) if os.path.isdir(path) else [path]
         except OSError as error:
             raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
-        found += [file for file in inside if file == path or file.suffix.lower() in ENDINGS]
-    return list(dict.fromkeys(found))
+        for file in inside:
+            if file == path or file.suffix.lower() in ENDINGS:
+                found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
 
 
 def label(path: Path) -> str:

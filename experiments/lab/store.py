@@ -11,6 +11,7 @@ is in options.json before: what is in neither list is not ours, and is never del
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -33,7 +34,7 @@ RESULTS = "results.json"
 # How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
 CLOCK = "clock-"
 # And those of notes that are what a command has done so far, one a picture.
-PICTURE = "picture-"
+_PICTURE = "picture-"
 _OPTIONS = "options.json"
 # Their JSON types in results.json and options.json.
 _SECTIONS = {**dict.fromkeys(("options", "inputs", "versions", "numerics", "device", "source"), dict), "files": list}
@@ -74,7 +75,7 @@ def claim(
         additions: of the command, as `Command.additions` gives them.
 
     Returns:
-        The identity, with the inputs to which this command adds its own.
+        The identity, with the inputs to which this command adds its own: those of which the folder holds results.
 
     Raises:
         Finished: if the folder holds the results of these very options.
@@ -179,7 +180,7 @@ def release(out: Path) -> None:
 def kept(out: Path) -> str:
     """What an interrupted command leaves, in words."""
     finished, parts = ({path.stem for path in out.glob(f"runs/*-seed*.{end}")} for end in ("safetensors", "part"))
-    begun, pictures = parts - finished, len(list(out.glob(f"runs/{PICTURE}*.safetensors")))
+    begun, pictures = parts - finished, len(list(out.glob(f"runs/{_PICTURE}*.safetensors")))
     if not finished | begun and not pictures:
         return "nothing of what was under way is kept"
     words = f"{len(finished)} finished runs" + (f", {len(begun)} begun" if begun else "")
@@ -256,6 +257,11 @@ def read_begun(out: Path, names: Sequence[str], template: Any) -> tuple[Begun, d
         raise UsageError(f"{path}: {error}; delete it, or pass --overwrite") from error
     history = segjax.History(arrays["history"]["loss"], metrics.Counts(**arrays["history"]["counts"]))
     return Begun(state, [history], metadata["seconds"]), arrays.get("notes", {})
+
+
+def picture(path: Path) -> str:
+    """The name of the note of a picture."""
+    return _PICTURE + hashlib.sha256(os.fsencode(path)).hexdigest()[:16]
 
 
 def write_note(out: Path, name: str, arrays: Any, metadata: Mapping[str, Any]) -> None:
@@ -380,21 +386,35 @@ def _check(
 ) -> Mapping[str, Any]:
     """The identity, joined with that of what the folder holds; raises as `claim` does."""
     added = [str(path) for paths in additions.values() for path in paths]
-    for file, what in ((out / RESULTS, "the results"), (out / _OPTIONS, "unfinished results")):
-        if (made := _made(file)) is None:
-            continue
+    kinds = ((RESULTS, "the results"), (_OPTIONS, "unfinished results"))
+    found = [(made, what) for name, what in kinds if (made := _made(out / name)) is not None]
+    # An addition that was interrupted is in options.json alone. Of other commands the results are enough.
+    found = found if additions else found[:1]
+    for made, what in found:
         if differs := difference(made, identity, (*free, *additions), added):
             raise UsageError(f"--out {out} holds {what} {differs}; name another folder, or pass --overwrite")
-        if additions:
-            identity = joined(made, identity, additions)
-        if file.name == RESULTS and not difference(made, identity):
-            lost = [name for name in made.get("files", []) if not (out / name).exists()]
-            if lost:
-                raise UsageError(f"--out {out} holds these results, but {lost[0]} is gone; pass --overwrite")
-            raise Finished(
-                f"{out} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
-            )
+    # What was added first comes first.
+    for made, _ in reversed(found if additions else []):
+        identity = joined(_finished(out, made, additions, added), identity, additions)
+    results = _made(out / RESULTS)
+    if results is not None and not difference(results, identity):
+        lost = [name for name in results.get("files", []) if not (out / name).exists()]
+        if lost:
+            raise UsageError(f"--out {out} holds these results, but {lost[0]} is gone; pass --overwrite")
+        raise Finished(f"{out} holds the results of this very command: nothing is left to do (--overwrite begins anew)")
+    if found:
         return identity
     if {path.name for path in out.iterdir()} - {"runs"}:
         raise UsageError(f"--out {out} already holds files; name another folder, or pass --overwrite")
     return identity
+
+
+def _finished(out: Path, made: Mapping[str, Any], additions: Collection[str], added: Collection[str]) -> dict[str, Any]:
+    """The document without the additions that have no results, and that the command does not name again."""
+    options, inputs = dict(made["options"]), dict(made.get("inputs", {}))
+    for name in additions:
+        if isinstance(earlier := options.get(name), list):
+            lacking = {path for path in map(str, earlier) if not (out / _run(picture(Path(path)))).exists()}
+            options[name] = [path for path in map(str, earlier) if path not in lacking or path in added]
+            inputs = {path: digest for path, digest in inputs.items() if path not in lacking}
+    return {**made, "options": options, "inputs": inputs}

@@ -153,3 +153,28 @@ def test_only_options_may_be_free():
     assert options.difference(other, MADE) == "with seeds 5, not 3"
     assert options.difference(other, MADE, free=("seeds",)) == ""
     assert options.difference({**MADE, "versions": {"jax": "0"}}, MADE, free=("jax",)) == "with jax 0, not 1"
+
+
+def added(made, wanted):
+    """The images and the inputs of a command that adds to those of another."""
+    made, wanted = ({**MADE, "options": {"images": list(files)}, "inputs": files} for files in (made, wanted))
+    both = options.joined(made, wanted, {"images": []})
+    assert both["options"]["images"] == list(both["inputs"])
+    return both["inputs"]
+
+
+def test_what_is_added_comes_behind():
+    assert list(added({"b.png": "1" * 64}, {"a.png": "2" * 64, "b.png": "1" * 64})) == ["b.png", "a.png"]
+
+
+def test_a_file_keeps_the_path_under_which_it_was_added_first():
+    other = os.path.abspath("a.png")
+    assert added({"a.png": "1" * 64}, {other: "2" * 64, "x/../b.png": "3" * 64}) == {
+        "a.png": "2" * 64,
+        "x/../b.png": "3" * 64,
+    }
+
+
+def test_what_cannot_be_read_any_more_keeps_its_digest():
+    gone = "No such file or directory"
+    assert added({"a.png": "1" * 64}, {"a.png": gone, "b.png": gone}) == {"a.png": "1" * 64, "b.png": gone}

@@ -336,6 +336,16 @@ def test_folders_are_searched_in_order(tmp_path):
     assert photographs.find([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"]) == [tmp_path / "notes.txt", *wanted]
 
 
+def test_a_file_is_taken_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("inside").mkdir()
+    Path("a.png").touch()
+    Path("inside/link.png").symlink_to("../a.png")
+    ways = [Path("a.png"), tmp_path / "a.png", Path("inside/../a.png"), Path("inside")]
+    assert photographs.find(ways) == ways[:1]
+    assert photographs.find(ways[:0:-1]) == [Path("inside/link.png")]
+
+
 def test_a_name_that_is_too_long_is_no_folder(tmp_path):
     path = tmp_path / ("a" * 300)
     assert photographs.find([path]) == [path]

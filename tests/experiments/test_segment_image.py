@@ -158,6 +158,90 @@ def test_what_could_not_be_read_may_be_mended(network, pictures, tmp_path):
     assert len(run(out, network, pictures / "deep.tif")["images"]) == 3
 
 
+def interrupted(*words):
+    """A command that is told to stop when its first new picture is done."""
+    with told_to_stop(), pytest.raises(Interrupted):
+        run(*words)
+
+
+@pytest.mark.slow
+def test_pictures_of_an_interrupted_addition_stay(network, pictures, tmp_path):
+    out = tmp_path / "out"
+    run(out, network, pictures / "grey.png")
+    interrupted(out, network, pictures / "colour.jpg", pictures / "deep.tif")
+    other = shutil.copy(DATA / "grain.png", tmp_path / "colour.jpg")
+    document = run(out, network, other)
+    assert [row["name"] for row in document["images"]] == ["grey", "colour", "colour.jpg"]
+    assert read(out / "colour-mask.png").shape == (40, 70)
+    assert read(out / "colour.jpg-mask.png").shape == read(other).shape[:2]
+    # It was not begun.
+    assert str(pictures / "deep.tif") not in document["inputs"]
+    with pytest.raises(Finished):
+        run(out, network, pictures / "colour.jpg")
+
+
+@pytest.mark.slow
+def test_two_pictures_that_share_files_are_told_apart_again(network, pictures, tmp_path, monkeypatch):
+    out, other = tmp_path / "out", shutil.copy(DATA / "grain.png", tmp_path / "grey.png")
+    with monkeypatch.context() as patch:
+        # As versions before left a folder.
+        patch.setattr(segment_image, "free_name", lambda path, taken: path.stem)
+        run(out, network, other)
+        interrupted(out, network, pictures / "grey.png", pictures / "deep.tif")
+    document = run(out, network, pictures / "grey.png")
+    assert [row["name"] for row in document["images"]] == ["grey", "grey.png"]
+    assert read(out / "grey.png-mask.png").shape == (40, 70)
+
+
+@pytest.mark.slow
+def test_what_was_refused_is_tried_again_when_it_is_named(network, pictures, tmp_path):
+    out, broken = tmp_path / "out", pictures / "broken.png"
+    with pytest.raises(SystemExit):
+        run(out, network, pictures / "grey.png", broken)
+    shutil.copy(DATA / "grain.png", broken)
+    document = run(out, network, pictures / "deep.tif")
+    assert [row["name"] for row in document["images"]] == ["grey", "deep"]
+    assert str(broken) not in document["inputs"]
+    assert [row["name"] for row in run(out, network, broken)["images"]] == ["grey", "deep", "broken"]
+    with pytest.raises(Finished):
+        run(out, network, broken)
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_gone_keeps_its_results(network, pictures, tmp_path, capsys):
+    out, grey, deep = tmp_path / "out", pictures / "grey.png", pictures / "deep.tif"
+    before = run(out, network, grey)
+    grey.rename(tmp_path / "moved.png")
+    with pytest.raises(Finished):
+        run(out, network, grey)
+    document = run(out, network, grey, deep)
+    assert [row["name"] for row in document["images"]] == ["grey", "deep"]
+    assert document["inputs"][str(grey)] == before["inputs"][str(grey)]
+    # Its results cannot be made again: neither without it, nor from another.
+    (out / "grey-mask.png").unlink()
+    more = (pictures / "colour.jpg", DATA / "stripes.png")
+    says = ("grey.png cannot be read: No such file", "grey.png has changed since it was named")
+    for path, words in zip(more, says, strict=True):
+        with pytest.raises(SystemExit):
+            run(out, network, path)
+        assert words in capsys.readouterr().err
+        shutil.copy(DATA / "grain.png", grey)
+
+
+@pytest.mark.slow
+def test_a_picture_is_taken_once_in_whatever_way_it_is_named(network, pictures, tmp_path, monkeypatch):
+    out, grey = tmp_path / "out", pictures / "grey.png"
+    monkeypatch.chdir(tmp_path)
+    ways = ["pictures/grey.png", grey, "pictures/../pictures/grey.png"]
+    document = run(out, network, *ways)
+    assert [row["image"] for row in document["images"]] == ways[:1]
+    with pytest.raises(Finished):
+        run(out, network, grey)
+    shutil.copy(DATA / "grain.png", grey)
+    with pytest.raises(UsageError, match=f"of another {ways[0]} than is there now"):
+        run(out, network, grey)
+
+
 def test_its_own_model_is_not_deleted(network, pictures):
     with pytest.raises(UsageError, match="--overwrite would delete results beside"):
         run(network.parent, network, pictures / "grey.png", "--overwrite")

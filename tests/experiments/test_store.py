@@ -156,6 +156,30 @@ def test_nothing_is_written_through_a_link_with_the_name_of_an_unfinished_file(o
     assert (options.out / "a.png").read_bytes() == b"ours"
 
 
+def added(options, *paths):
+    """The pictures of a folder to which a command adds its own."""
+    base, images = options.identity("it"), list(map(str, paths))
+    identity = {**base, "options": {**base["options"], "images": images}, "inputs": dict.fromkeys(images, "1" * 64)}
+    made = store.claim(options.out, identity, additions={"images": list(map(Path, paths))})
+    assert set(made["options"]["images"]) == set(made["inputs"])
+    return made
+
+
+def test_an_addition_that_was_interrupted_is_added_to(options):
+    first = added(options, "a", "refused")
+    store.write_note(options.out, store.picture(Path("a")), {}, {})
+    store.finish(options.out, {}, first)
+    with pytest.raises(Finished):
+        added(options, "refused", "a")
+    # Interrupted after the first.
+    added(options, "c", "d")
+    store.write_note(options.out, store.picture(Path("c")), {}, {})
+    # What has no results is not the next command's work.
+    assert added(options, "e")["options"]["images"] == ["a", "c", "e"]
+    assert added(options, "a")["options"]["images"] == ["a", "c"]
+    assert added(options, "d", "refused")["options"]["images"] == ["a", "refused", "c", "d"]
+
+
 def test_files_that_a_kill_left_half_written_go(options):
     """Whatever was being written: the first list of files, one of them, or the results."""
     options.out.mkdir()
