@@ -126,7 +126,7 @@ def work(options: Options, console: Console) -> Found:
     kept: dict[Path, Seen] = {}
     for path in options.images:
         seen = read_note(options, path, digests[str(path)])
-        # Versions before gave two pictures one name after an interruption: the files can be those of one alone.
+        # Of two pictures of one name, the files can be those of one alone.
         if seen and seen.name not in {it.name for it in kept.values()}:
             kept[path] = seen
     found = Found(saved_models.load(options.model), list(kept.values()), [])
