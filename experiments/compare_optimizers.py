@@ -89,10 +89,8 @@ class Options(Comparison, processes.Group):
         for it in self.candidates:
             for rate in () if it in self.tuned else it.rates:
                 names.check_moves(f"--optimizers {it.label}", it.optimizer, rate)
-        if self.tune and not self.tuned:
-            raise ValueError("--tune has nothing to choose from: every optimizer has one rate")
-        if self.extend and not self.tune:
-            raise ValueError("--extend adds rates to those of --tune, which is missing")
+        if self.extend and not self.tuned:
+            raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
