@@ -382,8 +382,17 @@ def _finish(figure: Figure, title: str, legend: bool = False) -> Figure:
     if legend:
         _legend(figure)
     # The title takes as many lines as it needs: a letter is about 0.13 inches wide.
-    figure.suptitle(textwrap.fill(title, max(20, int(figure.get_figwidth() / 0.13))))
+    figure.suptitle(_balanced(title, max(20, int(figure.get_figwidth() / 0.13))))
     return figure
+
+
+def _balanced(text: str, width: int) -> str:
+    """The text in as few lines as fit, and none of them much shorter than the others."""
+    fewest = max(1, len(textwrap.wrap(text, width)))
+    # A narrower line than a word would cut it.
+    longest = max(map(len, text.split()), default=1)
+    widths = range(min(longest, width), width + 1)
+    return next(lines for it in widths if (lines := textwrap.fill(text, it)).count("\n") < fewest)
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:

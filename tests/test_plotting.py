@@ -229,6 +229,20 @@ def test_title_and_legend_stay_inside_the_figure(names, panels):
         assert box.x1 <= figure.bbox.x1
 
 
+def test_no_word_of_a_title_stands_alone():
+    title = "Each at its own rate: paired differences of four seeds with intervals"
+    lines = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle().splitlines()
+    assert " ".join(lines) == title
+    assert len(lines) == 2
+    assert len(lines[0]) < 1.5 * len(lines[1])
+
+
+@pytest.mark.parametrize("title", ["", "word", "a" * 200, "optax.contrib:schedule_free_adamw and others"])
+def test_titles_of_any_length_keep_their_letters(title):
+    shown = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle()
+    assert "".join(shown.split()) == "".join(title.split())
+
+
 def test_heatmap_by_ranks_passes_over_what_is_not_finite():
     values = np.array([[1.0, np.nan], [2.0, 3.0]])
     axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", values).axes[0]
