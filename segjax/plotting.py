@@ -465,6 +465,7 @@ def _draw(axes: Axes, picture: Picture, reach: float) -> Any:
     }
     # A NaN leaves its pixel open, and the grey behind it shows.
     axes.set(xticks=[], yticks=[], facecolor="0.55")
-    # As wide as the picture: a title can be an import path.
-    axes.set_title(textwrap.fill(picture.title, 30), fontsize=10)
+    # As wide as the picture: a title can be an import path, or have lines of its own.
+    title = "\n".join(textwrap.fill(line, 30) for line in picture.title.splitlines())
+    axes.set_title(title, fontsize=10)
     return axes.imshow(np.asarray(picture.array), **styles[picture.kind])
