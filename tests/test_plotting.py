@@ -59,6 +59,13 @@ def test_predictions_show_image_and_mask_once():
     assert [axes.get_title() for axes in figure.axes[:4]] == ["input image", "true mask", "sgd", "adam"]
 
 
+def test_a_picture_s_title_keeps_its_lines_and_its_width():
+    shown = plotting.Picture(f"one\ntwo\n{'path' * 20}", np.zeros((2, 2)))
+    lines = plotting.pictures([[shown]], "title").axes[0].get_title().splitlines()
+    assert lines[:2] == ["one", "two"]
+    assert max(map(len, lines)) == 30
+
+
 @pytest.mark.parametrize(
     ("count", "rows"),
     [(1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3]), (13, [5, 4, 4]), (21, [5, 4, 4, 4, 4]), (0, [])],
