@@ -19,9 +19,9 @@ def run(out, first, second, *arguments):
 def test_learns_from_two_photographs(tmp_path):
     for name in ("brick", "gravel"):
         Image.open(photograph(name)).crop((0, 0, 256, 96)).save(tmp_path / f"{name}.png")
-    # 40 chunks of 10 steps, on any machine: half a second each, and as much for the compiler.
+    # 40 chunks of 10 steps, on any machine: half a second each, and the next would end too late.
     with ticking(0.5):
-        document = run(tmp_path / "out", tmp_path / "brick.png", tmp_path / "gravel.png", "--seconds", "21")
+        document = run(tmp_path / "out", tmp_path / "brick.png", tmp_path / "gravel.png", "--seconds", "20.5")
     assert document["snapshots"][-1]["step"] == 400
     assert document["snapshots"][-1]["accuracy"] > 0.75
     network = saved_models.load(tmp_path / "out" / "model.safetensors")
