@@ -232,6 +232,6 @@ def held_out_batch(texture: Texture, index: jax.typing.ArrayLike = 0) -> segjax.
 
 @cache
 def _held_out_batches(texture: Texture) -> Callable[[jax.typing.ArrayLike], segjax.Batch]:
-    """Compiled as a whole: operation by operation it takes seconds."""
+    """index -> batch, compiled as a whole: otherwise XLA would compile each of its operations, which takes longer."""
     key = jax.random.key(HELD_OUT_KEY)
     return jax.jit(lambda index: segjax.generate_data(jax.random.fold_in(key, index), **texture._asdict()))
