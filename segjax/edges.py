@@ -56,13 +56,13 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
         raise ValueError(f"within must be at most {BANDS[-1]} pixels, got {within}")
     wanted, given = mask[..., 0] > 0.5, jax.nn.sigmoid(logits[..., 0]) > 0.5
     distance = edge_distance(wanted)
-    band = jnp.searchsorted(jnp.array(BANDS, float), distance.ravel())
+    band = jnp.sum(distance.ravel() > jnp.array(BANDS, float)[:, None], axis=0)
     inside = band == jnp.arange(len(BAND_NAMES))[:, None]
     wrong = inside & (wanted != given).ravel()
     # An edge is the pixels on both of its sides: at half a pixel, and no others are.
     true_edge, given_edge = distance < 0.75, edge_distance(given, reach=1) < 0.75
-    found = true_edge & (_distance_to(given_edge) <= within)
-    right = given_edge & (_distance_to(true_edge) <= within)
+    to_given, to_true = _distances_to(given_edge, true_edge)
+    found, right = true_edge & (to_given <= within), given_edge & (to_true <= within)
     totals = [inside, wrong, *(part.ravel() for part in (true_edge, found, given_edge, right))]
     return EdgeCounts(*(jnp.sum(part, axis=-1, dtype=jnp.int32) for part in totals))
 
@@ -97,11 +97,14 @@ def edge_distance(mask: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:
         raise ValueError(f"mask must be bool of shape (batch, height, width), got {mask.dtype} of {mask.shape}")
     reach = check_count("reach", reach, 1)
     # A pixel of the mask looks for the nearest outside, and one outside for the nearest inside.
-    return jnp.where(mask, _distance_to(~mask, reach), _distance_to(mask, reach)) - 0.5
+    outside, inside = _distances_to(~mask, mask, reach)
+    return jnp.where(mask, outside, inside) - 0.5
 
 
-def _distance_to(there: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:
-    """Distance between centres to the nearest pixel that is there, infinite beyond `reach`."""
+def _distances_to(first: jax.Array, second: jax.Array, reach: int = BANDS[-1] + 1) -> tuple[jax.Array, jax.Array]:
+    """Distances between centres to the nearest pixel that is there, in each of two masks, infinite beyond `reach`."""
+    # Both in one batch: half as many operations to compile, which took a third of the time for a command's scores.
+    there = jnp.concatenate([first, second])
     # The exact transform in two passes, one a side: squares of distances are added. As far as it reaches, shifts and
     # minima take 2 (2 reach + 1) operations a pixel, and no sort.
     squares = jnp.where(there, 0.0, jnp.inf)
@@ -113,4 +116,5 @@ def _distance_to(there: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:
         shifts = range(-reach, reach + 1)
         moved = [jax.lax.slice_in_dim(padded, reach + o, reach + o + size, axis=axis) + float(o * o) for o in shifts]
         squares = jnp.min(jnp.stack(moved), axis=0)
-    return jnp.where(squares <= reach**2, jnp.sqrt(squares), jnp.inf)
+    nearest = jnp.where(squares <= reach**2, jnp.sqrt(squares), jnp.inf)
+    return nearest[: len(first)], nearest[len(first) :]

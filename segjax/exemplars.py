@@ -80,7 +80,8 @@ def generate_crops(
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
     inside = _crops(keys.first, first, batch_size, image_size, contrast)
     outside = _crops(keys.second, second, batch_size, image_size, contrast)
-    noise = jax.random.normal(keys.mask, inside.shape, inside.dtype)
+    # Flat, as in `textures.generate_data`.
+    noise = jax.random.normal(keys.mask, (inside.size,), inside.dtype).reshape(inside.shape)
     return mix_crops(blur(noise, sigma) > 0, inside, outside)
 
 

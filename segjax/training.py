@@ -5,7 +5,7 @@ every image, for all optimizers, rates and chunk sizes: the runs of one key are 
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -76,9 +76,7 @@ def create_state(
     model: nn.Module, optimizer: Optimizer, key: jax.Array, image: jax.Array, learning_rate: jax.typing.ArrayLike
 ) -> TrainState:
     """Initial weights and optimizer state; of `image`, (batch, height, width, channels), only shape and dtype count."""
-    variables = model.init(key, image, train=False)
-    params = variables["params"]
-    return TrainState(params, variables.get("batch_stats", {}), optimizer(learning_rate).init(params), jnp.int32(0))
+    return _start(optimizer, _weights(model, key, image), learning_rate)
 
 
 def train_step(
@@ -267,8 +265,7 @@ def make_fit(
     # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and a chunk of one step is
     # on a CPU the same loop as any other, rounding included. Reused buffers save page faults: 72 against 86 ms a step.
     advance_chunk = jax.jit(partial(advance, capacity=chunk_size), donate_argnums=1)
-    # Jitted as well: operation by operation, an initialisation compiles each of them.
-    return Fit(jax.jit(init), advance_chunk, num_steps, chunk_size)
+    return Fit(init, advance_chunk, num_steps, chunk_size)
 
 
 def _make_run(
@@ -280,10 +277,13 @@ def _make_run(
     check_callable("loss", loss)
     # Traced here as well, so that a bad option raises where it is given and not when the run starts.
     image = jax.eval_shape(generate, jax.random.key(0)).image
+    # Jitted: operation by operation, an initialisation compiles each of them, and where an optimizer keeps the weights
+    # too, a buffer would stand twice in a state that `advance` consumes.
+    weights, start = _jitted_weights(model), jax.jit(partial(_start, optimizer))
 
     def init(key: jax.Array, learning_rate: jax.Array) -> TrainState:
         # Zeros serve as the image, since the initial weights depend on the key alone.
-        return create_state(model, optimizer, _split(key).init, jnp.zeros(image.shape, image.dtype), learning_rate)
+        return start(weights(_split(key).init, jnp.zeros(image.shape, image.dtype)), learning_rate)
 
     def step(
         data_key: jax.Array, state: TrainState, learning_rate: jax.Array, numbers: Mapping[str, jax.typing.ArrayLike]
@@ -333,6 +333,30 @@ def _make_run(
         return state, History(losses, metrics.Counts(*counts.T))
 
     return init, advance
+
+
+def _weights(model: nn.Module, key: jax.Array, image: jax.Array) -> Variables:
+    variables = model.init(key, image, train=False)
+    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+
+
+def _start(optimizer: Optimizer, variables: Variables, learning_rate: jax.typing.ArrayLike) -> TrainState:
+    params = variables["params"]
+    return TrainState(params, variables["batch_stats"], optimizer(learning_rate).init(params), jnp.int32(0))
+
+
+def _jitted_weights(model: nn.Module) -> Callable[[jax.Array, jax.Array], Variables]:
+    """`_weights` of a network: one program for the runs of all optimizers, since it takes a second to compile."""
+    try:
+        return _shared_weights(model)
+    except TypeError:
+        # A network with a list or an array among its attributes has no hash: each of its runs compiles its own.
+        return _shared_weights.__wrapped__(model)
+
+
+@lru_cache(maxsize=32)
+def _shared_weights(model: nn.Module) -> Callable[[jax.Array, jax.Array], Variables]:
+    return jax.jit(partial(_weights, model))
 
 
 def _split(key: jax.Array) -> _Keys:

@@ -299,6 +299,43 @@ def test_one_compilation_for_every_rate_seed_and_length():
     assert fit.advance._cache_size() == 1
 
 
+def test_equal_networks_share_the_program_of_their_weights():
+    started = []
+
+    class Noted(Plain):
+        width: int = 1
+
+        def __call__(self, image, train=False):
+            started.extend([self.width] if self.is_initializing() else [])
+            return super().__call__(image)
+
+    for width, optimizer in ((1, optax.sgd), (1, optax.adam), (2, optax.sgd), (2, optax.sgd)):
+        segjax.make_fit(Noted(width), optimizer=optimizer, num_steps=1, generate=flat).init(KEY, 1e-3)
+    assert started == [1, 2]
+
+
+def test_a_network_without_a_hash_trains_as_any_other():
+    class Listed(Plain):
+        widths: list[int]
+
+        def __call__(self, image, train=False):
+            return super().__call__(image)
+
+    states = [segjax.make_fit(it, num_steps=2, generate=flat)(KEY, 1e-2)[0] for it in (Listed([1, 2]), Plain())]
+    chex.assert_trees_all_equal(*states)
+
+
+def test_an_optimizer_that_keeps_the_weights_shares_no_buffer_with_them():
+    def kept(learning_rate):
+        return optax.GradientTransformation(lambda params: params, lambda updates, state, params=None: (updates, state))
+
+    fit = segjax.make_fit(Plain(), optimizer=kept, num_steps=2, chunk_size=1, generate=flat)
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(fit.init(KEY, 1e-2))]
+    assert len(set(buffers)) == len(buffers)
+    # A chunk consumes its state: it takes no buffer twice.
+    chex.assert_tree_all_finite(fit(KEY, 1e-2)[0].params)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(segjax.OPTIMIZERS))
 def test_the_loss_falls_on_one_batch(name):

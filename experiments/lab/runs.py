@@ -215,9 +215,9 @@ def held_out_of(
         # For the notebook's flaw 7: with one BatchNorm for all layers these are at chance.
         running = cast(jax.Array, model.apply(variables, batch.image, train=False))
         losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
-        both = metrics.count(logits, batch.mask), metrics.count(running, batch.mask)
-        alone = metrics.iou(metrics.count_each(logits, batch.mask))
-        return Held(*both, edges.count(logits, batch.mask), alone, losses)
+        each, of_running = metrics.count_each(logits, batch.mask), metrics.count(running, batch.mask)
+        counts = jax.tree.map(jnp.sum, each)
+        return Held(counts, of_running, edges.count(logits, batch.mask), metrics.iou(each), losses)
 
     # One batch after the other: together they would take 16 times the memory.
     found = jax.lax.map(score, jnp.arange(num_batches))
