@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments.lab import experiment
+from experiments.lab import experiment, scores
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Training
 from experiments.lab.report import Report, Table
@@ -91,7 +91,7 @@ def work(options: Options, console: Console) -> Found:
         run = options.run(options.seed, optimizer="adam", learning_rate=1e-2, objective="bce")
         (result,) = train_all([run], options, console)
         model, variables, texture = ARCHITECTURES[options.architecture], result.variables, options.texture
-        diverged = bool(metrics.diverged_at(result.history.loss, variables["params"]))
+        diverged = bool(scores.diverged_at(result.history.loss, variables["params"]))
     maps = layers.feature_maps(model, variables, held_out_batch(texture).image)
     return Found(variables, texture, diverged, maps, removals(model, variables, texture, maps, console))
 

@@ -134,7 +134,8 @@ def _interior(key: jax.Array, values: jax.Array, vectors: jax.Array, each: int) 
 
     found = []
     for index, own in enumerate(jax.random.split(key)):
-        noise = jax.random.normal(own, (each, *values.shape[1:]))
+        # Flat, as in `textures.generate_data`.
+        noise = jax.random.normal(own, (each * values[index].size,)).reshape(each, *values.shape[1:])
         drawn = noise * jnp.sqrt(values[index])
         x = jnp.einsum("ij,bjk,lk->bil", vectors[index], drawn, vectors[index])
         found.append(jax.nn.sigmoid(-jnp.abs(score(x, 0) - score(x, 1)) / 2))

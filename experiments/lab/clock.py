@@ -178,7 +178,7 @@ def report(
 ) -> Report:
     """What both questions report alike: quality over time, and the last network as a file."""
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
-    diverged = bool(segjax.metrics.diverged_at(losses, variables["params"]))
+    diverged = bool(scores.diverged_at(losses, variables["params"]))
     files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
     tables = [_table(rows), views.distance_table(rows[-1])]
     return Report(findings, tables, figures, {"snapshots": rows}, rows, warnings(options, rows, diverged), files)

@@ -99,7 +99,7 @@ def held_out(held: Held) -> dict[str, jax.Array]:
     return {name: jnp.asarray(number(held)) for name, (_, _, number) in HELD_OUT.items()}
 
 
-_diverged_at = jax.jit(metrics.diverged_at)
+diverged_at = jax.jit(metrics.diverged_at)
 
 
 def final_loss(loss: Any) -> float:
@@ -137,7 +137,7 @@ class Arm:
                     "label": self.label,
                     **{name: value for name, value in result.run._asdict().items() if name != "texture"},
                     **{name: float(numbers[name]) for name in COLUMNS},
-                    "diverged_at": int(_diverged_at(result.history.loss, result.ended["params"])) or None,
+                    "diverged_at": int(diverged_at(result.history.loss, result.ended["params"])) or None,
                 }
             )
         return rows

@@ -1,6 +1,7 @@
 """How the numbers of `scores` look: tables, figures and sentences that several experiments share."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -208,12 +209,14 @@ def _arrivals(
     return plotting.training_curves(panels, title) if panels else None
 
 
-_predict = jax.jit(segjax.predict, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
+def _probability(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Array:
+    return jax.nn.sigmoid(segjax.predict(model, variables, image))
 
 
 def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> np.ndarray:
     """What a network sees in the first image of a batch: (n, n)."""
-    return np.asarray(jax.nn.sigmoid(_predict(model, variables, batch.image)))[0, ..., 0]
+    return np.asarray(_probability(model, variables, batch.image))[0, ..., 0]
 
 
 def look(batch: segjax.Batch, seen: Mapping[str, np.ndarray], title: str) -> Figure:
