@@ -181,17 +181,16 @@ def work(options: Options, console: Console) -> Found:
 
     if chosen and (trials := tuning.search(options.tuned, trial, options.extend, console)):
         grid = tuning.grid(trials)
-        for label, best in grid.best.items():
-            if best.rate is None:
-                (path,) = {it.optimizer for it in options.tuned if it.label == label}
-                lower = f"{label}=RATE,RATE" if path == label else f"{label}={path}=RATE,RATE"
-                raise UsageError(f"{label} diverged at every rate that was tried; give it lower ones, {lower}")
-            chosen[label] = best.rate
+        lost = fairness.of_lost(grid, candidates)
+        if lost and (options.reference in grid.lost or len(lost) == len(candidates)):
+            raise UsageError(" ".join(lost))
+        chosen = {label: np.nan if best.rate is None else best.rate for label, best in grid.best.items()}
     # All processes must go on with the rates that one of them found.
     chosen = dict(zip(chosen, processes.broadcast(np.array(list(chosen.values()))).tolist(), strict=True))
     compared = [
         candidate._replace(rates=(chosen[candidate.label],)) if candidate.label in chosen else candidate
         for candidate in candidates
+        if np.isfinite(chosen.get(candidate.label, 0.0))
     ]
     return Found(train(compared, options.all_seeds), trials, grid)
 
@@ -235,7 +234,7 @@ def report(options: Options, found: Found) -> Report:
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         details.append(tuning.table(found.trials, found.grid, steps, listed))
         figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
-        warnings += fairness.of_tuning(found.grid, seeds, options.all_seeds)
+        warnings += fairness.of_lost(found.grid, candidates) + fairness.of_tuning(found.grid, seeds, options.all_seeds)
     if stored:
         # What one came for: the new ones against what was there.
         findings = [views.against(arm.label, contest) for arm in trained if arm.label != reference] + findings

@@ -53,6 +53,16 @@ def of_budgets(spent: Mapping[str, int]) -> list[str]:
     return [f"The budgets of tuning are unequal (steps): {', '.join(f'{it} {steps}' for it, steps in spent.items())}."]
 
 
+def of_lost(grid: Grid, candidates: Iterable[Candidate]) -> list[str]:
+    """Optimizers that diverged wherever they were tried, and so are not compared."""
+    words = []
+    for label, path, _ in candidates:
+        if label in grid.lost:
+            lower = f"{label}=RATE,RATE" if path == label else f"{label}={path}=RATE,RATE"
+            words.append(f"{label} diverged at every rate that was tried and is not compared; lower ones: {lower}.")
+    return words
+
+
 def of_tuning(grid: Grid, tuning_seeds: Sequence[int], seeds: Sequence[int]) -> list[str]:
     """A best rate at an edge, and seeds that both chose and are judged."""
     words = [

@@ -53,6 +53,11 @@ class Grid(NamedTuple):
     best: dict[str, Best]
 
     @property
+    def lost(self) -> list[str]:
+        """The labels of those that diverged at every rate."""
+        return [label for label, best in self.best.items() if best.rate is None]
+
+    @property
     def document(self) -> dict[str, Any]:
         """What results.json holds of it."""
         return {name: best._asdict() for name, best in self.best.items()}
@@ -206,7 +211,8 @@ def table(trials: Mapping[str, Arms], grid: Grid, steps: int, seeds: str) -> Tab
         best, lost = grid.best[label], int(grid.diverged[label].sum())
         tried = ", ".join(exact(arm.run.learning_rate) for arm in arms.values())
         edge = f"{best.edge} of its grid" if best.edge else ""
-        rows.append([label, f"{best.rate:g}", f"{best.loss:.4f}", f"{lost}", f"{steps * len(arms)}", edge, tried])
+        found = ["none", ""] if best.rate is None else [f"{best.rate:g}", f"{best.loss:.4f}"]
+        rows.append([label, *found, f"{lost}", f"{steps * len(arms)}", edge, tried])
     headings = ("", "best rate", "loss, last tenth", "runs diverged", "steps spent", "edge", "grid")
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
 

@@ -181,6 +181,34 @@ def test_the_reference_may_be_named_with_its_rate(named, no_picture):
     assert report.results["reference"] == {"adam": "adam 0.001"}.get(named, named)
 
 
+def tuned_by_hand(monkeypatch, *words):
+    """A comparison after a tuning in which SGD diverges at each of its rates, and Adam does not."""
+    monkeypatch.setattr(
+        compare_optimizers,
+        "train_all",
+        lambda runs, *_: [
+            result([0.4, 0.9 if run.optimizer == "sgd" else 0.2], run.seed, run.learning_rate, optimizer=run.optimizer)
+            for run in runs
+        ],
+    )
+    options = parse("--optimizers", "sgd=1,2", "adam=0.1,0.2", "lion=optax:lion=1e-4", "--seeds", "1", "--tune", *words)
+    return compare_optimizers.report(options, compare_optimizers.work(options, Console(quiet=True)))
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_what_diverges_at_every_rate_is_left_out_and_said(monkeypatch):
+    report = tuned_by_hand(monkeypatch)
+    assert list(report.results["summary"]) == ["adam 0.1", "lion 0.0001"]
+    assert any(said.startswith("sgd diverged at every rate") and "sgd=RATE,RATE" in said for said in report.warnings)
+    (table,) = (table for table in report.details if table.title == "Each at its own rate")
+    assert table.rows[0][:4] == ["sgd", "none", "", "4"]
+
+
+def test_a_reference_that_diverges_at_every_rate_ends_the_command(monkeypatch):
+    with pytest.raises(UsageError, match="sgd diverged at every rate"):
+        tuned_by_hand(monkeypatch, "--reference", "sgd")
+
+
 @pytest.mark.usefixtures("no_picture")
 def test_the_screen_has_one_table_of_verdicts_first():
     results = [result([0.4, 0.1], seed=seed, rate=rate) for rate in (0.1, 0.5) for seed in range(5)]
