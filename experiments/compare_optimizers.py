@@ -55,7 +55,7 @@ class Options(Comparison, processes.Group):
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
     """Optimizer against which the others are held, seed by seed: its name, or with its rate as "adam 0.001"; by default
-    the last of --baseline, or else adam, or else the last of --optimizers."""
+    the last of --baseline, or else adam, or else the last of --optimizers; of those that are compared."""
     baseline: Path | None = None
     """results.json of an earlier comparison: its runs, which are not trained again, are contenders beside --optimizers.
     It must have the same images, seeds and number of iterations."""
@@ -182,8 +182,12 @@ def work(options: Options, console: Console) -> Found:
     if chosen and (trials := tuning.search(options.tuned, trial, options.extend, console)):
         grid = tuning.grid(trials)
         lost = fairness.of_lost(grid, candidates)
-        if lost and (options.reference in grid.lost or len(lost) == len(candidates)):
-            raise UsageError(" ".join(lost))
+        if options.reference in lost:
+            raise UsageError(f"--reference {options.reference}: {lost[options.reference]}")
+        if len(lost) == len(candidates):
+            raise UsageError("; ".join(lost.values()))
+        for label, why in lost.items():
+            console.print(f"Warning: {escape(f'{label} is not compared: {why}.')}", highlight=False)
         chosen = {label: np.nan if best.rate is None else best.rate for label, best in grid.best.items()}
     # All processes must go on with the rates that one of them found.
     chosen = dict(zip(chosen, processes.broadcast(np.array(list(chosen.values()))).tolist(), strict=True))
@@ -196,7 +200,9 @@ def work(options: Options, console: Console) -> Found:
 
 
 def report(options: Options, found: Found) -> Report:
-    candidates, stored = options.candidates, options.stored
+    stored = options.stored
+    # With --tune one may be lost on the way.
+    candidates = [candidate for candidate in options.candidates if candidate.label in found.compared]
     arms = {name: arm for own in found.compared.values() for name, arm in own.items()}
     labels = {name: name for name in arms} | {label: next(iter(own)) for label, own in found.compared.items()}
     steps = options.tuning_seeds * options.iterations
@@ -234,7 +240,9 @@ def report(options: Options, found: Found) -> Report:
         listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
         details.append(tuning.table(found.trials, found.grid, steps, listed))
         figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
-        warnings += fairness.of_lost(found.grid, candidates) + fairness.of_tuning(found.grid, seeds, options.all_seeds)
+        lost = fairness.of_lost(found.grid, options.candidates)
+        warnings += [f"{label} is not compared: {why}." for label, why in lost.items()]
+        warnings += fairness.of_tuning(found.grid, seeds, options.all_seeds)
     if stored:
         # What one came for: the new ones against what was there.
         findings = [views.against(arm.label, contest) for arm in trained if arm.label != reference] + findings

@@ -346,16 +346,20 @@ def _start(optimizer: Optimizer, variables: Variables, learning_rate: jax.typing
 
 
 def _jitted_weights(model: nn.Module) -> Callable[[jax.Array, jax.Array], Variables]:
-    """`_weights` of a network: one program for the runs of all optimizers, since it takes a second to compile."""
-    try:
-        return _shared_weights(model)
-    except TypeError:
-        # A network with a list or an array among its attributes has no hash: each of its runs compiles its own.
-        return _shared_weights.__wrapped__(model)
+    """`_weights` of a network: one program for the runs of all optimizers, which takes 1 to 1.5 s to compile."""
+    # What only has the methods of a Linen module can be changed between two runs.
+    if isinstance(model, nn.Module):
+        try:
+            return _shared_weights(model, repr(model))
+        except TypeError:
+            # With a list or an array among its attributes it has no hash.
+            pass
+    return jax.jit(partial(_weights, model))
 
 
 @lru_cache(maxsize=32)
-def _shared_weights(model: nn.Module) -> Callable[[jax.Array, jax.Array], Variables]:
+def _shared_weights(model: nn.Module, attributes: str) -> Callable[[jax.Array, jax.Array], Variables]:
+    # By `attributes` as well: a network of 1 equals that of 1.0, whose weights are of another dtype.
     return jax.jit(partial(_weights, model))
 
 

@@ -101,6 +101,14 @@ def test_pure_function_of_the_key():
 
 
 @pytest.mark.slow
+def test_noise_is_drawn_by_its_shape():
+    sizes = {"sigma1": 0.2, "sigma2": 1.2, "sigma": 4.0}
+    noise = jax.random.normal(jax.random.key(3), (3, 2, 17, 17))
+    expected = jax.jit(segjax.compose_batch)(noise, **sizes)
+    batch = jax.jit(lambda key: segjax.generate_data(key, batch_size=2, image_size=17, **sizes))(jax.random.key(3))
+    chex.assert_trees_all_close(batch, expected, rtol=0, atol=1e-6)
+
+
 def test_jit_changes_nothing():
     chex.assert_trees_all_close(draw(KEY, **SMALL), segjax.generate_data(KEY, **SMALL), atol=1e-6)
 

@@ -314,6 +314,32 @@ def test_equal_networks_share_the_program_of_their_weights():
     assert started == [1, 2]
 
 
+def test_networks_that_differ_in_a_dtype_alone_share_nothing():
+    class Scaled(nn.Module):
+        scale: float
+
+        @nn.compact
+        def __call__(self, image, train=False):
+            return image * self.param("scale", lambda _: jnp.asarray(self.scale))
+
+    states = [segjax.make_fit(Scaled(it), num_steps=1, generate=flat).init(KEY, 1e-2) for it in (1, 1.0)]
+    assert [state.params["scale"].dtype for state in states] == [jnp.int32, jnp.float32]
+
+
+def test_what_only_has_the_methods_of_a_network_may_change_between_runs():
+    class Wrapper:
+        def init(self, *arguments, **options):
+            return nn.Dense(self.width).init(jax.random.key(0), flat(KEY).image)
+
+        apply = MODEL.apply
+
+    model, widths = Wrapper(), []
+    for model.width in (1, 2):
+        state = segjax.make_fit(model, num_steps=1, generate=flat).init(KEY, 1e-2)
+        widths.append(state.params["kernel"].shape[-1])
+    assert widths == [1, 2]
+
+
 def test_a_network_without_a_hash_trains_as_any_other():
     class Listed(Plain):
         widths: list[int]

@@ -53,13 +53,13 @@ def of_budgets(spent: Mapping[str, int]) -> list[str]:
     return [f"The budgets of tuning are unequal (steps): {', '.join(f'{it} {steps}' for it, steps in spent.items())}."]
 
 
-def of_lost(grid: Grid, candidates: Iterable[Candidate]) -> list[str]:
-    """Optimizers that diverged wherever they were tried, and so are not compared."""
-    words = []
+def of_lost(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, str]:
+    """label -> why an optimizer has no best rate, and what to do."""
+    words = {}
     for label, path, _ in candidates:
         if label in grid.lost:
             lower = f"{label}=RATE,RATE" if path == label else f"{label}={path}=RATE,RATE"
-            words.append(f"{label} diverged at every rate that was tried and is not compared; lower ones: {lower}.")
+            words[label] = f"some seed of {label} diverged at each rate that was tried; give it lower ones, {lower}"
     return words
 
 

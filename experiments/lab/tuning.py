@@ -54,7 +54,7 @@ class Grid(NamedTuple):
 
     @property
     def lost(self) -> list[str]:
-        """The labels of those that diverged at every rate."""
+        """The labels of those without a best rate: some seed diverged at each."""
         return [label for label, best in self.best.items() if best.rate is None]
 
     @property
@@ -155,7 +155,10 @@ def search(
         if np.isnan(rates).all():
             break
         for label, rate in beyond.items():
-            console.print(f"the best rate of {escape(label)} is an edge of its grid: trying {rate:g}")
+            edge = (
+                "is an edge of its grid" if grid(trials).best[label].rate else "is below its grid, where all diverged"
+            )
+            console.print(f"the best rate of {escape(label)} {edge}: trying {rate:g}")
         candidates = [
             own if np.isnan(rate) else own._replace(rates=tuple(sorted([*own.rates, rate])))
             for own, rate in zip(candidates, rates, strict=True)
@@ -201,7 +204,10 @@ def grid(trials: Mapping[str, Arms]) -> Grid:
 
 def range_figure(grid: Grid, title: str) -> Figure:
     """Loss against rate, with the range over the seeds."""
-    return plotting.sensitivity(grid.rates, grid.losses, grid.diverged, "mean loss, last tenth", title)
+    # Those that are compared keep the colours of the other figures.
+    order = sorted(grid.losses, key=lambda label: label in grid.lost)
+    losses, diverged = ({label: own[label] for label in order} for own in (grid.losses, grid.diverged))
+    return plotting.sensitivity(grid.rates, losses, diverged, "mean loss, last tenth", title)
 
 
 def table(trials: Mapping[str, Arms], grid: Grid, steps: int, seeds: str) -> Table:

@@ -199,13 +199,15 @@ def tuned_by_hand(monkeypatch, *words):
 def test_what_diverges_at_every_rate_is_left_out_and_said(monkeypatch):
     report = tuned_by_hand(monkeypatch)
     assert list(report.results["summary"]) == ["adam 0.1", "lion 0.0001"]
-    assert any(said.startswith("sgd diverged at every rate") and "sgd=RATE,RATE" in said for said in report.warnings)
+    assert any(said.startswith("sgd is not compared: ") and "sgd=RATE,RATE" in said for said in report.warnings)
+    assert report.results["tuning"]["best_rates"]["sgd"]["rate"] is None
+    assert report.results["reference"] == "adam 0.1"
     (table,) = (table for table in report.details if table.title == "Each at its own rate")
     assert table.rows[0][:4] == ["sgd", "none", "", "4"]
 
 
 def test_a_reference_that_diverges_at_every_rate_ends_the_command(monkeypatch):
-    with pytest.raises(UsageError, match="sgd diverged at every rate"):
+    with pytest.raises(UsageError, match="--reference sgd: some seed of sgd diverged"):
         tuned_by_hand(monkeypatch, "--reference", "sgd")
 
 
@@ -227,6 +229,14 @@ def test_every_process_takes_the_rates_of_the_first(tune, monkeypatch):
     compare_optimizers.work(parse("--optimizers", "sgd=0.5", "adam", *tune), Console(quiet=True))
     # One that was given is known to all of them.
     assert {run.learning_rate for run in planned[-1]} == {0.5, 0.25 if tune else 1e-3}
+
+
+def test_every_process_leaves_out_what_the_first_lost(monkeypatch):
+    planned = []
+    monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
+    monkeypatch.setattr(processes, "broadcast", lambda rates: np.array([np.nan, 0.25]))
+    compare_optimizers.work(parse("--optimizers", "sgd=1,2", "adam=0.25,0.5", "--tune"), Console(quiet=True))
+    assert {(run.optimizer, run.learning_rate) for run in planned[-1]} == {("adam", 0.25)}
 
 
 def test_presets_are_defaults():
