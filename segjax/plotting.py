@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
@@ -27,6 +28,8 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 _PROBABILITY = matplotlib.colormaps["cividis"]
 _BARS = {"probability": "probability of the mask", "signed": "weight"}
 _MASK = ListedColormap([_PROBABILITY(0.0), _PROBABILITY(1.0)])
+# Spaces of a title that end no line.
+_UNBROKEN = re.compile(r"(?<=\d) (?=x \d|%)|(?<=\d x) (?=\d)| (?== )|(?<= =) ")
 Kind = Literal["image", "mask", "probability", "signed", "feature"]
 
 
@@ -388,11 +391,14 @@ def _finish(figure: Figure, title: str, legend: bool = False) -> Figure:
 
 def _balanced(text: str, width: int) -> str:
     """The text in as few lines as fit, and none of them much shorter than the others."""
+    # Textwrap takes no-break spaces for letters: "32 x 32", "95 %" and "sigma = 15" stay in one line.
+    text = _UNBROKEN.sub("\N{NO-BREAK SPACE}", " ".join(text.split()))
     fewest = max(1, len(textwrap.wrap(text, width)))
     # A narrower line than a word would cut it.
-    longest = max(map(len, text.split()), default=1)
+    longest = max(1, *map(len, text.split(" ")))
     widths = range(min(longest, width), width + 1)
-    return next(lines for it in widths if (lines := textwrap.fill(text, it)).count("\n") < fewest)
+    lines = next(lines for it in widths if (lines := textwrap.fill(text, it)).count("\n") < fewest)
+    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:

@@ -244,6 +244,14 @@ def test_no_word_of_a_title_stands_alone():
     assert len(lines[0]) < 1.5 * len(lines[1])
 
 
+@pytest.mark.parametrize("kept", ["32 x 32", "95 %", "sigma1 = 0.2"])
+@pytest.mark.parametrize("before", range(20, 40))
+def test_titles_do_not_break_inside_of_a_size(kept, before):
+    title = f"{'a ' * before}{kept} {'b ' * 20}"
+    shown = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle()
+    assert kept in shown
+
+
 @pytest.mark.parametrize("title", ["", "word", "a" * 200, "optax.contrib:schedule_free_adamw and others"])
 def test_titles_of_any_length_keep_their_letters(title):
     shown = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle()
