@@ -2,10 +2,11 @@
 
     python -m experiments.rerun results/compare_optimizers/results.json
 
-The options of the file are used, whatever the command line was. On one machine's CPU, with the same versions, all
-numbers are the same bit for bit. Times are not compared, and the results of train_best_model and learn_textures, which
-follow the clock, of compare_architectures, whose equal seconds do, and of benchmark differ. The new results go to
-`--out`, with `rerun.json`: what differs. Exit code 0 if nothing does, else 1. It takes as long as the experiment did.
+The options of the file are used, whatever the command line was. On one machine's CPU, with as many cores and the
+same versions, all numbers are the same bit for bit. Times are not compared, and the results of train_best_model and
+learn_textures, which follow the clock, of compare_architectures, whose equal seconds do, and of benchmark differ. The
+new results go to `--out`, with `rerun.json`: what differs. Exit code 0 if nothing does, else 1. It takes as long as the
+experiment did.
 """
 
 import contextlib

@@ -132,8 +132,8 @@ def make_train(
     - numbers: options of `generate` that may be traced, such as sigma1; they replace the ones given here.
 
     The run is a loop that cannot be differentiated. On a GPU its convolutions round to TF32, unless it is traced under
-    `jax.default_matmul_precision("highest")`. A CPU repeats a run's bits; a GPU does so only with
-    `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
+    `jax.default_matmul_precision("highest")`. A CPU repeats a run's bits, as long as the process may use
+    as many cores; a GPU does so only with `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
 
     Args:
         model: any Linen module, image -> logits, with a `train` argument; its BatchNorm state is carried along.

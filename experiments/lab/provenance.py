@@ -57,7 +57,7 @@ def circumstances() -> dict[str, Any]:
             "kind": device.device_kind,
             "count": jax.device_count(),
             "cpu": _cpu(),
-            "cpu_cores": os.cpu_count(),
+            "cpu_cores": _cores(),
         },
         "source": _source(Path(__file__).parents[2]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -77,6 +77,12 @@ def _source(root: Path) -> dict[str, Any]:
         return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None}
+
+
+def _cores() -> int | None:
+    """Those that this process may use: XLA deals its sums out to as many, so that their number changes last digits."""
+    # Linux alone tells; a batch system gives a process some of a machine's.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(package: str) -> str | None:

@@ -76,8 +76,14 @@ def test_versions_are_those_that_are_installed():
 
 
 def test_circumstances_name_the_processor():
-    assert provenance.circumstances()["device"]["cpu_cores"] == os.cpu_count()
+    assert 1 <= provenance.circumstances()["device"]["cpu_cores"] <= os.cpu_count()
     assert provenance.circumstances()["device"]["cpu"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux keeps a process to some cores")
+def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5})
+    assert provenance.circumstances()["device"]["cpu_cores"] == 1
 
 
 def git(folder, *words):
