@@ -299,6 +299,12 @@ def test_one_compilation_for_every_rate_seed_and_length():
     assert fit.advance._cache_size() == 1
 
 
+def test_a_run_begins_with_the_state_of_its_first_key():
+    create = jax.jit(partial(segjax.training.create_state, Plain(), segjax.OPTIMIZERS["adam"]))
+    state = create(jax.random.split(KEY)[0], flat(KEY).image, 1e-2)
+    chex.assert_trees_all_equal(segjax.make_fit(Plain(), num_steps=1, generate=flat).init(KEY, 1e-2), state)
+
+
 def test_equal_networks_share_the_program_of_their_weights():
     started = []
 
