@@ -100,7 +100,6 @@ def test_pure_function_of_the_key():
     chex.assert_trees_all_equal(first, draw(KEY, **SMALL))
 
 
-@pytest.mark.slow
 def test_noise_is_drawn_by_its_shape():
     sizes = {"sigma1": 0.2, "sigma2": 1.2, "sigma": 4.0}
     noise = jax.random.normal(jax.random.key(3), (3, 2, 17, 17))
@@ -109,6 +108,7 @@ def test_noise_is_drawn_by_its_shape():
     chex.assert_trees_all_close(batch, expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_jit_changes_nothing():
     chex.assert_trees_all_close(draw(KEY, **SMALL), segjax.generate_data(KEY, **SMALL), atol=1e-6)
 
