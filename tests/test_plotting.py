@@ -223,7 +223,7 @@ def test_sensitivity_where_everything_diverged():
     assert len(figure.axes[0].lines[1].get_xdata()) == 2
 
 
-@pytest.mark.parametrize("names", [8, 30])
+@pytest.mark.parametrize("names", [8, 30, 150])
 @pytest.mark.parametrize("panels", [1, 2])
 def test_title_and_legend_stay_inside_the_figure(names, panels):
     curves = {f"curve {'n' * names} {index}": np.ones(3) * index for index in range(8)}
@@ -234,6 +234,7 @@ def test_title_and_legend_stay_inside_the_figure(names, panels):
         box = part.get_window_extent(canvas.get_renderer())
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.x1
+    assert figure.axes[0].get_window_extent().height > 1.5 * figure.dpi
 
 
 def test_no_word_of_a_title_stands_alone():
