@@ -5,6 +5,7 @@ NamedTuples; the path of a leaf becomes its array's name, as in "params/conv1/ke
 dtypes, numbers and metadata finds every damaged bit.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
     Raises:
         OSError: if the file cannot be written; an older file of this name is then unchanged.
         TypeError: if the metadata is not of JSON's types.
+        ValueError: if two arrays would have one name, as those of {"a": {"b": x}, "a/b": y}.
     """
     write(path, to_bytes(tree, metadata))
 
@@ -43,12 +45,16 @@ def to_bytes(tree: Any, metadata: Mapping[str, Any]) -> bytes:
     """The content of the file that `save` writes.
 
     Raises:
-        TypeError: if the metadata is not of JSON's types.
+        TypeError, ValueError: as `save`.
     """
+    # As `load` gives it back, keys as text and tuples as lists: the checksum is of that.
+    metadata = json.loads(json.dumps(dict(metadata)))
     # Copied in C order, since safetensors writes the memory as it lies.
     # `device_get` of the whole tree: the copies of all leaves run at the same time.
     arrays = {name: np.array(leaf, order="C") for name, leaf in _named(jax.device_get(tree)).items()}
-    entry = {"format": FORMAT, "metadata": dict(metadata), "sha256": _checksum(arrays, metadata)}
+    if len(arrays) < len(jax.tree.leaves(tree)):
+        raise ValueError("tree must give each array a name of its own; a key that holds a / takes another's")
+    entry = {"format": FORMAT, "metadata": metadata, "sha256": _checksum(arrays, metadata)}
     return safetensors.save(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)})
 
 
@@ -61,7 +67,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     path = Path(path)
     unfinished = temporary(path)
     try:
-        # Not through a link of this name, to a file that is another's.
+        # A link that was left under this name is removed, not followed: it may lead to somebody else's file.
         unfinished.unlink(missing_ok=True)
         with unfinished.open("xb") as file:
             file.write(content)
@@ -69,7 +75,9 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException as error:
-        unfinished.unlink(missing_ok=True)
+        # Of a name that is too long this fails as well, and would name the wrong file.
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
         if not isinstance(error, OSError):
             raise
         # The error of a full disk does not name the file.

@@ -195,7 +195,7 @@ def check_optimizer(optimizer: Any) -> Callable[..., Any]:
 def check_options(caller: Callable[..., Any], function: Callable[..., Any], options: Iterable[str]) -> None:
     """Raises TypeError for an option that `caller` would hand on to a function that does not take it.
 
-    It lists the options of both: those of `caller` itself are meant as often.
+    The error lists the options of both functions, since a misspelt one may belong to either.
     """
     try:
         both = [list(inspect.signature(it).parameters.values()) for it in (caller, function)]
@@ -211,7 +211,7 @@ def check_options(caller: Callable[..., Any], function: Callable[..., Any], opti
             known = list(dict.fromkeys([*own, *theirs]))
             close = difflib.get_close_matches(name, known, 3, 0.6)
             listed = ", ".join([*close, *(it for it in known if it not in close)])
-            raise TypeError(f"{name} is no option of {caller.__name__}; the closest first: {listed}")
+            raise TypeError(f"{caller.__name__} has no option {name}; its options, the closest first: {listed}")
 
 
 def check_images(name: str, array: Any) -> jax.Array:

@@ -88,7 +88,7 @@ class Conv(nn.Module):
 
 
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:
-    """(b, h, w, c) -> (b, h / side, w / side, side * side * c)."""
+    """(b, h, w, c) -> (b, h / side, w / side, side * side * c); h and w are multiples of `side`."""
     # From Shi et al. (2016); PyTorch's PixelUnshuffle puts the channels in another order.
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // side, side, width // side, side, channels).swapaxes(2, 3)
@@ -103,19 +103,21 @@ def depth_to_space(x: jax.Array, side: int) -> jax.Array:
 
 
 def halve(x: jax.Array) -> jax.Array:
-    """The mean of each 2 x 2 square."""
+    """(b, h, w, c) -> (b, h / 2, w / 2, c), h and w even: the mean of each 2 x 2 square."""
     # A reshape: the gradient of XLA's pooling is slow on a CPU.
     batch, height, width, channels = x.shape
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def double(x: jax.Array) -> jax.Array:
-    """Each pixel as a 2 x 2 square."""
+    """(b, h, w, c) -> (b, 2 h, 2 w, c): each pixel as a 2 x 2 square."""
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def side_by_side() -> str:
-    """How runs under `vmap` are computed off a CPU: at once as "groups", or in a "loop" where SEGJAX_RUNS says so.
+    """How runs under `vmap` are computed where it is not on a CPU: all at once, "groups", or one by one, "loop".
+
+    SEGJAX_RUNS says which; groups is the default.
 
     Raises:
         ValueError: if SEGJAX_RUNS is neither.

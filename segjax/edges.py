@@ -42,7 +42,7 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
 
     Args:
         logits, mask: (batch, height, width, 1); the mask is 0 or 1, and predicted where a logit is above 0. Of a
-            probability p, such as the oracle's, take p - 0.5. A NaN predicts no mask.
+            probability p, such as the oracle's, pass p - 0.5. A NaN predicts no mask.
         within: what is near another edge, in pixels, at most 8, a number.
 
     Raises:
@@ -69,13 +69,13 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
 
 def error(counts: EdgeCounts) -> jax.Array:
     """Share of the pixels that are wrong in each of `BAND_NAMES`: (..., 5); 0 in a band without pixels."""
-    return jnp.where(counts.pixels > 0, counts.wrong / jnp.maximum(counts.pixels, 1), 0.0)
+    return jnp.where(counts.pixels > 0, counts.wrong / jnp.where(counts.pixels > 0, counts.pixels, 1), 0.0)
 
 
 def boundary_f(counts: EdgeCounts) -> jax.Array:
     """Harmonic mean of the share of the true edge that is found and of the predicted edge that is right.
 
-    The boundary F of Csurka et al. (2013); an edge is the pixels on both of its sides. 1 where there is none in either.
+    The boundary F of Csurka et al. (2013); an edge is the pixels on both of its sides. 1 if neither mask has an edge.
     """
     recall, precision = ratio(counts.found, counts.edge), ratio(counts.right, counts.given)
     both = precision + recall
@@ -87,7 +87,7 @@ def edge_distance(mask: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:
 
     Args:
         mask: (batch, height, width), bool.
-        reach: the longest distance between centres that is looked for, static; memory and time grow with it alone.
+        reach: the longest distance between centres that is looked for, static; memory and time grow in proportion.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -102,7 +102,7 @@ def edge_distance(mask: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:
 
 
 def _distances_to(first: jax.Array, second: jax.Array, reach: int = BANDS[-1] + 1) -> tuple[jax.Array, jax.Array]:
-    """Distances between centres to the nearest pixel that is there, in each of two masks, infinite beyond `reach`."""
+    """Of two masks, each pixel's distance to the nearest True one, between centres; infinite beyond `reach`."""
     # Both in one batch: half as many operations, which compile in 1.3 s in place of 2.
     there = jnp.concatenate([first, second])
     # The exact transform in two passes, one a side: squares of distances are added. As far as it reaches, shifts and

@@ -1,8 +1,8 @@
 """What a training run is worth: the weights to judge it by, their running statistics, and counts on fresh images.
 
 Each function takes one run, or many at once: the states of a sweep, whose leaves have leading axes. The result then has
-the same axes, and the bits that each run would have alone. Runs are taken one after the other, so that memory
-grows by what is returned alone.
+the same axes, and is bit for bit what each run gives alone. Runs are taken one after the other, so that more of them
+need more memory for their results only.
 """
 
 import math
@@ -81,7 +81,8 @@ def recalibrate(
 
     For weights that training never saw, such as averages (Izmailov et al., 2018). Each running mean and variance
     becomes the plain mean of the batches' own; training weighs the last batches most. A network without BatchNorm stays
-    as it is. Layers that share one BatchNorm get a mixture of all, as in training, by which nothing can be predicted.
+    as it is. Layers that share one BatchNorm get one mixture of the statistics of all, as in training: useless for
+    prediction.
 
     Args:
         model: any Linen module, image -> logits, with a `train` argument.

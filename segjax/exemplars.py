@@ -48,14 +48,14 @@ def generate_crops(
         key: one key of `jax.random`.
         first: the material where the mask is 1, (height, width) in floating point, finite, on any scale whose crops are
             finite too; both sides are at least `image_size`.
-        second: the material where the mask is 0, on the same scale.
+        second: the material where the mask is 0, on the same scale and of the same dtype.
         batch_size, image_size: as in `generate_data`, static.
         sigma: width in pixels of the mask's kernel; may be traced.
         contrast: in [0, 1); each crop's distance from its exemplar's mean is multiplied by a number drawn evenly from
             [1 - contrast, 1 + contrast]. May be traced.
 
     Returns:
-        A `Batch` in the exemplars' dtype.
+        A `Batch` in the exemplars' dtype; in float32 for float64 unless x64 is enabled.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -74,7 +74,7 @@ def generate_crops(
     check_share("contrast", contrast)
     for name, exemplar in (("first", first), ("second", second)):
         _check_exemplar(name, exemplar, image_size)
-    check_sigma("sigma", sigma, first.dtype)
+    check_sigma("sigma", sigma, jnp.result_type(first))
     _check_range(first, second, contrast)
     # One key each: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
@@ -146,5 +146,7 @@ def _check_range(first: jax.Array | np.ndarray, second: jax.Array | np.ndarray, 
                 mean = float(array.mean())
             ends += [mean + most * (float(end) - mean) for end in (array.min(), array.max())]
     # Not `>`: NaN is refused as well.
-    if ends and not max(np.abs(ends).max(), np.ptp(ends)) <= float(jnp.finfo(first.dtype).max):
-        raise ValueError(f"first and second must be finite numbers whose crops are finite in {first.dtype}")
+    # That of the computation: float64 arrays of NumPy become float32 where x64 is not enabled.
+    dtype = jnp.result_type(first)
+    if ends and not max(np.abs(ends).max(), np.ptp(ends)) <= float(jnp.finfo(dtype).max):
+        raise ValueError(f"first and second must be finite numbers whose crops are finite in {dtype}")

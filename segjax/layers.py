@@ -46,7 +46,7 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
     """Logits of the mask when `change(input, output)` takes the place of a layer's output; to be jitted or not.
 
     Args:
-        layer: a name of `feature_maps`.
+        layer: a name of `feature_maps`, such as `conv1`, or `block/conv` in a nested network.
         change: such as `skip`, `average` or `average_channel(index)`.
 
     Raises:
@@ -60,7 +60,7 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
 
     logits = _predict_through(model, variables, image, replace)
     if layer not in seen:
-        raise ValueError(f"layer must be of: {', '.join(seen)}; got {layer!r}")
+        raise ValueError(f"layer must be one of: {', '.join(seen)}; got {layer!r}")
     return logits
 
 
@@ -71,7 +71,9 @@ def skip(before: jax.Array, after: jax.Array) -> jax.Array:
         ValueError: if the two have different shapes.
     """
     if before.shape != after.shape:
-        raise ValueError(f"layer must give what it takes to be skipped: it takes {before.shape}, gives {after.shape}")
+        raise ValueError(
+            f"layer can be skipped only if its output has its input's shape, {before.shape}, got {after.shape}"
+        )
     return before
 
 
@@ -81,7 +83,10 @@ def average(before: jax.Array, after: jax.Array) -> jax.Array:
 
 
 def average_channel(index: int) -> Change:
-    """The same for one channel alone; the change raises a ValueError where the layer has no such channel."""
+    """A change that puts the mean over the image in place of one channel.
+
+    It raises a ValueError if the layer has no such channel.
+    """
 
     def change(before: jax.Array, after: jax.Array) -> jax.Array:
         # JAX would drop an update beyond the end without a word.
@@ -100,7 +105,7 @@ def _predict_through(
     def intercept(call: Any, arguments: Any, options: Any, context: Any) -> Any:
         result = call(*arguments, **options)
         if isinstance(context.module, Conv):
-            return look(str(context.module.name), arguments[0], result)
+            return look("/".join(context.module.path), arguments[0], result)
         return result
 
     # Linen calls the interceptor around every method of every module: no network needs to be written for this.

@@ -5,10 +5,11 @@
 >>> float(iou(jax.tree.map(jnp.add, first, second)))
 0.75
 
-The ratios take counts of any shape. A ratio of 0 / 0 is 1: the mask has no pixel, and the prediction adds none. So an
-empty mask that is predicted empty scores IoU 1, and any false positive on it brings that to 0.
+The ratios take counts of any shape. A ratio of 0 / 0 is 1. So IoU and F1 are 1 where mask and prediction are both
+empty, and 0 after one false positive on an empty mask. Precision is 1 for an empty prediction, whatever the mask, and
+recall is 1 for an empty mask, whatever the prediction.
 
-The last two functions read the losses of a run: `last_tenth` says where it ended, `diverged_at` whether it failed.
+`last_tenth` and `diverged_at` read the losses of a run: where it ended, and whether it failed.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -64,7 +65,7 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
 
 
 def count_each(logits: jax.Array, mask: jax.Array) -> Counts:
-    """The same for each image alone: leaves (batch,). The IoU of these is that of single images.
+    """Counts of each image by itself, leaves (batch,): `iou` of them gives one IoU an image.
 
     Args:
         logits, mask: of one shape, (batch, ...).
@@ -184,5 +185,5 @@ def _unsigned(counts: jax.Array) -> jax.Array:
 
 def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
     """One count in another, 1 where the whole is 0."""
-    # The maximum keeps 0 / 0 from being computed at all: `jax_debug_nans` would stop there.
-    return jnp.where(whole > 0, part / jnp.maximum(whole, 1), 1.0)
+    # The inner choice keeps 0 / 0 from being computed at all: `jax_debug_nans` would stop there.
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 1.0)

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import FlaxError
+from flax.traverse_util import flatten_dict
 
 from segjax.checks import check_count, check_flag, check_images, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
@@ -202,10 +203,10 @@ class PatchCNN(_Sight):
         kernel_size: side of the residual layers' kernels, in squares.
         depth: number of residual layers.
         patch: side of the squares in pixels.
-        standardize: first bring each image to mean 0 and variance 1; only two pixels, the darkest and the brightest,
-            set the scale that it comes with.
-        sharpen: beside the image, show the first layer its Laplacian, through a BatchNorm. It tells textures apart that
-            differ in their finest detail alone, of little contrast (docs/best-possible.md).
+        standardize: first bring each image to mean 0 and variance 1. The scale of a generated image depends on two
+            pixels alone, its darkest and its brightest.
+        sharpen: give the first layer the image's Laplacian, after a BatchNorm, as a second channel. It helps to tell
+            textures apart that differ only in fine detail of low contrast (docs/best-possible.md).
     """
 
     num_channels: int = 16
@@ -319,9 +320,13 @@ def to_config(model: nn.Module) -> dict[str, Any]:
     Raises:
         ValueError: if the network is not of this module.
     """
-    if type(model).__name__ not in _NETWORKS:
-        raise ValueError(f"model must be of: {', '.join(_NETWORKS)}; got {type(model).__name__}")
-    return {"network": type(model).__name__, **{it.name: getattr(model, it.name) for it in _options(model)}}
+    # By the class, not by its name alone: a class of somebody else may have the same.
+    if _NETWORKS.get(type(model).__name__) is not type(model):
+        raise ValueError(f"model must be one of: {', '.join(_NETWORKS)}; got {type(model).__name__}")
+    return {
+        "network": type(model).__name__,
+        **{it.name: type(it.default)(getattr(model, it.name)) for it in _options(model)},
+    }
 
 
 def from_config(config: Mapping[str, Any]) -> nn.Module:
@@ -338,7 +343,7 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     options = dict(config)
     network = options.pop("network", None)
     if not isinstance(network, str) or network not in _NETWORKS:
-        raise ValueError(f"config must name a network of: {', '.join(_NETWORKS)}; got {network!r:.60}")
+        raise ValueError(f"config must name one of the networks {', '.join(_NETWORKS)}; got {network!r:.60}")
     defaults = {field.name: field.default for field in _options(_NETWORKS[network])}
     # A file of a newer version may have options that this one does not know.
     if unknown := [name for name in options if name not in defaults]:
@@ -389,9 +394,18 @@ def count_parameters(variables: Variables) -> int:
 
 
 def parameter_table(variables: Variables) -> str:
-    """A text table with a line for each layer: its arrays, their shapes, and the number of parameters."""
+    """A text table with a line for each layer: its arrays, their shapes, and the number of parameters.
+
+    Raises:
+        TypeError: if `variables` are not those of a model.
+    """
+    check_variables(variables)
+    layers: dict[str, dict[str, Any]] = {}
+    for (*path, name), array in flatten_dict(variables["params"]).items():
+        # An array of the network itself, outside of all layers, has a line of its own.
+        layers.setdefault("/".join(path) or name, {})[name] = array
     rows = []
-    for layer, arrays in variables["params"].items():
+    for layer, arrays in layers.items():
         shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items())
         rows.append((layer, shapes, f"{count_parameters({'params': arrays}):,}"))
     rows.append(("total", "", f"{count_parameters(variables):,}"))

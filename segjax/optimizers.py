@@ -75,12 +75,11 @@ OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsp
 
 
 def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
-    """How the weights to judge an optimizer by follow from its state and the weights that it trains.
+    """The function that gives the weights to judge an optimizer by.
 
-    That is the optimizer's own attribute `eval_params`, also of one in a `functools.partial`, under a
-    schedule, or under another function that `functools.wraps` it. The
-    schedule-free optimizers of optax.contrib are known (Defazio et al., 2024): they are judged by the average x, while
-    gradients are taken at y.
+    It is the optimizer's attribute `eval_params`, which is also found through a `functools.partial`, a schedule, or a
+    function made with `functools.wraps`. The schedule-free optimizers of optax.contrib are known (Defazio et al.,
+    2024): they are judged by the average x, while gradients are taken at y.
 
     Args:
         opt_state: a state of the optimizer, or its shapes.
@@ -100,10 +99,10 @@ def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
 
 
 def copies_of_weights(optimizer: Optimizer, params: Any) -> list[str]:
-    """Parts of an optimizer's state that begin as copies of the weights, if nobody says which weights to judge it by.
+    """Parts of an optimizer's state that begin as copies of the weights; none if `eval_params` knows its weights.
 
-    Such a part may be an average that the optimizer is to be judged by: its author knows. The starting points, from
-    which the distance optimizers of optax measure, are none. An average that begins at 0 is not found.
+    Such a part may be an average that the optimizer is to be judged by: its author knows. Copies of the starting point,
+    from which the distance optimizers of optax measure, are left out. An average that begins at 0 is not found.
 
     Args:
         params: weights that are not all equal.

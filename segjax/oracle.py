@@ -48,8 +48,8 @@ class BayesError(NamedTuple):
 
     Attributes:
         expected, expected_error: the mean of min(p, 1 - p). With too few masks it is too sure, and too low.
-        observed, observed_error: the share of pixels that the better guess has wrong. It is that of a classifier, and
-            so not below the least possible one but by chance.
+        observed, observed_error: the share of pixels at which the more probable class is wrong. It is the error of a
+            real classifier, which only chance can put below the least possible one.
     """
 
     expected: float
@@ -157,9 +157,9 @@ def posterior(
 ) -> np.ndarray:
     """Probability that a pixel is in the mask, given the window around it: the best prediction there is.
 
-    Bayes' rule over masks that are drawn from their law on the window and its margin. At the image's border the window
-    is shifted, and the law there, where the noise ends, is taken as inside: it is not exact where the textures reach
-    beyond the border.
+    Bayes' rule over masks that are drawn from their law on the window and its margin. Near the image's border the
+    window is shifted inwards, and the law of the interior is used although the noise ends there: within the textures'
+    reach of the border the result is approximate.
 
     Args:
         key: one key of `jax.random`, for the masks.
@@ -210,7 +210,7 @@ def bayes_error(
     pixels_per_image: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> BayesError:
-    """The least possible error on fresh images, mask edges included, for who sees a window around each pixel.
+    """The least possible error on fresh images, mask edges included, of who sees only a window around a pixel.
 
     Pixels are drawn where the law is the one of `posterior`: not nearer to the image's border than the window and the
     textures reach.
@@ -251,7 +251,7 @@ def bayes_error(
 
 
 def margin(window: int, sigma1: float, sigma2: float) -> int:
-    """How far from the image's border a pixel is, at least, whose window has the law of the inside, in pixels.
+    """The least distance from the image's border, in pixels, at which a pixel's window has the law of the interior.
 
     Nearer, the noise outside the image is missed: the wider texture reaches over 3 standard deviations of both blurs. A
     window with such a pixel at its centre fits into the image with the margin on which masks are drawn.

@@ -203,12 +203,15 @@ def heatmap(
     shades = np.asarray(values, float)
     if ranks is not None:
         # A value that is not finite counts as the worst; in a column of equal values all are best.
-        ranks = np.where(np.isfinite(ranks), ranks, np.nan)
-        worst, best = np.nanmin(ranks, axis=0), np.nanmax(ranks, axis=0)
+        finite = np.isfinite(ranks)
+        worst = np.where(finite, ranks, np.inf).min(axis=0)
+        best = np.where(finite, ranks, -np.inf).max(axis=0)
+        ranks = np.where(finite, ranks, np.nan)
         shades = np.where(best > worst, (ranks - worst) / np.where(best > worst, best - worst, 1), 1.0)
-        shades = np.where(np.isfinite(ranks), shades, 0.0)
+        shades = np.where(finite, shades, 0.0)
     # All from worst to best, also where every column has equal values, such as those of a single row.
-    low, high = (0.0, 1.0) if ranks is not None else (np.nanmin(shades), np.nanmax(shades))
+    kept = shades[np.isfinite(shades)]
+    low, high = (0.0, 1.0) if ranks is not None or not kept.size else (kept.min(), kept.max())
     drawn = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto", vmin=low, vmax=high)
     axes.set_xticks(range(len(columns)), columns)
     axes.set_yticks(range(len(rows)), rows)

@@ -74,7 +74,7 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
     means = np.atleast_2d(smoothed).mean(axis=0)
     if means.shape != np.shape(rates):
         raise ValueError(f"smoothed must have shape (..., {len(rates)}), as rates has, got {np.shape(smoothed)}")
-    return float(rates[np.argmin(means)] / SAFETY) if np.isfinite(means).any() else float("nan")
+    return float(rates[np.nanargmin(means)] / SAFETY) if np.isfinite(means).any() else float("nan")
 
 
 def regret(rate: float, rates: np.ndarray, losses: np.ndarray) -> float | None:

@@ -91,7 +91,15 @@ SCHEDULES = MappingProxyType(
 
 
 def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optimizer:
-    """An optimizer whose learning rate is the peak of a schedule over `num_steps`.
+    """The optimizer under a schedule: the rate that it is given is the schedule's peak, or the start of a growing one.
+
+    Args:
+        optimizer: learning rate -> optax transformation.
+        schedule: one of `SCHEDULES`, or any (peak, num_steps) -> (step -> rate).
+        num_steps: those of the run; nothing checks that the two agree.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
 
     >>> import segjax
     >>> optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=5)

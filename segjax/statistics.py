@@ -51,7 +51,8 @@ class Improvement(NamedTuple):
 
     Attributes:
         difference: mean of the paired differences, its value less the reference's.
-        probability: share of the seeds on which it is better, with Wilson's interval; ties count for neither.
+        probability: wins / (seeds - ties), with Wilson's interval: of the seeds without a tie, the share on which it is
+            better.
         wins, ties, seeds: the numbers of seeds behind this share.
     """
 
@@ -67,7 +68,10 @@ Verdict = Literal["better", "worse", "not told apart"]
 
 
 class Best(NamedTuple):
-    """The rate of the lowest loss, and whether it is the "lowest" or "highest" of its grid; None where none is left."""
+    """The rate of the lowest mean loss, that loss, and the `edge` of the tried rates at which it lies, if it does.
+
+    All are None if no rate is left, and `edge` is "lowest", "highest" or None.
+    """
 
     rate: float | None
     loss: float | None
@@ -128,8 +132,14 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
 
 
 def estimates(values: ArrayLike) -> dict[str, Estimate]:
-    """Each of `STATISTICS` of the seeds that did not fail: (seeds,), NaN for a failed run; NaN where all failed."""
+    """Each of `STATISTICS` of the seeds that did not fail: (seeds,), NaN for a failed run; NaN where all failed.
+
+    Raises:
+        TypeError, ValueError: if the values are not real numbers of shape (seeds,).
+    """
     values = check_real("values", values)
+    if values.ndim != 1:
+        raise ValueError(f"values must have shape (seeds,), got {values.shape}")
     kept = values[np.isfinite(values)]
     if not kept.size:
         return dict.fromkeys(STATISTICS, Estimate(*np.full(3, np.nan)))
@@ -137,8 +147,14 @@ def estimates(values: ArrayLike) -> dict[str, Estimate]:
 
 
 def band(curves: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The ends of the mean's interval along curves (seeds, points); NaN where a seed is not finite, or the only one."""
+    """The ends of the mean's interval along curves (seeds, points); NaN where a seed is not finite, or the only one.
+
+    Raises:
+        TypeError, ValueError: if the curves are not real numbers of shape (seeds, points), at least one seed.
+    """
     curves = check_real("curves", curves)
+    if curves.ndim != 2 or not len(curves):
+        raise ValueError(f"curves must have shape (seeds, points), at least one seed, got {curves.shape}")
     finite = np.isfinite(curves).all(axis=0)
     low, high = np.full((2, curves.shape[1]), np.nan)
     if finite.any():
@@ -147,9 +163,16 @@ def band(curves: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 
 def prediction_interval(values: ArrayLike, level: float = _LEVEL) -> tuple[float, float]:
-    """Where one further value lies with the given probability, if all are drawn from one normal law: (seeds,), >= 2."""
+    """Where one further value lies with the given probability, if all are drawn from one normal law: (seeds,), >= 2.
+
+    Raises:
+        TypeError, ValueError: if the values are not finite real numbers of at least two seeds, or the level is out of
+            range.
+    """
     values = _finite(values)
     _check_level(level)
+    if values.ndim != 1 or len(values) < 2:
+        raise ValueError(f"values must have shape (seeds,), at least two seeds, got {values.shape}")
     count, deviation = len(values), np.std(values, ddof=1)
     reach = scipy.stats.t.ppf(0.5 + level / 2, count - 1) * deviation * np.sqrt(1 + 1 / count)
     return float(np.mean(values) - reach), float(np.mean(values) + reach)
@@ -215,7 +238,7 @@ def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
 
     Args:
         rates: (rates,), ascending.
-        losses: (seeds, rates); NaN where a run was not made.
+        losses: (seeds, rates); NaN where a run was not made: a rate without the run of some seed is not chosen.
         diverged: (seeds, rates), bool.
 
     Raises:
@@ -268,8 +291,8 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
         window: number of steps, from 1 to all; the first step that can reach the target is the `window`th.
 
     Returns:
-        (...,) float64; infinity for a run that misses the target. A run cannot reach it after a value that is not
-        finite has entered the window.
+        (...,) float64; infinity for a run that misses the target. A window with a value that is not finite does not
+        reach it; a later one can.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -284,7 +307,7 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
     check_flag("higher_is_better", higher_is_better)
     # Views of the curves instead of a cumulative sum, in which one infinite value would spoil all later windows.
     means = np.lib.stride_tricks.sliding_window_view(curves, window, axis=-1).mean(axis=-1)
-    reached = means >= target if higher_is_better else means <= target
+    reached = np.isfinite(means) & (means >= target if higher_is_better else means <= target)
     return np.where(reached.any(axis=-1), reached.argmax(axis=-1) + float(window), np.inf)
 
 
@@ -303,7 +326,7 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
     values, at = check_real("values", values), check_real("at", at)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"values must have shape (seeds,), got {values.shape}")
-    arrived = np.sum(values <= at[..., np.newaxis], axis=-1)
+    arrived = np.sum(np.isfinite(values) & (values <= at[..., np.newaxis]), axis=-1)
     # One interval for each possible number of seeds; many points share them.
     table = Estimate(*np.transpose([proportion(count, len(values)) for count in range(len(values) + 1)]))
     return Estimate(*(bound[arrived] for bound in table))

@@ -49,8 +49,8 @@ def sweep(
 ) -> Sweep:
     """Runs `train(key, learning_rate, **numbers)` for every combination, paired by key: to be jitted.
 
-    Memory grows with the number of runs side by side, not with the number of runs: a run that has ended leaves only its
-    result. With jax 0.10 several devices of a CPU give the bits of one; with 0.12 a few last digits differ.
+    Working memory grows with `width`, not with the number of runs: a run that has ended leaves only its result.
+    With jax 0.10 several devices of a CPU give the bits of one; with 0.12 a few last digits differ.
 
     Args:
         train: from `make_train`.

@@ -139,9 +139,9 @@ def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.d
     """One side of the separable kernel, (n,), summing to 1; NumPy's, so a constant, unless sigma is traced."""
     # NumPy makes the static grid in float64: linspace in float32 changes the kernel by 5e-5 of itself at sigma 0.2.
     squares = np.linspace(-image_size / 2, image_size / 2, image_size) ** 2
-    # Less the central point's, whose weight is then 1 at any sigma. The notebook's sum underflows at widths below about
-    # 0.035, and its image is NaN.
-    # Of a float16 kernel of more than 512 pixels the ends would be infinite.
+    # The smallest square is subtracted: the largest weight is then exp(0) = 1 at any sigma. The notebook's sum
+    # underflows at widths below about 0.035, and its image is NaN. Clipped, since in float16 the squares at the ends of
+    # more than 512 pixels are infinite.
     excess = np.minimum(squares - squares.min(), float(jnp.finfo(dtype).max))
     if not isinstance(sigma, jax.core.Tracer):
         # A training loop would compute it again at every step: XLA does not move it out.

@@ -1,7 +1,8 @@
-"""A picture of any size through a network, in overlapping tiles, so that memory does not grow with the picture.
+"""A picture of any size through a network, in tiles that overlap, so that the network's memory does not grow with it.
 
 Around the part that is kept, a tile has a margin as wide as the network sees beyond a pixel, and it begins where the
-network's own squares begin. Together the tiles give what the whole picture gives at once, to rounding.
+network's own squares begin. Together the tiles give what the whole picture gives at once, to rounding; only networks
+that predict with batch statistics use those of each tile, and do not.
 """
 
 import math
@@ -28,7 +29,8 @@ def segment(
     """Probability of the mask at each pixel of one picture, on any scale of grey: `level`, then `predict_tiled`.
 
     Args:
-        model: a Linen module with the attributes of `segjax.models.Network`.
+        model: a Linen module with the attributes of `segjax.models.Network`; with `batch_statistics` the result changes
+            with `tile_size`, as `predict_tiled` says.
         variables: of the model, for images of one channel.
         image: (height, width), real and finite.
         image_size: side in pixels of the images that the model was trained on.
@@ -112,7 +114,9 @@ def level(image: np.ndarray, image_size: int) -> np.ndarray:
     check_count("image_size", image_size, 1)
     extremes = [(square.min(), square.max()) for square in _squares(image, image_size)]
     low, high = (float(value) for value in np.median(np.array(extremes, np.float64), axis=0))
-    return ((image - np.float32(low)) / np.float32(high - low if high > low else 1)).astype(np.float32, copy=False)
+    # In the picture's own precision, float32 at least: a small contrast on a large offset would be lost.
+    above = np.subtract(image, low, dtype=np.result_type(image, np.float32))
+    return (above / (high - low if high > low else 1)).astype(np.float32, copy=False)
 
 
 # Linen modules of equal fields are equal, so a second picture finds the compiled program of the first.

@@ -23,6 +23,7 @@ A network with one BatchNorm a layer has the same names without `bn.*`, and its 
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -83,9 +84,7 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
     """
     check_variables(variables)
     params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    layers = {name for name in params if not name.startswith("norm")}
-    if layers != {ours for ours, _ in _convolutions()}:
-        raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")
+    _check_layers(params)
     shared = "norm" in params
     if missing := sorted({ours for ours, _ in _norms(shared)} - set(batch_stats)):
         raise ValueError(f"variables must have batch_stats of {', '.join(missing)}")
@@ -143,11 +142,10 @@ def model_of(variables: Variables) -> SegmentationCNN:
     """The network to which variables from `from_state_dict` belong.
 
     Raises:
-        TypeError, ValueError: if they are not those of a `SegmentationCNN` with square kernels.
+        TypeError, ValueError: if they are not those of a `SegmentationCNN` of depth 3 with square kernels.
     """
     check_variables(variables)
-    if "conv1" not in (params := variables["params"]):
-        raise ValueError(f"variables must be of a SegmentationCNN, got the layers {sorted(params)}")
+    _check_layers(params := variables["params"])
     # The first kernel tells all: `from_state_dict` has checked that the others agree with it.
     size, other, _, num_channels = params["conv1"]["kernel"].shape
     if size != other:
@@ -161,6 +159,12 @@ def _convolutions() -> list[tuple[str, str]]:
 
 def _norms(shared: bool) -> list[tuple[str, str]]:
     return [("norm", "bn")] if shared else [(f"norm{layer}", f"conv{layer}.2") for layer in _LAYERS]
+
+
+def _check_layers(params: Mapping[str, Any]) -> None:
+    layers = {name for name in params if not name.startswith("norm")}
+    if layers != {ours for ours, _ in _convolutions()}:
+        raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")
 
 
 def _check_names(arrays: Mapping[str, jax.typing.ArrayLike], shared: bool) -> None:

@@ -61,6 +61,24 @@ def test_metadata_that_is_not_json_writes_nothing(path):
     assert not path.exists()
 
 
+def test_metadata_comes_back_as_json_has_it(path):
+    checkpoints.save(path, {"a": np.zeros(3)}, {"m": {10: 1, 9: (2, 3)}})
+    assert checkpoints.load(path)[1] == {"m": {"10": 1, "9": [2, 3]}}
+
+
+def test_two_arrays_of_one_name_are_refused(path):
+    with pytest.raises(ValueError, match="tree must give each array a name of its own"):
+        checkpoints.save(path, {"a": {"b": np.zeros(3)}, "a/b": np.ones(3)}, {})
+    assert not path.exists()
+
+
+def test_a_name_that_is_too_long_is_named(path):
+    long = path.with_name("x" * 300)
+    with pytest.raises(OSError, match="name too long") as error:
+        checkpoints.save(long, {"a": np.zeros(3)}, {})
+    assert error.value.filename == str(long)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

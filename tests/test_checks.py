@@ -241,7 +241,7 @@ def test_unknown_options_name_those_of_both():
 
     checks.check_options(caller, function, ["batch_size"])
     with pytest.raises(
-        TypeError, match="nsteps is no option of caller; the closest first: num_steps, model, batch_size"
+        TypeError, match="caller has no option nsteps; its options, the closest first: num_steps, model, batch_size"
     ):
         checks.check_options(caller, function, ["nsteps"])
     # What takes anything, or tells nothing of itself, is not second-guessed.

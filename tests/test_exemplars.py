@@ -133,6 +133,14 @@ def test_dtype_follows_the_exemplars(x64):
     assert jax.eval_shape(partial(draw, **SMALL), KEY).image.dtype == np.float32
 
 
+def test_float64_exemplars_are_float32_where_x64_is_not_enabled():
+    wide = {**SMALL, "first": FIRST.astype(np.float64), "second": SECOND.astype(np.float64)}
+    assert jax.eval_shape(partial(draw, **wide), KEY).image.dtype == np.float32
+    # Finite in float64, and infinite in the computation.
+    with pytest.raises(ValueError, match="crops are finite in float32"):
+        generate_crops(KEY, **{**wide, "first": 1e39 * wide["first"]})
+
+
 @pytest.mark.parametrize(
     ("error", "options", "message"),
     [

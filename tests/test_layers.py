@@ -66,7 +66,7 @@ def test_works_under_jit():
 
 
 def test_refuses_another_layer():
-    with pytest.raises(ValueError, match="layer must be of: conv1, conv2, conv3, out; got 'conv4'"):
+    with pytest.raises(ValueError, match="layer must be one of: conv1, conv2, conv3, out; got 'conv4'"):
         layers.predict_changed(MODELS[1], drawn(MODELS[1]), IMAGE, "conv4", layers.skip)
 
 
@@ -78,8 +78,29 @@ def test_refuses_a_channel_that_is_not_there():
 
 
 def test_refuses_to_skip_a_layer_that_changes_the_width():
-    with pytest.raises(ValueError, match="layer must give what it takes to be skipped"):
+    with pytest.raises(ValueError, match="layer can be skipped only if"):
         layers.predict_changed(MODELS[1], drawn(MODELS[1]), IMAGE, "conv1", layers.skip)
+
+
+def test_layers_of_a_nested_network_are_told_apart():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return segjax.convolution.Conv(1, 3, name="conv")(x)
+
+    class Nested(nn.Module):
+        batch_statistics = False
+
+        @nn.compact
+        def __call__(self, image, train=False):
+            return Block(name="second")(Block(name="first")(image))
+
+    model = Nested()
+    variables = drawn(model)
+    maps = layers.feature_maps(model, variables, IMAGE)
+    assert list(maps) == ["first/conv", "second/conv"]
+    changed = layers.predict_changed(model, variables, IMAGE, "first/conv", layers.skip)
+    np.testing.assert_array_equal(changed, Block().apply({"params": variables["params"]["second"]}, IMAGE))
 
 
 def test_refuses_a_network_of_other_convolutions():

@@ -69,6 +69,12 @@ def test_f1_of_mean_counts():
     assert float(metrics.f1(metrics.Counts(*jnp.array([0.5, 0.25, 0.25, 0.0, 0.0])))) == pytest.approx(2 / 3)
 
 
+def test_ratios_of_mean_counts_below_one_pixel():
+    counts = metrics.Counts(*jnp.array([0.25, 0.125, 0.125, 0.5, 0.5]))
+    assert float(metrics.iou(counts)) == 0.5
+    assert float(metrics.precision(counts)) == pytest.approx(2 / 3)
+
+
 def test_agreement_counts_the_sure_and_right_alone():
     logits = jnp.array([5.0, -5.0, 1.0, -1.0, 5.0, -5.0])
     mask = jnp.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])

@@ -342,7 +342,7 @@ def test_configuration_there_and_back(model):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "config must name a network of: SegmentationCNN, UNet, PatchCNN; got None"),
+        ({}, "config must name one of the networks SegmentationCNN, UNet, PatchCNN; got None"),
         ({"network": "ResNet"}, "got 'ResNet'"),
         ({"network": "UNet", "width": 3}, r"options that UNet does not have: \['width'\]"),
         ({"network": "UNet", "name": "a"}, r"options that UNet does not have: \['name'\]"),
@@ -387,8 +387,28 @@ def test_only_files_have_the_bounds(model, name, bound):
 
 
 def test_refuses_to_describe_other_networks():
-    with pytest.raises(ValueError, match="model must be of: SegmentationCNN, UNet, PatchCNN; got Dense"):
+    with pytest.raises(ValueError, match="model must be one of: SegmentationCNN, UNet, PatchCNN; got Dense"):
         to_config(nn.Dense(3))
+
+
+def test_a_class_of_the_same_name_is_another_network():
+    other = type("UNet", (segjax.UNet,), {})
+    with pytest.raises(ValueError, match="model must be one of"):
+        to_config(other())
+
+
+def test_options_of_numpy_are_described_in_json_s_types():
+    config = to_config(segjax.SegmentationCNN(np.int64(3), shared_norm=np.bool_(False)))
+    assert from_config(json.loads(json.dumps(config))) == segjax.SegmentationCNN(3, shared_norm=False)
+
+
+def test_a_table_of_nested_layers():
+    params = {"block": {"conv": {"kernel": np.zeros((3, 3, 1, 2)), "bias": np.zeros(2)}}, "scale": np.zeros(5)}
+    lines = segjax.parameter_table({"params": params}).splitlines()
+    assert [line.split()[0] for line in lines] == ["block/conv", "scale", "total"]
+    assert [line.split()[-1] for line in lines] == ["20", "5", "25"]
+    with pytest.raises(TypeError, match="variables must be"):
+        segjax.parameter_table(params)
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,21 @@ def test_heatmap_by_ranks_passes_over_what_is_not_finite():
     np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [1, 1]])
 
 
+@pytest.mark.parametrize("ranked", [True, False])
+def test_heatmap_where_nothing_is_finite(ranked):
+    values = np.array([[np.nan, 1.0], [np.inf, 2.0]]) if ranked else np.full((2, 2), np.nan)
+    axes = plotting.heatmap(
+        values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", values if ranked else None
+    ).axes[0]
+    assert [text.get_text() for text in axes.texts] == (["1", "2"] if ranked else [])
+
+
+def test_an_infinite_value_leaves_the_colours_of_the_others():
+    values = np.array([[1.0, np.inf], [2.0, 3.0]])
+    axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title").axes[0]
+    assert axes.images[0].get_clim() == (1, 3)
+
+
 def test_tradeoff_tells_many_points_apart():
     points = {str(index): (index + 1.0, 0.5) for index in range(10)}
     axes = plotting.tradeoff(points, "time (ms)", "accuracy", "title").axes[0]

@@ -75,5 +75,9 @@ def test_refuses_what_makes_no_test(function, arguments, message):
         function(*arguments)
 
 
+def test_a_rate_that_diverged_is_not_suggested():
+    assert range_test.suggest(RATES, np.array([2.0, 1.0, np.nan])) == pytest.approx(RATES[1] / range_test.SAFETY)
+
+
 def test_suggests_nothing_where_every_rate_diverges():
     assert np.isnan(range_test.suggest(RATES, np.full(3, np.inf)))

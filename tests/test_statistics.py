@@ -135,6 +135,7 @@ def test_proportion_is_wilson_s():
         ([0, 0, 9, 9], 2, 2),
         ([3, np.nan, 0, 0], 1, 3),
         ([3, np.nan, np.inf, 3], 2, np.inf),
+        ([3, -np.inf, 2, 1], 1, 4),
     ],
 )
 def test_steps_to_target(curve, window, step):
@@ -151,6 +152,7 @@ def test_profile_counts_what_has_arrived():
     profile = statistics.profile([2, 4, np.inf, np.nan], [1, 2, 3, 4, 1e9])
     np.testing.assert_array_equal(profile.value, [0, 0.25, 0.25, 0.5, 0.5])
     np.testing.assert_allclose([profile.low[3], profile.high[3]], statistics.proportion(2, 4)[1:])
+    assert statistics.profile([2, np.inf], [np.inf]).value == [0.5]
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,11 @@ def test_profile_counts_what_has_arrived():
         (lambda: statistics.steps_to_target([1.0, 2.0], 1, True, window=3), "window must be at most"),
         (lambda: statistics.steps_to_target([1.0, 2.0], 1, True, window=0), "window must be an integer >= 1"),
         (lambda: statistics.profile([[1.0]], [1.0]), "values must have shape"),
+        (lambda: statistics.estimates(np.ones((2, 3))), r"values must have shape \(seeds,\), got \(2, 3\)"),
+        (lambda: statistics.band([1.0, 2.0]), r"curves must have shape \(seeds, points\)"),
+        (lambda: statistics.band(np.ones((0, 3))), "at least one seed"),
+        (lambda: statistics.prediction_interval([1.0]), "at least two seeds"),
+        (lambda: statistics.prediction_interval(np.ones((2, 3))), r"values must have shape \(seeds,\)"),
     ],
 )
 def test_refuses(call, message):

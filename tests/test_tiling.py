@@ -128,6 +128,19 @@ def test_level_of_one_square_is_rescale():
     np.testing.assert_allclose(tiling.level(whole_numbers, 20), rescale(whole_numbers / np.float32(1)), atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.float64, np.uint32])
+def test_level_of_a_small_contrast_on_a_large_offset(kind):
+    image = np.linspace(4_000_000_100, 4_000_001_100, 20 * 20).reshape(20, 20).astype(kind)
+    np.testing.assert_allclose(tiling.level(image, 20), np.linspace(0, 1, 20 * 20).reshape(20, 20), atol=2e-3)
+    assert tiling.level(image, 20).dtype == np.float32
+
+
+def test_level_of_tiny_numbers():
+    np.testing.assert_allclose(
+        tiling.level(picture(20, 20).astype(float) * 1e-50, 20), rescale(picture(20, 20)), atol=1e-6
+    )
+
+
 def test_level_of_a_constant_is_zero():
     np.testing.assert_array_equal(tiling.level(np.full((30, 20), 7), 10), 0)
 

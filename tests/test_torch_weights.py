@@ -90,8 +90,10 @@ def test_the_network_is_told_by_its_variables(state):
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=7, shared_norm=False)
     variables = drawn(model)
     assert torch_weights.model_of(from_state_dict(to_state_dict(variables))) == model
-    with pytest.raises(ValueError, match="variables must be of a SegmentationCNN"):
-        torch_weights.model_of(drawn(segjax.UNet()))
+    # Flax passes over layers that a network does not have: of a deeper one the prediction would be wrong.
+    for other in (segjax.UNet(), segjax.PatchCNN(), segjax.SegmentationCNN(depth=4)):
+        with pytest.raises(ValueError, match="variables must be of a SegmentationCNN of depth 3, got the layers"):
+            torch_weights.model_of(drawn(other))
     with pytest.raises(TypeError, match="variables must be"):
         torch_weights.model_of(state)
 

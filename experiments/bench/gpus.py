@@ -88,7 +88,7 @@ def find(name: str) -> Gpu:
         return GPUS[name]
     path = Path(name)
     if path.suffix != ".json":
-        raise ValueError(f"--gpu must be of: {', '.join(GPUS)}, or a JSON file of facts; got {name!r}")
+        raise ValueError(f"--gpu must be one of: {', '.join(GPUS)}, or a JSON file of facts; got {name!r}")
     try:
         facts = json.loads(path.read_text())
     except (OSError, ValueError) as error:

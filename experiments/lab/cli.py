@@ -117,7 +117,7 @@ def parse(options: type[Options], presets: Mapping[str, Options], arguments: Seq
     reader.add_argument("--preset", nargs="?", default=next(iter(presets), None))
     preset = reader.parse_known_args(arguments)[0].preset
     if presets and preset not in presets:
-        raise stops.UsageError(f"--preset must be of: {', '.join(presets)}; got {preset!r}")
+        raise stops.UsageError(f"--preset must be one of: {', '.join(presets)}; got {preset!r}")
     words: dict[str, Any] = {"prog": " ".join(program()), "description": "", "args": arguments}
     if presets:
         words["default"] = dataclasses.replace(cast(Any, presets[preset]), preset=preset)

@@ -49,7 +49,7 @@ def program() -> list[str]:
 def check_name(option: str, value: str, known: Iterable[str]) -> None:
     """Raises a ValueError that lists the known names, where the option has another."""
     if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{option} must be of: {', '.join(known)}; got {value!r}")
+        raise ValueError(f"{option} must be one of: {', '.join(known)}; got {value!r}")
 
 
 def check_names(option: str, values: Sequence[str], known: Iterable[str]) -> None:

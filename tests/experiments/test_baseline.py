@@ -74,7 +74,7 @@ def test_a_stored_run_may_be_the_reference(stored, tmp_path):
         (["--batch-size", "2"], "has --batch-size 1, not 2"),
         (["--seeds", "3"], r"has seeds \[0, 1\], not \[0, 1, 2\]"),
         (["--seed", "1"], r"has seeds \[0, 1\], not \[1, 2\]"),
-        (["--reference", "rmsprop"], "--reference must be of: adam, adam 0.001, lion 0.001, tuned sgd 0.1"),
+        (["--reference", "rmsprop"], "--reference must be one of: adam, adam 0.001, lion 0.001, tuned sgd 0.1"),
     ],
 )
 def test_another_protocol_is_one_line(stored, tmp_path, words, message):

@@ -56,8 +56,8 @@ def test_a_preset_chooses_the_defaults_and_options_override_it():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset", "medium"], "--preset must be of: small, large; got 'medium'"),
-        (["--preset"], "--preset must be of: small, large; got None"),
+        (["--preset", "medium"], "--preset must be one of: small, large; got 'medium'"),
+        (["--preset"], "--preset must be one of: small, large; got None"),
         (["--number", "many"], "--number.*; --help lists the options"),
         (["--what"], "there is no option --what; --help lists the options"),
         (["--no-number"], "there is no option --no-number"),

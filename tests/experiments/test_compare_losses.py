@@ -44,5 +44,5 @@ def test_the_lower_loss_is_the_better():
 
 
 def test_an_unknown_loss_is_told_which_are_known(tmp_path):
-    with pytest.raises(UsageError, match="--losses must be of: mse, bce, dice; got 'hinge'"):
+    with pytest.raises(UsageError, match="--losses must be one of: mse, bce, dice; got 'hinge'"):
         execute(compare_losses, "--preset", "quick", "--losses", "hinge", "--out", tmp_path / "out")

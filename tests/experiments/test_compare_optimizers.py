@@ -254,9 +254,9 @@ def test_presets_are_defaults():
         ),
         (
             ["--optimizers", "sgd=0.1,1", "adam", "--reference", "sgd"],
-            "--reference must be of: adam, sgd 0.1, sgd 1, adam 0.001; got 'sgd'",
+            "--reference must be one of: adam, sgd 0.1, sgd 1, adam 0.001; got 'sgd'",
         ),
-        (["--reference", "lion"], "--reference must be of: sgd, momentum, rmsprop, adam, sgd 0.001"),
+        (["--reference", "lion"], "--reference must be one of: sgd, momentum, rmsprop, adam, sgd 0.001"),
         (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
         (["--learning-rate", "nan"], "--learning-rate must be a finite number > 0"),
         (["--tune", "--rates", "-1"], "--rates must be a finite number > 0"),

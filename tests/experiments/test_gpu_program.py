@@ -76,7 +76,7 @@ def test_the_environment_is_as_it_was(monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--gpu", "voodoo"], "--gpu must be of: h100, h200, a100, or a JSON file of facts; got 'voodoo'"),
+        (["--gpu", "voodoo"], "--gpu must be one of: h100, h200, a100, or a JSON file of facts; got 'voodoo'"),
         (["--widths", "2", "2"], "--widths must be different numbers"),
         (["--widths", "0"], "--widths must be an integer >= 1"),
         (["--runs", "0"], "--runs must be an integer >= 1"),

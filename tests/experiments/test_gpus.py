@@ -46,7 +46,7 @@ def test_refuses_other_facts(changes, message, tmp_path):
 
 
 def test_refuses_what_is_no_file_of_facts(tmp_path):
-    with pytest.raises(ValueError, match=r"--gpu must be of: h100, h200, a100, or a JSON file of facts; got 'b9'"):
+    with pytest.raises(ValueError, match=r"--gpu must be one of: h100, h200, a100, or a JSON file of facts; got 'b9'"):
         gpus.find("b9")
     with pytest.raises(ValueError, match=r"missing.json cannot be read: No such file"):
         gpus.find(str(tmp_path / "missing.json"))

@@ -28,10 +28,10 @@ from experiments.lab.runs import Run, Texture
         ({"checkpoint_seconds": 0.0}, "--checkpoint-seconds must be a finite number > 0"),
         ({"width": 0}, "--width must be an integer >= 1"),
         ({"width": 1.5}, "--width must be an integer >= 1"),
-        ({"precision": "float32"}, "--precision must be of: default, high, highest; got 'float32'"),
-        ({"schedule": "linear"}, "--schedule must be of: constant, .*; got 'linear'"),
+        ({"precision": "float32"}, "--precision must be one of: default, high, highest; got 'float32'"),
+        ({"schedule": "linear"}, "--schedule must be one of: constant, .*; got 'linear'"),
         # A file may hold what no command line gives.
-        ({"schedule": None}, "--schedule must be of: constant, .*; got None"),
+        ({"schedule": None}, "--schedule must be one of: constant, .*; got None"),
         ({"overwrite": "yes"}, "--overwrite must be true or false, got 'yes'"),
     ],
 )
@@ -53,7 +53,7 @@ def test_images_that_no_memory_holds_are_one_line(sizes):
     [
         ([], "--losses must be different names out of: mse, bce"),
         (["mse", "mse"], "--losses must be different names out of: mse, bce"),
-        (["mse", "hinge"], "--losses must be of: mse, bce; got 'hinge'"),
+        (["mse", "hinge"], "--losses must be one of: mse, bce; got 'hinge'"),
     ],
 )
 def test_names_are_different_and_known(values, message):

@@ -91,7 +91,7 @@ def test_what_is_no_model_is_one_line(tmp_path):
         other: "is not a model of these experiments: arrays must be the notebook's state_dict",
         cut: "is not a model of these experiments: .* is truncated",
         run: "is not a model of these experiments: it holds no network",
-        tmp_path / "unknown" / "model": "config must name a network of",
+        tmp_path / "unknown" / "model": "config must name one of",
         tmp_path / "absent": "cannot be read: No such file",
         tmp_path: "cannot be read: Is a directory",
         Path(__file__): "is not a checkpoint",

@@ -99,5 +99,5 @@ def test_what_pytorch_has_no_names_for_is_not_exported(tmp_path):
 
 
 def test_an_unknown_network_is_told_which_are_known(tmp_path):
-    with pytest.raises(UsageError, match=r"--architecture must be of: notebook, .*; got 'big'"):
+    with pytest.raises(UsageError, match=r"--architecture must be one of: notebook, .*; got 'big'"):
         run(train_model, tmp_path, "--architecture", "big")

@@ -55,7 +55,7 @@ MODELS = {
     "deeper than there is memory": (lambda path: write_model(path, model=CONFIG | {"depth": 2 * 10**9}), "depth must"),
     "more levels than pixels": (lambda path: write_model(path, model=UNET | {"levels": 26}), "levels must be"),
     "patches of nothing": (lambda path: write_model(path, model={"network": "PatchCNN", "patch": 0}), "patch must be"),
-    "an escape": (lambda path: write_model(path, model={"network": "\x1b[31m\n"}), "config must name a network of"),
+    "an escape": (lambda path: write_model(path, model={"network": "\x1b[31m\n"}), "config must name one of"),
     "endless images": (
         lambda path: write_model(path, texture=TEXTURE | {"image_size": float("inf")}),
         "image_size must",
@@ -236,9 +236,9 @@ TAMPERED = {
     "sigma1": {float("inf"): "--sigma1 must be", float("nan"): "--sigma1 must be", 10**400: "--sigma1 must be"},
     "seed": {-1: "--seed must be", 2**32: "--seed must be", "0": "--seed must be"},
     "image_size": {2 * 10**9: "at most 2^31 - 1 pixels"},
-    "architecture": {"x\x1b[31m": r"x\x1b[31m", None: "--architecture must be of"},
-    "optimizer": {"os:abort": "os", "optax:nothing": "--optimizer must be of"},
-    "loss": {5: "--loss must be of"},
+    "architecture": {"x\x1b[31m": r"x\x1b[31m", None: "--architecture must be one of"},
+    "optimizer": {"os:abort": "os", "optax:nothing": "--optimizer must be one of"},
+    "loss": {5: "--loss must be one of"},
     "sweep": {"nowhere.json": "--sweep nowhere.json cannot be read"},
     "speed": {1: "its options differ by speed"},
 }
