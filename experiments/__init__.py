@@ -46,7 +46,7 @@ Your own experiment is one file, here or anywhere else; `python -m experiments.m
     if __name__ == "__main__":
         experiment.main()
 
-It has progress with the time left, checkpoints, one-line mistakes, and results as pictures, HTML, JSON and CSV.
+It has progress with the time left, checkpoints, mistakes told in one line, and results as pictures, HTML, JSON and CSV.
 '''
 
 import os

@@ -147,7 +147,7 @@ def work(options: Options, console: Console) -> Found:
         starts = {name: first_step(name, options) for name in names}
     # Each finds its GPU by itself. Times of two kinds of device are no comparison.
     torch = torch and starts["notebook"]["platform"] == starts["ours"]["platform"]
-    device = limits.measured(console, options.repeats)
+    device = limits.measured(console, options.repeats, options.budget)
     step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
     return Found(torch, starts, measure(options, torch, console), device, step)
 

@@ -12,9 +12,10 @@ The textures have a known law, so Bayes' rule on the window around a pixel gives
 - by the distance to the true edge.
 
 Two numbers are given for Bayes' rule: the error that it expects, and the one that is observed. Where the second is
-above the first by more than their standard errors, --num-masks is too small for the window: the first is too low then,
-and the second an error that can be beaten. Expect the notebook's network at two to four times the best possible, nearly
-all of it within two pixels of the edge. About 15 minutes on 2 CPU cores; quick, a minute.
+above the first by more than three of their standard errors, a warning says that --num-masks is too small for the
+window: the first is too low then, and the second an error that can be beaten. Expect the notebook's network at two to
+four times the best possible, nearly all of it within two pixels of the edge. About 15 minutes on 2 CPU cores; quick, a
+minute.
 """
 
 from collections.abc import Mapping
@@ -38,14 +39,15 @@ from experiments.lab.train import progress_bar, train_all
 from segjax import edges, oracle, plotting
 from segjax.checks import check_count, check_sigma
 
-# The notebook's network as it is trained there, and the best that we know, as `train_best_model` trains it.
+# The notebook's network as it is trained there, and the best that we know, with the loss and the peak rate of
+# `train_best_model`: here over the whole cosine, and on batches of 8.
 NETWORKS: Mapping[str, dict[str, Any]] = {
     "notebook": {"architecture": "notebook", "learning_rate": 1e-3},
     "patch": {"architecture": "patch", "learning_rate": 6e-3, "objective": "bce", "schedule": "warmup_cosine"},
 }
 # The images on which all are judged: other ones than the held-out images of the runs, which are rescaled.
 JUDGED_KEY = 20261126
-# Where the bands of distance are drawn, in pixels.
+# Middles of `edges.BAND_NAMES` in pixels; the last band has no end, and is drawn where the next doubling leads.
 MIDDLES = (0.5, 1.5, 3.0, 6.0, 12.0)
 
 
@@ -192,6 +194,7 @@ def judge(options: Options, probability: np.ndarray, width: float, expected: boo
     counts = [np.sum(band == own) for own in range(len(MIDDLES))]
     sums = [np.sum(wrong[band == own]) for own in range(len(MIDDLES))]
     by_distance = np.array([total / count if count else np.nan for total, count in zip(sums, counts, strict=True)])
+    # The deviation is over images: the pixels of one image are no independent trials.
     each = wrong.mean(axis=(1, 2))
     return Judged(float(each.mean()), float(each.std(ddof=1) / np.sqrt(len(each))), by_distance)
 
@@ -233,15 +236,15 @@ def report(options: Options, seen: Seen) -> Report:
 
 def findings(options: Options, best: Mapping[Any, Judged], networks: Mapping[Run, Judged]) -> list[str]:
     window = max(options.windows)
-    least = best[(window, options.sigma2), "expected"]
+    least, observed = (best[(window, options.sigma2), kind] for kind in ("expected", "observed"))
     words = []
     for name in NETWORKS:
         error = float(np.mean([judged.error for _, judged in _of(networks, name, options.sigma2)]))
-        times = f", {error / least.error:.1f} times as many" if least.error > 0 else ""
+        times = f", {error / least.error:.1f} times what it expects" if least.error > 0 else ""
         words.append(
-            f"{options.sigma1:g} against {options.sigma2:g} pixels: Bayes' rule on {window} x {window} pixels has "
-            f"{least.error:.2%} of them wrong (+- {least.deviation:.2%}); {name}, which sees "
-            f"{ARCHITECTURES[name].receptive_field}, has {error:.2%}{times}."
+            f"{options.sigma1:g} against {options.sigma2:g} pixels: Bayes' rule on {window} x {window} pixels "
+            f"expects {least.error:.2%} of them wrong (+- {least.deviation:.2%}) and has {observed.error:.2%}; {name}, "
+            f"which sees {ARCHITECTURES[name].receptive_field}, has {error:.2%}{times}."
         )
     return words
 
@@ -251,6 +254,7 @@ def warnings(best: Mapping[Any, Judged]) -> list[str]:
     found = []
     for window, width in dict.fromkeys(pair for pair, _ in best):
         expected, observed = (best[(window, width), kind] for kind in ("expected", "observed"))
+        # At two standard errors one of the seven windows and widths would warn by chance in one report of seven.
         gap = observed.error - expected.error
         if gap > 3 * np.hypot(expected.deviation, observed.deviation):
             found.append(

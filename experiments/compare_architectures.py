@@ -8,8 +8,9 @@ first architecture needs for those. Seconds a step are measured first, compilati
 images with their own way of predicting (`segjax.predict`): batch statistics for the notebook's shared BatchNorm,
 running statistics for the others. FLOPs are those of one image forward: its convolutions.
 
-One learning rate serves all, which is not the best of each. Expect so few steps to favour the small and the residual:
-`patch`, then the narrow networks and the small kernels; the wide and the large fall back further at equal seconds.
+One learning rate serves all, which need not be the best of any. Expect so few steps to favour the small and the
+residual: `patch`, then the narrow networks and the small kernels; the wide and the large fall back further at equal
+seconds.
 About 10 minutes on 2 CPU cores; quick, a minute.
 """
 
@@ -157,7 +158,7 @@ def report(options: Options, found: Found) -> Report:
         means = {name: float(arm.values("accuracy").mean()) for name, arm in found.budgets[SECONDS].items()}
         best = max(means, key=lambda name: means[name])
         findings.append(bounds.sentence(found.bound, best, 1 - means[best], found.costs[best].receptive_field))
-    warnings = fairness.of_seeds(options.seeds)
+    warnings = fairness.of_seeds(options.seeds) + fairness.of_diverged(both)
     return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both), warnings)
 
 

@@ -72,7 +72,7 @@ def report(options: Options, results: Sequence[Result]) -> Report:
         for name, columns in (("metrics", METRICS), ("the other judges", OTHERS))
     ]
     findings = [views.leader(arms, column) for column in JUDGES]
-    document, warnings = scores.document(arms), fairness.of_seeds(options.seeds)
+    document, warnings = scores.document(arms), fairness.of_seeds(options.seeds) + fairness.of_diverged(arms)
     return Report(findings, tables, figures, document, scores.rows(arms), warnings)
 
 

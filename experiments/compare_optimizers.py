@@ -94,6 +94,8 @@ class Options(Comparison, processes.Group):
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
+        if self.target_iou > 1:
+            raise ValueError(f"--target-iou must be at most 1, got {self.target_iou:g}")
 
     @cached_property
     def candidates(self) -> list[Candidate]:

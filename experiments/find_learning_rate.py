@@ -59,6 +59,7 @@ class Options(Data, Seeds):
         check_positive("--high", self.high)
         if self.low >= self.high:
             raise ValueError(f"--low must be below --high, got {self.low:g} and {self.high:g}")
+        check_positive("--high / --low", self.high / self.low)
         check_count("--steps", self.steps, 10, maximum=10**6)
         if self.sweep:
             read_sweep(self)
@@ -109,7 +110,10 @@ def report(options: Options, losses: np.ndarray) -> Report:
         results["regret"] = regret = range_test.regret(suggested, sweep_rates, sweep_losses)
         best = sweep_rates[np.nanargmin(sweep_losses)]
         if regret is None:
-            sentences.append(f"The sweep cannot judge it: its rates end before, or diverge there (best {best:g}).")
+            sentences.append(
+                "The sweep cannot judge it: the suggestion lies outside of its rates, or beside one that diverged (its "
+                f"best rate is {best:g})."
+            )
         else:
             sentences.append(f"Regret against the sweep, whose best rate is {best:g}: {regret:+.1%} of its final loss.")
     rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(options.all_seeds, each, strict=True)]

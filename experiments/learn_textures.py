@@ -78,6 +78,7 @@ class Options(clock.Options):
 
 PRESETS = {
     "full": Options(),
+    # As in train_best_model: compiling would take half of so short a time.
     "quick": Options(seconds=10.0, count_compilation=False, image_size=32, sigma=6.4, held_out=128),
 }
 

@@ -100,7 +100,7 @@ def report(options: Options, results: Sequence[Result]) -> Report:
         draw(arms, comparison, options),
         {**scores.document(arms), **told},
         scores.rows(arms),
-        fairness.of_seeds(options.seeds),
+        fairness.of_seeds(min(len(arm.results) for arm in arms.values())),
         markdown="notebook-revisited.md",
     )
 
@@ -136,14 +136,15 @@ def is_notebook_s(options: Options) -> bool:
 
 
 def verdict(published: float, ours: Sequence[float]) -> str:
-    """Whether the published number could be one more of our runs."""
-    if len(ours) < 2:
-        gap = f", ours is {ours[0] / published - 1:+.0%}" if ours else ""
-        return f"{'one run' if ours else 'not run'}: no verdict{gap}"
+    """Whether the published number could be one more of our runs; one that ended in NaN has nothing to say."""
+    finite = [value for value in ours if np.isfinite(value)]
+    if len(finite) < 2:
+        gap = f", ours is {finite[0] / published - 1:+.0%}" if finite else ""
+        return f"{'one run' if finite else 'none finite' if ours else 'not run'}: no verdict{gap}"
     # Within the range no law need be assumed.
-    if min(ours) <= published <= max(ours):
+    if min(finite) <= published <= max(finite):
         return "within our range"
-    low, high = statistics.prediction_interval(ours)
+    low, high = statistics.prediction_interval(finite)
     return "could be one of ours" if low <= published <= high else f"no: {'below' if published < low else 'above'} ours"
 
 
@@ -200,7 +201,8 @@ def ours_table(arms: Arms, options: Options) -> Table:
         [label, *(views.spread(np.array(own), ".4f") for own in zip(*(at_end(it) for it in arm.results), strict=True))]
         for label, arm in arms.items()
     ]
-    title = f"Our runs after {options.iterations} steps on {options.size} images: {options.over_seeds}"
+    counts = " or ".join(map(str, sorted({len(arm.results) for arm in arms.values()})))
+    title = f"Our runs after {options.iterations} steps on {options.size} images: mean and range of {counts} seeds"
     return Table(
         title, ("run", LOSS, AGREEMENT), rows, "Running means. The notebook's numbers are of other sizes or steps."
     )

@@ -3,8 +3,8 @@
     python -m experiments.rerun results/compare_optimizers/results.json
 
 The options of the file are used, whatever the command line was. On one machine's CPU, with as many cores and the
-same versions, all numbers are the same bit for bit. Times are not compared, and the results of train_best_model and
-learn_textures, which follow the clock, of compare_architectures, whose equal seconds do, and of benchmark differ. The
+same versions, all numbers are the same bit for bit. Times are not compared. Four experiments depend on the clock and
+do not come out again: train_best_model, learn_textures, compare_architectures (its equal seconds) and benchmark. The
 new results go to `--out`, with `rerun.json`: what differs. Exit code 0 if nothing does, else 1. It takes as long as the
 experiment did.
 """
@@ -45,8 +45,8 @@ class Options:
     overwrite: bool = False
     """Begin anew in a folder that already holds files."""
     allow_import: tuple[str, ...] = ()
-    """Modules that the results may import, which runs their code; those of segjax, of optax and beside the file need no
-    word."""
+    """Modules that the results may import, which runs their code; those of segjax, of optax and in the folder of the
+    file need not be named."""
 
 
 class Difference(NamedTuple):

@@ -175,7 +175,7 @@ def segment(
     name, row = file_name(called), describe(path, called, probability, strange)
     overlay = photographs.overlay(grey, probability)
     shown = {}
-    if len(found.seen) < MOST_SHOWN:
+    if sum(bool(it.shown) for it in found.seen) < MOST_SHOWN:
         small = photographs.reduced(Image.fromarray(probability), SHOWN_SIDE)
         shown = {"picture": picture, "overlay": photographs.reduced(overlay, SHOWN_SIDE), "probability": small}
     seen = Seen(name, row, shown)
@@ -272,12 +272,12 @@ def sentences(rows: list[dict[str, Any]], refused: list[dict[str, Any]], network
     names = map(printable, network.names)
     said = [
         "Of {} million pixels in {}, {:.1%} are {} and {:.1%} {}; of {:.1%} the network is unsure.".format(
-            f"{total / 1e6:.2g}", pictures, first, next(names), 1 - first, next(names), unsure
+            f"{float(f'{total / 1e6:.2g}'):,g}", pictures, first, next(names), 1 - first, next(names), unsure
         )
     ]
     if (left_out := len(rows) - MOST_SHOWN) > 0:
         said.append(f"The figure has the first {MOST_SHOWN} pictures and leaves out {left_out}, whose files are there.")
-    return said + ([f"{len(refused)} more could not be read."] if refused else [])
+    return said + ([f"{len(refused)} more got no mask; results.json says why, under refused."] if refused else [])
 
 
 def warnings(network: SavedModel, rows: list[dict[str, Any]]) -> list[str]:

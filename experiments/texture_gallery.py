@@ -8,7 +8,8 @@
   and by 1.
 - `best_possible`, `difference`: the error of Bayes' rule inside the textures at each pair, and what the network misses.
 - `difficulty`: the held-out error of one small network, trained from the same start for a few steps at each pair.
-  Swapping the two widths swaps mask and background alone, so half of the map is trained, and the diagonal is chance.
+  Swapping the two widths only swaps mask and background, so half of the map is trained; on the diagonal there is
+  nothing to tell apart, and the error is chance.
 
 Expect the error to grow where the ratio of the widths is near 1, and where both are large. Below half a pixel all
 widths look alike: an even grid has no point at 0, so each kernel is nearly the same box of 2 x 2 pixels.

@@ -13,7 +13,6 @@ Expect SGD at this rate to be still improving after 10,000 steps. 12 to 25 minut
 """
 
 import math
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, cast
@@ -141,11 +140,10 @@ def report(options: Options, found: Found) -> Report:
     }
     columns = (*views.SCORES, "accuracy_by_running_statistics")
     table = views.table(arms, f"{options.iterations} iterations: seed {options.seed}", columns)
-    use = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(options.out / saved_models.MODEL)])
     trained_on = {"texture": options.texture._asdict()}
     diverged = bool(arms[label].diverged.any())
     # `inspect_layers` refuses one whose numbers are not finite.
-    findings = [] if diverged else [f"The model is saved; look inside it with: {use}"]
+    findings = [] if diverged else [saved_models.look_inside(options.out)]
     if bound and not diverged:
         field = ARCHITECTURES[options.architecture].receptive_field
         findings.insert(0, bounds.sentence(bound, "this network", 1 - arms[label].rows[0]["accuracy"], field))
@@ -155,9 +153,7 @@ def report(options: Options, found: Found) -> Report:
         figures,
         {**scores.document(arms), "best_possible": bounds.document(bound)},
         scores.rows(arms),
-        ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
-        if diverged
-        else [],
+        [saved_models.DIVERGED] if diverged else [],
         written=[name for step in steps if (options.out / (name := f"{note(step)}.png")).exists()],
         files=saved_models.files(options.architecture, result.variables, trained_on, options.export_torch, diverged),
     )

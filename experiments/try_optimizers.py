@@ -127,7 +127,9 @@ def report(options: Options, results: list[Result]) -> Report:
     tables = [Table(f"Optimizers that train: {title}", headings, rows, note)]
     if refused:
         tables.append(Table("Optimizers that are refused", ("optimizer", "because"), [*map(list, refused.items())]))
-    findings = [f"{len(works)} of {len(candidates) + len(refused)} optimizers train the network."]
+    findings = [
+        f"{len(works)} of {len(candidates) + len(refused)} optimizers train without diverging, at one rate or more."
+    ]
     if lost:
         findings.append(f"Diverged at every rate: {', '.join(lost)}.")
     if ranked:
@@ -137,7 +139,10 @@ def report(options: Options, results: list[Result]) -> Report:
         figures = {}
     every = {name: arm for arms in trials.values() for name, arm in arms.items()}
     document = {**scores.document(every), "best_rates": grid.document, "refused": refused}
-    warning = "One seed and three rates: neighbours in this table are not told apart."
+    warning = (
+        "One seed and a few rates: neighbours in this table are not told apart, and one whose best rate is the lowest "
+        "or highest tried may do better beyond it."
+    )
     return Report(findings, tables, figures, document, scores.rows(every), [warning], markdown="optimizers.md")
 
 

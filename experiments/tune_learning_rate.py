@@ -95,11 +95,11 @@ def findings(grid: Grid) -> list[str]:
     sentences = []
     for name, (rate, loss, edge) in grid.best.items():
         if rate is None:
-            sentences.append(f"{name}: every rate diverged.")
+            sentences.append(f"{name}: some seed diverged at every rate.")
             continue
         at_edge = f", at the {edge} edge of its grid: the true best may lie beyond" if edge else ""
         lost = ", ".join(f"{rate:g}" for rate in grid.rates[grid.diverged[name].any(axis=0)])
-        ending = f"diverged at {lost}." if lost else "no rate diverged."
+        ending = f"some seed diverged at {lost}." if lost else "no rate diverged."
         sentences.append(f"{name}: best rate {rate:g} (loss {loss:.4f}){at_edge}; {ending}")
     return sentences
 

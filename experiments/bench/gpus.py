@@ -61,6 +61,7 @@ _H100 = Gpu(
 )
 GPUS = {
     "h100": _H100,
+    # The H100's chip with a larger and faster memory.
     "h200": _H100._replace(name="NVIDIA H200", memory_bandwidth=4.8e12, device_memory_size=150121545728),
     "a100": Gpu(
         name="NVIDIA A100-SXM4-80GB",
@@ -114,7 +115,7 @@ def target(gpu: Gpu) -> str:
     """What XLA's compiler asks of a device: its `GpuTargetConfigProto`, as text."""
     major, minor = gpu.compute_capability
     device = {
-        # The same for all GPUs of the last ten years.
+        # The same for the data centres' GPUs since P100; of others threads_per_core_limit is 1024 or 1536.
         "threads_per_block_limit": 1024,
         "threads_per_warp": 32,
         "threads_per_core_limit": 2048,

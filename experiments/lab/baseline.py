@@ -93,7 +93,8 @@ def read(path: Path, options: Comparison) -> Baseline:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         words = f"it has no {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"--baseline {path} is not the results.json of experiments.{EXPERIMENT}: {words}") from error
-    for name, ours, theirs in differences:
+    if differences:
+        name, ours, theirs = differences[0]
         raise ValueError(f"--baseline {path} has {name} {theirs}, not {ours}: the protocol must be the same")
     return Baseline(path, arms, labels, costs, document)
 
@@ -106,7 +107,10 @@ def warnings(baseline: Baseline, arms: Iterable[Arm]) -> list[str]:
     parts = [(part, name) for part in ("versions", "numerics") for name in here[part]] + [("device", "cpu")]
     values = [(name, made[part].get(name), here[part].get(name)) for part, name in parts]
     if said := ", ".join(f"{name} {theirs} (here {ours})" for name, theirs, ours in values if theirs != ours):
-        words.append(f"Stored runs were made with {said}: rounding differs, which can move single runs, not their law.")
+        words.append(
+            f"Stored runs were made with {said}: at best the rounding differs, which changes single runs; another "
+            "version may also compute something else."
+        )
     first = {row["seed"]: own["loss"][0] for arm in arms for row, own in zip(arm.rows, arm.curves, strict=True)}
     for arm in baseline.arms.values():
         stored = {row["seed"]: own["loss"][0] for row, own in zip(arm.rows, arm.curves, strict=True)}

@@ -1,6 +1,7 @@
 """The best possible error, to be shown beside a network's: Bayes' rule on windows small enough for a few seconds.
 
-It is an error that can be reached, away from the image's border. For networks that see no more than the window it is
+Where the masks are enough, as at the notebook's widths, it is an error that can be reached, away from the image's
+border; too few masks make it too low. For networks that see no more than the window it is
 also the least one; those that see more could do better still, by what docs/best-possible.md measures.
 """
 
@@ -15,7 +16,7 @@ from segjax import oracle
 from segjax.oracle import BayesError
 
 # At the notebook's widths, 1,000 masks are enough for these windows, and take about 10 s on 2 cores; for 17 x 17 pixels
-# 4,000 are too few (docs/best-possible.md).
+# they are far too few (docs/best-possible.md).
 WINDOW, NUM_MASKS, NUM_IMAGES, PIXELS = 9, 1000, 32, 128
 
 
@@ -61,7 +62,7 @@ def heading(bound: Bound) -> str:
 def sentence(bound: Bound, name: str, error: float, field: int) -> str:
     """A network's error on held-out images beside the bound; `field` is the side of the square that it sees."""
     least, deviation, side = bound.error.expected, bound.error.expected_error, bound.window
-    # Of textures that nobody confuses no pixel may be wrong.
+    # Textures that nobody confuses have a least error of 0, and no ratio to it.
     times = f", {error / least:.1f} times as many" if least > 0 else ""
     more = "No network that sees so little can" if field <= side else f"A network that sees {field} x {field} may"
     rule = f"Bayes' rule on {side} x {side} pixels errs on {least:.2%} (+- {deviation:.2%}) of the pixels"

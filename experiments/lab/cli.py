@@ -91,13 +91,13 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
             _exit(f"error: {str(error).partition(chr(10))[0]}", stops.exit_code(error))
         except RuntimeError as error:
             # jax's errors have many layers; only these two are the user's to mend.
-            if words := re.search(r"out of memory.*?(\d+ bytes)?\.", str(error), re.IGNORECASE):
+            if words := re.search(r"out of memory.*?(?:\.(?!\d)|$)", str(error), re.IGNORECASE | re.MULTILINE):
                 _exit(f"error: {words[0].rstrip('.')}: choose smaller sizes", stops.exit_code(error))
             if words := re.search(r"Unable to initialize backend.*", str(error)):
                 raise stops.UsageError(words[0]) from error
             raise
         except OSError as error:
-            said = f"error: {error.filename or 'a file'}: {error.strerror}; what was kept before is as it was"
+            said = f"error: {error.filename or 'a file'}: {error.strerror or error}; what was kept before is as it was"
             _exit(said, stops.exit_code(error))
     except stops.UsageError as error:
         _exit(f"error: {error}", stops.exit_code(error))

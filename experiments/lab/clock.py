@@ -180,6 +180,8 @@ def report(
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
     diverged = bool(scores.diverged_at(losses, variables["params"]))
     files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
+    # The first says how long it trained. To look into a network of no use, as the others propose, is refused.
+    findings = findings[:1] if diverged else findings
     tables = [_table(rows), views.distance_table(rows[-1])]
     return Report(findings, tables, figures, {"snapshots": rows}, rows, warnings(options, rows, diverged), files)
 
@@ -187,7 +189,7 @@ def report(
 def warnings(options: Options, rows: list[dict[str, Any]], diverged: bool) -> list[str]:
     """Says why a training came to nothing, where it did."""
     if diverged:
-        return ["The training diverged: the network that is saved is of no use. Try a lower --learning-rate."]
+        return [saved_models.DIVERGED]
     if rows[-1]["step"] <= CHUNK_SIZE:
         spent = "went into compiling" if options.count_compilation else f"went into the first {CHUNK_SIZE} steps"
         return [f"Nearly all of the time {spent}: give it more --seconds."]

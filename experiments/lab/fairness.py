@@ -15,7 +15,7 @@ def of_seeds(seeds: int) -> list[str]:
     """Few seeds: no intervals are bootstrapped of them (`segjax.statistics` says why)."""
     if seeds >= statistics.FEWEST_SEEDS:
         return []
-    given = "one seed gives" if seeds == 1 else f"{seeds} seeds give"
+    given = "One seed gives" if seeds == 1 else f"{seeds} seeds give"
     return [f"{given} little more than an anecdote; compare over at least {statistics.FEWEST_SEEDS}."]
 
 
@@ -28,12 +28,18 @@ def of_contest(arms: Arms, seeds: int) -> list[str]:
     return words
 
 
+def of_diverged(arms: Arms) -> list[str]:
+    """Runs that diverged, where the means of the tables hold them and `views.leader` leaves them out."""
+    counts = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
+    lost = ", ".join(f"{label} {count} of {len(arms[label].rows)}" for label, count in counts.items() if count)
+    return [f"Runs diverged: {lost}. The means of the tables hold them; the sentences leave them out."] if lost else []
+
+
 def of_weights(candidates: Iterable[Candidate]) -> list[str]:
     """Optimizers that are judged by other weights than they train, and those that perhaps should be."""
-    words, weights = (
-        [],
-        {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 2, 3), "bias": np.ones(3, np.float32)},
-    )
+    words = []
+    # Not all equal, as `copies_of_weights` asks: a state that begins at ones would pass for a copy of ones.
+    weights = {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 2, 3), "bias": np.ones(3, np.float32)}
     for label, name, _ in candidates:
         chosen = names.optimizer(name)
         if eval_params(chosen, chosen(1e-3).init(weights)):
@@ -66,11 +72,11 @@ def of_lost(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, str]:
 def of_tuning(grid: Grid, tuning_seeds: Sequence[int], seeds: Sequence[int]) -> list[str]:
     """A best rate at an edge, and seeds that both chose and are judged."""
     words = [
-        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond, and {name} do better."
+        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond it."
         for name, best in grid.best.items()
         if best.edge
     ]
     if common := sorted(set(tuning_seeds) & set(seeds)):
         listed = ", ".join(map(str, common))
-        words.append(f"Seeds that chose the rates are compared as well, which flatters the choice: {listed}.")
+        words.append(f"Seeds that chose the rates also judge them, which flatters the choice: {listed}.")
     return words

@@ -198,7 +198,8 @@ def check_label(label: str) -> str:
     odd = not label.isprintable() or label != label.strip() or label.startswith("_") or set(label) & set("/$")
     if not label or odd or len(os.fsencode(label)) > _LONGEST_LABEL:
         raise ValueError(
-            f"a label must be words without a slash, a dollar or an underscore before them, got {label!r:.60}"
+            f"a label must be words without a slash or a dollar, begin with no underscore, and have at most "
+            f"{_LONGEST_LABEL} bytes, got {label!r:.60}"
         )
     return label
 

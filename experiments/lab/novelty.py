@@ -14,8 +14,8 @@ each divided by its standard deviation over 1,024 squares of training images. A 
 from the nearest of those than 99 % of them lie from theirs, and a picture where more than a quarter of its squares are.
 
 Half of the training squares are of mixed images, and half of either texture alone, which a picture may show as well.
-What has the contrast and fineness of the training textures is not told from them; docs/real-pictures.md has measured
-which pictures are.
+A picture with the contrast and fineness of the training textures passes, whatever it shows; docs/real-pictures.md
+lists which ones did.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ Draw = Callable[..., segjax.Batch]
 
 
 def side(image_size: int) -> int:
-    """Of the squares, in pixels."""
+    """The side of a square, in pixels."""
     return max(_SHORTEST, image_size // 4)
 
 

@@ -23,15 +23,15 @@ from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax.checks import check_count, check_pixels, check_positive, check_sigma
 
-# Options that change no result: a folder that was begun under others of them can be gone on with. Of the width, as of
-# the number of devices, depends no more than rounding: what was too wide for the memory goes on with a smaller one.
+# Options that change no result: an unfinished folder can be gone on with under other values of them. The width, like
+# the number of devices, changes rounding alone; so what was too wide for the memory can go on with a smaller one.
 CHANGE_NO_RESULT = (
     *("preset", "out", "overwrite", "checkpoint_seconds", "width"),
     *("coordinator", "num_processes", "process_id"),
 )
-# Of a SHA-256 in hexadecimal.
+# Letters of a SHA-256 in hexadecimal; a reason in words is shorter.
 _DIGITS = 64
-# Of `--precision`, those that jax is told.
+# The values of `--precision` that jax is told; default leaves it as it is.
 PRECISIONS = ("high", "highest")
 
 

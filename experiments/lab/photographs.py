@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 
-from experiments.lab.names import printable
+from experiments.lab.names import printable, shortened
 from segjax.plotting import COLOURS
 
 # Endings for which a folder is searched; a file that is named itself may have any.
@@ -114,9 +114,7 @@ def label(path: Path) -> str:
 
 def figure_label(name: str) -> str:
     """The same for a figure: a long one without its middle, and dollars, which mean a formula, escaped."""
-    half = _LONGEST_LABEL // 2
-    short = name if len(name) <= _LONGEST_LABEL else f"{name[: half - 1]}\u2026{name[-half:]}"
-    return short.replace("$", r"\$")
+    return shortened(name, _LONGEST_LABEL).replace("$", r"\$")
 
 
 def mask_png(probability: np.ndarray) -> bytes:

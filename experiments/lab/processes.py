@@ -183,8 +183,10 @@ def _check_address(group: Group) -> None:
 
 
 def _give_up(group: Group) -> NoReturn:
-    waited = f"the {group.num_processes} processes did not come together at {group.coordinator} in {PATIENCE_S} s"
-    print(f"error: {waited}; were all of them started?", file=sys.stderr, flush=True)
+    # Only the scheduler knows how many of its processes there should be.
+    ours = f"the {group.num_processes} processes did not come together at {group.coordinator}"
+    waited = "the scheduler's processes did not come together" if group.coordinator == "auto" else ours
+    print(f"error: {waited} in {PATIENCE_S} s; were all of them started?", file=sys.stderr, flush=True)
     os._exit(2)
 
 

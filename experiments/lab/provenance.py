@@ -21,7 +21,7 @@ _SETTINGS = (
     "jax_random_seed_offset",
     "jax_default_matmul_precision",
 )
-# Flags of XLA that change none: a number of devices changes which runs are trained side by side.
+# Flags of XLA that change no number: how many devices share the runs, and what is written for debugging.
 _FREE_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 

@@ -25,8 +25,10 @@ from rich.table import Table as RichTable
 from experiments.lab.names import printable
 
 _STYLE = Path(__file__).with_name("report.css").read_text()
+# After a backslash these are accents, a line break or nothing in LaTeX, and < and > print as other signs: by name.
 _WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
 _LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {it: rf"\text{word}{{}}" for it, word in _WORDS.items()}
+# A number with its unit, as cells write it: a column of nothing else is set flush right.
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
 
 

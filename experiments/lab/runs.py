@@ -105,7 +105,7 @@ class Result(NamedTuple):
     Attributes:
         history: of training, leaves (iterations,).
         variables: those that the run is judged by (`segjax.eval_variables`); `held_out` are their scores.
-        seconds: of training alone, compiled.
+        seconds: of training, compilation left out; what is saved and watched on the way counts.
         trained: the variables that training ended with, where they are others.
     """
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,14 @@ from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"
 # A file of PyTorch says nothing of textures: those of the notebook's training are assumed.
-NOTEBOOK: dict[str, Any] = {"batch_size": 8, "image_size": 128, "sigma1": 0.2, "sigma2": 1.2, "sigma": 25.6}
+NOTEBOOK: dict[str, Any] = Texture()._asdict()
+DIVERGED = "The training diverged: the network that is saved is of no use. Try a lower --learning-rate."
+
+
+def look_inside(out: Path) -> str:
+    """What to do next with the network that a command saved in the folder `out`."""
+    command = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(out / MODEL)])
+    return f"The model is saved; look inside it with: {command}"
 
 
 class SavedModel(NamedTuple):

@@ -75,7 +75,7 @@ HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
     "held_out_bce": ("BCE (nats)", False, _loss("bce")),
     "held_out_dice": ("Dice", False, _loss("dice")),
 }
-# Of the columns that training gives, the numbers; the others are of the held-out images.
+# The columns that come from training; all others come from the held-out images.
 TRAINING: dict[str, Callable[[Result], Any]] = {
     "loss": _running_mean("loss"),
     "final_loss": lambda result: final_loss(result.history.loss),
@@ -103,7 +103,7 @@ diverged_at = jax.jit(metrics.diverged_at)
 
 
 def final_loss(loss: Any) -> float:
-    """Mean of the last tenth of the steps, in float64: where the run is, without where it came from."""
+    """Mean of the last tenth of the steps, in float64: how the run ended, and not how it got there."""
     return float(np.mean(metrics.last_tenth(np.asarray(loss)), dtype=np.float64))
 
 
@@ -137,6 +137,7 @@ class Arm:
                     "label": self.label,
                     **{name: value for name, value in result.run._asdict().items() if name != "texture"},
                     **{name: float(numbers[name]) for name in COLUMNS},
+                    # 0 stands for a run that did not diverge.
                     "diverged_at": int(diverged_at(result.history.loss, result.ended["params"])) or None,
                 }
             )

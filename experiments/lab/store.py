@@ -33,7 +33,7 @@ from segjax import checkpoints, edges, metrics
 RESULTS = "results.json"
 # How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
 CLOCK = "clock-"
-# And those of notes that are what a command has done so far, one a picture.
+# How the names of notes begin that hold the results of one picture each.
 _PICTURE = "picture-"
 _OPTIONS = "options.json"
 # Their JSON types in results.json and options.json.

@@ -22,7 +22,7 @@ from experiments.lab.names import exact, shortened
 from experiments.lab.options import Comparison, Training
 from experiments.lab.runs import CHUNK_SIZE, Begun, Result, Run, arguments, program
 
-# Of an optimizer in a line of progress.
+# Letters of an optimizer's name in a line of progress.
 _LONGEST_NAME = 20
 Watch = Callable[[segjax.TrainState], None]
 

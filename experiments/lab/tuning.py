@@ -155,10 +155,9 @@ def search(
         if np.isnan(rates).all():
             break
         for label, rate in beyond.items():
-            edge = (
-                "is an edge of its grid" if grid(trials).best[label].rate else "is below its grid, where all diverged"
-            )
-            console.print(f"the best rate of {escape(label)} {edge}: trying {rate:g}")
+            found = grid(trials).best[label].rate
+            why = "the best rate of {} is an edge of its grid" if found else "some seed of {} diverged at every rate"
+            console.print(f"{why.format(escape(label))}: trying {rate:g}")
         candidates = [
             own if np.isnan(rate) else own._replace(rates=tuple(sorted([*own.rates, rate])))
             for own, rate in zip(candidates, rates, strict=True)
@@ -172,7 +171,7 @@ def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
     beyond = {}
     for label, _, rates in given:
         tried = grid.rates[np.isfinite(grid.losses[label]).any(axis=0) | grid.diverged[label].any(axis=0)]
-        # Where every rate diverged, lower ones are what is left.
+        # Where some seed diverged at every rate, lower ones are what is left.
         edge = grid.best[label].edge if grid.best[label].rate else "lowest"
         if edge is None or len(tried) < 2:
             continue

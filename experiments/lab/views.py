@@ -60,14 +60,16 @@ def leader(arms: Arms, column: str, setting: str = "") -> str:
     if not rivals:
         return f"{sentence}."
     if place(first)[0] == 1:
-        return f"{sentence}; one seed tells nothing apart."
+        return f"{sentence}; one seed cannot tell them apart."
     held = {label: statistics.compare(kept[first], kept[label], better).difference for label in rivals}
     if tied := [label for label in rivals if statistics.verdict(kept[first], kept[label], better) != "better"]:
         listed = "; ".join(f"{label}: {_difference(held[label], form)}" for label in tied)
-        return f"{sentence}; tied with, by the difference {first} less each (95 %): {listed}."
+        return f"{sentence}; tied with (difference {first} less the other, 95 %): {listed}."
     # A rival of which more runs diverged is no measure.
     near = next((label for label in rivals if place(label)[0] == place(first)[0]), None)
-    return f"{sentence}, ahead of all others" + (f"; of {near} by {_difference(held[near], form)}." if near else ".")
+    return f"{sentence}, ahead of all others" + (
+        f"; of {near}, the next, by {_difference(held[near], form)}." if near else "."
+    )
 
 
 def against(label: str, contest: Contest) -> str:
@@ -190,6 +192,7 @@ def cost_figure(
     arrivals = [steps + spent[label] for found in contest.steps.values() for label, steps in found.items()]
     # From somewhat before the first arrival.
     first = max(1, np.nanmin(arrivals) // 2) if np.isfinite(arrivals).any() else 1
+    # Twice as many: the first points of a logarithmic axis round to the same steps.
     at = np.unique(np.geomspace(first, last, 2 * POINTS).astype(int))
     return _arrivals(contest, targets, at, spent, f"{setting}: runs that have arrived, with the steps of tuning")
 
@@ -305,7 +308,7 @@ def _target_table(arms: Arms, contest: Contest, targets: Sequence[Target]) -> Ta
             rows[label] += [reached, _time(np.median(steps), ".0f"), _time(np.median(seconds), ".1f")]
     note = (
         f"Means of the last {WINDOW} training batches; a run that misses the target counts as one that never arrives. "
-        "Seconds: training alone, compiled."
+        "Seconds: of training, compilation left out."
     )
     return Table("Time to a target", headings, list(rows.values()), note)
 

@@ -73,6 +73,8 @@ def test_a_bad_command_line_is_one_line(words, message):
 
 FULL = OSError(28, "No space left on device", "a.png")
 MEMORY = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12 bytes.\nMore\nlayers")
+# As XLA says it on a GPU.
+GPU_MEMORY = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 7.36GiB.")
 ENDS = {
     "a mistake": (UsageError("--number must be\n  odd"), 2, "", "error: --number must be odd\n"),
     "nothing left to do": (Finished("all is done"), None, "all is done\n", ""),
@@ -83,6 +85,18 @@ ENDS = {
         1,
         "",
         "error: Out of memory while trying to allocate 12 bytes: choose smaller sizes\n",
+    ),
+    "too little memory of a GPU": (
+        GPU_MEMORY,
+        1,
+        "",
+        "error: Out of memory while trying to allocate 7.36GiB: choose smaller sizes\n",
+    ),
+    "an error without a number": (
+        TimeoutError("timed out"),
+        1,
+        "",
+        "error: a file: timed out; what was kept before is as it was\n",
     ),
 }
 

@@ -3,7 +3,7 @@ import pytest
 from small_runs import SMALL, execute, ticking, told_to_stop
 
 from experiments import train_best_model
-from experiments.lab import clock, store
+from experiments.lab import clock, saved_models, scores, store
 from experiments.lab.stops import Interrupted, UsageError
 from segjax import checkpoints
 
@@ -113,3 +113,13 @@ def test_a_training_that_came_to_nothing_says_why():
     assert "diverged" in clock.warnings(counted, [{"step": 100}], diverged=True)[0]
     assert "compiling: give it more --seconds" in clock.warnings(counted, [{"step": 10}], diverged=False)[0]
     assert "first 10 steps: give it more" in clock.warnings(not_counted, [{"step": 10}], diverged=False)[0]
+
+
+def test_a_network_that_diverged_is_not_recommended():
+    options = train_best_model.Options(architecture="shallow")
+    params = {"conv1": {"kernel": np.full((3, 3, 1, 2), np.nan, np.float32)}}
+    shots = [clock.Snapshot(1.0, 100, 0.5, {"params": params})]
+    rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(scores.HELD_OUT, 0.5)}]
+    written = clock.report(options, ["After 1 s", "look inside"], {}, shots, rows, {})
+    assert written.findings == ["After 1 s"]
+    assert written.warnings == [saved_models.DIVERGED]

@@ -267,6 +267,7 @@ def test_presets_are_defaults():
         (["--tuning-seed", "-1"], "--tuning-seed must be an integer >= 0"),
         (["--target-loss", "0"], "--target-loss must be a finite number > 0"),
         (["--target-iou", "inf"], "--target-iou must be a finite number > 0"),
+        (["--target-iou", "95"], "--target-iou must be at most 1, got 95"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, tmp_path):

@@ -15,7 +15,7 @@ def of_tuning(best=None, tuning_seeds=range(1000, 1002)):
 
 def test_few_seeds():
     assert fairness.of_seeds(5) == fairness.of_contest({}, 5) == []
-    assert fairness.of_contest({}, 1) == ["one seed gives little more than an anecdote; compare over at least 5."]
+    assert fairness.of_contest({}, 1) == ["One seed gives little more than an anecdote; compare over at least 5."]
     assert "4 seeds give" in fairness.of_contest({}, 4)[0]
 
 
@@ -36,6 +36,10 @@ def test_diverged():
     (said,) = fairness.of_contest(arm("a", [good] * 5) | arm("b", [lost, good, good, good, lost]), 5)
     assert "b 2 of 5" in said
     assert "a 0" not in said
+    assert fairness.of_diverged(arm("a", [good] * 5)) == []
+    assert fairness.of_diverged(arm("b", [lost, good])) == [
+        "Runs diverged: b 1 of 2. The means of the tables hold them; the sentences leave them out."
+    ]
 
 
 def test_reused_seeds():

@@ -68,3 +68,6 @@ def test_the_suggestion_is_held_against_the_sweep(best, said, tmp_path):
 def test_the_rates_rise(tmp_path):
     with pytest.raises(UsageError, match="--low must be below --high"):
         execute(find_learning_rate, "--preset", "quick", "--low", "1", "--high", "0.1", "--out", tmp_path / "out")
+    # Each is a number of float32, and their ratio, by which the rate grows, is none.
+    with pytest.raises(UsageError, match="--high / --low must be a finite number > 0"):
+        execute(find_learning_rate, "--preset", "quick", "--low", "2e-38", "--high", "100", "--out", tmp_path / "out")

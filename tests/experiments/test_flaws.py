@@ -34,6 +34,8 @@ def test_the_plotted_curve_is_another_run_s_sum():
     arms = arms_of(result([0.5] * 4, optimizer="sgd"), result([0.2, 0.1], optimizer="rmsprop"))
     said = "from 2 down to 1.000, where RMSprop's own running mean ends at 0.1500"
     assert said in flaws.other_sum(arms, 2)
+    # A run that is no longer than RMSprop's is not the long one.
+    assert flaws.other_sum(arms, 4) == "(not run)"
 
 
 def test_a_number_over_seeds_has_its_range_where_there_is_one():

@@ -30,7 +30,7 @@ def test_findings_compare_what_was_averaged_and_say_apart_what_was_skipped():
     first, second, third, fourth = inspect_layers.findings(rows(*WHOLE, *parts, *channels))
     assert "right on 0.900" in first
     assert "right on 0.550" in first
-    assert second.endswith("leave 0.500 without a, and 0.800 without b.")
+    assert second.endswith("accuracy falls to 0.500 for a; others: 0.800 for b.")
     assert third.startswith("Skipped, b leaves 0.400. That is no measure")
     assert fourth.startswith(
         "Of single channels averaged, channel 1 of a costs most and leaves 0.700; 1 of 2 cost less"
@@ -39,12 +39,12 @@ def test_findings_compare_what_was_averaged_and_say_apart_what_was_skipped():
 
 def test_findings_of_one_layer_that_cannot_be_skipped():
     (_, second) = inspect_layers.findings(rows(*WHOLE, ("a", "averaged", 0.4), ("out", "averaged", 0.4)))
-    assert second.endswith("leave 0.500 without a.")
+    assert second.endswith("falls to 0.500 for a.")
 
 
 def test_layers_that_leave_as_little_are_named_together():
     parts = [("a", "averaged", 0.4), ("b", "averaged", 0.4), ("c", "averaged", 0.1)]
-    assert inspect_layers.findings(rows(*WHOLE, *parts))[1].endswith("leave 0.500 without a or b, and 0.800 without c.")
+    assert inspect_layers.findings(rows(*WHOLE, *parts))[1].endswith("falls to 0.500 for a or b; others: 0.800 for c.")
 
 
 def test_kernels_are_numbered_as_the_channels_are():

@@ -367,4 +367,4 @@ def test_a_label_can_be_shown(name, label):
 
 def test_a_figure_s_label_is_short_and_no_formula():
     assert photographs.figure_label("a$x$") == r"a\$x\$"
-    assert photographs.figure_label("holiday_" * 9 + "0001") == "holiday_hol\u2026holiday_0001"
+    assert photographs.figure_label("holiday_" * 9 + "0001") == "holiday_hol...liday_0001"

@@ -19,6 +19,10 @@ from experiments.reproduce_notebook import Compared, Options, compare, findings,
         (-5.0, [0.4, 0.6, 0.5], "no: below ours"),
         (0.5, [0.6], "one run: no verdict, ours is +20%"),
         (0.5, [], "not run: no verdict"),
+        (0.5, [0.4, float("nan"), 0.6], "within our range"),
+        (0.61, [0.4, 0.6, 0.5, float("inf")], "could be one of ours"),
+        (0.5, [float("nan"), 0.6], "one run: no verdict, ours is +20%"),
+        (0.5, [float("nan")] * 2, "none finite: no verdict"),
     ],
 )
 def test_verdict(number, ours, words):

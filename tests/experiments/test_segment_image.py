@@ -411,6 +411,13 @@ def test_the_report_says_how_many_pictures_it_leaves_out(network):
     assert "leaves out 2" in segment_image.sentences([it.row for it in seen], [], loaded)[1]
 
 
+def test_many_pixels_are_counted_without_a_power_of_ten(network):
+    large = [row("a") | {"height": 3000, "width": 4000} for _ in range(10)]
+    said = segment_image.sentences(large, [{"image": "b.png"}], saved_models.load(network))
+    assert said[0].startswith("Of 120 million pixels in 10 pictures, ")
+    assert said[1] == "1 more got no mask; results.json says why, under refused."
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

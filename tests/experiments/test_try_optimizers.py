@@ -72,7 +72,10 @@ def test_the_best_of_its_rates_counts_and_the_lowest_loss_is_first():
         ["adam", "0.2000", "0.001", "0.001"],
         ["lion", "diverged", "-", "1"],
     ]
-    assert report.findings == ["2 of 3 optimizers train the network.", "Diverged at every rate: lion."]
+    assert report.findings == [
+        "2 of 3 optimizers train without diverging, at one rate or more.",
+        "Diverged at every rate: lion.",
+    ]
     nothing = try_optimizers.report(
         parse(try_optimizers, *SHORT, "--optimizers", "sgd=1"), [result([0.4, np.nan], optimizer="sgd", rate=1.0)]
     )

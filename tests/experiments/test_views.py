@@ -30,11 +30,14 @@ def test_a_spread_is_the_mean_and_the_range():
 def test_the_leader_is_ahead_by_the_paired_differences():
     ahead = accuracies("a", 0.9, 0.8, 0.7, 0.8, 0.9) | accuracies("b", 0.6, 0.5, 0.4, 0.5, 0.6)
     assert views.leader(ahead, "accuracy") == (
-        "Highest held-out accuracy: a (0.820), ahead of all others; of b by +0.300 (+0.300 to +0.300)."
+        "Highest held-out accuracy: a (0.820), ahead of all others; of b, the next, by +0.300 (+0.300 to +0.300)."
     )
     # Of losses: of 0.1, 0.2, ... against 0.4, 0.5, ...
     said = views.leader(ahead, "loss")
-    assert said == "Lowest running-mean loss: a (0.1800), ahead of all others; of b by -0.3000 (-0.3000 to -0.3000)."
+    assert (
+        said
+        == "Lowest running-mean loss: a (0.1800), ahead of all others; of b, the next, by -0.3000 (-0.3000 to -0.3000)."
+    )
 
 
 def test_ties_are_ties():
@@ -42,18 +45,18 @@ def test_ties_are_ties():
     said = views.leader(level, "accuracy")
     found = statistics.bootstrap([0.1, -0.2, 0.2])
     assert said == (
-        "Highest held-out accuracy: a (0.700); tied with, by the difference a less each (95 %): "
+        "Highest held-out accuracy: a (0.700); tied with (difference a less the other, 95 %): "
         f"b: +0.033 ({found.low:+.3f} to {found.high:+.3f})."
     )
     # Two that have only one seed in common.
     apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.9, 0.5)
-    assert views.leader(apart, "accuracy").endswith("by the difference a less each (95 %): b: too few pairs.")
+    assert views.leader(apart, "accuracy").endswith("(difference a less the other, 95 %): b: too few pairs.")
     # One that diverged in one seed more is behind, and no difference of the rest is told.
     fewer = accuracies("a", 0.4, 0.3, 0.2) | accuracies("b", 0.9, 0.8, None)
     assert views.leader(fewer, "accuracy") == "Highest held-out accuracy: a (0.300), ahead of all others."
     # One seed has no interval, and one arm no rival.
     assert views.leader(accuracies("a", 0.9) | accuracies("b", 0.8), "accuracy") == (
-        "Highest held-out accuracy: a (0.900); one seed tells nothing apart."
+        "Highest held-out accuracy: a (0.900); one seed cannot tell them apart."
     )
     assert views.leader(accuracies("a", 0.9, 0.5), "loss") == "Lowest running-mean loss: a (0.3000)."
 
