@@ -240,11 +240,12 @@ def findings(options: Options, best: Mapping[Any, Judged], networks: Mapping[Run
     words = []
     for name in NETWORKS:
         error = float(np.mean([judged.error for _, judged in _of(networks, name, options.sigma2)]))
-        times = f", {error / least.error:.1f} times what it expects" if least.error > 0 else ""
+        field = ARCHITECTURES[name].receptive_field
+        times = f", {error / least.error:.1f} times what Bayes' rule expects" if least.error > 0 else ""
         words.append(
-            f"{options.sigma1:g} against {options.sigma2:g} pixels: Bayes' rule on {window} x {window} pixels "
-            f"expects {least.error:.2%} of them wrong (+- {least.deviation:.2%}) and has {observed.error:.2%}; {name}, "
-            f"which sees {ARCHITECTURES[name].receptive_field}, has {error:.2%}{times}."
+            f"sigma {options.sigma1:g} against {options.sigma2:g}: Bayes' rule on {window} x {window} pixels expects "
+            f"an error of {least.error:.2%} (+- {least.deviation:.2%}) and makes one of {observed.error:.2%}; {name}, "
+            f"which sees {field} x {field}, makes one of {error:.2%}{times}."
         )
     return words
 

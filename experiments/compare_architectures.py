@@ -154,8 +154,10 @@ def report(options: Options, found: Found) -> Report:
     results = {**scores.document(both), "costs": {name: cost._asdict() for name, cost in found.costs.items()}}
     results["best_possible"] = bounds.document(found.bound)
     findings = [views.leader(arms, "accuracy", f" at {budget}") for budget, arms in found.budgets.items()]
-    if found.bound:
-        means = {name: float(arm.values("accuracy").mean()) for name, arm in found.budgets[SECONDS].items()}
+    # As `views.leader` has it, no architecture of which a run diverged is the best.
+    kept = {name: arm.kept("accuracy") for name, arm in found.budgets[SECONDS].items()}
+    means = {name: float(accuracy.mean()) for name, accuracy in kept.items() if np.isfinite(accuracy).all()}
+    if found.bound and means:
         best = max(means, key=lambda name: means[name])
         findings.append(bounds.sentence(found.bound, best, 1 - means[best], found.costs[best].receptive_field))
     warnings = fairness.of_seeds(options.seeds) + fairness.of_diverged(both)

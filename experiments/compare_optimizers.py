@@ -12,9 +12,9 @@ Runs of one seed are paired: the same initial weights and the same images for ev
 run each and called a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum
 well behind and plain SGD far behind: that is a statement about this one rate, which was tuned for Adam.
 
-On 2 CPU cores, an iteration on 128 x 128 images takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour for the presets fair
-(64 runs to tune, 20 to compare) and rate_free (16 and 40), a minute for the quick one. Several devices train runs
-side by side, and one as many as --width says; several processes share them (--coordinator).
+On 2 CPU cores, an iteration on 128 x 128 images takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour
+for the presets fair (64 runs to tune, 20 to compare) and rate_free (16 and 40), a minute for the quick one. Several
+devices train runs side by side, and one as many as --width says; several processes share them (--coordinator).
 """
 
 from collections.abc import Sequence

@@ -118,13 +118,11 @@ class Compared(NamedTuple):
 
 
 def compare(number: Published, arms: Arms, options: Options) -> Compared:
-    """Ours at the same step. A run shorter than that says nothing of it."""
+    """Ours at the same step. A run shorter than that says nothing of it, nor does one whose number is not finite."""
     step = number.thousands * options.iterations
-    ours = [
-        quantity(result, number.quantity, step)
-        for result in (arms[number.label].results if number.label in arms else ())
-        if result.run.iterations >= step
-    ]
+    results = arms[number.label].results if number.label in arms else ()
+    reached = [quantity(result, number.quantity, step) for result in results if result.run.iterations >= step]
+    ours = [value for value in reached if np.isfinite(value)]
     words = verdict(number.value, ours)
     return Compared(number.label, step, number.quantity, number.value, number.note, ours, words)
 
@@ -136,15 +134,14 @@ def is_notebook_s(options: Options) -> bool:
 
 
 def verdict(published: float, ours: Sequence[float]) -> str:
-    """Whether the published number could be one more of our runs; one that ended in NaN has nothing to say."""
-    finite = [value for value in ours if np.isfinite(value)]
-    if len(finite) < 2:
-        gap = f", ours is {finite[0] / published - 1:+.0%}" if finite else ""
-        return f"{'one run' if finite else 'none finite' if ours else 'not run'}: no verdict{gap}"
+    """Whether the published number could be one more of our runs, which are finite."""
+    if len(ours) < 2:
+        gap = f", ours is {ours[0] / published - 1:+.0%}" if ours else ""
+        return f"{'one run' if ours else 'no run'}: no verdict{gap}"
     # Within the range no law need be assumed.
-    if min(finite) <= published <= max(finite):
+    if min(ours) <= published <= max(ours):
         return "within our range"
-    low, high = statistics.prediction_interval(finite)
+    low, high = statistics.prediction_interval(ours)
     return "could be one of ours" if low <= published <= high else f"no: {'below' if published < low else 'above'} ours"
 
 

@@ -36,7 +36,7 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
     Raises:
         OSError: if the file cannot be written; an older file of this name is then unchanged.
         TypeError: if the metadata is not of JSON's types.
-        ValueError: if two arrays would have one name, as those of {"a": {"b": x}, "a/b": y}.
+        ValueError: if a key holds a / and the arrays' names clash, as in {"a": {"b": x}, "a/b": y}.
     """
     write(path, to_bytes(tree, metadata))
 
@@ -52,7 +52,7 @@ def to_bytes(tree: Any, metadata: Mapping[str, Any]) -> bytes:
     # Copied in C order, since safetensors writes the memory as it lies.
     # `device_get` of the whole tree: the copies of all leaves run at the same time.
     arrays = {name: np.array(leaf, order="C") for name, leaf in _named(jax.device_get(tree)).items()}
-    if len(arrays) < len(jax.tree.leaves(tree)):
+    if len(arrays) < len(jax.tree.leaves(tree)) or _both(arrays):
         raise ValueError("tree must give each array a name of its own; a key that holds a / takes another's")
     entry = {"format": FORMAT, "metadata": metadata, "sha256": _checksum(arrays, metadata)}
     return safetensors.save(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)})
@@ -117,8 +117,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not intact:
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
-    parents = {name[:end] for name in arrays for end, letter in enumerate(name) if letter == "/"}
-    if both := sorted(parents & arrays.keys()):
+    if both := _both(arrays):
         raise ValueError(f"{path} is no tree: {both[0]} is an array, and has others below it")
     return unflatten_dict(arrays, sep="/"), entry["metadata"]
 
@@ -155,6 +154,12 @@ def _named(tree: Any) -> dict[str, Any]:
     """Name -> leaf, in the order of the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(place, simple=True, separator="/"): leaf for place, leaf in leaves}
+
+
+def _both(arrays: Mapping[str, Any]) -> list[str]:
+    """Names of arrays that have others below them: no nested dict has both."""
+    parents = {name[:end] for name in arrays for end, letter in enumerate(name) if letter == "/"}
+    return sorted(parents & arrays.keys())
 
 
 def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:

@@ -74,7 +74,10 @@ def generate_crops(
     check_share("contrast", contrast)
     for name, exemplar in (("first", first), ("second", second)):
         _check_exemplar(name, exemplar, image_size)
-    check_sigma("sigma", sigma, jnp.result_type(first))
+    dtype, other = jnp.result_type(first), jnp.result_type(second)
+    if dtype != other:
+        raise TypeError(f"second must be of the dtype of first, {dtype}, got {other}")
+    check_sigma("sigma", sigma, dtype)
     _check_range(first, second, contrast)
     # One key each: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))

@@ -318,11 +318,12 @@ def to_config(model: nn.Module) -> dict[str, Any]:
     """A network of this module in JSON's types, to be kept beside its variables.
 
     Raises:
-        ValueError: if the network is not of this module.
+        TypeError, ValueError: if the network is not of this module, or an attribute is out of range.
     """
     # By the class, not by its name alone: a class of somebody else may have the same.
     if _NETWORKS.get(type(model).__name__) is not type(model):
         raise ValueError(f"model must be one of: {', '.join(_NETWORKS)}; got {type(model).__name__}")
+    _check_options(model)
     return {
         "network": type(model).__name__,
         **{it.name: type(it.default)(getattr(model, it.name)) for it in _options(model)},

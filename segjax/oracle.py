@@ -210,7 +210,7 @@ def bayes_error(
     pixels_per_image: int = 256,
     progress: Callable[[int, int], None] | None = None,
 ) -> BayesError:
-    """The least possible error on fresh images, mask edges included, of who sees only a window around a pixel.
+    """The least possible error on fresh images, mask edges included, for one who sees a window around each pixel.
 
     Pixels are drawn where the law is the one of `posterior`: not nearer to the image's border than the window and the
     textures reach.

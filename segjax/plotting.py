@@ -461,7 +461,8 @@ def _legend(figure: Figure) -> None:
     columns = max(1, min(len(drawn), int(figure.get_figwidth() / widest)))
     # A name wider than the figure takes several lines; wide letters are 0.1 inches.
     names = [textwrap.fill(label, int((figure.get_figwidth() - 0.7) / 0.1)) for label in drawn]
-    lines_below = sum(name.count("\n") + 1 for name in names) / columns
+    # Only a column of its own has names of several lines.
+    lines_below = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
     # The figure grows by what the legend has beyond three lines of 0.2 inches, or it would take the panels' room.
     figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines_below - 3))
     figure.legend(list(drawn.values()), names, loc="outside lower center", ncols=columns, frameon=False)

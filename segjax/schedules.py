@@ -91,7 +91,7 @@ SCHEDULES = MappingProxyType(
 
 
 def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optimizer:
-    """The optimizer under a schedule: the rate that it is given is the schedule's peak, or the start of a growing one.
+    """The optimizer under a schedule: the rate that it is given is its peak (of `range_test.growing`, its start).
 
     Args:
         optimizer: learning rate -> optax transformation.

@@ -1,8 +1,8 @@
 """A picture of any size through a network, in tiles that overlap, so that the network's memory does not grow with it.
 
 Around the part that is kept, a tile has a margin as wide as the network sees beyond a pixel, and it begins where the
-network's own squares begin. Together the tiles give what the whole picture gives at once, to rounding; only networks
-that predict with batch statistics use those of each tile, and do not.
+network's own squares begin. Together the tiles give what the whole picture gives at once, to rounding. Not so for a
+network that uses statistics of its input, batch statistics or, in `predict_tiled`, `standardize`: it uses each tile's.
 """
 
 import math
@@ -115,7 +115,7 @@ def level(image: np.ndarray, image_size: int) -> np.ndarray:
     extremes = [(square.min(), square.max()) for square in _squares(image, image_size)]
     low, high = (float(value) for value in np.median(np.array(extremes, np.float64), axis=0))
     # In the picture's own precision, float32 at least: a small contrast on a large offset would be lost.
-    above = np.subtract(image, low, dtype=np.result_type(image, np.float32))
+    above = np.subtract(image, low, dtype=np.result_type(image.dtype, np.float32))
     return (above / (high - low if high > low else 1)).astype(np.float32, copy=False)
 
 

@@ -147,6 +147,11 @@ def test_float64_exemplars_are_float32_where_x64_is_not_enabled():
         (ValueError, {"image_size": 21}, r"first must have shape \(height, width\), both at least 21, got \(20, 30\)"),
         (ValueError, {"second": SECOND[None]}, "second must have shape"),
         (TypeError, {"second": np.zeros((20, 20), np.uint8)}, "second must be of a floating dtype"),
+        (
+            TypeError,
+            {"second": SECOND.astype(np.float16)},
+            "second must be of the dtype of first, float32, got float16",
+        ),
         (TypeError, {"first": [[1.0]]}, "first must be an array"),
         (ValueError, {"contrast": 1.0}, r"contrast must be a number in \[0, 1\)"),
         (ValueError, {"contrast": -0.1}, "contrast must be"),

@@ -397,6 +397,13 @@ def test_a_class_of_the_same_name_is_another_network():
         to_config(other())
 
 
+def test_refuses_to_describe_what_no_file_can_say():
+    with pytest.raises(TypeError, match="num_channels must be an integer"):
+        to_config(segjax.SegmentationCNN(num_channels=3.7))
+    with pytest.raises(TypeError, match="shared_norm must be"):
+        to_config(segjax.SegmentationCNN(shared_norm="no"))
+
+
 def test_options_of_numpy_are_described_in_json_s_types():
     config = to_config(segjax.SegmentationCNN(np.int64(3), shared_norm=np.bool_(False)))
     assert from_config(json.loads(json.dumps(config))) == segjax.SegmentationCNN(3, shared_norm=False)

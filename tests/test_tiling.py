@@ -2,6 +2,7 @@ from functools import partial
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import drawn
@@ -133,6 +134,11 @@ def test_level_of_a_small_contrast_on_a_large_offset(kind):
     image = np.linspace(4_000_000_100, 4_000_001_100, 20 * 20).reshape(20, 20).astype(kind)
     np.testing.assert_allclose(tiling.level(image, 20), np.linspace(0, 1, 20 * 20).reshape(20, 20), atol=2e-3)
     assert tiling.level(image, 20).dtype == np.float32
+
+
+def test_level_takes_arrays_of_jax():
+    image = picture(20, 20)
+    np.testing.assert_array_equal(tiling.level(jnp.asarray(image), 20), tiling.level(image, 20))
 
 
 def test_level_of_tiny_numbers():

@@ -115,7 +115,7 @@ def target(gpu: Gpu) -> str:
     """What XLA's compiler asks of a device: its `GpuTargetConfigProto`, as text."""
     major, minor = gpu.compute_capability
     device = {
-        # The same for the data centres' GPUs since P100; of others threads_per_core_limit is 1024 or 1536.
+        # The same for P100, V100, A100, H100 and H200; threads_per_core_limit is 1024 for T4, and 1536 for A10 and L4.
         "threads_per_block_limit": 1024,
         "threads_per_warp": 32,
         "threads_per_core_limit": 2048,

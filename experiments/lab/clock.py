@@ -180,7 +180,7 @@ def report(
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
     diverged = bool(scores.diverged_at(losses, variables["params"]))
     files = saved_models.files(options.architecture, variables, trained_on, options.export_torch, diverged)
-    # The first says how long it trained. To look into a network of no use, as the others propose, is refused.
+    # The first says how long it trained. The others propose to use the network, which is of no use.
     findings = findings[:1] if diverged else findings
     tables = [_table(rows), views.distance_table(rows[-1])]
     return Report(findings, tables, figures, {"snapshots": rows}, rows, warnings(options, rows, diverged), files)

@@ -1,10 +1,12 @@
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from small_runs import SMALL, count_training, execute, result
 
 from experiments import compare_architectures
 from experiments.compare_architectures import SECONDS, STEPS, Cost, Found, Options
-from experiments.lab import scores
+from experiments.lab import bounds, scores
+from segjax.oracle import BayesError
 
 WORDS = [*SMALL, "--schedule", "constant"]
 
@@ -70,3 +72,17 @@ def test_measured_seconds_are_kept_for_a_command_that_goes_on(tmp_path, monkeypa
         for path in tmp_path.glob("*.*"):
             path.unlink()
     assert measured == ["notebook"]
+
+
+def test_an_architecture_of_which_a_run_diverged_is_not_the_best():
+    good = [result([0.5, 0.4], seed, optimizer="notebook", counts=(1, 1, 1, 1, 0)) for seed in (0, 1)]
+    lost = [
+        result([0.5, loss], seed, optimizer="wide", counts=(2, 0, 0, 2, 0)) for seed, loss in ((0, 0.4), (1, np.nan))
+    ]
+    arms = scores.arms([*good, *lost], lambda run: run.optimizer)
+    costs = {"notebook": Cost(1, 17, 1.0, 0.02), "wide": Cost(1, 17, 1.0, 0.02)}
+    bound = bounds.Bound(9, BayesError(0.01, 0.001, 0.01, 0.001))
+    options = Options(architectures=("notebook", "wide"), iterations=2, seeds=2)
+    said = compare_architectures.report(options, Found(costs, {STEPS: arms, SECONDS: arms}, bound))
+    assert "; notebook errs on 50.00%" in said.findings[-1]
+    assert said.warnings[-1].startswith("Runs diverged: wide equal steps 1 of 2, wide equal seconds 1 of 2.")
