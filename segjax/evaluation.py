@@ -58,6 +58,8 @@ def eval_variables(
         TypeError, ValueError: naming the argument that is out of range.
     """
     check_optimizer(optimizer)
+    if not isinstance(state, TrainState):
+        raise TypeError(f"state must be a TrainState, got {state!r:.60}")
     judge = eval_params(optimizer, state.opt_state)
     if judge is None:
         return state.variables

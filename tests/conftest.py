@@ -52,15 +52,22 @@ settings.register_profile("wide", settings.get_profile("quick"), max_examples=30
 settings.load_profile("quick")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Docstrings' examples are slow: most compile a program of their own, a training even. And files with many slow
-    tests come first: of two workers, none waits long for the other at the end.
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+    """Docstrings' examples are slow: most compile a program of their own, a training even. And files that take long
+    come first: of two workers, none waits long for the other at the end.
     """
     for item in items:
         if isinstance(item, pytest.DoctestItem):
             item.add_marker("slow")
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("deep"))
-    items.sort(key=lambda item: -slow[item.path])
+    # Here pytest leaves out those that -m does not choose.
+    yield
+    # A mark has its seconds in brackets where they are many: @pytest.mark.deep(80).
+    seconds: Counter[Path] = Counter()
+    for item in items:
+        if mark := item.get_closest_marker("deep") or item.get_closest_marker("slow"):
+            seconds[item.path] += mark.args[0] if mark.args else 2
+    items.sort(key=lambda item: -seconds[item.path])
 
 
 def load(name: str) -> dict[str, np.ndarray]:

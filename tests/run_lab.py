@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,11 @@ ROOT = Path(__file__).parents[1]
 LAB = ROOT / "docs" / "lab.ipynb"
 
 
-def execute(book: Any) -> Any:
+def execute(book: Any, environment: Mapping[str, str]) -> Any:
     """The notebook with the outputs of a new run, in the checkout's folder; a cell that fails raises."""
     # Here, since most tests need none of it.
     from nbclient import NotebookClient
 
-    # As users compile: the tests' own flags make runs slow.
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     client = NotebookClient(
         book,
         timeout=600,
@@ -25,13 +24,15 @@ def execute(book: Any) -> Any:
         coalesce_streams=True,
         resources={"metadata": {"path": str(ROOT)}},
     )
-    return asyncio.run(client.async_execute(env=environment))
+    return asyncio.run(client.async_execute(env=dict(environment)))
 
 
 def main() -> None:
     import nbformat
 
-    book = execute(nbformat.read(LAB, as_version=4))
+    # As users compile, whatever flags the shell has.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    book = execute(nbformat.read(LAB, as_version=4), environment)
     # The version of the Python that ran it would change with each machine.
     book.metadata["language_info"] = {"name": "python"}
     nbformat.write(book, LAB)

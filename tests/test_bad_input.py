@@ -1,12 +1,15 @@
 """Bad input everywhere: whatever is given, a function works or names in a ValueError or TypeError what is wrong."""
 
+import inspect
 import math
+import re
 import traceback
 from itertools import product
 from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 from conftest import drawn
 
@@ -22,6 +25,9 @@ VARIABLES = drawn(MODEL)
 # Where a good argument has the whole run traced.
 TINY = segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=1)
 TRAIN = segjax.make_train(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=1, batch_size=1, image_size=8, sigma=2.0)
+
+AVERAGED, UNTRAINED = optax.contrib.schedule_free_sgd, drawn(TINY)
+STATE = segjax.TrainState(**UNTRAINED, opt_state=AVERAGED(0.1).init(UNTRAINED["params"]), step=np.int32(0))
 
 NUMBERS = [-1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e-30, 1e30, math.nan, math.inf, -math.inf, True, np.float32(0.3), np.int64(2)]
 ARRAYS = [
@@ -135,6 +141,21 @@ FUNCTIONS = {
             "sigma": 2.0,
         },
     ),
+    "eval_variables": (
+        segjax.eval_variables,
+        {
+            "model": TINY,
+            "optimizer": AVERAGED,
+            "state": STATE,
+            "key": KEY,
+            "num_batches": 1,
+            "batch_size": 1,
+            "image_size": 8,
+            "sigma": 2.0,
+        },
+    ),
+    "count_parameters": (segjax.count_parameters, {"variables": VARIABLES}),
+    "parameter_table": (segjax.parameter_table, {"variables": VARIABLES}),
     "sweep": (
         segjax.sweep,
         {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "width": 1, "sigma1": [0.2]},
@@ -197,6 +218,10 @@ each_function = pytest.mark.parametrize(
 )
 
 
+def test_every_function_of_the_top_level_is_tried():
+    assert {name for name in segjax.__all__ if inspect.isfunction(getattr(segjax, name))} <= FUNCTIONS.keys()
+
+
 @each_function
 def test_good_arguments_are_good(name):
     call(name)
@@ -221,7 +246,8 @@ def assert_works_or_says_what_is_wrong(name, argument, value):
         said, place = str(refused), traceback.extract_tb(refused.__traceback__)[-1].filename
         given = f"{argument}={value!r:.60}"
         # One argument may be wrong for what another is, and then the other may be named.
-        assert any(word in said for word in (*FUNCTIONS[name][1], "tree")), f"{given}: {said}"
+        named = [word for word in (*FUNCTIONS[name][1], "tree") if re.search(rf"\b{word}\b", said)]
+        assert named, f"{given}: {said}"
         # A check of ours, and no accident further down, of jax or NumPy.
         assert place.startswith(PACKAGE), f"{given}: {said}, from {place}"
 

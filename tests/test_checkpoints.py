@@ -1,4 +1,6 @@
 import json
+import os
+import stat
 import struct
 
 import jax
@@ -203,6 +205,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(path, small, fails,
         checkpoints.save(path, {"a": np.zeros(100)}, {})
     assert path.read_bytes() == small
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_content_is_on_the_disk_before_its_name_and_then_the_name(path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def noted(number):
+        synced.append((stat.S_ISDIR(os.fstat(number).st_mode), path.exists()))
+        fsync(number)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", noted)
+    checkpoints.save(path, {"a": np.zeros(3)}, {})
+    assert synced == [(False, False), (True, True)]
 
 
 def test_refuses_the_file_of_others(path):

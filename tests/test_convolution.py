@@ -10,7 +10,7 @@ from conftest import assert_are_cudnn_s, convolutions_on_gpu
 from jax import lax
 
 from segjax import convolution
-from segjax.convolution import conv2d
+from segjax.convolution import conv2d, depth_to_space, double, halve, space_to_depth
 
 pytestmark = pytest.mark.usefixtures("full_precision")
 
@@ -69,7 +69,7 @@ def test_gradients_are_exact_in_float64(x64):
 
 
 @pytest.mark.parametrize("axes", [(0, 0), (0, None), (None, 0), (1, 3)])
-def test_vmap_is_a_loop(axes):
+def test_vmap_gives_each_run_its_own_gradients(axes):
     sizes = {0: 3, 1: 3, 3: 3}
     inputs = INPUTS if axes[0] is None else np.stack([INPUTS, 2 * INPUTS, -INPUTS], axes[0])
     kernels = KERNEL if axes[1] is None else np.stack([KERNEL, -KERNEL, 3 * KERNEL], axes[1])
@@ -96,11 +96,12 @@ def test_nested_vmap():
 def descend(kernel):
     """A loop of gradient steps: where JAX's own rules leave the fast path."""
 
-    def step(kernel, _):
-        images = conv2d(INPUTS, KERNEL)
-        return kernel - 1e-4 * jax.grad(lambda k: jnp.sum(conv2d(images, k) ** 2))(kernel), None
+    def step(kernel, scale):
+        # Not constants, which XLA would transpose beforehand; and the outer layer's gradient by its inputs is needed.
+        images = conv2d(scale * INPUTS, KERNEL)
+        return kernel - 1e-4 * jax.grad(lambda k: jnp.sum(conv2d(conv2d(images, k), k) ** 2))(kernel), None
 
-    return lax.scan(step, kernel, length=4)[0]
+    return lax.scan(step, kernel, jnp.arange(4.0))[0]
 
 
 def test_native_where_it_is_not_installed_is_an_error(monkeypatch):
@@ -192,3 +193,18 @@ def test_refuses_forward_mode():
 def test_refuses_a_kernel_of_another_shape(shape):
     with pytest.raises(ValueError, match=r"kernel must have shape \(height, width, 2, channels_out\), got"):
         conv2d(jnp.zeros((1, 8, 8, 2)), jnp.zeros(shape))
+
+
+def test_squares_become_channels_and_come_back():
+    x = normal(2, 6, 9, 4)
+    deep = space_to_depth(x, 3)
+    np.testing.assert_array_equal(deep[1, 1, 2].reshape(3, 3, 4), x[1, 3:6, 6:9])
+    np.testing.assert_array_equal(depth_to_space(deep, 3), x)
+    x = normal(1, 4, 6, 2)
+    np.testing.assert_allclose(halve(x)[0, 1, 2], x[0, 2:4, 4:6].mean((0, 1)), rtol=1e-5)
+    np.testing.assert_array_equal(double(x)[0, 5, 7], x[0, 2, 3])
+
+
+def test_refuses_a_kernel_of_another_dtype():
+    with pytest.raises(TypeError, match="kernel must be of the dtype of inputs"):
+        conv2d(jnp.zeros((1, 8, 8, 2)), jnp.zeros((3, 3, 2, 4), jnp.float16))

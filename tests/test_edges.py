@@ -102,6 +102,12 @@ def test_without_an_edge():
     assert edges.boundary_f(one) == 0
 
 
+def test_a_nan_predicts_no_mask():
+    mask = jnp.zeros((1, 12, 12, 1))
+    counted = edges.count(jnp.full_like(mask, jnp.nan), mask)
+    assert counted.wrong.sum() == counted.given == 0
+
+
 @settings(max_examples=10)
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_counts_add(first, second):

@@ -133,6 +133,13 @@ def test_dtype_follows_the_exemplars(x64):
     assert jax.eval_shape(partial(draw, **SMALL), KEY).image.dtype == np.float32
 
 
+def test_the_difference_of_two_pixels_is_finite_too():
+    far = np.zeros((20, 30), np.float32)
+    far[0, :2] = 2e38, -2e38
+    with pytest.raises(ValueError, match="crops are finite in float32"):
+        generate_crops(KEY, **{**SMALL, "first": far, "second": np.zeros_like(far)})
+
+
 def test_float64_exemplars_are_float32_where_x64_is_not_enabled():
     wide = {**SMALL, "first": FIRST.astype(np.float64), "second": SECOND.astype(np.float64)}
     assert jax.eval_shape(partial(draw, **wide), KEY).image.dtype == np.float32

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import segjax
 from segjax import losses
 
 ALL = [losses.mean_squared_error, losses.binary_cross_entropy, losses.dice]
@@ -65,3 +66,12 @@ def test_finite_with_finite_gradients_at_any_logit(loss, logits):
 def test_refuses_shapes_that_would_broadcast(loss):
     with pytest.raises(ValueError, match="logits must have the shape of mask"):
         loss(MASK[..., 0], MASK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ALL[1:])
+def test_other_losses_train(loss):
+    key, model = jax.random.key(0), segjax.SegmentationCNN(num_channels=4, kernel_size=3)
+    batch = segjax.generate_data(key, batch_size=2, image_size=16, sigma=4.0)
+    _, history = segjax.make_fit(model, loss=loss, num_steps=100, generate=lambda key: batch)(key, 1e-2)
+    assert history.loss[-1] < 0.8 * history.loss[0]

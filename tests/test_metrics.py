@@ -84,8 +84,7 @@ def test_agreement_counts_the_sure_and_right_alone():
 
 
 @given(*[st.lists(st.integers(0, 10**6), min_size=5, max_size=5)] * 2)
-def test_counts_add(first, second):
-    """Any ratio of added counts lies between those of the parts."""
+def test_a_ratio_of_added_counts_lies_between_those_of_the_parts(first, second):
     a, b = metrics.Counts(*jnp.int32(first)), metrics.Counts(*jnp.int32(second))
     total = jax.tree.map(jnp.add, a, b)
     for ratio in RATIOS:

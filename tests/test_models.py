@@ -430,3 +430,25 @@ def test_a_table_of_nested_layers():
 def test_other_networks_refuse_sizes_out_of_range(network, options, message):
     with pytest.raises(ValueError, match=message):
         network(**options).init(KEY, IMAGE)
+
+
+def test_a_level_of_a_unet_doubles_the_width_and_has_a_skip():
+    _, variables = shapes(segjax.UNet(3, levels=2))
+    found = {name: tuple(own["kernel"].shape[2:]) for name, own in variables["params"].items() if "kernel" in own}
+    assert found == {
+        "conv_down0": (1, 3),
+        "conv_down1": (3, 6),
+        "conv_bottom1": (6, 12),
+        "conv_bottom2": (12, 12),
+        "conv_up1": (12 + 6, 6),
+        "conv_up0": (6 + 3, 3),
+        "out": (3, 1),
+    }
+
+
+def test_a_residual_layer_of_zeros_passes_its_input_on():
+    model = PatchCNN(4, depth=1)
+    variables = drawn(model)
+    variables["params"]["conv1"] = jax.tree.map(np.zeros_like, variables["params"]["conv1"])
+    # One pixel of each inner square: without the sum only the biases would be left.
+    assert np.ptp(model.apply(variables, IMAGE)[0, 4:-4:2, 4:-4:2]) > 1e-2

@@ -198,3 +198,14 @@ def test_muon_takes_a_kernel_as_a_matrix():
     assert lengths.max() / lengths.min() < 2
     # The bias is AdamW's, whose first step has the length of the rate.
     np.testing.assert_allclose(jnp.abs(updates["bias"]), 1.0, rtol=1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_falls_on_one_batch(name):
+    rate = {"sgd": 1.0, "momentum": 0.1, "rmsprop": 1e-2, "adam": 1e-2}[name]
+    key, model = jax.random.key(0), segjax.SegmentationCNN(num_channels=4, kernel_size=3)
+    batch = segjax.generate_data(key, batch_size=2, image_size=16, sigma=4.0)
+    fit = segjax.make_fit(model, optimizer=segjax.OPTIMIZERS[name], num_steps=100, generate=lambda key: batch)
+    _, history = fit(key, rate)
+    assert history.loss[-1] < 0.7 * history.loss[0]

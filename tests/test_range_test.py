@@ -26,6 +26,11 @@ def test_passes_over_noise_and_divergence():
     assert range_test.suggest(rates, smoothed) == pytest.approx(1e-2 / 3, rel=0.5)
 
 
+def test_losses_are_averaged_as_logarithms():
+    losses = np.random.default_rng(0).lognormal(size=60)
+    np.testing.assert_allclose(range_test.smooth(losses**2), range_test.smooth(losses) ** 2)
+
+
 def test_smoothing_keeps_a_constant():
     np.testing.assert_allclose(range_test.smooth(np.full(50, 0.3)), 0.3)
 

@@ -220,8 +220,16 @@ def best(losses, diverged=None):
     return statistics.best_rate([1e-3, 1e-2, 1e-1], losses, diverged)
 
 
+def test_a_level_is_that_of_the_interval():
+    assert statistics.proportion(5, 5, level=0.8).low == pytest.approx(5 / (5 + stats.norm.ppf(0.9) ** 2))
+    # Student's quantile at 0.75 with one degree of freedom is 1.
+    assert statistics.prediction_interval([1.0, 3.0], level=0.5) == pytest.approx((2 - 3**0.5, 2 + 3**0.5))
+
+
 def test_best_rate_is_that_of_the_lowest_mean():
     assert best([[3, 2, 3], [3, 2, 1]]) == Best(rate=1e-2, loss=2, edge=None)
+    # Nor is a rate that lacks the run of a seed.
+    assert best([[3, 2, np.nan], [3, 2, 1]]).rate == 1e-2
 
 
 def test_an_edge_is_said_to_be_one():

@@ -109,6 +109,12 @@ def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
     np.testing.assert_allclose(
         tiling.predict_tiled(model, variables, image, 64), at_once(model, variables, image), atol=1e-5
     )
+    # Of several tiles each has statistics of its own.
+    image[20:] *= 0.2
+    tiled, seen = tiling.predict_tiled(model, variables, image, 15), 15 + 2 * model.margin
+    part = at_once(model, variables, image[:seen, :seen])
+    np.testing.assert_allclose(tiled[:15, :15], part[:15, :15], atol=1e-5)
+    assert np.abs(tiled - at_once(model, variables, image)).max() > 1e-2
 
 
 def test_level_ignores_one_spot():

@@ -96,6 +96,21 @@ def test_the_network_is_told_by_its_variables(state):
             torch_weights.model_of(drawn(other))
     with pytest.raises(TypeError, match="variables must be"):
         torch_weights.model_of(state)
+    variables["params"]["conv1"]["kernel"] = np.zeros((3, 5, 1, 3), np.float32)
+    with pytest.raises(ValueError, match="must have square kernels, got 3 x 5"):
+        torch_weights.model_of(variables)
+
+
+def test_the_statistics_of_batchnorm_must_be_there():
+    with pytest.raises(ValueError, match="must have batch_stats of norm"):
+        to_state_dict({"params": drawn(segjax.SegmentationCNN(2, 3))["params"]})
+
+
+def test_numbers_that_numpy_does_not_have_are_one_sentence(tmp_path):
+    header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
+    (tmp_path / "model").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
+    with pytest.raises(ValueError, match="of a kind that NumPy does not have"):
+        torch_weights.load(tmp_path / "model")
 
 
 def test_what_is_no_such_file_is_said(tmp_path):

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from conftest import drawn
 from small_runs import SMALL, execute, ticking, told_to_stop
 
 from experiments import train_best_model
 from experiments.lab import clock, saved_models, scores, store
+from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Interrupted, UsageError
 from segjax import checkpoints
 
@@ -123,3 +125,12 @@ def test_a_network_that_diverged_is_not_recommended():
     written = clock.report(options, ["After 1 s", "look inside"], {}, shots, rows, {})
     assert written.findings == ["After 1 s"]
     assert written.warnings == [saved_models.DIVERGED]
+
+
+@pytest.mark.parametrize("export", [False, True])
+def test_the_weights_go_to_pytorch_where_that_is_asked_for(export):
+    options = train_best_model.Options(architecture="separate_norm", export_torch=export)
+    shots = [clock.Snapshot(1.0, 100, 0.5, drawn(ARCHITECTURES["separate_norm"]))]
+    rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(scores.HELD_OUT, 0.5)}]
+    written = clock.report(options, ["After 1 s"], {}, shots, rows, {})
+    assert set(written.files) == {saved_models.MODEL, *([saved_models.TORCH] if export else [])}

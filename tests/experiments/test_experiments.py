@@ -265,7 +265,8 @@ class Claimed(BaseException):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", list(QUESTIONS))
 @given(data=st.data())
-@settings(suppress_health_check=list(HealthCheck))
+# Forty of `make test-deep`: they cost a tenth of a second each, times the commands.
+@settings(suppress_health_check=list(HealthCheck), max_examples=min(40, settings().max_examples))
 def test_command_lines_work_or_are_one_line(name, data):
     script = module(name)
     flags = [flag(field.name) for field in dataclasses.fields(script.Options)]

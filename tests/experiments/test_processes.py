@@ -190,14 +190,14 @@ def test_processes_that_were_not_started_alike_end_with_the_difference(second, d
     [
         ("127.0.0.1:{taken}", 0, "Address already in use"),
         # Not an address of this machine.
-        ("192.0.2.1:{taken}", 0, "."),
+        ("192.0.2.1:{free}", 0, "Cannot assign requested address"),
         ("no host:{taken}", 0, "."),
         ("no host:{taken}", 1, "."),
     ],
 )
 def test_an_address_that_cannot_be_used_is_one_line(coordinator, index, message, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
-        coordinator = coordinator.format(taken=server.getsockname()[1])
+        coordinator = coordinator.format(taken=server.getsockname()[1], free=free_port())
         group = processes.Group(coordinator=coordinator, num_processes=2, process_id=index)
         with (
             pytest.raises(UsageError, match=f"--coordinator {coordinator} cannot be used: .*{message}"),

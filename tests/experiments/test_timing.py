@@ -22,12 +22,12 @@ def test_compilation_is_apart_and_slow_programs_get_fewer_repeats():
         return Call(call)
 
     programs = {"slow": Program(lambda: make("slow", 0.2), 2), "fast": Program(lambda: make("fast", 0.001))}
-    times = timing.measure(programs, 4, 0.45, Console(quiet=True))
+    times = timing.measure(programs, 4, 0.59, Console(quiet=True))
     assert {name: len(timed.seconds) for name, timed in times.items()} == {"slow": 2, "fast": 4}
     assert calls == {"slow": 3, "fast": 5}
     # A unit is half a call.
     assert 0.1 <= times["slow"].median < 0.2
-    assert times["slow"].compile_seconds >= 0.15
+    assert times["slow"].compile_seconds >= 0.1
 
 
 def test_a_compiled_program_tells_its_memory():
