@@ -29,6 +29,8 @@ TRAIN = segjax.make_train(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=1,
 AVERAGED, UNTRAINED = optax.contrib.schedule_free_sgd, drawn(TINY)
 STATE = segjax.TrainState(**UNTRAINED, opt_state=AVERAGED(0.1).init(UNTRAINED["params"]), step=np.int32(0))
 
+BATCHES = {"key": KEY, "num_batches": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0}
+
 NUMBERS = [-1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e-30, 1e30, math.nan, math.inf, -math.inf, True, np.float32(0.3), np.int64(2)]
 ARRAYS = [
     IMAGE,
@@ -117,43 +119,9 @@ FUNCTIONS = {
         {"model": TINY, "num_steps": 2, "chunk_size": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0},
     ),
     "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "begun": None, "sigma1": 0.2}),
-    "evaluate": (
-        segjax.evaluate,
-        {
-            "model": TINY,
-            "variables": drawn(TINY),
-            "key": KEY,
-            "num_batches": 1,
-            "batch_size": 1,
-            "image_size": 8,
-            "sigma": 2.0,
-        },
-    ),
-    "recalibrate": (
-        segjax.recalibrate,
-        {
-            "model": TINY,
-            "variables": drawn(TINY),
-            "key": KEY,
-            "num_batches": 1,
-            "batch_size": 1,
-            "image_size": 8,
-            "sigma": 2.0,
-        },
-    ),
-    "eval_variables": (
-        segjax.eval_variables,
-        {
-            "model": TINY,
-            "optimizer": AVERAGED,
-            "state": STATE,
-            "key": KEY,
-            "num_batches": 1,
-            "batch_size": 1,
-            "image_size": 8,
-            "sigma": 2.0,
-        },
-    ),
+    "evaluate": (segjax.evaluate, {"model": TINY, "variables": drawn(TINY), **BATCHES}),
+    "recalibrate": (segjax.recalibrate, {"model": TINY, "variables": drawn(TINY), **BATCHES}),
+    "eval_variables": (segjax.eval_variables, {"model": TINY, "optimizer": AVERAGED, "state": STATE, **BATCHES}),
     "count_parameters": (segjax.count_parameters, {"variables": VARIABLES}),
     "parameter_table": (segjax.parameter_table, {"variables": VARIABLES}),
     "sweep": (
