@@ -22,16 +22,14 @@ def of_seeds(seeds: int) -> list[str]:
 def of_contest(arms: Arms, seeds: int) -> list[str]:
     """Few seeds, and runs that diverged."""
     words = of_seeds(seeds)
-    counts = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
-    if lost := ", ".join(f"{label} {count} of {seeds}" for label, count in counts.items() if count):
+    if lost := _diverged(arms):
         words.append(f"Runs diverged: {lost}. They are in no mean, and lose their pairs.")
     return words
 
 
 def of_diverged(arms: Arms) -> list[str]:
     """Runs that diverged, where the means of the tables hold them and `views.leader` leaves them out."""
-    counts = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
-    lost = ", ".join(f"{label} {count} of {len(arms[label].rows)}" for label, count in counts.items() if count)
+    lost = _diverged(arms)
     return [f"Runs diverged: {lost}. The means of the tables hold them; the sentences leave them out."] if lost else []
 
 
@@ -80,3 +78,9 @@ def of_tuning(grid: Grid, tuning_seeds: Sequence[int], seeds: Sequence[int]) -> 
         listed = ", ".join(map(str, common))
         words.append(f"Seeds that chose the rates also judge them, which flatters the choice: {listed}.")
     return words
+
+
+def _diverged(arms: Arms) -> str:
+    """How many runs of each arm diverged; empty if none did."""
+    counts = {label: (int(arm.diverged.sum()), len(arm.rows)) for label, arm in arms.items()}
+    return ", ".join(f"{label} {lost} of {runs}" for label, (lost, runs) in counts.items() if lost)
