@@ -38,6 +38,7 @@ from experiments.bench import contenders, limits, timing
 from experiments.bench.limits import Limits, Work
 from experiments.bench.timing import Program, Timing
 from experiments.lab import experiment
+from experiments.lab.experiment import Lab
 from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from segjax import plotting
@@ -138,18 +139,18 @@ class Found(NamedTuple):
     step: Work
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     torch = options.torch and contenders.torch_is_installed()
     # In processes of their own, before this one computes anything: it would hold memory of the device.
     tuned = ["tuned"] if contenders.can_compile() else []
-    with console.status("the first step of a command"):
+    with lab.console.status("the first step of a command"):
         names = ["ours", "notebook", *tuned] if torch else ["ours"]
         starts = {name: first_step(name, options) for name in names}
     # Each finds its GPU by itself. Times of two kinds of device are no comparison.
     torch = torch and starts["notebook"]["platform"] == starts["ours"]["platform"]
-    device = limits.measured(console, options.repeats, options.budget)
+    device = limits.measured(lab.console, options.repeats, options.budget)
     step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
-    return Found(torch, starts, measure(options, torch, console), device, step)
+    return Found(torch, starts, measure(options, torch, lab.console), device, step)
 
 
 def first_step(name: str, options: Options) -> dict[str, Any]:

@@ -31,11 +31,12 @@ from rich.console import Console
 
 import segjax
 from experiments.lab import experiment, fairness, scores, store
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES, exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import Result, Run, Texture
-from experiments.lab.train import progress_bar, train_all
+from experiments.lab.train import progress_bar
 from segjax import edges, oracle, plotting
 from segjax.checks import check_count, check_sigma
 
@@ -115,12 +116,12 @@ class Seen(NamedTuple):
     runs: dict[Run, np.ndarray]
 
 
-def work(options: Options, console: Console) -> Seen:
+def work(options: Options, lab: Lab) -> Seen:
     """Trains the networks, and lets them and Bayes' rule see the images."""
-    results = train_all(planned(options), options, console)
+    results = lab.train(planned(options))
     pairs = [(window, options.sigma2) for window in options.windows]
     pairs += [(max(options.windows), width) for width in options.widths if width != options.sigma2]
-    bayes = {pair: posterior(options, *pair, console) for pair in pairs}
+    bayes = {pair: posterior(options, *pair, lab.console) for pair in pairs}
     return Seen(bayes, {result.run: predicted(options, result) for result in results})
 
 

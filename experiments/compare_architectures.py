@@ -29,12 +29,13 @@ import segjax
 from experiments.bench import limits
 from experiments.lab import bounds, experiment, fairness, scores, store, views
 from experiments.lab.bounds import Bound
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison, check_names
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import Run, arguments, program
 from experiments.lab.scores import Arms
-from experiments.lab.train import progress_bar, train_all
+from experiments.lab.train import progress_bar
 from segjax import plotting
 
 STEPS, SECONDS = "equal steps", "equal seconds"
@@ -83,18 +84,18 @@ class Found(NamedTuple):
     bound: Bound | None
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     """Measures the cost of each architecture, then trains all at both budgets."""
-    costs = measure(options, console)
+    costs = measure(options, lab.console)
     planned = plan_budgets(options, costs)
     # Where both budgets have the same steps, as those of the first architecture, the run is made once.
-    results = train_all([run for runs in planned.values() for run in runs], options, console)
+    results = lab.train([run for runs in planned.values() for run in runs])
     made = {result.run: result for result in results}
     budgets = {
         budget: scores.arms([made[run] for run in runs], lambda run: run.architecture)
         for budget, runs in planned.items()
     }
-    return Found(costs, budgets, bounds.measure(options.texture, console))
+    return Found(costs, budgets, bounds.measure(options.texture, lab.console))
 
 
 def plan_budgets(options: Options, costs: dict[str, Cost]) -> dict[str, list[Run]]:

@@ -13,8 +13,8 @@ run each and called a second momentum run "SGD". Expect Adam and RMSprop to be e
 well behind and plain SGD far behind: that is a statement about this one rate, which was tuned for Adam.
 
 On 2 CPU cores, an iteration on 128 x 128 images takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour
-for the presets fair (64 runs to tune, 20 to compare) and rate_free (16 and 40), a minute for the quick one. Several
-devices train runs side by side, and one as many as --width says; several processes share them (--coordinator).
+for the presets fair (64 runs to tune, 20 to compare) and rate_free (16 and 40), a minute for the quick one. `--workers`
+trains runs on several local processes at once, and `--cluster` on other machines (docs/cluster.md).
 """
 
 from collections.abc import Sequence
@@ -23,17 +23,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-from rich.console import Console
 from rich.markup import escape
 
-from experiments.lab import baseline, experiment, fairness, names, processes, scores, tuning, views
+from experiments.lab import baseline, experiment, fairness, names, scores, tuning, views
 from experiments.lab.baseline import Baseline
+from experiments.lab.experiment import Lab
 from experiments.lab.options import Comparison, check_name, check_seeds
 from experiments.lab.report import Report
 from experiments.lab.scores import Arms, Target
 from experiments.lab.stops import UsageError
-from experiments.lab.train import train_all
 from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
 from segjax import OPTIMIZERS
@@ -45,7 +43,7 @@ DECISIVE = ("final_loss", "iou")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Comparison, processes.Group):
+class Options(Comparison):
     """Trains the notebook's network with several optimizers, paired over seeds, and compares them."""
 
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
@@ -164,24 +162,23 @@ class Found(NamedTuple):
     grid: Grid | None
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     """Finds the rate of each optimizer that has several, where that is asked for, and trains them all."""
     candidates, trials, grid = options.candidates, {}, None
     # Said again in the results: hours later it would be too late.
     for said in fairness.of_weights(candidates):
-        console.print(f"Warning: {escape(said)}", highlight=False)
+        lab.console.print(f"Warning: {escape(said)}", highlight=False)
 
     def train(candidates: Sequence[Candidate], seeds: Sequence[int]) -> dict[str, Arms]:
-        results = train_all(tuning.plan(candidates, seeds, options), options, console)
-        # Of several processes one alone holds the results.
-        return tuning.trials(candidates, results, len(seeds)) if results else {}
+        return tuning.trials(candidates, lab.train(tuning.plan(candidates, seeds, options)), len(seeds))
 
-    chosen = {candidate.label: candidate.rates[0] for candidate in options.tuned}
+    chosen: dict[str, float] = {}
 
     def trial(candidates: list[Candidate]) -> dict[str, Arms]:
         return train(candidates, options.all_tuning_seeds)
 
-    if chosen and (trials := tuning.search(options.tuned, trial, options.extend, console)):
+    if options.tuned:
+        trials = tuning.search(options.tuned, trial, options.extend, lab.console)
         grid = tuning.grid(trials)
         lost = fairness.of_lost(grid, candidates)
         if options.reference in lost:
@@ -189,14 +186,12 @@ def work(options: Options, console: Console) -> Found:
         if len(lost) == len(candidates):
             raise UsageError("; ".join(lost.values()))
         for label, why in lost.items():
-            console.print(f"Warning: {escape(f'{label} is not compared: {why}.')}", highlight=False)
-        chosen = {label: np.nan if best.rate is None else best.rate for label, best in grid.best.items()}
-    # All processes must go on with the rates that one of them found.
-    chosen = dict(zip(chosen, processes.broadcast(np.array(list(chosen.values()))).tolist(), strict=True))
+            lab.console.print(f"Warning: {escape(f'{label} is not compared: {why}.')}", highlight=False)
+        chosen = {label: best.rate for label, best in grid.best.items() if best.rate is not None}
+        candidates = [candidate for candidate in candidates if candidate.label not in lost]
     compared = [
         candidate._replace(rates=(chosen[candidate.label],)) if candidate.label in chosen else candidate
         for candidate in candidates
-        if np.isfinite(chosen.get(candidate.label, 0.0))
     ]
     return Found(train(compared, options.all_seeds), trials, grid)
 

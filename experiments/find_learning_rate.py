@@ -21,10 +21,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
 
 import segjax
 from experiments.lab import experiment, store
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data, Seeds
 from experiments.lab.report import Report, Table
@@ -68,7 +68,7 @@ class Options(Data, Seeds):
 PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, steps=150, seeds=2)}
 
 
-def work(options: Options, console: Console) -> np.ndarray:
+def work(options: Options, lab: Lab) -> np.ndarray:
     """The loss at each step of a run in which the rate grows: (seeds, steps)."""
     growing = range_test.growing(options.high / options.low)
     fit = segjax.make_fit(
@@ -80,7 +80,7 @@ def work(options: Options, console: Console) -> np.ndarray:
         **options.texture._asdict(),
     )
     losses = []
-    with progress_bar(console) as progress:
+    with progress_bar(lab.console) as progress:
         bar = progress.add_task("compiling", total=options.steps * options.seeds)
         for seed in options.all_seeds:
 

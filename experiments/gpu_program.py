@@ -27,13 +27,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
 
 import segjax
 from experiments.bench import compiled, gpus, limits
 from experiments.bench.compiled import Compiled, Convolution
 from experiments.bench.limits import Work
 from experiments.lab import experiment
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Images
 from experiments.lab.report import Report, Table
@@ -135,11 +135,11 @@ def programs(options: Options) -> dict[str, Program]:
     return found
 
 
-def work(options: Options, console: Console) -> dict[str, Read]:
+def work(options: Options, lab: Lab) -> dict[str, Read]:
     found, chosen = {}, programs(options)
     target = gpus.target(gpus.find(options.gpu)) if compiled.plugin_is_installed() else None
     for number, (name, program) in enumerate(chosen.items(), 1):
-        with console.status(f"{name} ({number} of {len(chosen)})"):
+        with lab.console.status(f"{name} ({number} of {len(chosen)})"):
             if target:
                 made = compiled.compile_for(target, program.function, *program.arguments)
                 found[name] = Read(program, made.loop.convolutions, made)

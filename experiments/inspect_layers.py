@@ -29,12 +29,13 @@ from rich.console import Console
 
 import segjax
 from experiments.lab import experiment, scores
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Training
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import Texture, held_out_batch
 from experiments.lab.saved_models import load_with_textures
-from experiments.lab.train import progress_bar, train_all
+from experiments.lab.train import progress_bar
 from segjax import layers, metrics, plotting
 from segjax.models import Variables
 
@@ -83,7 +84,7 @@ class Found(NamedTuple):
     rows: list[dict[str, Any]]
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     """Loads or trains a network, and takes it apart."""
     if options.model:
         saved, texture = load_with_textures(options.model)
@@ -91,11 +92,11 @@ def work(options: Options, console: Console) -> Found:
     else:
         # As compare_architectures does, for as few steps.
         run = options.run(options.seed, optimizer="adam", learning_rate=1e-2, objective="bce")
-        (result,) = train_all([run], options, console)
+        (result,) = lab.train([run])
         model, variables, texture = ARCHITECTURES[options.architecture], result.variables, options.texture
         diverged = bool(scores.diverged_at(result.history.loss, variables["params"]))
     maps = layers.feature_maps(model, variables, held_out_batch(texture).image)
-    return Found(variables, texture, diverged, maps, removals(model, variables, texture, maps, console))
+    return Found(variables, texture, diverged, maps, removals(model, variables, texture, maps, lab.console))
 
 
 def report(options: Options, found: Found) -> Report:

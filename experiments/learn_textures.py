@@ -20,11 +20,11 @@ from typing import Any
 import jax
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 import segjax
 from experiments.lab import clock, experiment, novelty, photographs, saved_models
 from experiments.lab.clock import Snapshot
+from experiments.lab.experiment import Lab
 from experiments.lab.report import Report
 from experiments.lab.runs import HELD_OUT_KEY
 from segjax import plotting
@@ -83,10 +83,10 @@ PRESETS = {
 }
 
 
-def work(options: Options, console: Console) -> tuple[list[Snapshot], list[dict[str, Any]]]:
+def work(options: Options, lab: Lab) -> tuple[list[Snapshot], list[dict[str, Any]]]:
     """Snapshots of the network, and what each is worth on images of the strips."""
-    snapshots = clock.train(options, partial(trained_on(options), batch_size=options.batch_size), console)
-    return snapshots, clock.judge(options, snapshots, judged_on(options), console)
+    snapshots = clock.train(options, partial(trained_on(options), batch_size=options.batch_size), lab.console)
+    return snapshots, clock.judge(options, snapshots, judged_on(options), lab.console)
 
 
 def trained_on(options: Options) -> clock.Generate:

@@ -23,11 +23,10 @@ import tyro
 from rich.console import Console
 
 from experiments.lab import cli, experiment, store
-from experiments.lab.processes import Group
 from experiments.lab.stops import Finished, UsageError
 
 # How and when an experiment was made may differ, and so may anything timed.
-UNCOMPARED = re.compile("command|date|python|options|versions|numerics|device|source|files|.*seconds.*")
+UNCOMPARED = re.compile("command|date|python|options|versions|numerics|device|source|files|cores|.*seconds.*")
 # Sections that say how results were made: told where they differ, and no failure.
 MADE = ("versions", "numerics", "device", "source")
 # Differences on the screen.
@@ -139,8 +138,8 @@ def rebuild(document: dict[str, Any], out: Path, overwrite: bool) -> tuple[Any, 
     script = importlib.import_module(f"experiments.{name}")
     types = get_type_hints(script.Options)
     given = {**document["options"], "out": str(out), "overwrite": overwrite}
-    # Whoever repeats it need not start as many processes: their number changes no number but by rounding.
-    given |= {field.name: field.default for field in dataclasses.fields(Group) if field.name in given}
+    # Whoever repeats it need not have the same workers.
+    given |= {name: value for name, value in {"workers": 0, "cluster": ""}.items() if name in given}
     known = {field.name for field in dataclasses.fields(script.Options)}
     if odd := sorted(known.symmetric_difference(given)):
         raise UsageError(f"the results are of another version of {name}: its options differ by {', '.join(odd)}")

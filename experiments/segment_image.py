@@ -33,11 +33,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from rich.console import Console
 from rich.markup import escape
 from tyro.conf import Positional, Suppress, arg
 
 from experiments.lab import experiment, novelty, photographs, saved_models, stops, store
+from experiments.lab.experiment import Lab
 from experiments.lab.names import printable
 from experiments.lab.options import Command, digest
 from experiments.lab.report import Report, Table
@@ -120,7 +120,7 @@ class Found(NamedTuple):
     refused: list[dict[str, str]]
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     """Segments every picture that has no results yet and can be read, and writes its files."""
     digests = store.inputs(options.out)
     kept: dict[Path, Seen] = {}
@@ -132,7 +132,7 @@ def work(options: Options, console: Console) -> Found:
     found = Found(saved_models.load(options.model), list(kept.values()), [])
     to_do = [path for path in options.images if path not in kept]
     squares = saved_models.training_squares(found.network) if to_do else None
-    with progress_bar(console) as progress:
+    with progress_bar(lab.console) as progress:
         bar = progress.add_task("", total=len(to_do))
         for path in to_do:
             tiles = progress.add_task(escape(printable(path.name)), total=None)

@@ -25,10 +25,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 import segjax
 from experiments.lab import experiment
+from experiments.lab.experiment import Lab
 from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from experiments.lab.train import progress_bar
@@ -79,7 +79,7 @@ PRESETS = {
 }
 
 
-def work(options: Options, console: Console) -> list[dict[str, float]]:
+def work(options: Options, lab: Lab) -> list[dict[str, float]]:
     """The held-out error at each pair sigma1 < sigma2: one compiled program, since the widths are traced."""
     model = segjax.SegmentationCNN(num_channels=8, shared_norm=False)
     size = options.map_size
@@ -97,7 +97,7 @@ def work(options: Options, console: Console) -> list[dict[str, float]]:
 
     pairs, window = list(itertools.combinations(sorted(options.map_sigmas), 2)), min(model.receptive_field, size)
     rows = []
-    with progress_bar(console) as progress:
+    with progress_bar(lab.console) as progress:
         for first, second in progress.track(pairs, description="mapping the difficulty"):
             network = float(error(jnp.float32(first), jnp.float32(second)))
             best, deviation = oracle.interior_error(held_out_key, first, second, window=window, image_size=size)

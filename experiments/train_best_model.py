@@ -17,12 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 import segjax
 from experiments.lab import bounds, clock, experiment, saved_models
 from experiments.lab.bounds import Bound
 from experiments.lab.clock import Snapshot
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data
 from experiments.lab.report import Report
@@ -57,13 +56,13 @@ class Found(NamedTuple):
     bound: Bound | None
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     texture = options.texture._asdict()
-    snapshots = clock.train(options, partial(segjax.generate_data, **texture), console)
+    snapshots = clock.train(options, partial(segjax.generate_data, **texture), lab.console)
     # The judge has a batch size of its own.
     del texture["batch_size"]
-    rows = clock.judge(options, snapshots, partial(segjax.generate_data, **texture), console)
-    return Found(snapshots, rows, bounds.measure(options.texture, console))
+    rows = clock.judge(options, snapshots, partial(segjax.generate_data, **texture), lab.console)
+    return Found(snapshots, rows, bounds.measure(options.texture, lab.console))
 
 
 def report(options: Options, found: Found) -> Report:

@@ -18,17 +18,16 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple, cast
 
 import numpy as np
-from rich.console import Console
 
 import segjax
 from experiments.lab import bounds, experiment, output, saved_models, scores, store, views
 from experiments.lab.bounds import Bound
+from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Training
 from experiments.lab.report import Report
 from experiments.lab.runs import CHUNK_SIZE, Result, held_out_batch
 from experiments.lab.stops import UsageError
-from experiments.lab.train import train_all
 from segjax import plotting
 from segjax.checks import check_count
 
@@ -89,7 +88,7 @@ class Found(NamedTuple):
     bound: Bound | None
 
 
-def work(options: Options, console: Console) -> Found:
+def work(options: Options, lab: Lab) -> Found:
     """Trains the network, and draws a picture every so many steps."""
     batch = held_out_batch(options.texture)
     model = ARCHITECTURES[options.architecture]
@@ -105,8 +104,8 @@ def work(options: Options, console: Console) -> Found:
 
     run, due = options.run(options.seed), set(options.shown_steps)
     # A chunk must end where a picture is due.
-    (result,) = train_all([run], options, console, watch, math.gcd(options.show_every, CHUNK_SIZE))
-    return Found(result, bounds.measure(options.texture, console))
+    (result,) = lab.train([run], watch, math.gcd(options.show_every, CHUNK_SIZE))
+    return Found(result, bounds.measure(options.texture, lab.console))
 
 
 def note(step: int) -> str:

@@ -25,7 +25,7 @@ import optax.contrib
 
 from experiments.lab import experiment, names, scores, tuning
 from experiments.lab.names import exact
-from experiments.lab.options import Training
+from experiments.lab.options import Runs
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import Result, Run
 from experiments.lab.tuning import Candidate
@@ -39,7 +39,7 @@ _NOTES = {"optax.contrib:galore": "projects matrices alone, of which a convoluti
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Training):
+class Options(Runs):
     """Trains the notebook's network with every optimizer of optax for a few steps."""
 
     image_size: int = 32

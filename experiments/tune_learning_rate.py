@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from rich.console import Console
-
 from experiments.lab import experiment, fairness, names, scores, tuning, views
+from experiments.lab.experiment import Lab
 from experiments.lab.names import exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
 from experiments.lab.scores import COLUMNS, Arms
-from experiments.lab.train import train_all
 from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
 from segjax import OPTIMIZERS, plotting
@@ -66,15 +64,15 @@ PRESETS = {
 }
 
 
-def work(options: Options, console: Console) -> dict[str, Arms]:
+def work(options: Options, lab: Lab) -> dict[str, Arms]:
     """Trains the grid, then what lies beyond its edges where that is asked for: label -> an arm a rate."""
 
     def train(candidates: list[Candidate]) -> dict[str, Arms]:
         # What is trained already is read.
         runs = tuning.plan(candidates, options.all_seeds, options)
-        return tuning.trials(candidates, train_all(runs, options, console), options.seeds)
+        return tuning.trials(candidates, lab.train(runs), options.seeds)
 
-    return tuning.search(options.candidates, train, options.extend, console)
+    return tuning.search(options.candidates, train, options.extend, lab.console)
 
 
 def report(options: Options, trials: dict[str, Arms]) -> Report:

@@ -166,7 +166,8 @@ def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredA
         lost = row["diverged_at"]
         lost = None if lost is None else check_count("diverged_at", lost, 1, options.iterations)
         numbers = {name: float(_numbers(name, [row[name]])[0]) for name in COLUMNS}
-        kept.append({"label": label, **{name: row[name] for name in names}, **numbers, "diverged_at": lost})
+        own = {"label": label, **{name: row[name] for name in names}, **numbers}
+        kept.append({**own, "cores": row.get("cores"), "diverged_at": lost})
     curves = [{name: _numbers(name, row["curves"][name]) for name in CURVES} for row in rows]
     if any(curve.shape != (options.iterations,) for own in curves for curve in own.values()):
         raise ValueError(f"its curves do not have {options.iterations} steps")

@@ -84,6 +84,8 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
         except stops.Interrupted as stop:
             stops.ignore()
             _exit(last_words(parsed), stops.exit_code(stop))
+        except stops.EngineError as error:
+            _exit(f"error: {error}; {store.kept(Path(getattr(parsed, 'out', '.')))}", stops.exit_code(error))
         except MemoryError as error:
             _exit("error: out of memory: choose smaller sizes", stops.exit_code(error))
         except FloatingPointError as error:

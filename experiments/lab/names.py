@@ -192,6 +192,22 @@ def sources(names: Iterable[str]) -> list[Path]:
     return [Path(file) for name in own if (file := getattr(sys.modules.get(name), "__file__", None))]
 
 
+def loaded_files(names: Iterable[str]) -> dict[str, Path]:
+    """Relative path -> file, of every loaded module in the packages of import paths, without segjax and optax.
+
+    >>> loaded_files(["optax:lion", "adam"])
+    {}
+    """
+    packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - {"segjax", "optax"}
+    loaded = [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] in packages]
+    files = {}
+    for name, module in loaded:
+        if (file := getattr(module, "__file__", None)) and file.endswith(".py"):
+            path = Path(*name.split("."))
+            files[str(path / "__init__.py" if hasattr(module, "__path__") else path.with_suffix(".py"))] = Path(file)
+    return files
+
+
 def check_label(label: str) -> str:
     """Returns `label`, a name that stands in tables, figures and files; raises ValueError otherwise."""
     # matplotlib reads dollars as formulas, and leaves out of a legend what begins with an underscore.

@@ -27,7 +27,7 @@ from segjax.checks import check_count, check_pixels, check_positive, check_sigma
 # the number of devices, changes rounding alone; so what was too wide for the memory can go on with a smaller one.
 CHANGE_NO_RESULT = (
     *("preset", "out", "overwrite", "checkpoint_seconds", "width"),
-    *("coordinator", "num_processes", "process_id"),
+    *("workers", "cluster"),
 )
 # Letters of a SHA-256 in hexadecimal; a reason in words is shorter.
 _DIGITS = 64
@@ -71,6 +71,7 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     **dict.fromkeys(("sigma1", "sigma2", "sigma"), check_sigma),
     **dict.fromkeys(("learning_rate", "checkpoint_seconds"), check_positive),
     **dict.fromkeys(("batch_size", "iterations", "width"), partial(check_count, minimum=1)),
+    "workers": partial(check_count, minimum=0),
     "image_size": partial(check_count, minimum=2),
     "seed": check_seeds,
     "schedule": partial(check_name, known=SCHEDULES),
@@ -79,6 +80,11 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "loss": partial(check_name, known=LOSSES),
     "architecture": partial(check_name, known=ARCHITECTURES),
 }
+
+
+def at_precision(precision: str) -> contextlib.AbstractContextManager[None]:
+    """A context in which jax computes at a value of `--precision`; other values leave jax as it is."""
+    return jax.default_matmul_precision(precision) if precision in PRECISIONS else contextlib.nullcontext()
 
 
 # Keyword-only, so that an experiment can add options without a default, and reorder nothing.
@@ -220,8 +226,7 @@ class Training(Data):
             flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true"
             os.environ["XLA_FLAGS"] = flags.strip()
         # Another command in this process has a precision of its own. `check`, which comes later, refuses other names.
-        told = self.precision in PRECISIONS
-        with jax.default_matmul_precision(self.precision) if told else contextlib.nullcontext():
+        with at_precision(self.precision):
             yield
 
     def called(self, optimizer: str) -> str:
@@ -243,7 +248,40 @@ class Training(Data):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison(Training, Seeds):
+class Runs(Training):
+    """For an experiment that trains several runs."""
+
+    workers: int = 0
+    """Number of local processes that train runs at the same time, each on an equal share of the cores; the last digits
+    of a run depend on its number of cores. With 0 this process trains one run after the other, and alone keeps
+    checkpoints within a run."""
+    cluster: str = ""
+    """Dask scheduler whose workers train the runs: tcp://HOST:8786, tls://HOST:8786 or the path of a scheduler file.
+    docs/cluster.md says how to start one."""
+
+    def check(self) -> None:
+        super().check()
+        available = provenance.cores() or 1
+        if self.workers > available:
+            raise ValueError(f"--workers must be at most the number of cores, {available}, got {self.workers}")
+        if self.workers and self.cluster:
+            raise ValueError("--workers starts local processes and --cluster takes those of a scheduler: give one")
+        if self.workers and jax.default_backend() != "cpu":
+            raise ValueError("--workers shares out the cores of a CPU; for GPUs start a worker for each: --cluster")
+        if self.cluster and "://" not in self.cluster and not Path(self.cluster).is_file():
+            raise ValueError(f"--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got {self.cluster!r}")
+
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[None]:
+        if self.cluster:
+            # Otherwise this process takes three quarters of a GPU's memory from the worker on the same GPU.
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        with super().prepared():
+            yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Runs, Seeds):
     """For an experiment that trains several things over seeds, and compares them."""
 
     width: int = 1

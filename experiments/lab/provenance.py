@@ -1,15 +1,19 @@
 """What made a result: versions, device, jax's settings, and the commit of the source."""
 
+import hashlib
 import os
 import platform
 import subprocess
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import jax
 
+import segjax
 from segjax.convolution import on_cpu, side_by_side
 
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -57,11 +61,30 @@ def circumstances() -> dict[str, Any]:
             "kind": device.device_kind,
             "count": jax.device_count(),
             "cpu": _cpu(),
-            "cpu_cores": _cores(),
+            "cpu_cores": cores(),
         },
         "source": _source(Path(__file__).parents[2]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@cache
+def code_digest() -> str:
+    """A digest of the source files of segjax and of the experiments, whose versions do not tell two checkouts apart."""
+    digest = hashlib.sha256()
+    for root in (Path(segjax.__file__).parent, Path(__file__).parents[1]):
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Warns where runs of one table were trained on different numbers of cores."""
+    numbers = sorted({row["cores"] for row in rows if row.get("cores")})
+    if len(numbers) < 2:
+        return []
+    listed = " and ".join(map(str, numbers))
+    return [f"Runs were trained on {listed} cores: rounding differs between them, which changes single runs."]
 
 
 def _source(root: Path) -> dict[str, Any]:
@@ -79,8 +102,8 @@ def _source(root: Path) -> dict[str, Any]:
         return {"commit": None, "clean": None}
 
 
-def _cores() -> int | None:
-    """Those that this process may use: XLA deals its sums out to as many, so that their number changes last digits."""
+def cores() -> int | None:
+    """Number of cores that this process may use. XLA divides its sums among them, so it changes last digits."""
     # Linux alone tells; a batch system gives a process some of a machine's.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

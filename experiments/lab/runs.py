@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 import segjax
 from experiments.lab.names import ARCHITECTURES, exact, optimizer
@@ -67,6 +66,10 @@ class Run(NamedTuple):
         return {**self._asdict(), "texture": self.texture._asdict()}
 
 
+# Runs of one program that are trained together.
+Group = Sequence[Run]
+
+
 class Begun(NamedTuple):
     """One run under way, or several at the same step.
 
@@ -106,6 +109,7 @@ class Result(NamedTuple):
         history: of training, leaves (iterations,).
         variables: those that the run is judged by (`segjax.eval_variables`); `held_out` are their scores.
         seconds: of training, compilation left out; what is saved and watched on the way counts.
+        cores: number of cores that the process could use, on which the last digits depend; None where nothing tells.
         trained: the variables that training ended with, where they are others.
     """
 
@@ -114,6 +118,7 @@ class Result(NamedTuple):
     variables: dict[str, Any]
     held_out: Held
     seconds: float
+    cores: int | None
     trained: dict[str, Any] | None = None
 
     @property
@@ -123,7 +128,7 @@ class Result(NamedTuple):
 
 
 class Program(NamedTuple):
-    """Compiled functions that train one run, or several side by side, as many on each device.
+    """Compiled functions that train one run, or several together.
 
     Attributes:
         init: (keys, rates) -> state.
@@ -143,24 +148,25 @@ class Program(NamedTuple):
 
 
 # A run alone has no axis of runs: a loop over one run would be compiled to other rounding.
-def arguments(runs: Sequence[Run]) -> tuple[jax.Array, jax.Array]:
+def arguments(runs: Group) -> tuple[jax.Array, jax.Array]:
     """The keys and rates that a program takes: of one run alone, or stacked."""
     keys = [jax.random.key(run.seed) for run in runs]
     rates = [jnp.asarray(run.learning_rate, float) for run in runs]
     return (jnp.stack(keys), jnp.stack(rates)) if len(runs) > 1 else (keys[0], rates[0])
 
 
-def program(run: Run, places: int = 1, chunk_size: int = CHUNK_SIZE) -> Program:
-    """The program of a run alone, or of runs side by side: compiled once for all the seeds and rates that use it.
+def program(run: Run, num_runs: int = 1, chunk_size: int = CHUNK_SIZE) -> Program:
+    """The program of a run alone, or of several together: compiled once for all the seeds and rates that use it."""
+    return _program(run.program, num_runs, min(chunk_size, run.iterations))
 
-    Args:
-        places: number of the runs; more than one are a multiple of the number of devices.
-    """
-    return _program(run.program, places, min(chunk_size, run.iterations))
+
+def forget_programs() -> None:
+    """For a process whose optimizers have been imported anew."""
+    _program.cache_clear()
 
 
 @cache
-def _program(run: Run, places: int, chunk_size: int) -> Program:
+def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     model, chosen = ARCHITECTURES[run.architecture], optimizer(run.optimizer)
     if run.schedule != "constant":
         chosen = scheduled(chosen, SCHEDULES[run.schedule], run.iterations)
@@ -169,22 +175,18 @@ def _program(run: Run, places: int, chunk_size: int) -> Program:
     key = jax.random.key(CALIBRATION_KEY)
     judge = partial(segjax.eval_variables, model, chosen, key=key, **run.texture._asdict())
     others = eval_params(chosen, jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)])).opt_state)
-    if places == 1:
+    if num_runs == 1:
         judged, evaluate = jax.jit(judge) if others else None, evaluation(model, run.texture)
         return Program(fit.init, fit.advance, judged, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
-    # On a CPU, side by side on one device takes 1.1 times as long as one after the other.
-    mesh = jax.make_mesh((jax.device_count(),), ("runs",))
-    over_runs = partial(map_runs, width=places // mesh.size, mesh=mesh)
+    # On a CPU, together takes 1.1 times as long as one after the other.
+    over_runs = partial(map_runs, width=num_runs)
 
     def advance(keys: jax.Array, states: Any, rates: jax.Array, num_steps: jax.Array) -> Any:
         return over_runs(lambda key, state, rate: fit.advance(key, state, rate, num_steps), keys, states, rates)
 
-    # Each of several processes holds the runs of its own devices: this copies all of them to all.
-    gather = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
-
     def split(tree: Any) -> list[Any]:
-        whole = jax.device_get(gather(tree))
-        return [jax.tree.map(lambda leaf, n=number: np.asarray(leaf)[n], whole) for number in range(places)]
+        whole = jax.device_get(tree)
+        return [jax.tree.map(lambda leaf, n=number: np.asarray(leaf)[n], whole) for number in range(num_runs)]
 
     judged = jax.jit(partial(over_runs, judge)) if others else None
     evaluate = jax.jit(partial(over_runs, partial(held_out, model, run.texture)))

@@ -137,6 +137,7 @@ class Arm:
                     "label": self.label,
                     **{name: value for name, value in result.run._asdict().items() if name != "texture"},
                     **{name: float(numbers[name]) for name in COLUMNS},
+                    "cores": result.cores,
                     # 0 stands for a run that did not diverge.
                     "diverged_at": int(diverged_at(result.history.loss, result.ended["params"])) or None,
                 }

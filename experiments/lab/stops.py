@@ -17,6 +17,10 @@ class UsageError(Exception):
     """The user asked for something that cannot be done; the message is the one line that they read."""
 
 
+class EngineError(Exception):
+    """The workers or their scheduler fail; the message is the one line that the user reads."""
+
+
 class Finished(BaseException):
     """The user asked for something that is done already, which is no error; the message is the one line they read."""
 

@@ -203,7 +203,7 @@ def write_runs(out: Path, results: Sequence[Result]) -> None:
         arrays = {"history": result.history, "variables": result.variables, "held_out": result.held_out}
         if result.trained:
             arrays["trained"] = result.trained
-        metadata = {"run": result.run.as_dict(), "seconds": result.seconds}
+        metadata = {"run": result.run.as_dict(), "seconds": result.seconds, "cores": result.cores}
         _write(out, _run(result.run.stem), checkpoints.to_bytes(arrays, metadata))
     for result in results:
         (out / _run(result.run.stem, "part")).unlink(missing_ok=True)
@@ -218,7 +218,8 @@ def read_run(out: Path, run: Run) -> Result:
     counts, running = (metrics.Counts(**held[name]) for name in ("counts", "running_counts"))
     held_out = Held(counts, running, edges.EdgeCounts(**held["edges"]), held["image_iou"], held["losses"])
     history = segjax.History(history["loss"], metrics.Counts(**history["counts"]))
-    return Result(run, history, arrays["variables"], held_out, metadata["seconds"], arrays.get("trained"))
+    seconds, cores = metadata["seconds"], metadata.get("cores")
+    return Result(run, history, arrays["variables"], held_out, seconds, cores, arrays.get("trained"))
 
 
 def write_begun(out: Path, names: Sequence[str], begun: Begun, notes: Any = ()) -> None:
@@ -248,7 +249,7 @@ def read_begun(out: Path, names: Sequence[str], template: Any) -> tuple[Begun, d
     if not path.exists():
         return None
     arrays, metadata = _read(path)
-    # With another number of devices, or another width, other runs are trained together: they begin anew.
+    # With another width, other runs are trained together: they begin anew.
     if metadata.get("names") != list(names):
         return None
     try:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 
-from experiments.lab import names, processes
+from experiments.lab import names
 from experiments.lab.names import exact
 from experiments.lab.options import Training
 from experiments.lab.report import Table
@@ -145,22 +145,19 @@ def search(
     """The trials of the candidates, and, where that is asked for, of rates beyond an edge while the best is one.
 
     Args:
-        train: candidates -> their trials; of several processes one alone has any.
+        train: candidates -> their trials.
     """
     given, trials = candidates, train(candidates)
-    while extend:
-        beyond = extension(grid(trials), given) if trials else {}
-        # All processes must train the rates that one of them chose.
-        rates = processes.broadcast(np.array([beyond.get(it.label, np.nan) for it in candidates])).tolist()
-        if np.isnan(rates).all():
-            break
+    while extend and (beyond := extension(grid(trials), given)):
         for label, rate in beyond.items():
             found = grid(trials).best[label].rate
             why = "the best rate of {} is an edge of its grid" if found else "some seed of {} diverged at every rate"
             console.print(f"{why.format(escape(label))}: trying {rate:g}")
         candidates = [
-            own if np.isnan(rate) else own._replace(rates=tuple(sorted([*own.rates, rate])))
-            for own, rate in zip(candidates, rates, strict=True)
+            candidate._replace(rates=tuple(sorted([*candidate.rates, beyond[candidate.label]])))
+            if candidate.label in beyond
+            else candidate
+            for candidate in candidates
         ]
         trials = train(candidates)
     return trials

@@ -1,0 +1,380 @@
+"""The engine of many runs: Dask's `distributed` starts workers, reaches them, and replaces those that die.
+
+Runs share nothing, so a worker that dies costs the runs that it was training, and another worker trains those. This
+process gives each group of runs to one worker and does not leave the choice to Dask's scheduler, for two reasons: a
+worker gets runs only after it has shown that it computes as this process does, and a death counts only against the runs
+that the worker was training.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pickle
+import signal
+import sys
+import sysconfig
+import threading
+import time
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import invalidate_caches
+from importlib.util import find_spec
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.request import urlopen
+
+from experiments.lab import names, provenance, runs, stops
+from experiments.lab.options import Runs, at_precision, digest
+from experiments.lab.runs import Group, Result, Run
+from experiments.lab.train import train_group
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Worker
+
+# A command that has no worker for so long ends. A worker takes 5 to 20 s to start.
+PATIENCE_S = 60.0
+# Workers that may die while they train the same run.
+MOST_DEATHS = 4
+# How often this process asks the scheduler for its workers, and how often a worker tells how far it is.
+INTERVAL_S = 0.5
+# Tells a local worker how many of them share the cores.
+_SHARES = "SEGJAX_WORKERS"
+
+
+class Job(NamedTuple):
+    """What a worker needs beside the runs.
+
+    Attributes:
+        precision: `--precision`.
+        optimizers: of all runs, as `names.optimizer` takes them.
+        modules: relative path -> source of the user's own modules; a worker need not share a disk.
+        topic: of the events by which a worker tells its steps.
+    """
+
+    precision: str
+    optimizers: tuple[str, ...]
+    modules: Mapping[str, bytes]
+    topic: str
+
+
+class _Task(NamedTuple):
+    """What a worker is doing; without a group of runs, it is describing itself."""
+
+    future: "Future"
+    group: Group | None = None
+
+
+class Pool:
+    """The workers of a command: local ones, or those of a cluster that somebody started. Made by `opened`."""
+
+    def __init__(self, client: "Client", precision: str, say: Callable[[str], None]) -> None:
+        """`say` prints a line between those of the progress."""
+        self._client, self._precision, self._say = client, precision, say
+        # What each worker is doing, and those that have shown that they compute as this process does.
+        self._tasks: dict[str, _Task] = {}
+        self._ready: set[str] = set()
+        # How the others compute.
+        self._refused: dict[str, str] = {}
+        self._steps: dict[str, int] = {}
+        # Workers that died of a run; None stands for those that died one after the other while they started.
+        self._deaths: Counter[Run | None] = Counter()
+
+    def train(
+        self, groups: Iterable[Group], finished: Callable[[list[Result]], None], look: Callable[[int, int], None]
+    ) -> None:
+        """Trains every group on one of the workers.
+
+        Args:
+            finished: called with the results of each group as they arrive.
+            look: called twice a second with the steps of all runs in progress, and the number of workers.
+
+        Raises:
+            UsageError: if every worker computes otherwise than this process.
+            EngineError: if the scheduler ends, no worker comes, a run raises, or `MOST_DEATHS` workers die of it.
+            Interrupted: by a signal.
+        """
+        waiting = deque(groups)
+        optimizers = tuple(dict.fromkeys(run.optimizer for group in waiting for run in group))
+        job = Job(self._precision, optimizers, _sources(optimizers), f"segjax-{self._client.id}")
+        with at_precision(job.precision):
+            ours = describe(job)
+        self._client.subscribe_topic(job.topic, lambda event: self._steps.update([event[1]]))
+        # The optimizers may be others than those that the workers described before.
+        self._ready.clear()
+        last_task = time.monotonic()
+        with stops.deferred() as signals, _scheduler_errors():
+            while waiting or any(task.group for task in self._tasks.values()):
+                if signals:
+                    raise stops.Interrupted(signals[0])
+                addresses = set(self._client.nthreads())
+                waiting.extendleft(self._forget_all_but(addresses))
+                self._hand_out(addresses, waiting, job)
+                last_task = time.monotonic() if self._tasks else last_task
+                self._check_workers(addresses, time.monotonic() - last_task)
+                self._wait()
+                for results in self._collect(waiting, ours):
+                    finished(results)
+                look(sum(self._steps.get(address, 0) for address in self._tasks), len(self._ready))
+
+    def _forget_all_but(self, addresses: set[str]) -> list[Group]:
+        """Forgets workers that are gone, and gives the groups that they were training."""
+        self._ready &= addresses
+        lost = []
+        for address in self._tasks.keys() - addresses:
+            _, group = self._tasks.pop(address)
+            lost += [group] if group else []
+            run = group[0] if group else None
+            self._deaths[run] += 1
+            if self._deaths[run] == MOST_DEATHS:
+                work = f"trained {_name(run)}" if run else "started"
+                raise stops.EngineError(f"{MOST_DEATHS} workers died while they {work}; out of memory, most likely")
+        return lost
+
+    def _hand_out(self, addresses: set[str], waiting: deque[Group], job: Job) -> None:
+        """Has new workers describe themselves, and gives a group to each that has none."""
+        for address in addresses - self._ready - self._tasks.keys() - self._refused.keys():
+            self._tasks[address] = _Task(self._submit(address, introduce, job))
+        for address in sorted(self._ready - self._tasks.keys())[: len(waiting)]:
+            group = waiting.popleft()
+            self._tasks[address], self._steps[address] = _Task(self._submit(address, train_here, group, job), group), 0
+
+    def _submit(self, address: str, function: Callable[..., Any], *arguments: Any) -> "Future":
+        """Has this worker call a function, and no other, should it die."""
+
+        # The scheduler unpickles what it passes on. A local function travels by value, so that it needs no segjax.
+        def call(pickled: bytes) -> Any:
+            function, arguments = pickle.loads(pickled)
+            return function(*arguments)
+
+        pickled = pickle.dumps((function, arguments))
+        return self._client.submit(call, pickled, workers=[address], allow_other_workers=False, pure=False)
+
+    def _check_workers(self, addresses: set[str], idle_seconds: float) -> None:
+        if self._refused and not self._tasks and self._refused.keys() >= addresses:
+            why = "; ".join(dict.fromkeys(self._refused.values()))
+            raise stops.UsageError(f"no worker computes as this process does: {why}")
+        if idle_seconds > PATIENCE_S:
+            raise stops.EngineError(f"no worker came within {PATIENCE_S:.0f} s")
+
+    def _wait(self) -> None:
+        """Until a task is done, but no longer than `INTERVAL_S`."""
+        news = threading.Event()
+        for task in self._tasks.values():
+            task.future.add_done_callback(lambda _: news.set())
+        news.wait(INTERVAL_S)
+
+    def _collect(self, waiting: deque[Group], ours: Mapping[str, str]) -> Iterator[list[Result]]:
+        """The results of each group that is trained; the workers that have described themselves become ready."""
+        errors = []
+        for address in [address for address, task in self._tasks.items() if task.future.done()]:
+            future, group = self._tasks.pop(address)
+            if future.cancelled():
+                # The scheduler began anew.
+                waiting.extendleft([group] if group else [])
+            elif group:
+                if error := future.exception():
+                    errors.append(_told(error, group[0]))
+                else:
+                    yield future.result()
+            elif difference := _difference(future, ours):
+                self._refused[address] = difference
+                self._say(f"Worker {address} gets no runs: {difference}.")
+            else:
+                self._ready.add(address)
+                self._deaths[None] = 0
+        # Last, so that no result is lost.
+        if errors:
+            raise errors[0]
+
+
+def _name(run: Run) -> str:
+    return f"{run.optimizer} {names.exact(run.learning_rate)}, seed {run.seed}"
+
+
+def _told(error: BaseException, run: Run) -> BaseException:
+    """An error of a run in one line, unless the command line tells it: a device or a machine without memory, a NaN."""
+    if isinstance(error, MemoryError | FloatingPointError) or "out of memory" in str(error).lower():
+        return error
+    said = " ".join(f"{type(error).__name__}: {error}".splitlines()[0].split())
+    return stops.EngineError(f"{_name(run)} failed with {said} (without workers the command shows where)")
+
+
+def _difference(future: "Future", ours: Mapping[str, str]) -> str:
+    """The first difference between a worker's description of itself and ours, in words; empty if there is none."""
+    if error := future.exception():
+        return " ".join(f"it fails with {type(error).__name__}: {error}".split())
+    theirs = future.result()
+    pairs = ((name, theirs.get(name), value) for name, value in ours.items())
+    return next((f"its {name} is {other}, not {value}" for name, other, value in pairs if other != value), "")
+
+
+def _sources(optimizers: Iterable[str]) -> dict[str, bytes]:
+    """The user's own modules; a package that pip has installed must be installed on the workers too."""
+    installed = sysconfig.get_path("purelib")
+    files = names.loaded_files(optimizers)
+    return {path: file.read_bytes() for path, file in files.items() if not file.is_relative_to(installed)}
+
+
+@contextlib.contextmanager
+def _scheduler_errors() -> Iterator[None]:
+    """Turns the errors that Dask raises without its scheduler into an `EngineError`."""
+    try:
+        yield
+    except OSError as error:
+        # An error of the disk names a file.
+        if error.filename is not None:
+            raise
+        raise stops.EngineError("the scheduler has ended") from error
+
+
+@contextlib.contextmanager
+def opened(options: Runs, say: Callable[[str], None]) -> Iterator[Pool]:
+    """The workers that the options ask for, until the end of the context.
+
+    Raises:
+        UsageError: if Dask is not installed, or the cluster cannot be reached.
+    """
+    if find_spec("distributed") is None:
+        raise stops.UsageError("--workers and --cluster need the package distributed: pip install '.[cluster]'")
+    import dask
+    from distributed import Client
+    from distributed.utils import silence_logging_cmgr
+
+    with contextlib.ExitStack() as stack:
+        # What a person should know of the workers this module says, in a line each.
+        stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
+        stack.enter_context(warnings.catch_warnings())
+        # Of other versions than ours; `_difference` names those that change numbers.
+        warnings.simplefilter("ignore")
+        # Dask would change the environment of this process.
+        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
+        if options.cluster:
+            try:
+                client = stack.enter_context(Client(_address(options.cluster), timeout=10, set_as_default=False))
+            except (OSError, ValueError, TypeError, ImportError) as error:
+                raise stops.UsageError(f"--cluster {options.cluster} cannot be reached: {error}") from error
+        else:
+            cluster = stack.enter_context(_local_cluster(options.workers))
+            client = stack.enter_context(Client(cluster, set_as_default=False))
+        # Without the package bokeh, the scheduler has the address of a dashboard and no page.
+        with contextlib.suppress(OSError, ValueError), urlopen(client.dashboard_link, timeout=2):
+            say(f"Dask's dashboard: {client.dashboard_link}")
+        yield Pool(client, options.precision, say)
+
+
+def _address(cluster: str) -> str:
+    """The scheduler's address, also from a scheduler file; raises OSError or ValueError."""
+    if "://" in cluster:
+        return cluster
+    document = json.loads(Path(cluster).read_text())
+    if not isinstance(document, dict) or not isinstance(address := document.get("address"), str):
+        raise ValueError("it is not a file that a scheduler wrote")
+    return address
+
+
+@contextlib.contextmanager
+def _local_cluster(workers: int) -> Iterator[Any]:
+    from distributed import LocalCluster
+
+    _start_resource_tracker()
+    # A terminal sends Ctrl-C to the workers too. They, and those that replace them, inherit this mask from the thread
+    # that starts them; this process still hears the signal.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        cluster = LocalCluster(
+            n_workers=0,
+            threads_per_worker=1,
+            processes=True,
+            # Whoever reaches the scheduler's port can run code.
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None,
+            silence_logs=logging.CRITICAL,
+            # Otherwise Dask pauses a worker that uses four fifths of its share.
+            memory_limit=0,
+            preload=__name__,
+            env={_SHARES: str(workers)},
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    with cluster:
+        cluster.scale(workers)
+        yield cluster
+
+
+def _start_resource_tracker() -> None:
+    """Starts the process by which Python's multiprocessing cleans up, before Dask does.
+
+    It would clear the mask of the thread that starts it, and would warn of semaphores where a signal ends the command.
+    """
+    options = list(sys.warnoptions)
+    sys.warnoptions.append("ignore:resource_tracker")
+    resource_tracker.ensure_running()
+    sys.warnoptions[:] = options
+
+
+def dask_setup(worker: "Worker") -> None:
+    """Gives a local worker its share of the cores. All shares are equal: the number of cores changes last digits."""
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    size, index = len(cores) // int(os.environ[_SHARES]), int(worker.name)
+    # Later threads inherit it from those that are there.
+    for thread in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(int(thread), cores[size * index : size * (index + 1)])
+
+
+def introduce(job: Job) -> dict[str, str]:
+    """On a worker: installs the user's own modules, and describes what it computes with."""
+    from distributed import get_worker
+
+    digest = hashlib.sha256(repr(sorted(job.modules.items())).encode()).hexdigest()[:16]
+    folder = Path(get_worker().local_directory) / f"modules-{digest}"
+    if job.modules and sys.path[0] != str(folder):
+        for path, source in job.modules.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(source)
+        sys.path.insert(0, str(folder))
+        # A worker of a cluster may have trained with an older version.
+        packages = {path.partition("/")[0].removesuffix(".py") for path in job.modules}
+        for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+            del sys.modules[name]
+        invalidate_caches()
+        runs.forget_programs()
+    with at_precision(job.precision):
+        return describe(job)
+
+
+def describe(job: Job) -> dict[str, str]:
+    """What the numbers depend on, by name: versions, numerics, and digests of the source files."""
+    described = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
+    for name in job.optimizers:
+        # This imports its module.
+        names.optimizer(name)
+    described |= {path: digest(file)[:16] for path, file in names.loaded_files(job.optimizers).items()}
+    return {name: str(value) for name, value in described.items()}
+
+
+def train_here(group: Group, job: Job) -> list[Result]:
+    """On a worker: trains runs together, and tells how many of their steps are done."""
+    from distributed import get_worker
+
+    worker = get_worker()
+    key, steps, told = worker.get_current_task(), 0, 0.0
+
+    def look(_: str, new_steps: int) -> None:
+        nonlocal steps, told
+        steps += new_steps
+        if time.monotonic() - told > INTERVAL_S:
+            told = time.monotonic()
+            worker.log_event(job.topic, (worker.address, steps))
+            # The command that wanted the runs has ended, and another may wait.
+            if (task := worker.state.tasks.get(key)) is None or task.state != "executing":
+                raise RuntimeError("these runs are wanted no more")
+
+    with at_precision(job.precision):
+        return train_group(group, look)
