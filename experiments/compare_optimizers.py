@@ -25,15 +25,16 @@ from typing import NamedTuple
 
 from rich.markup import escape
 
-from experiments.lab import baseline, experiment, fairness, names, scores, tuning, views
-from experiments.lab.baseline import Baseline
+from experiments.lab import experiment, fairness, names, scores, views
 from experiments.lab.experiment import Lab
 from experiments.lab.options import Comparison, check_name, check_seeds
 from experiments.lab.report import Report
 from experiments.lab.scores import Arms, Target
 from experiments.lab.stops import UsageError
-from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
+from experiments.optimizers import baseline, tuning
+from experiments.optimizers.baseline import Baseline
+from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS
 from segjax.checks import check_positive
 

@@ -34,8 +34,8 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Training
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import Texture, held_out_batch
-from experiments.lab.saved_models import load_with_textures
 from experiments.lab.train import progress_bar
+from experiments.pictures.saved_models import load_with_textures
 from segjax import layers, metrics, plotting
 from segjax.models import Variables
 

@@ -22,11 +22,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import segjax
-from experiments.lab import clock, experiment, novelty, photographs, saved_models
-from experiments.lab.clock import Snapshot
+from experiments.lab import experiment
 from experiments.lab.experiment import Lab
 from experiments.lab.report import Report
 from experiments.lab.runs import HELD_OUT_KEY
+from experiments.pictures import novelty, photographs, saved_models
+from experiments.timed import clock
+from experiments.timed.clock import Snapshot
 from segjax import plotting
 from segjax.checks import check_positive, check_share
 from segjax.exemplars import generate_crops

@@ -15,7 +15,7 @@ Of scene.png and scene.jpg the second has the NAME scene.jpg; a third scene.jpg,
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
 training images. A picture of something else gets a warning where its squares are unlike those of training
-(`experiments.lab.novelty` says how that is told). A picture that cannot be read is one line on the screen, and the
+(`experiments.pictures.novelty` says how that is told). A picture that cannot be read is one line on the screen, and the
 others go on; the exit code is 1 then. A NAME that is too long for a file system is cut, and made unique by eight digits
 of its SHA-256. Half a second for a million pixels on 2 CPU cores.
 """
@@ -36,14 +36,15 @@ from PIL import Image
 from rich.markup import escape
 from tyro.conf import Positional, Suppress, arg
 
-from experiments.lab import experiment, novelty, photographs, saved_models, stops, store
+from experiments.lab import experiment, stops, store
 from experiments.lab.experiment import Lab
 from experiments.lab.names import printable
 from experiments.lab.options import Command, digest
 from experiments.lab.report import Report, Table
-from experiments.lab.saved_models import SavedModel
 from experiments.lab.stops import UsageError
 from experiments.lab.train import progress_bar
+from experiments.pictures import novelty, photographs, saved_models
+from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
 from segjax.checks import check_count, check_positive
 

@@ -18,15 +18,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import segjax
-from experiments.lab import bounds, clock, experiment, saved_models
+from experiments.lab import bounds, experiment
 from experiments.lab.bounds import Bound
-from experiments.lab.clock import Snapshot
 from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data
 from experiments.lab.report import Report
 from experiments.lab.runs import held_out_batch
 from experiments.lab.scores import COLUMNS
+from experiments.pictures import saved_models
+from experiments.timed import clock
+from experiments.timed.clock import Snapshot
 
 # Set for 60 s on 2 CPU cores at the notebook's sizes; docs/experiments.md has the machines and seeds that meet them.
 GOALS = {"accuracy": 0.993, "iou": 0.987}

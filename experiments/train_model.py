@@ -20,7 +20,7 @@ from typing import ClassVar, NamedTuple, cast
 import numpy as np
 
 import segjax
-from experiments.lab import bounds, experiment, output, saved_models, scores, store, views
+from experiments.lab import bounds, experiment, output, scores, store, views
 from experiments.lab.bounds import Bound
 from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
@@ -28,6 +28,7 @@ from experiments.lab.options import Training
 from experiments.lab.report import Report
 from experiments.lab.runs import CHUNK_SIZE, Result, held_out_batch
 from experiments.lab.stops import UsageError
+from experiments.pictures import saved_models
 from segjax import plotting
 from segjax.checks import check_count
 

@@ -23,12 +23,13 @@ import numpy as np
 import optax
 import optax.contrib
 
-from experiments.lab import experiment, names, scores, tuning
+from experiments.lab import experiment, names, scores
 from experiments.lab.names import exact
 from experiments.lab.options import Runs
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import Result, Run
-from experiments.lab.tuning import Candidate
+from experiments.optimizers import tuning
+from experiments.optimizers.tuning import Candidate
 from segjax import plotting
 from segjax.optimizers import copies_of_weights, eval_params, muon
 

@@ -17,14 +17,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from experiments.lab import experiment, fairness, names, scores, tuning, views
+from experiments.lab import experiment, fairness, names, scores, views
 from experiments.lab.experiment import Lab
 from experiments.lab.names import exact
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report, Table
 from experiments.lab.scores import COLUMNS, Arms
-from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
+from experiments.optimizers import tuning
+from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS, plotting
 
 # Columns of the table.

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.lab import names
 from experiments.lab.scores import Arms
-from experiments.lab.tuning import Candidate, Grid
+from experiments.optimizers.tuning import Candidate, Grid
 from segjax import statistics
 from segjax.optimizers import copies_of_weights, eval_params
 

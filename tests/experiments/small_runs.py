@@ -13,11 +13,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.lab import cli, clock, experiment, scores, stops, train
+from experiments.lab import cli, experiment, scores, stops, train
 from experiments.lab.options import Comparison
 from experiments.lab.report import Report
 from experiments.lab.runs import Held, Result, Run, arguments
 from experiments.lab.scores import Arm
+from experiments.timed import clock
 from segjax import History, metrics
 from segjax.edges import EdgeCounts
 from segjax.training import Fit

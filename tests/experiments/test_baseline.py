@@ -5,9 +5,9 @@ import pytest
 from small_runs import SHORT, arm, execute, parse, result
 
 from experiments import compare_optimizers
-from experiments.lab import baseline
 from experiments.lab.scores import COLUMNS
 from experiments.lab.stops import UsageError
+from experiments.optimizers import baseline
 
 WORDS = [*SHORT, "--seeds", "2"]
 

@@ -4,9 +4,11 @@ from conftest import drawn
 from small_runs import SMALL, execute, ticking, told_to_stop
 
 from experiments import train_best_model
-from experiments.lab import clock, saved_models, scores, store
+from experiments.lab import scores, store
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Interrupted, UsageError
+from experiments.pictures import saved_models
+from experiments.timed import clock
 from segjax import checkpoints
 
 # Half a second a chunk, after 100 for compiling: 6 chunks of 10 steps fit into what is left.

@@ -14,9 +14,10 @@ from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
 from experiments.compare_optimizers import PRESETS, Found, Options
-from experiments.lab import processes, tuning, views
+from experiments.lab import processes, views
 from experiments.lab.stops import Finished, UsageError
-from experiments.lab.tuning import Candidate
+from experiments.optimizers import tuning
+from experiments.optimizers.tuning import Candidate
 
 WORDS = [*SHORT, "--seeds", "2"]
 

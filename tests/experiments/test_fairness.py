@@ -3,7 +3,7 @@ import optax
 from small_runs import arm, result
 
 from experiments.lab import fairness
-from experiments.lab.tuning import Candidate, Grid
+from experiments.optimizers.tuning import Candidate, Grid
 from segjax.statistics import Best
 
 

@@ -4,9 +4,9 @@ from conftest import drawn
 from small_runs import execute
 
 from experiments import inspect_layers
-from experiments.lab import saved_models
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import UsageError
+from experiments.pictures import saved_models
 
 
 def test_a_mosaic_keeps_its_tiles_apart():

@@ -5,8 +5,8 @@ from PIL import Image
 from small_runs import SMALL, execute, ticking
 
 from experiments import learn_textures
-from experiments.lab import saved_models
 from experiments.lab.stops import UsageError
+from experiments.pictures import saved_models
 
 WORDS = [*SMALL, "--batch-size", "4", "--held-out", "32", "--architecture", "kernel_3"]
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.lab import novelty
+from experiments.pictures import novelty
 from segjax import generate_data
 
 SIZE = 64

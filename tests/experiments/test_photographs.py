@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.lab import photographs
+from experiments.pictures import photographs
 
 SHADES = np.random.default_rng(0).integers(0, 256, (18, 24)).astype(np.uint8)
 COLOURS = np.random.default_rng(1).integers(0, 256, (18, 24, 3)).astype(np.uint8)

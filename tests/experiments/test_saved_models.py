@@ -9,9 +9,9 @@ import pytest
 from conftest import drawn, to_nhwc, under
 from safetensors.numpy import save_file
 
-from experiments.lab import novelty, saved_models
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import UsageError
+from experiments.pictures import novelty, saved_models
 from segjax import checkpoints, predict
 
 pytestmark = pytest.mark.usefixtures("full_precision")

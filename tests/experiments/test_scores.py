@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from small_runs import ARMS, arm, contest, result
 
-from experiments.lab import scores, tuning, views
+from experiments.lab import scores, views
 from experiments.lab.scores import Arm, Target
+from experiments.optimizers import tuning
 from segjax import statistics
 
 

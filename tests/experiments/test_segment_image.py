@@ -12,9 +12,10 @@ from safetensors.numpy import save_file
 from small_runs import execute, parse, told_to_stop
 
 from experiments import rerun, segment_image
-from experiments.lab import cli, saved_models, store
+from experiments.lab import cli, store
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
+from experiments.pictures import saved_models
 from segjax import tiling, torch_weights
 
 EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32}

@@ -9,8 +9,9 @@ from small_runs import SMALL, execute, parse, ticking
 
 import segjax
 from experiments import train_best_model
-from experiments.lab import clock, saved_models
 from experiments.lab.names import ARCHITECTURES
+from experiments.pictures import saved_models
+from experiments.timed import clock
 
 pytestmark = pytest.mark.slow
 

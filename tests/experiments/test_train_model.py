@@ -7,8 +7,9 @@ import pytest
 from small_runs import SHORT, TWO_DEVICES, Command, execute
 
 from experiments import inspect_layers, train_model
-from experiments.lab import runs, saved_models
+from experiments.lab import runs
 from experiments.lab.stops import UsageError
+from experiments.pictures import saved_models
 from segjax import metrics
 
 WORDS = [*SHORT, "--show-every", "4", "--architecture", "shallow"]

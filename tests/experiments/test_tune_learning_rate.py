@@ -2,8 +2,8 @@ import pytest
 from small_runs import SHORT, arms_at, execute
 
 from experiments import tune_learning_rate
-from experiments.lab import tuning
 from experiments.lab.stops import UsageError
+from experiments.optimizers import tuning
 
 
 def test_rates_are_different(tmp_path):

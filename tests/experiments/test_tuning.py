@@ -3,9 +3,10 @@ import pytest
 from rich.console import Console
 from small_runs import RATES, arms_at, result
 
-from experiments.lab import processes, scores, tuning
+from experiments.lab import processes, scores
 from experiments.lab.options import Comparison
-from experiments.lab.tuning import Candidate
+from experiments.optimizers import tuning
+from experiments.optimizers.tuning import Candidate
 
 
 def test_candidates_have_the_common_grid_or_their_own():

@@ -11,9 +11,10 @@ from typing import NamedTuple
 import pytest
 from conftest import drawn
 
-from experiments.lab import cli, experiment, saved_models, stops
+from experiments.lab import cli, experiment, stops
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
+from experiments.pictures import saved_models
 from segjax import checkpoints
 
 TEXTURE = Texture(batch_size=1, image_size=16, sigma=4.0)._asdict()

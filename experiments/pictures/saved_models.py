@@ -12,10 +12,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from experiments.lab import novelty
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
+from experiments.pictures import novelty
 from segjax import checkpoints, generate_data, torch_weights
 from segjax.checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config

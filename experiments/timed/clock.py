@@ -20,12 +20,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 import segjax
-from experiments.lab import saved_models, scores, store, views
+from experiments.lab import scores, store, views
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Images
 from experiments.lab.report import Report, Table
 from experiments.lab.runs import CHUNK_SIZE, Begun, held_out_of
 from experiments.lab.train import in_chunks, progress_bar
+from experiments.pictures import saved_models
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES, plotting
 from segjax.checks import check_count, check_pixels, check_positive
 

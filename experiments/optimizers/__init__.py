@@ -1,0 +1,1 @@
+"""What questions about optimizers share: tuning, stored baselines, and what can be held against a comparison."""

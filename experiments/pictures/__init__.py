@@ -1,0 +1,1 @@
+"""What questions about pictures share: files of pictures, saved networks, and pictures unlike those of training."""
