@@ -1,11 +1,11 @@
 """Which optimizer trains the notebook's network best? SGD, momentum, RMSprop and Adam, at one rate or their own.
 
-    python -m experiments.compare_optimizers                    the notebook's protocol: one rate, 3 seeds
-    python -m experiments.compare_optimizers --preset fair      each at its own best rate, 5 seeds, 64 x 64
-    python -m experiments.compare_optimizers --preset rate_free     six that need no rate, against Adam
-    python -m experiments.compare_optimizers --preset quick     each at 0.001 and at a rate chosen on other seeds
+    python -m experiments.compare_optimizers               the notebook's protocol: one rate, 3 seeds
+    python -m experiments.compare_optimizers fair          each at its own best rate, 5 seeds, 64 x 64
+    python -m experiments.compare_optimizers rate_free     six that need no rate, against Adam
+    python -m experiments.compare_optimizers quick         each at 0.001 and at a rate chosen on other seeds
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
-    python -m experiments.compare_optimizers --preset fair --optimizers mine=my_module:factory=0.01 \\
+    python -m experiments.compare_optimizers fair --optimizers mine=my_module:factory=0.01 \\
         --baseline docs/baselines/fair.json                     one of your own, against runs that are there
 
 Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook made one
@@ -17,30 +17,24 @@ for the presets fair (64 runs to tune, 20 to compare) and rate_free (16 and 40),
 trains runs on several local processes at once, and `--cluster` on other machines (docs/cluster.md).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
-from rich.markup import escape
-
-from experiments.lab import experiment, fairness, names, scores, views
-from experiments.lab.experiment import Lab
-from experiments.lab.options import Comparison, check_name, check_seeds
+from experiments.lab import figures, names, question, tables
+from experiments.lab.arms import Arms, rows
+from experiments.lab.options import Comparison, Data, Seeds, Training, check_name, check_seeds
+from experiments.lab.question import Lab
 from experiments.lab.report import Report
-from experiments.lab.scores import Arms, Target
 from experiments.lab.stops import UsageError
 from experiments.notebook.published import ADAM_RATES
-from experiments.optimizers import baseline, tuning
+from experiments.optimizers import baseline, contest, fairness, tuning
 from experiments.optimizers.baseline import Baseline
+from experiments.optimizers.contest import DECISIVE, Contest, Target
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS
 from segjax.checks import check_positive
-
-# The columns that are estimated, and the two that decide: where training ended, and its worth on other images.
-ESTIMATED = ("final_loss", "loss", "iou")
-DECISIVE = ("final_loss", "iou")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +65,10 @@ class Options(Comparison):
     tuning_seed: int = 1000  # The first of those seeds.
     out: Path = Path("results/compare_optimizers")
 
-    def called(self, optimizer: str) -> str:
-        return tuning.label(self.candidates, optimizer)
+    free = (
+        *("seeds", "optimizers", "reference", "baseline", "target_loss", "target_iou"),
+        *("tune", "extend", "rates", "tuning_seed", "tuning_seeds"),
+    )
 
     def inputs(self) -> list[Path]:
         return names.sources(optimizer for _, optimizer, _ in self.candidates) + (
@@ -85,9 +81,10 @@ class Options(Comparison):
         known = self.references
         if self.reference:
             check_name("--reference", self.reference, known)
-        for it in self.candidates:
-            for rate in () if it in self.tuned else it.rates:
-                names.check_moves(f"--optimizers {it.label}", it.optimizer, rate)
+        for candidate in self.candidates:
+            for rate in () if candidate in self.tuned else candidate.rates:
+                names.check_moves(f"--optimizers {candidate.label}", candidate.optimizer, rate)
+        check_positive("--learning-rate", self.learning_rate)
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
@@ -124,9 +121,19 @@ class Options(Comparison):
     def all_tuning_seeds(self) -> range:
         return range(self.tuning_seed, self.tuning_seed + self.tuning_seeds)
 
+    @property
+    def listed_tuning_seeds(self) -> str:
+        seeds = self.all_tuning_seeds
+        return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
+
+    @property
+    def steps_per_rate(self) -> int:
+        """Training steps of a rate that is tried."""
+        return self.tuning_seeds * self.training.iterations
+
 
 # Its tuning is experiments.tune_learning_rate.
-FAIR = Options(image_size=64, sigma=12.8, tune=True, tuning_seed=0, seed=2, seeds=5)
+FAIR = Options(data=Data(image_size=64), seeds=Seeds(seed=2, seeds=5), tune=True, tuning_seed=0)
 # Each at the rate that optax has as its default, which is the published one: they are to need no other.
 RATE_FREE = (
     "prodigy=optax.contrib:prodigy=1",
@@ -139,10 +146,9 @@ RATE_FREE = (
 # The notebook's one rate, and those that --tune found for this setting on seeds 1000 and 1001; RMSprop's is the same.
 QUICK = Options(
     optimizers=("sgd=0.001,0.5", "momentum=0.001,0.1", "rmsprop=0.001", "adam=0.001,0.01"),
-    iterations=60,
-    image_size=32,
-    sigma=6.4,
-    seeds=5,
+    data=Data(image_size=32),
+    training=Training(iterations=60),
+    seeds=Seeds(seeds=5),
     # Within reach of so few steps.
     target_loss=0.1,
     target_iou=0.8,
@@ -155,102 +161,93 @@ PRESETS = {
 }
 
 
-class Found(NamedTuple):
-    """The comparison, label -> its one arm, and what the tuning before it tried and found, where there was one."""
-
-    compared: dict[str, Arms]
-    trials: dict[str, Arms]
-    grid: Grid | None
-
-
-def work(options: Options, lab: Lab) -> Found:
-    """Finds the rate of each optimizer that has several, where that is asked for, and trains them all."""
-    candidates, trials, grid = options.candidates, {}, None
+def answer(options: Options, lab: Lab) -> Report:
     # Said again in the results: hours later it would be too late.
-    for said in fairness.of_weights(candidates):
-        lab.console.print(f"Warning: {escape(said)}", highlight=False)
-
-    def train(candidates: Sequence[Candidate], seeds: Sequence[int]) -> dict[str, Arms]:
-        return tuning.trials(candidates, lab.train(tuning.plan(candidates, seeds, options)), len(seeds))
-
-    chosen: dict[str, float] = {}
-
-    def trial(candidates: list[Candidate]) -> dict[str, Arms]:
-        return train(candidates, options.all_tuning_seeds)
-
+    weights_warnings = fairness.weights_warnings(options.candidates)
+    for warning in weights_warnings:
+        lab.say(f"Warning: {warning}")
+    trials: dict[str, Arms] = {}
+    grid = None
     if options.tuned:
-        trials = tuning.search(options.tuned, trial, options.extend, lab.console)
+        trials = tuning.search(options.tuned, options.all_tuning_seeds, options, lab, options.extend)
         grid = tuning.grid(trials)
-        lost = fairness.of_lost(grid, candidates)
-        if options.reference in lost:
-            raise UsageError(f"--reference {options.reference}: {lost[options.reference]}")
-        if len(lost) == len(candidates):
-            raise UsageError("; ".join(lost.values()))
-        for label, why in lost.items():
-            lab.console.print(f"Warning: {escape(f'{label} is not compared: {why}.')}", highlight=False)
-        chosen = {label: best.rate for label, best in grid.best.items() if best.rate is not None}
-        candidates = [candidate for candidate in candidates if candidate.label not in lost]
-    compared = [
-        candidate._replace(rates=(chosen[candidate.label],)) if candidate.label in chosen else candidate
-        for candidate in candidates
-    ]
-    return Found(train(compared, options.all_seeds), trials, grid)
-
-
-def report(options: Options, found: Found) -> Report:
-    stored = options.stored
-    # With --tune one may be lost on the way.
-    candidates = [candidate for candidate in options.candidates if candidate.label in found.compared]
-    arms = {name: arm for own in found.compared.values() for name, arm in own.items()}
-    labels = {name: name for name in arms} | {label: next(iter(own)) for label, own in found.compared.items()}
-    steps = options.tuning_seeds * options.iterations
-    # A rate that was given costs nothing.
-    spent = {name: steps * len(found.trials.get(it, ())) for it, own in found.compared.items() for name in own}
-    trained = list(arms.values())
+    candidates, lost = chosen(options, grid)
+    for label, reason in lost.items():
+        lab.say(f"Warning: {label} is not compared: {reason}.")
+    trained = tuning.train(candidates, options.seeds, options, lab)
+    compared = contested(options, trained, {label: len(arms) for label, arms in trials.items()})
+    stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
+    findings = [tables.leader(compared.arms, column) for column in DECISIVE]
+    warnings = tables.seeds_warning(options.seeds.seeds) + contest.diverged_warning(compared) + weights_warnings
+    warnings += fairness.budget_warnings(compared.tuning_steps)
+    details, results, tuning_rows = list(contest.detail_tables(compared)), compared.document, []
+    drawings = contest.drawings(compared)
+    if grid:
+        listed = options.listed_tuning_seeds
+        tuning_rows = [row for arms in trials.values() for row in rows(arms)]
+        results["tuning"] = {"best_rates": grid.document, "runs": tuning_rows}
+        details.append(tuning.table(trials, grid, options.steps_per_rate, listed))
+        drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
+        warnings += [f"{label} is not compared: {reason}." for label, reason in lost.items()]
+        warnings += fairness.tuning_warnings(grid, options.all_tuning_seeds, options.seeds)
     if stored:
+        # What one came for: the new ones against those that were there.
+        rivals = [arm.label for arm in new_arms if arm.label != compared.reference]
+        findings = [contest.against_reference(label, compared) for label in rivals] + findings
+        details.append(baseline.table(stored))
+        warnings += baseline.warnings(stored, new_arms)
+        results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
+    phases = {"tuning": tuning_rows, "comparison": rows(compared.arms)}
+    return Report(
+        findings,
+        [contest.verdict_table(compared)],
+        {**drawings, "predictions": figures.predictions(compared.arms)},
+        compared.arms,
+        results,
+        [{"phase": phase, **row} for phase, phase_rows in phases.items() for row in phase_rows],
+        warnings,
+        details,
+    )
+
+
+def chosen(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[str, str]]:
+    """The candidates, each tuned one at its best rate, and label -> why an optimizer has none.
+
+    Raises:
+        UsageError: if the reference has none, or if nobody has one.
+    """
+    if grid is None:
+        return options.candidates, {}
+    lost = fairness.reasons_without_rate(grid, options.candidates)
+    if options.reference in lost:
+        raise UsageError(f"--reference {options.reference}: {lost[options.reference]}")
+    if len(lost) == len(options.candidates):
+        raise UsageError("; ".join(lost.values()))
+    best = {label: (best.rate,) for label, best in grid.best.items() if best.rate is not None}
+    candidates = [candidate for candidate in options.candidates if candidate.label not in lost]
+    return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], lost
+
+
+def contested(options: Options, trained: Mapping[str, Arms], rates_tried: Mapping[str, int]) -> Contest:
+    """The contest of the arms that were trained (label -> its arms) and of those that are stored."""
+    arms = {name: arm for arms in trained.values() for name, arm in arms.items()}
+    # A rate that was given costs nothing.
+    spent = {name: options.steps_per_rate * rates_tried.get(label, 0) for label in trained for name in trained[label]}
+    labels = {name: name for name in arms} | {label: next(iter(arms)) for label, arms in trained.items()}
+    if stored := options.stored:
         arms, spent = {**arms, **stored.arms}, {**spent, **stored.spent}
         labels = {**stored.labels, **labels} | {name: name for name in stored.arms}
-    # What one knows, where it is there.
+    # The best known one, where it is there.
     known = [name for name, arm in arms.items() if arm.run.optimizer == "adam" and not stored]
     reference = labels[options.reference] if options.reference else [*arms, *known][-1]
     targets = [
         Target("loss", f"loss <= {options.target_loss:g}", options.target_loss, False),
         Target("iou", f"IoU >= {options.target_iou:g}", options.target_iou, True),
     ]
-    contest = scores.contest(arms, ESTIMATED, DECISIVE, targets, reference)
-    results = {**scores.document(arms, contest), "tuning_steps": spent}
-    rows = [{"phase": "comparison", **row} for row in scores.rows(arms)]
-    over = f"{options.seeds} seed{'s' if options.seeds > 1 else ''}"
-    setting = f"{options.iterations} iterations, {options.size} images, {over}"
-    details = views.contest_tables(arms, contest, targets)
-    figures = views.contest_figures(arms, contest, targets, setting)
-    findings = [views.leader(arms, column) for column in DECISIVE]
-    warnings = fairness.of_contest(arms, options.seeds) + fairness.of_weights(candidates)
-    warnings += fairness.of_budgets(spent)
-    if any(spent.values()):
-        details.append(views.cost_table(arms, contest, targets, spent))
-        if charged := views.cost_figure(arms, contest, targets, spent, setting):
-            figures["time_with_tuning"] = charged
-    if found.grid:
-        seeds, trials = options.all_tuning_seeds, [row for own in found.trials.values() for row in scores.rows(own)]
-        results["tuning"] = {"best_rates": found.grid.document, "runs": trials}
-        rows = [{"phase": "tuning", **row} for row in trials] + rows
-        listed = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-        details.append(tuning.table(found.trials, found.grid, steps, listed))
-        figures["rate_sensitivity"] = tuning.range_figure(found.grid, f"Tuning on seeds {listed}: mean and range")
-        lost = fairness.of_lost(found.grid, options.candidates)
-        warnings += [f"{label} is not compared: {why}." for label, why in lost.items()]
-        warnings += fairness.of_tuning(found.grid, seeds, options.all_seeds)
-    if stored:
-        # What one came for: the new ones against what was there.
-        findings = [views.against(arm.label, contest) for arm in trained if arm.label != reference] + findings
-        details.append(baseline.table(stored))
-        warnings += baseline.warnings(stored, trained)
-        results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
-    figures["predictions"] = views.predictions(arms, options)
-    tables = [views.verdict_table(arms, contest, setting)]
-    return Report(findings, tables, figures, results, rows, warnings, details=details)
+    seeds = f"{options.seeds.seeds} seed{'s' if options.seeds.seeds > 1 else ''}"
+    setting = f"{options.training.iterations} iterations, {options.data.size} images, {seeds}"
+    return Contest(arms, reference, targets, setting, spent)
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

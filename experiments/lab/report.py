@@ -1,13 +1,16 @@
-"""The answer of an experiment, and its forms: on the screen, as HTML, Markdown and LaTeX, and as JSON.
+"""The answer of a question, and its forms: on the terminal, as HTML, Markdown and LaTeX, as CSV and JSON.
 
-`report.html` is one file: figures inlined, no script, nothing fetched.
+`report.html` is one file: figures inlined, no script, nothing fetched. The templates lie in `templates/`.
 """
 
 import base64
-import html
+import csv
+import io
 import json
 import math
 import re
+import shlex
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +18,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import jinja2
+import markupsafe
 import numpy as np
 from matplotlib.figure import Figure
 from rich import box
@@ -22,51 +27,18 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from experiments.lab import arms
+from experiments.lab.arms import Arms
 from experiments.lab.names import printable
+from experiments.lab.options import Command, program
+from experiments.lab.provenance import circumstances
 
-_STYLE = Path(__file__).with_name("report.css").read_text()
+_TEMPLATES = Path(__file__).with_name("templates")
 # After a backslash these are accents, a line break or nothing in LaTeX, and < and > print as other signs: by name.
-_WORDS = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
-_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {it: rf"\text{word}{{}}" for it, word in _WORDS.items()}
+_NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
+_LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {sign: rf"\text{name}{{}}" for sign, name in _NAMED.items()}
 # A number with its unit, as cells write it: a column of nothing else is set flush right.
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
-
-
-# Name of a figure's file -> its heading. One that is not here is called as its file.
-HEADINGS = {
-    "adam_rates": "Training curves of Adam at each rate",
-    "agreement": "Agreement while training",
-    "best_possible": "Least possible error of each pair of widths",
-    "budgets": "Accuracy at equal steps and at equal seconds",
-    "by_distance": "Error by the distance to the true edge",
-    "cost_and_quality": "Accuracy against the time of a step",
-    "curves": "Training curves",
-    "difference": "Error of the network less the least possible",
-    "difficulty": "Error of a network for each pair of widths",
-    "gallery": "Images and their masks",
-    "launches": "Launches of each program",
-    "least_times": "Least time of each program on the GPU",
-    "loss_by_metric": "Each training loss, by each metric",
-    "losses": "Loss of each optimizer",
-    "optimizers": "Training curves of each optimizer",
-    "over_sigma2": "Error over the width of the second texture",
-    "over_window": "Error over the number of pixels that are seen",
-    "paired_differences": "Differences to the reference, seed by seed",
-    "pictures": "Each picture and what the network sees in it",
-    "predictions": "A held-out image and its predictions",
-    "published_losses": "Published losses beside ours",
-    "quality_over_time": "Held-out error over time",
-    "range_test": "Loss while the rate grows",
-    "rate_sensitivity": "Loss against learning rate",
-    "removal": "Accuracy without each layer",
-    "sigma_study": "The same noise at several widths",
-    "time_to_target": "Share of runs that have reached each target",
-    "time_with_tuning": "Share of runs that have reached each target, tuning included",
-    "times": "Time of each program",
-    "training_images": "Images that training sees",
-}
-# Figures of which there is one for each layer or optimizer.
-PREFIXES = {"curves_": "Training curves of", "features_": "Feature maps of", "kernels_": "Kernels of"}
 
 
 class Table(NamedTuple):
@@ -78,34 +50,79 @@ class Table(NamedTuple):
     note: str = ""
 
 
+class Drawing(NamedTuple):
+    """A figure and its heading in the pages."""
+
+    heading: str
+    figure: Figure
+
+
 class Report(NamedTuple):
-    """The answer of an experiment.
+    """The answer of a question.
 
     Attributes:
         findings: sentences, in the order of their weight.
-        tables: on the screen and in the pages.
-        details: further tables, of the pages alone.
-        figures: file name without its ending -> Figure.
-        results: name -> what results.json holds: arrays, numbers, NamedTuples as dicts.
-        rows: those of runs.csv, all with the keys of the first.
+        tables: on the terminal and in the pages.
+        figures: file name without its ending -> figure.
+        arms: the runs that are compared; results.json and runs.csv have them.
+        results: name -> what else results.json holds: arrays, numbers, NamedTuples as dicts.
+        rows: of runs.csv, all with the keys of the first, where they are others than those of the arms.
         warnings: sentences that say what the findings do not rest on.
+        details: further tables, of the pages alone.
         files: name -> content of further files, such as the trained network.
         markdown: the name of a Markdown file of the whole, where one is wanted.
-        written: names of files that the work has written already.
+        written: names of files that are written already.
         failures: what could not be done, a sentence each; the command then exits with 1.
     """
 
     findings: Sequence[str]
     tables: Sequence[Table]
-    figures: Mapping[str, Figure]
-    results: Mapping[str, Any]
-    rows: Sequence[Mapping[str, Any]]
+    figures: Mapping[str, Drawing]
+    arms: Arms = MappingProxyType({})
+    results: Mapping[str, Any] = MappingProxyType({})
+    rows: Sequence[Mapping[str, Any]] = ()
     warnings: Sequence[str] = ()
+    details: Sequence[Table] = ()
     files: Mapping[str, bytes] = MappingProxyType({})
     markdown: str = ""
     written: Sequence[str] = ()
     failures: Sequence[str] = ()
-    details: Sequence[Table] = ()
+
+    @property
+    def csv_rows(self) -> Sequence[Mapping[str, Any]]:
+        return self.rows or arms.rows(self.arms)
+
+
+def document(options: Command, identity: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """The content of results.json: arrays as lists, numbers that are not finite as null.
+
+    It holds the results of the report, and what it takes to make them again: the command, the options, the versions,
+    the device, the commit of the source.
+    """
+    made = {"command": shlex.join([*program(), *sys.argv[1:]]), **circumstances(), **identity, "options": options.flat}
+    results = {**(arms.document(report.arms) if report.arms else {}), **report.results}
+    return plain({**made, **results, "warnings": list(report.warnings), "files": list(report.written)})
+
+
+def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[str, bytes]:
+    """name -> content of every file of a report, apart from results.json.
+
+    Args:
+        question: the heading of the pages.
+        document: as `document` gives it.
+    """
+    pictures = {name: png(drawing.figure) for name, drawing in report.figures.items()}
+    made = {f"{name}.png": picture for name, picture in pictures.items()}
+    made |= {**report.files, "runs.csv": _text(_csv(report.csv_rows)), "tables.tex": _text(to_latex(report))}
+    if report.markdown:
+        made[report.markdown] = _text(to_markdown(question, report, document))
+    return made | {"report.html": _text(to_html(question, report, pictures, document))}
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=150)
+    return buffer.getvalue()
 
 
 def plain(value: Any) -> Any:
@@ -138,67 +155,67 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
     """One page that opens without a network.
 
     Args:
-        question: the heading.
         pictures: PNG bytes by the names of `report.figures`.
         document: command, options, versions, numerics, device, source and date, as in `results.json`.
     """
-    title = html.escape(question)
-    parts = [f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>']
-    parts += [f"<style>{_STYLE}</style></head><body><h1>{title}</h1>"]
-    if report.findings:
-        parts += ["<ul>", *(f"<li>{html.escape(sentence)}</li>" for sentence in report.findings), "</ul>"]
-    if report.warnings:
-        items = (f"<li>{html.escape(sentence)}</li>" for sentence in report.warnings)
-        parts += ['<ul class="warning">', *items, "</ul>"]
-    parts += [_html_table(table) for table in [*report.tables, *report.details]]
-    # Inlined, so that the page is one file that can be mailed and opens without a network.
-    for name, picture in pictures.items():
-        label = html.escape(heading(name))
-        encoded = base64.b64encode(picture).decode()
-        parts.append(f'<h2>{label}</h2><img alt="{label}" src="data:image/png;base64,{encoded}">')
-    parts.append(f"<h2>How it was made</h2><pre>{html.escape(printable(document['command']))}</pre>")
+    encoded = [(report.figures[name].heading, base64.b64encode(png).decode()) for name, png in pictures.items()]
+    sections = []
     for section in ("options", "versions", "numerics", "device", "source"):
-        given = document[section].items()
-        rows = [(key, printable(value) if isinstance(value, str) else json.dumps(value)) for key, value in given]
-        parts.append(_html_table(Table("", (section, ""), rows)))
-    parts.append(f'<p class="note">{html.escape(document["date"])}</p></body></html>\n')
-    return "\n".join(parts)
+        cells = [
+            [key, printable(value) if isinstance(value, str) else json.dumps(value)]
+            for key, value in document[section].items()
+        ]
+        sections.append(Table("", (section, ""), cells))
+    style = markupsafe.Markup((_TEMPLATES / "report.css").read_text())
+    return _render("report.html", question, report, pictures=encoded, document=document, sections=sections, style=style)
 
 
 def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> str:
     """The same in Markdown, with figures that are files beside it."""
-    lines = [f"# {question}", ""]
-    lines += [f"- {sentence}" for sentence in report.findings]
-    lines += [f"- Warning: {sentence}" for sentence in report.warnings]
-    for table in [*report.tables, *report.details]:
-        lines += ["", f"## {table.title}", ""]
-        lines += [_markdown_row(row) for row in (table.headings, ["---"] * len(table.headings), *table.rows)]
-        lines += ["", table.note] if table.note else []
-    for name in report.figures:
-        lines += ["", f"![{heading(name)}](./{name}.png)"]
-    versions = ", ".join(f"{name} {value}" for name, value in document["versions"].items())
-    device = document["device"]
-    machine = f"{device['cpu_cores']} cores of {device['cpu']}, jax on {device['count']} x {device['kind']}"
-    lines += ["", "## How it was made", "", f"`{printable(document['command'])}`", ""]
-    lines += [f"{machine}; {versions}; {document['date']}."]
-    return "\n".join(lines) + "\n"
+    return _render("report.md", question, report, document=document)
 
 
 def to_latex(report: Report) -> str:
     """The tables alone, for a document that loads the package booktabs."""
-    return "\n".join(_latex_table(table) for table in [*report.tables, *report.details])
+    return _render("tables.tex", "", report)
 
 
-def heading(name: str) -> str:
-    """The heading of a figure.
+def _render(name: str, question: str, report: Report, **words: Any) -> str:
+    template = _environment(html=name.endswith(".html")).get_template(f"{name}.jinja")
+    return template.render(question=question, report=report, tables=[*report.tables, *report.details], **words)
 
-    >>> heading("kernels_conv1"), heading("my-own_figure")
-    ('Kernels of conv1', 'My own figure')
-    """
-    for prefix, words in PREFIXES.items():
-        if name.startswith(prefix):
-            return f"{words} {name.removeprefix(prefix)}"
-    return HEADINGS.get(name, name.replace("_", " ").replace("-", " ").capitalize())
+
+def _environment(html: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=html,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.tests["number"] = _is_number
+    environment.filters |= {
+        "printable": printable,
+        "lines": lambda cell: markupsafe.Markup("<br>").join(cell.split("\n")),
+        "markdown_row": _markdown_row,
+        "latex": _latex,
+        "latex_columns": _latex_columns,
+    }
+    return environment
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
+
+
+def _text(text: str) -> bytes:
+    # A file's name need not be UTF-8.
+    return text.encode(errors="backslashreplace")
 
 
 def _is_number(cell: str) -> bool:
@@ -222,35 +239,18 @@ def _rich(table: Table) -> RichTable:
     return result
 
 
-def _html_table(table: Table) -> str:
-    caption = f"<caption>{html.escape(table.title)}</caption>" if table.title else ""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.headings)
-    body = "\n".join("<tr>" + "".join(_html_cell(cell) for cell in row) + "</tr>" for row in table.rows)
-    note = f'<p class="note">{html.escape(table.note)}</p>' if table.note else ""
-    return f'<div class="wide"><table>{caption}<tr>{head}</tr>\n{body}</table></div>{note}'
-
-
-def _html_cell(cell: str) -> str:
-    kind = ' class="number"' if _is_number(cell) else ""
-    return f"<td{kind}>{html.escape(cell).replace(chr(10), '<br>')}</td>"
-
-
 def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
 
 
-def _latex_table(table: Table) -> str:
+def _latex_columns(table: Table) -> str:
+    """l or r for each column: numbers are set flush right."""
     numbers = [all(_is_number(row[column]) for row in table.rows) for column in range(len(table.headings))]
-    columns = "".join("r" if number and index else "l" for index, number in enumerate(numbers))
-    rows = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in [table.headings, *table.rows]]
-    caption = _latex(f"{table.title}. {table.note}" if table.note else table.title)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}"]
-    lines += [r"\toprule", rows[0], r"\midrule", *rows[1:], r"\bottomrule", r"\end{tabular}", r"\end{table}"]
-    return "\n".join(lines) + "\n"
+    return "".join("r" if number and index else "l" for index, number in enumerate(numbers))
 
 
 def _latex(text: str) -> str:
     """Text as LaTeX shows it; two lines as a stack of them."""
-    escaped = "".join(_LATEX.get(letter, letter) for letter in text)
+    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
     stacked = escaped.replace("\n", r" \\ ")
     return rf"\shortstack{{{stacked}}}" if "\n" in escaped else escaped

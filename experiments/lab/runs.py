@@ -70,8 +70,8 @@ class Run(NamedTuple):
 Group = Sequence[Run]
 
 
-class Begun(NamedTuple):
-    """One run under way, or several at the same step.
+class PartialRun(NamedTuple):
+    """A run in progress, or several at the same step.
 
     Attributes:
         state: what the next step needs.

@@ -19,7 +19,7 @@ from rich.table import Column
 
 import segjax
 from experiments.lab import provenance, stops
-from experiments.lab.runs import CHUNK_SIZE, Begun, Group, Result, Run, arguments, program
+from experiments.lab.runs import CHUNK_SIZE, Group, PartialRun, Program, Result, Run, arguments, program
 
 Watch = Callable[[segjax.TrainState], None]
 # What is going on, and the steps of all runs that are new since the last call.
@@ -35,8 +35,8 @@ class Checkpoints(NamedTuple):
         seconds: between two checkpoints.
     """
 
-    read: Callable[[Any], tuple[Begun, Any] | None]
-    write: Callable[[Begun], None]
+    read: Callable[[Any], tuple[PartialRun, Any] | None]
+    write: Callable[[PartialRun], None]
     seconds: float
 
 
@@ -72,79 +72,84 @@ def train_group(
     look("compiling", 0)
     total, compiled = runs[0].iterations, program(runs[0], len(runs), chunk_size)
     keys, rates = arguments(runs)
-    kept = checkpoints.read(jax.eval_shape(compiled.init, keys, rates)) if checkpoints else None
-    begun = kept[0] if kept else Begun(compiled.init(keys, rates), [], 0.0)
+    checkpoint = checkpoints.read(jax.eval_shape(compiled.init, keys, rates)) if checkpoints else None
+    partial_run = checkpoint[0] if checkpoint else PartialRun(compiled.init(keys, rates), [], 0.0)
     # No step at all compiles the program, outside of the time that is measured.
-    begun = begun._replace(state=jax.block_until_ready(compiled.advance(keys, begun.state, rates, 0))[0])
-    losses = [np.asarray(chunk.loss) for chunk in begun.chunks]
+    state, _ = jax.block_until_ready(compiled.advance(keys, partial_run.state, rates, 0))
+    losses = [np.asarray(chunk.loss) for chunk in partial_run.chunks]
     done = sum(loss.shape[-1] for loss in losses)
     look("compiling", done * len(runs))
 
-    def chunk(begun: Begun) -> tuple[segjax.TrainState, segjax.History] | None:
+    def chunk(so_far: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
         steps = min(compiled.chunk_size, total - done)
-        return compiled.advance(keys, begun.state, rates, steps) if steps else None
+        return compiled.advance(keys, so_far.state, rates, steps) if steps else None
 
-    def after_chunk(begun: Begun) -> None:
+    def after_chunk(so_far: PartialRun) -> None:
         nonlocal done
         steps = min(compiled.chunk_size, total - done)
-        losses.append(np.asarray(begun.chunks[-1].loss)[..., :steps])
+        losses.append(np.asarray(so_far.chunks[-1].loss)[..., :steps])
         done += steps
         if watch:
-            watch(begun.state)
+            watch(so_far.state)
         # The running mean, as the notebook's progress bar has it.
         loss = np.mean(np.concatenate(losses, axis=None), dtype=np.float64)
         look(f"loss {loss:.3g}:", steps * len(runs))
 
     write, seconds = (checkpoints.write, checkpoints.seconds) if checkpoints else (None, math.inf)
-    begun = in_chunks(begun, chunk, after_chunk, write, seconds)
+    ended = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, seconds)
     look("evaluating", 0)
-    trained = begun.state.variables if compiled.judged else None
-    variables = compiled.judged(begun.state) if compiled.judged else begun.state.variables
-    parts = compiled.split((variables, list(begun.chunks), compiled.evaluate(variables), trained))
+    return _results(runs, compiled, ended)
+
+
+def _results(runs: Group, compiled: Program, ended: PartialRun) -> list[Result]:
+    """Evaluates the runs, and takes what belongs to each."""
+    trained = ended.state.variables if compiled.judged else None
+    variables = compiled.judged(ended.state) if compiled.judged else ended.state.variables
+    parts = compiled.split((variables, list(ended.chunks), compiled.evaluate(variables), trained))
     results, cores = [], provenance.cores()
-    for run, (own_variables, chunks, held_out, own_trained) in zip(runs, parts, strict=True):
-        history = jax.tree.map(lambda *leaves: np.concatenate(leaves)[:total], *chunks)
-        results.append(Result(run, history, own_variables, held_out, begun.seconds, cores, own_trained))
+    for run, (run_variables, chunks, held_out, run_trained) in zip(runs, parts, strict=True):
+        history = jax.tree.map(lambda *leaves, run=run: np.concatenate(leaves)[: run.iterations], *chunks)
+        results.append(Result(run, history, run_variables, held_out, ended.seconds, cores, run_trained))
     return results
 
 
 def in_chunks(
-    begun: Begun,
-    chunk: Callable[[Begun], tuple[segjax.TrainState, segjax.History] | None],
-    look: Callable[[Begun], None],
-    save: Callable[[Begun], None] | None,
+    partial_run: PartialRun,
+    chunk: Callable[[PartialRun], tuple[segjax.TrainState, segjax.History] | None],
+    look: Callable[[PartialRun], None],
+    save: Callable[[PartialRun], None] | None,
     every: float,
     save_end: bool = False,
-) -> Begun:
+) -> PartialRun:
     """The loop of all training: one chunk after the other until `chunk` gives none.
 
-    A signal is heard after the chunk that is under way; it is then saved, and the loop raises `Interrupted`.
+    A signal is handled after the chunk in progress: a checkpoint is written, and the loop raises `Interrupted`.
 
     Args:
-        begun: where to start.
+        partial_run: where to start.
         chunk: makes the next chunk; None ends the loop.
         look: called after each chunk.
-        save: keeps what there is; without it, a signal ends the loop at once.
-        every: seconds between two savings.
-        save_end: save at the end too, where what follows takes long.
+        save: writes a checkpoint; without it, a signal ends the loop at once.
+        every: seconds between checkpoints.
+        save_end: write one at the end too, where what follows takes long.
     """
-    start, saved = time.perf_counter() - begun.seconds, begun.seconds
+    start, saved = time.perf_counter() - partial_run.seconds, partial_run.seconds
     with stops.deferred(save is not None) as signals:
-        while made := chunk(begun):
+        while result := chunk(partial_run):
             # The clock stops when the device has done the work, not when it has been given it.
-            state, history = jax.block_until_ready(made)
-            begun = Begun(state, [*begun.chunks, history], time.perf_counter() - start)
-            look(begun)
-            if save and (signals or begun.seconds - saved >= every):
-                save(begun)
+            state, history = jax.block_until_ready(result)
+            partial_run = PartialRun(state, [*partial_run.chunks, history], time.perf_counter() - start)
+            look(partial_run)
+            if save and (signals or partial_run.seconds - saved >= every):
+                save(partial_run)
                 saved = time.perf_counter() - start
             if signals:
                 raise stops.Interrupted(signals[0])
         if save and save_end:
-            save(begun)
+            save(partial_run)
     if signals:
         raise stops.Interrupted(signals[0])
-    return begun
+    return partial_run
 
 
 def progress_bar(console: Console) -> Progress:

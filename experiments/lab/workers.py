@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
 from experiments.lab import names, provenance, runs, stops
-from experiments.lab.options import Runs, at_precision, digest
+from experiments.lab.folder import digest
+from experiments.lab.options import Engine, at_precision
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.train import train_group
 
@@ -232,8 +233,8 @@ def _scheduler_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(options: Runs, say: Callable[[str], None]) -> Iterator[Pool]:
-    """The workers that the options ask for, until the end of the context.
+def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterator[Pool]:
+    """The workers that `--workers` or `--cluster` ask for, until the end of the context.
 
     Raises:
         UsageError: if Dask is not installed, or the cluster cannot be reached.
@@ -252,18 +253,18 @@ def opened(options: Runs, say: Callable[[str], None]) -> Iterator[Pool]:
         warnings.simplefilter("ignore")
         # Dask would change the environment of this process.
         stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
-        if options.cluster:
+        if engine.cluster:
             try:
-                client = stack.enter_context(Client(_address(options.cluster), timeout=10, set_as_default=False))
+                client = stack.enter_context(Client(_address(engine.cluster), timeout=10, set_as_default=False))
             except (OSError, ValueError, TypeError, ImportError) as error:
-                raise stops.UsageError(f"--cluster {options.cluster} cannot be reached: {error}") from error
+                raise stops.UsageError(f"--cluster {engine.cluster} cannot be reached: {error}") from error
         else:
-            cluster = stack.enter_context(_local_cluster(options.workers))
+            cluster = stack.enter_context(_local_cluster(engine.workers))
             client = stack.enter_context(Client(cluster, set_as_default=False))
         # Without the package bokeh, the scheduler has the address of a dashboard and no page.
         with contextlib.suppress(OSError, ValueError), urlopen(client.dashboard_link, timeout=2):
             say(f"Dask's dashboard: {client.dashboard_link}")
-        yield Pool(client, options.precision, say)
+        yield Pool(client, precision, say)
 
 
 def _address(cluster: str) -> str:

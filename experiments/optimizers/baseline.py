@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab import provenance, store
+from experiments.lab import provenance
+from experiments.lab.arms import COLUMNS, CURVES, Arm, Arms
+from experiments.lab.folder import read_document
 from experiments.lab.names import check_label
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
-from experiments.lab.scores import COLUMNS, CURVES, Arm, Arms
 from segjax.checks import check_count, check_positive
 
 EXPERIMENT = "compare_optimizers"
@@ -68,7 +69,7 @@ def read(path: Path, options: Comparison) -> Baseline:
         ValueError: if the file is anything else, or names the first part of the protocol that differs.
     """
     try:
-        document = store.read_document(path)
+        document = read_document(path)
         if document.get("experiment") != EXPERIMENT:
             raise ValueError(f"it is of {document.get('experiment') or 'something else'}")
         # What is said of them: a part that is missing is known before an hour of training.
@@ -145,17 +146,19 @@ def _differences(
 ) -> list[tuple[str, Any, Any]]:
     """Name, our value and theirs, of each part of the protocol that differs."""
     made, numerics, here = document["options"], document["numerics"], provenance.numerics()
-    ours = options.run(options.seed)
-    pairs = [(flag(name), getattr(options, name), made[name]) for name in _IMAGES]
+    ours, texture = options.run(options.seeds.seed), options.data.texture._asdict()
+    # Where the file has no sigma, it is the default.
+    stored = {**made, "sigma": made["sigma"] or made["image_size"] / 5}
+    pairs = [(flag(name), texture[name], stored[name]) for name in _IMAGES]
     pairs += [(name, getattr(ours, name), row[name]) for rows in groups.values() for row in rows for name in _PROTOCOL]
-    pairs += [("seeds", list(options.all_seeds), [row["seed"] for row in rows]) for rows in groups.values()]
+    pairs += [("seeds", list(options.seeds), [row["seed"] for row in rows]) for rows in groups.values()]
     pairs += [(f"jax's {name}", here[name], numerics.get(name)) for name in _DRAWN]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
 def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredArm:
     names = [name for name in Run._fields if name != "texture"]
-    first = Run(**{name: rows[0][name] for name in names}, texture=options.texture)
+    first = Run(**{name: rows[0][name] for name in names}, texture=options.data.texture)
     kept = []
     for row in rows:
         check_count("seed", row["seed"], 0)
@@ -164,13 +167,13 @@ def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredA
         if not isinstance(row["optimizer"], str) or not same:
             raise ValueError(f"the runs of {row['label']} are not of one optimizer")
         lost = row["diverged_at"]
-        lost = None if lost is None else check_count("diverged_at", lost, 1, options.iterations)
+        lost = None if lost is None else check_count("diverged_at", lost, 1, options.training.iterations)
         numbers = {name: float(_numbers(name, [row[name]])[0]) for name in COLUMNS}
         own = {"label": label, **{name: row[name] for name in names}, **numbers}
         kept.append({**own, "cores": row.get("cores"), "diverged_at": lost})
     curves = [{name: _numbers(name, row["curves"][name]) for name in CURVES} for row in rows]
-    if any(curve.shape != (options.iterations,) for own in curves for curve in own.values()):
-        raise ValueError(f"its curves do not have {options.iterations} steps")
+    if any(curve.shape != (options.training.iterations,) for own in curves for curve in own.values()):
+        raise ValueError(f"its curves do not have {options.training.iterations} steps")
     return StoredArm(label, (), first, kept, curves)
 
 

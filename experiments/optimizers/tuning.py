@@ -1,20 +1,17 @@
 """Which rates are tried for which optimizer, and what they give."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from rich.console import Console
-from rich.markup import escape
 
 from experiments.lab import names
+from experiments.lab.arms import Arm, Arms
 from experiments.lab.names import exact
-from experiments.lab.options import Training
-from experiments.lab.report import Table
-from experiments.lab.runs import Result, Run
-from experiments.lab.scores import Arm, Arms
+from experiments.lab.options import Trained
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Table
 from segjax import OPTIMIZERS, plotting, statistics
 from segjax.checks import check_positive
 from segjax.statistics import Best
@@ -113,53 +110,45 @@ def _labelled(text: str) -> tuple[str | None, str]:
     return label, rest
 
 
-def label(candidates: Iterable[Candidate], optimizer: str) -> str:
-    """What people call an optimizer: the first label that stands for it."""
-    return next((candidate.label for candidate in candidates if candidate.optimizer == optimizer), optimizer)
-
-
-def plan(candidates: Iterable[Candidate], seeds: Sequence[int], options: Training) -> list[Run]:
-    """Every candidate at every rate of its grid, over the seeds."""
-    return [
-        options.run(seed, optimizer=optimizer, learning_rate=rate)
-        for _, optimizer, rates in candidates
-        for rate in rates
+def train(candidates: Sequence[Candidate], seeds: Iterable[int], options: Trained, lab: Lab) -> dict[str, Arms]:
+    """Trains every candidate at every rate of its grid, over the seeds: label -> an arm for each rate."""
+    seeds = list(seeds)
+    runs = [
+        options.run(seed, optimizer=candidate.optimizer, learning_rate=rate)
+        for candidate in candidates
+        for rate in candidate.rates
         for seed in seeds
     ]
-
-
-def trials(candidates: Iterable[Candidate], results: Iterable[Result], seeds: int) -> dict[str, Arms]:
-    """label -> an arm for each of its rates; the results are those of `plan` over so many seeds, in its order."""
-    following = iter(results)
+    # Reversed, so that the first label of an optimizer counts.
+    labels = {candidate.optimizer: candidate.label for candidate in reversed(candidates)}
+    results = iter(lab.train(runs, labels=labels))
     return {
         candidate.label: {
-            name: Arm(name, tuple(islice(following, seeds))) for name in map(candidate.arm, candidate.rates)
+            name: Arm(name, tuple(islice(results, len(seeds)))) for name in map(candidate.arm, candidate.rates)
         }
         for candidate in candidates
     }
 
 
 def search(
-    candidates: list[Candidate], train: Callable[[list[Candidate]], dict[str, Arms]], extend: bool, console: Console
+    candidates: Sequence[Candidate], seeds: Iterable[int], options: Trained, lab: Lab, extend: bool
 ) -> dict[str, Arms]:
-    """The trials of the candidates, and, where that is asked for, of rates beyond an edge while the best is one.
-
-    Args:
-        train: candidates -> their trials.
-    """
-    given, trials = candidates, train(candidates)
-    while extend and (beyond := extension(grid(trials), given)):
+    """`train`, and with `extend` also at rates beyond an edge of a grid while the best rate is one."""
+    trials = train(candidates, seeds, options, lab)
+    tried = list(candidates)
+    while extend and (beyond := extension(grid(trials), candidates)):
         for label, rate in beyond.items():
-            found = grid(trials).best[label].rate
-            why = "the best rate of {} is an edge of its grid" if found else "some seed of {} diverged at every rate"
-            console.print(f"{why.format(escape(label))}: trying {rate:g}")
-        candidates = [
+            edge = grid(trials).best[label].rate is not None
+            why = "the best rate of {} is an edge of its grid" if edge else "some seed of {} diverged at every rate"
+            lab.say(f"{why.format(label)}: trying {rate:g}")
+        tried = [
             candidate._replace(rates=tuple(sorted([*candidate.rates, beyond[candidate.label]])))
             if candidate.label in beyond
             else candidate
-            for candidate in candidates
+            for candidate in tried
         ]
-        trials = train(candidates)
+        # Rates that are trained already are read.
+        trials = train(tried, seeds, options, lab)
     return trials
 
 
@@ -184,7 +173,7 @@ def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
 
 
 def grid(trials: Mapping[str, Arms]) -> Grid:
-    """From `trials`, at least one."""
+    """What the trials of `train` say of each rate; at least one trial."""
     arms = {label: list(own.values()) for label, own in trials.items()}
     rates = sorted({arm.run.learning_rate for own in arms.values() for arm in own})
     seeds = max(len(arm.results) for own in arms.values() for arm in own)
@@ -198,12 +187,13 @@ def grid(trials: Mapping[str, Arms]) -> Grid:
     return Grid(np.array(rates), losses, diverged, best)
 
 
-def range_figure(grid: Grid, title: str) -> Figure:
+def drawing(grid: Grid, title: str) -> Drawing:
     """Loss against rate, with the range over the seeds."""
     # Those that are compared keep the colours of the other figures.
     order = sorted(grid.losses, key=lambda label: label in grid.lost)
-    losses, diverged = ({label: own[label] for label in order} for own in (grid.losses, grid.diverged))
-    return plotting.sensitivity(grid.rates, losses, diverged, "mean loss, last tenth", title)
+    losses, diverged = ({label: numbers[label] for label in order} for numbers in (grid.losses, grid.diverged))
+    figure = plotting.sensitivity(grid.rates, losses, diverged, "mean loss, last tenth", title)
+    return Drawing("Loss against learning rate", figure)
 
 
 def table(trials: Mapping[str, Arms], grid: Grid, steps: int, seeds: str) -> Table:

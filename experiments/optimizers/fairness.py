@@ -1,39 +1,15 @@
 """Is the comparison fair? What a careful reader would hold against it, in words."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
 from experiments.lab import names
-from experiments.lab.scores import Arms
 from experiments.optimizers.tuning import Candidate, Grid
-from segjax import statistics
 from segjax.optimizers import copies_of_weights, eval_params
 
 
-def of_seeds(seeds: int) -> list[str]:
-    """Few seeds: no intervals are bootstrapped of them (`segjax.statistics` says why)."""
-    if seeds >= statistics.FEWEST_SEEDS:
-        return []
-    given = "One seed gives" if seeds == 1 else f"{seeds} seeds give"
-    return [f"{given} little more than an anecdote; compare over at least {statistics.FEWEST_SEEDS}."]
-
-
-def of_contest(arms: Arms, seeds: int) -> list[str]:
-    """Few seeds, and runs that diverged."""
-    words = of_seeds(seeds)
-    if lost := _diverged(arms):
-        words.append(f"Runs diverged: {lost}. They are in no mean, and lose their pairs.")
-    return words
-
-
-def of_diverged(arms: Arms) -> list[str]:
-    """Runs that diverged, where the means of the tables hold them and `views.leader` leaves them out."""
-    lost = _diverged(arms)
-    return [f"Runs diverged: {lost}. The means of the tables hold them; the sentences leave them out."] if lost else []
-
-
-def of_weights(candidates: Iterable[Candidate]) -> list[str]:
+def weights_warnings(candidates: Iterable[Candidate]) -> list[str]:
     """Optimizers that are judged by other weights than they train, and those that perhaps should be."""
     words = []
     # Not all equal, as `copies_of_weights` asks: a state that begins at ones would pass for a copy of ones.
@@ -50,14 +26,14 @@ def of_weights(candidates: Iterable[Candidate]) -> list[str]:
     return words
 
 
-def of_budgets(spent: Mapping[str, int]) -> list[str]:
+def budget_warnings(spent: Mapping[str, int]) -> list[str]:
     """Unequal budgets of tuning: label -> steps."""
     if len(set(spent.values())) < 2:
         return []
     return [f"The budgets of tuning are unequal (steps): {', '.join(f'{it} {steps}' for it, steps in spent.items())}."]
 
 
-def of_lost(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, str]:
+def reasons_without_rate(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, str]:
     """label -> why an optimizer has no best rate, and what to do."""
     words = {}
     for label, path, _ in candidates:
@@ -67,7 +43,7 @@ def of_lost(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, str]:
     return words
 
 
-def of_tuning(grid: Grid, tuning_seeds: Sequence[int], seeds: Sequence[int]) -> list[str]:
+def tuning_warnings(grid: Grid, tuning_seeds: Iterable[int], seeds: Iterable[int]) -> list[str]:
     """A best rate at an edge, and seeds that both chose and are judged."""
     words = [
         f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond it."
@@ -78,9 +54,3 @@ def of_tuning(grid: Grid, tuning_seeds: Sequence[int], seeds: Sequence[int]) -> 
         listed = ", ".join(map(str, common))
         words.append(f"Seeds that chose the rates also judge them, which flatters the choice: {listed}.")
     return words
-
-
-def _diverged(arms: Arms) -> str:
-    """How many runs of each arm diverged; empty if none did."""
-    counts = {label: (int(arm.diverged.sum()), len(arm.rows)) for label, arm in arms.items()}
-    return ", ".join(f"{label} {lost} of {runs}" for label, (lost, runs) in counts.items() if lost)

@@ -1,9 +1,9 @@
-"""What finished runs say: the columns of a run, the runs by what is compared, and what their seeds are worth.
+"""Finished runs by what is compared: the columns of a run, the arms, and their numbers over the seeds.
 
 Everything is computed here once and handed on: tables, figures, sentences and files show the same numbers.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -14,13 +14,10 @@ import numpy as np
 
 from experiments.lab.names import exact
 from experiments.lab.runs import Held, Result, Run
-from segjax import edges, metrics, statistics
-from segjax.statistics import Estimate, Improvement
+from segjax import edges, metrics
 
 # What is kept of every step.
 CURVES = ("loss", "agreement", "iou")
-# Steps over which a value of single batches is averaged before it counts: one lucky batch reaches no target.
-WINDOW = 20
 
 
 class Column(NamedTuple):
@@ -116,7 +113,7 @@ def curves(result: Result) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of one thing that is compared, a seed each; the label is what people call it."""
+    """The runs of one thing that is compared, one per seed; the label is what people call it."""
 
     label: str
     results: tuple[Result, ...]
@@ -128,7 +125,7 @@ class Arm:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """A row a run, as runs.csv has it: what it was, its numbers, and the step at which it diverged."""
+        """One row per run, as runs.csv has it: what it was, its numbers, and the step at which it diverged."""
         rows = []
         for result in self.results:
             numbers = {name: of(result) for name, of in TRAINING.items()} | held_out(result.held_out)
@@ -167,7 +164,7 @@ class Arm:
         return metrics.running_mean(np.stack([own[curve] for own in self.curves]))
 
 
-Arms = dict[str, Arm]
+Arms = Mapping[str, Arm]
 
 
 def by_rate(run: Run) -> str:
@@ -175,11 +172,11 @@ def by_rate(run: Run) -> str:
     return f"{run.optimizer} {exact(run.learning_rate)}"
 
 
-def arms(results: Iterable[Result], label: Callable[[Run], str]) -> Arms:
-    """label -> its seeds, in the order of their first."""
+def compare(results: Iterable[Result], by: Callable[[Run], str]) -> Arms:
+    """label -> its runs, a seed each; `by` gives the label of a run."""
     groups: dict[str, list[Result]] = {}
     for result in results:
-        groups.setdefault(label(result.run), []).append(result)
+        groups.setdefault(by(result.run), []).append(result)
     return {name: Arm(name, tuple(group)) for name, group in groups.items()}
 
 
@@ -188,73 +185,12 @@ def rows(arms: Arms) -> list[dict[str, Any]]:
     return [row for arm in arms.values() for row in arm.rows]
 
 
-def document(arms: Arms, contest: "Contest | None" = None) -> dict[str, Any]:
-    """What results.json holds: every run with its curves, each number over the seeds of each arm, and the contest."""
-    full = [{**row, "curves": own} for arm in arms.values() for row, own in zip(arm.rows, arm.curves, strict=True)]
+def document(arms: Arms) -> dict[str, Any]:
+    """The part of results.json on runs: every run with its curves, and each number over the seeds of each arm."""
+    runs = [{**row, "curves": own} for arm in arms.values() for row, own in zip(arm.rows, arm.curves, strict=True)]
     summary: dict[str, dict[str, Any]] = {label: {} for label in arms}
     for label, arm in arms.items():
         for column in COLUMNS:
             numbers = arm.values(column)
             summary[label][column] = {"mean": numbers.mean(), "min": numbers.min(), "max": numbers.max()}
-    found = {"runs": full, "summary": summary}
-    if contest:
-        found |= {"estimates": _plain(contest.estimates), "paired": _plain(contest.improvements)}
-        found |= {"steps_to_target": contest.steps, "reference": contest.reference}
-    return found
-
-
-class Target(NamedTuple):
-    """A value of a curve that runs are to reach."""
-
-    curve: str
-    heading: str
-    value: float
-    higher_is_better: bool
-
-
-class Contest(NamedTuple):
-    """Arms against one another over the same seeds; a run that diverged is in no estimate, and loses its pairs.
-
-    Attributes:
-        estimates: column -> label -> statistic -> its estimate over the seeds that did not diverge; NaN where all did.
-        improvements: column -> label -> against the reference.
-        steps: target's heading -> label -> (seeds,) steps to it, infinity for a miss.
-        reference: the label that the others are held against.
-    """
-
-    estimates: dict[str, dict[str, dict[str, Estimate]]]
-    improvements: dict[str, dict[str, Improvement]]
-    steps: dict[str, dict[str, np.ndarray]]
-    reference: str
-
-
-def contest(
-    arms: Arms, estimated: Sequence[str], decisive: Sequence[str], targets: Sequence[Target], reference: str
-) -> Contest:
-    """Estimates some columns, holds the arms against the reference in others, and takes the steps to the targets."""
-    kept = {name: {label: arm.kept(name) for label, arm in arms.items()} for name in {*estimated, *decisive}}
-    return Contest(
-        {name: {label: statistics.estimates(numbers) for label, numbers in kept[name].items()} for name in estimated},
-        {
-            name: {
-                label: statistics.compare(numbers, kept[name][reference], COLUMNS[name].higher_is_better)
-                for label, numbers in kept[name].items()
-                if label != reference
-            }
-            for name in decisive
-        },
-        {target.heading: {label: _steps_to(target, arm) for label, arm in arms.items()} for target in targets},
-        reference,
-    )
-
-
-def _steps_to(target: Target, arm: Arm) -> np.ndarray:
-    curves = np.stack([own[target.curve] for own in arm.curves])
-    return statistics.steps_to_target(curves, target.value, target.higher_is_better, min(WINDOW, curves.shape[-1]))
-
-
-def _plain(value: Any) -> Any:
-    """NamedTuples as dicts."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+    return {"runs": runs, "summary": summary}

@@ -1,0 +1,328 @@
+"""How contenders compare with a reference over the same seeds: estimates, paired differences, times to a target."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.lab.arms import COLUMNS, Arm, Arms
+from experiments.lab.figures import curve_panel
+from experiments.lab.report import Drawing, Table
+from experiments.lab.tables import difference_text, diverged_counts
+from segjax import plotting, statistics
+from segjax.statistics import Estimate, Improvement
+
+# The columns that are estimated, and the two that decide: where training ended, and its worth on other images.
+ESTIMATED = ("final_loss", "loss", "iou")
+DECISIVE = ("final_loss", "iou")
+# The columns of the table of verdicts.
+VERDICT = ("final_loss", "accuracy", "iou")
+# Steps over which a value of single batches is averaged before it counts: one lucky batch reaches no target.
+WINDOW = 20
+# Points at which a curve with its interval is drawn: a bootstrap each, and no screen shows more.
+POINTS = 200
+
+
+class Target(NamedTuple):
+    """A value of a curve that runs are to reach."""
+
+    curve: str
+    heading: str
+    value: float
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Arms against a reference over the same seeds; a run that diverged is in no estimate, and its pairs do not count.
+
+    Attributes:
+        reference: the label that the others are compared with.
+        setting: of all runs, for titles.
+        tuning_steps: label -> training steps that were spent on its learning rate.
+    """
+
+    arms: Arms
+    reference: str
+    targets: Sequence[Target]
+    setting: str
+    tuning_steps: Mapping[str, int]
+
+    @property
+    def rivals(self) -> dict[str, Arm]:
+        return {label: arm for label, arm in self.arms.items() if label != self.reference}
+
+    @property
+    def few_seeds(self) -> bool:
+        """Whether the seeds are too few for a bootstrap."""
+        return min(len(arm.rows) for arm in self.arms.values()) < statistics.FEWEST_SEEDS
+
+    @cached_property
+    def estimates(self) -> dict[str, dict[str, dict[str, Estimate]]]:
+        """column -> label -> statistic -> its estimate; NaN where every run diverged."""
+        return {
+            column: {label: statistics.estimates(arm.kept(column)) for label, arm in self.arms.items()}
+            for column in ESTIMATED
+        }
+
+    @cached_property
+    def improvements(self) -> dict[str, dict[str, Improvement]]:
+        """column -> label of a rival -> how it compares with the reference."""
+        reference = self.arms[self.reference]
+        return {
+            column: {
+                label: statistics.compare(arm.kept(column), reference.kept(column), COLUMNS[column].higher_is_better)
+                for label, arm in self.rivals.items()
+            }
+            for column in DECISIVE
+        }
+
+    @cached_property
+    def steps(self) -> dict[Target, dict[str, np.ndarray]]:
+        """target -> label -> (seeds,) steps to it, infinity for a run that misses it."""
+        return {target: {label: _steps_to(target, arm) for label, arm in self.arms.items()} for target in self.targets}
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """What results.json has of it."""
+        return {
+            "estimates": _plain(self.estimates),
+            "paired": _plain(self.improvements),
+            "steps_to_target": {target.heading: steps for target, steps in self.steps.items()},
+            "reference": self.reference,
+            "tuning_steps": dict(self.tuning_steps),
+        }
+
+
+def _steps_to(target: Target, arm: Arm) -> np.ndarray:
+    curves = np.stack([curves[target.curve] for curves in arm.curves])
+    return statistics.steps_to_target(curves, target.value, target.higher_is_better, min(WINDOW, curves.shape[-1]))
+
+
+def _plain(value: Any) -> Any:
+    """NamedTuples as dicts."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def against_reference(label: str, contest: Contest) -> str:
+    """A sentence: how a rival compares with the reference in each decisive column."""
+    parts = []
+    for column, improvements in contest.improvements.items():
+        difference, wins = improvements[label].difference, improvements[label].wins
+        text = difference_text(difference, COLUMNS[column].form)
+        parts.append(f"{COLUMNS[column].title} {text}, better in {wins} of {improvements[label].seeds}")
+    return f"{label} minus {contest.reference}: {'; '.join(parts)}."
+
+
+def diverged_warning(contest: Contest) -> list[str]:
+    lost = diverged_counts(contest.arms)
+    return [f"Runs diverged: {lost}. They are in no mean, and their pairs do not count."] if lost else []
+
+
+def verdict_table(contest: Contest) -> Table:
+    """One row per arm: where it ended, its scores on held-out images, and the verdict on it by IoU."""
+    rows = [
+        [label, *_means(arm), *(_verdict(label, contest) if label in contest.rivals else ["", "reference"])]
+        for label, arm in contest.arms.items()
+    ]
+    interval = "Student" if contest.few_seeds else "bootstrap"
+    note = (
+        "Means over seeds that did not diverge; accuracy and IoU of held-out images. Verdict: by the difference of "
+        f"IoU, seed by seed, and its 95 % interval ({interval}); tied where that includes 0."
+    )
+    headings = ["optimizer, rate", *(COLUMNS[name].heading for name in VERDICT)]
+    return Table(contest.setting, [*headings, f"IoU minus that of {contest.reference}", "verdict"], rows, note)
+
+
+def _means(arm: Arm) -> list[str]:
+    finite = {name: arm.kept(name)[np.isfinite(arm.kept(name))] for name in VERDICT}
+    return [f"{numbers.mean():{COLUMNS[name].form}}" if numbers.size else "-" for name, numbers in finite.items()]
+
+
+def _verdict(label: str, contest: Contest) -> list[str]:
+    """The difference of a rival's IoU, and the verdict."""
+    arm, difference = contest.arms[label], contest.improvements["iou"][label].difference
+    known = np.isfinite(difference).all()
+    interval = f"{difference.value:+.3f} ({difference.low:+.3f}, {difference.high:+.3f})" if known else "-"
+    if lost := int(arm.diverged.sum()):
+        return [interval, f"{lost} of {len(arm.rows)} diverged"]
+    verdict = statistics.verdict(arm.kept("iou"), contest.arms[contest.reference].kept("iou"), higher_is_better=True)
+    if verdict == "not told apart":
+        return [interval, "tied" if known else "too few seeds"]
+    return [interval, verdict]
+
+
+def detail_tables(contest: Contest) -> Iterator[Table]:
+    """The estimates, the paired differences, the times to the targets, and what tuning adds to them."""
+    for column, estimates in contest.estimates.items():
+        yield _estimate_table(column, estimates)
+    for column in contest.improvements if contest.rivals else ():
+        yield _paired_table(contest, column)
+    yield _target_table(contest)
+    if any(contest.tuning_steps.values()):
+        yield _cost_table(contest)
+
+
+def drawings(contest: Contest) -> dict[str, Drawing]:
+    """The curves, the paired differences, and the share of runs that have reached the targets."""
+    # Few seeds show where they are, and promise nothing.
+    spread = "range" if contest.few_seeds else "its 95 % interval"
+    figures = {"curves": Drawing("Training curves", _curves(contest, f"{contest.setting}: mean and {spread}"))}
+    if contest.rivals:
+        heading = "Differences to the reference, seed by seed"
+        figures["paired_differences"] = Drawing(heading, _difference_figure(contest))
+    # Arms may differ in their steps; a shorter one that never arrives stays level.
+    steps = max(arm.run.iterations for arm in contest.arms.values())
+    heading, uncharged = "Share of runs that have reached each target", dict.fromkeys(contest.arms, 0)
+    title = f"{contest.setting}: runs that have arrived"
+    if arrivals := _arrivals(contest, np.arange(1, steps + 1), uncharged, title):
+        figures["time_to_target"] = Drawing(heading, arrivals)
+    if any(contest.tuning_steps.values()) and (charged := _charged_arrivals(contest)):
+        figures["time_with_tuning"] = Drawing(f"{heading}, tuning included", charged)
+    return figures
+
+
+def _difference_figure(contest: Contest) -> Figure:
+    """Each rival minus the reference: its interval, or the range over few seeds, and one dot per seed."""
+    columns, reference = contest.improvements, contest.arms[contest.reference]
+    pairs = {
+        label: [arm.kept(column) - reference.kept(column) for column in columns]
+        for label, arm in contest.rivals.items()
+    }
+    estimates = {
+        label: [
+            (float(finite.mean()), float(finite.min()), float(finite.max()))
+            if contest.few_seeds and (finite := differences[np.isfinite(differences)]).size
+            else tuple(columns[column][label].difference)
+            for column, differences in zip(columns, pairs[label], strict=True)
+        ]
+        for label in contest.rivals
+    }
+    xlabels = [f"{COLUMNS[column].title}, minus that of {contest.reference}" for column in columns]
+    better = [COLUMNS[column].higher_is_better for column in columns]
+    interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval"
+    title = f"{contest.setting}: paired differences, {interval}; one dot per seed"
+    return plotting.differences(estimates, pairs, xlabels, better, title)
+
+
+def _charged_arrivals(contest: Contest) -> Figure | None:
+    """The share of runs that have reached the targets, over steps that include those of tuning; None if none has."""
+    spent = contest.tuning_steps
+    last = max(spent[label] + arm.run.iterations for label, arm in contest.arms.items())
+    arrivals = [steps + spent[label] for by_label in contest.steps.values() for label, steps in by_label.items()]
+    # From somewhat before the first arrival.
+    first = max(1, np.nanmin(arrivals) // 2) if np.isfinite(arrivals).any() else 1
+    # Twice as many: the first points of a logarithmic axis round to the same steps.
+    at = np.unique(np.geomspace(first, last, 2 * POINTS).astype(int))
+    return _arrivals(contest, at, spent, f"{contest.setting}: runs that have arrived, with the steps of tuning")
+
+
+def _arrivals(contest: Contest, at: np.ndarray, spent: Mapping[str, int], title: str) -> Figure | None:
+    """A panel for each target that some run has reached."""
+    panels, charged = [], any(spent.values())
+    for target, steps in contest.steps.items():
+        if not np.isfinite(list(steps.values())).any():
+            continue
+        # No band: the intervals of so few runs would hide one another.
+        shares = {
+            label: statistics.profile(arrived + spent[label], at).value[np.newaxis] for label, arrived in steps.items()
+        }
+        ylabel, xlabel = f"share of runs at {target.heading}", "steps, tuning included" if charged else "iteration"
+        panels.append(plotting.Panel(ylabel, shares, x=at, xlabel=xlabel, xlog=charged, ylim=(-0.03, 1.03)))
+    return plotting.training_curves(panels, title) if panels else None
+
+
+def _curves(contest: Contest, title: str) -> Figure:
+    panels = []
+    for curve, ylabel in (
+        ("loss", "running-mean loss (mean squared error)"),
+        ("iou", "running-mean IoU of the training batches"),
+    ):
+        whole = curve_panel(contest.arms, curve, ylabel)
+        length = next(iter(whole.curves.values())).shape[-1]
+        places = np.unique(np.linspace(0, length - 1, POINTS).astype(int))
+        thinned = {label: numbers[:, places] for label, numbers in whole.curves.items()}
+        bands = {} if contest.few_seeds else {label: statistics.band(numbers) for label, numbers in thinned.items()}
+        panels.append(whole._replace(curves=thinned, x=places + 1, bands=bands))
+    return plotting.training_curves(panels, title)
+
+
+def _title(column: str) -> str:
+    heading = COLUMNS[column].title
+    return heading[0].upper() + heading[1:]
+
+
+def _estimate_table(column: str, estimates: Mapping[str, Mapping[str, Estimate]]) -> Table:
+    form, better = COLUMNS[column].form, "more" if COLUMNS[column].higher_is_better else "less"
+    rows = [
+        [label, *(_cell(estimate, form) for estimate in by_statistic.values())]
+        for label, by_statistic in estimates.items()
+    ]
+    note = (
+        f"95 % intervals over seeds, {better} is better: bootstrapped; with fewer than {statistics.FEWEST_SEEDS} seeds "
+        "Student's, of the mean alone. IQM: mean without the highest and the lowest quarter, from 4 seeds on."
+    )
+    return Table(_title(column), ["", *statistics.STATISTICS], rows, note)
+
+
+def _paired_table(contest: Contest, column: str) -> Table:
+    rows = []
+    for label, (difference, probability, wins, ties, seeds) in contest.improvements[column].items():
+        counts = f"{wins} of {seeds}" + (f"\n{ties} ties" if ties else "")
+        rows.append([label, _cell(difference, f"+{COLUMNS[column].form}"), counts, _cell(probability, ".2f")])
+    note = (
+        f"Each minus {contest.reference}, on the same seeds: same initial weights, same images. 95 % intervals: of the "
+        f"mean difference by bootstrap (with fewer than {statistics.FEWEST_SEEDS} seeds Student's), of the probability "
+        "by Wilson's formula."
+    )
+    headings = ("", "difference", "better in", "probability of being better")
+    return Table(f"{_title(column)}, against {contest.reference}", headings, rows, note)
+
+
+def _target_table(contest: Contest) -> Table:
+    headings, rows = [""], {label: [label] for label in contest.arms}
+    for target, by_label in contest.steps.items():
+        headings += [f"{target.heading}: reached", "median steps", "median seconds"]
+        for label, steps in by_label.items():
+            arm = contest.arms[label]
+            seconds = steps * arm.values("seconds") / arm.run.iterations
+            reached = f"{int(np.isfinite(steps).sum())} of {len(steps)}"
+            rows[label] += [reached, _time(np.median(steps), ".0f"), _time(np.median(seconds), ".1f")]
+    note = (
+        f"Means of the last {WINDOW} training batches; a run that misses the target counts as one that never arrives. "
+        "Seconds: of training, compilation left out."
+    )
+    return Table("Time to a target", headings, list(rows.values()), note)
+
+
+def _cost_table(contest: Contest) -> Table:
+    """What each arm reaches, and when, if the steps of its tuning count."""
+    headings, rows = ["", "steps of tuning", "loss, last tenth"], []
+    for label, arm in contest.arms.items():
+        mean, spent = contest.estimates["final_loss"][label]["mean"].value, contest.tuning_steps[label]
+        row = [label, f"{spent}", f"{mean:.4f}" if np.isfinite(mean) else "-"]
+        for steps in contest.steps.values():
+            median = np.median(steps[label])
+            row += [_time(median, ".0f"), _time(median + spent, ".0f")]
+        rows.append([*row, f"{spent + arm.run.iterations}"])
+    for target in contest.targets:
+        headings += [f"{target.heading}: median steps", "with its tuning"]
+    note = "Steps of tuning: all that its grid was trained for, on every tuning seed; a rate that was given costs none."
+    return Table("With the cost of tuning", [*headings, "steps in all"], rows, note)
+
+
+def _cell(estimate: Estimate, form: str) -> str:
+    """A number, and under it its interval."""
+    value = f"{estimate.value:{form}}" if np.isfinite(estimate.value) else "-"
+    if not np.isfinite([estimate.low, estimate.high]).all():
+        return value
+    return f"{value}\n{estimate.low:{form}} to {estimate.high:{form}}"
+
+
+def _time(value: float, form: str) -> str:
+    return f"{value:{form}}" if np.isfinite(value) else "never"
