@@ -13,51 +13,64 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments.lab import cli, experiment, scores, stops, train
-from experiments.lab.options import Comparison
+from experiments.lab import cli, question, stops, train
+from experiments.lab.arms import Arm, by_rate, compare
+from experiments.lab.options import Comparison, Data, Seeds, Training
 from experiments.lab.report import Report
 from experiments.lab.runs import Held, Result, Run, arguments
-from experiments.lab.scores import Arm
-from experiments.timed import clock
+from experiments.optimizers.contest import Contest
 from segjax import History, metrics
 from segjax.edges import EdgeCounts
 from segjax.training import Fit
 
 ROOT = Path(__file__).parents[2]
-# A program is compiled for its sizes, and for its steps up to 10: what is tried with these words shares it with all
-# others, as long as the rest of its preset allows.
-SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
+# A program is compiled for its sizes, and for its steps up to 10: all tests with these words share it, as far as the
+# rest of their presets allows.
+SMALL = ["quick", "--image-size", "16", "--batch-size", "1"]
 SHORT = [*SMALL, "--iterations", "10"]
 TWO_DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-# One run of one step a pixel: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
+# Of 8 held-out pixels: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
 COUNTS = (3, 1, 1, 3, 4)
 
 
-def _report(options, results):
-    arms = scores.arms(results, scores.by_rate)
-    return Report([], [], {}, scores.document(arms), scores.rows(arms))
+def _answer(options, lab):
+    results = lab.train([options.run(seed) for seed in options.seeds])
+    return Report([], [], {}, compare(results, by=by_rate))
 
 
-# A script without figures, which are most of the time of a small run: for tests that look at none.
+# A question without figures, which are most of the time of a small run: for tests that look at none.
 PLAIN = SimpleNamespace(
     __doc__="Does it train?",
     __file__="plain.py",
     Options=Comparison,
-    PRESETS={"quick": Comparison(image_size=16, sigma=4.0, batch_size=1, iterations=10, seeds=2)},
-    plan=lambda options: [options.run(seed) for seed in options.all_seeds],
-    report=_report,
+    PRESETS={
+        "quick": Comparison(
+            data=Data(image_size=16, batch_size=1), training=Training(iterations=10), seeds=Seeds(seeds=2)
+        )
+    },
+    answer=_answer,
 )
 
 
-def parse(script, *arguments):
-    return cli.parse(script.Options, script.PRESETS, list(map(str, arguments)))
+def parse(script, *words):
+    return cli.parse(script.Options, script.PRESETS, list(map(str, words)))
 
 
-def execute(script, *arguments):
-    """Runs a script, and gives the document that it wrote."""
-    options = parse(script, *arguments)
-    experiment.run(script, options)
+def execute(script, *words):
+    """Answers the question of a script, and gives the results.json that it wrote."""
+    options = parse(script, *words)
+    question.run(script, options)
     return json.loads((options.out / "results.json").read_text())
+
+
+def lab_of(train_run):
+    """A lab that has `train_run(run)` give each result; `lines` are those that it printed."""
+    lines = []
+    return SimpleNamespace(
+        train=lambda runs, **_: [train_run(run) for run in runs],
+        say=lines.append,
+        lines=lines,
+    )
 
 
 class Command:
@@ -69,8 +82,8 @@ class Command:
 
     SERVER = multiprocessing.get_context("forkserver")
     # Not the scripts, which runpy begins anew.
-    LAB = tuple(f"experiments.lab.{name}" for name in ("clock", "experiment", "photographs", "tuning"))
-    SERVER.set_forkserver_preload(["matplotlib.style", "matplotlib.backends.backend_agg", "scipy.stats", *LAB])
+    PARTS = tuple(f"experiments.{name}" for name in ("timed.clock", "pictures.photographs", "optimizers.contest"))
+    SERVER.set_forkserver_preload(["matplotlib.style", "matplotlib.backends.backend_agg", "scipy.stats", *PARTS])
     # A function would have the process import the module of the tests.
     BEGIN = """
 import jax, os, resource, runpy, sys
@@ -101,11 +114,11 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
             number, name = tempfile.mkstemp()
             os.close(number)
             self.streams.append(Path(name))
-        given = {"streams": list(map(str, self.streams)), "root": str(ROOT), "environment": dict(environment)}
-        given |= {"settings": dict(settings), "limit": limit, "words": list(map(str, words)), "before": before}
-        given["module"] = f"experiments.{script}" if script else "experiments"
+        names = {"streams": list(map(str, self.streams)), "root": str(ROOT), "environment": dict(environment)}
+        names |= {"settings": dict(settings), "limit": limit, "words": list(map(str, words)), "before": before}
+        names["module"] = f"experiments.{script}" if script else "experiments"
         # A test that fails leaves it to the end of all tests, which would otherwise wait for it.
-        self.process = self.SERVER.Process(target=exec, args=(self.BEGIN, given), daemon=True)
+        self.process = self.SERVER.Process(target=exec, args=(self.BEGIN, names), daemon=True)
         self.process.start()
 
     def wait_for(self, condition, seconds=120):
@@ -122,34 +135,33 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
     def finish(self, timeout=120):
         """Its exit code, and what it wrote to stdout and stderr; None and this far, where it did not end in time."""
         self.process.join(timeout)
-        code, said = self.process.exitcode, [stream.read_text() for stream in self.streams]
+        code, texts = self.process.exitcode, [stream.read_text() for stream in self.streams]
         self.process.kill()
         for stream in self.streams:
             stream.unlink()
-        return code, *said
+        return code, *texts
 
 
 def count_training(monkeypatch, interrupted=None):
-    """The list that every run enters from now on when its training begins; the one of this number gets a Ctrl-C."""
-    begun = []
+    """The list of the runs whose training begins from now on; the run of the number `interrupted` gets a Ctrl-C."""
+    started = []
 
     def counted(runs):
-        # A device without a run of its own repeats another's.
-        begun.extend(dict.fromkeys(runs))
-        if len(begun) == interrupted:
+        started.extend(runs)
+        if len(started) == interrupted:
             raise KeyboardInterrupt
         return arguments(runs)
 
     monkeypatch.setattr(train, "arguments", counted)
-    return begun
+    return started
 
 
 @contextlib.contextmanager
 def told_to_stop():
-    """Within, whatever listens for signals hears one at its first steps."""
+    """Inside, whatever defers signals has received one at its first steps."""
 
     @contextlib.contextmanager
-    def deferred(wanted=True):
+    def deferred(*_):
         yield [signal.SIGTERM]
 
     with pytest.MonkeyPatch.context() as patch:
@@ -159,7 +171,9 @@ def told_to_stop():
 
 @contextlib.contextmanager
 def ticking(tick, compiling=0.0):
-    """Within, the clock of a training moves by `tick` at each look, and by `compiling` while a program is compiled."""
+    """Inside, the clock of a training moves by `tick` at each look, and by `compiling` while a program is compiled."""
+    from experiments.timed import clock
+
     moment, compiled = 0.0, Fit.compile
 
     def look():
@@ -180,7 +194,7 @@ def ticking(tick, compiling=0.0):
 
 
 def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUNTS, weights=0.0):
-    """A finished run of one pixel a step with the given curve."""
+    """A finished run of one pixel per step, with this loss at each step."""
     loss = np.asarray(loss, np.float32)
     agreeing = np.ones(len(loss), np.int32) if agreeing is None else np.asarray(agreeing, np.int32)
     ones, zeros = np.ones(len(loss), np.int32), np.zeros(len(loss), np.int32)
@@ -197,22 +211,21 @@ def arm(label, results):
     return {label: Arm(label, tuple(results))}
 
 
-# Two that are compared. Loss of the last tenth: the last of the two steps.
+# Two that are compared. The loss of the last tenth is that of the last of the two steps.
 ARMS = {
     **arm("a", [result([0.4, loss], seed) for seed, loss in enumerate([0.1, 0.2, 0.3])]),
     **arm("b", [result([0.4, loss], seed, optimizer="sgd") for seed, loss in enumerate([0.2, 0.1, np.nan])]),
 }
-DECISIVE = ("final_loss", "iou")
 
 
-def contest(arms, targets=(), reference="a"):
-    return scores.contest(arms, DECISIVE, DECISIVE, targets, reference)
+def contest(arms, targets=(), reference="a", tuning_steps=None):
+    return Contest(arms, reference, targets, "title", tuning_steps or dict.fromkeys(arms, 0))
 
 
 RATES = np.array([1e-3, 1e-2, 1e-1])
 
 
 def arms_at(losses, optimizer="adam"):
-    """An arm for each of the rates, of one seed that ends at its loss."""
+    """An arm for each of `RATES`, of one seed that ends at its loss."""
     results = [result([1.0, loss], rate=rate, optimizer=optimizer) for rate, loss in zip(RATES, losses, strict=False)]
-    return scores.arms(results, scores.by_rate)
+    return compare(results, by=by_rate)
