@@ -204,7 +204,7 @@ def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUN
     # Of ten pixels at each distance one is wrong; half of either edge is near the other.
     near = EdgeCounts(np.full(5, 10, np.int32), np.ones(5, np.int32), *map(np.int32, (4, 2, 4, 2)))
     held_out = Held(counts, counts, near, np.array([0.4, 0.8]), {"mse": 0.1, "bce": 0.2, "dice": 0.3})
-    return Result(run, history, {"params": {"w": np.full(2, weights)}}, held_out, 1.0)
+    return Result(run, history, {"params": {"w": np.full(2, weights)}}, held_out, 1.0, None)
 
 
 def arm(label, results):
