@@ -3,7 +3,7 @@ import pytest
 from small_runs import SHORT, execute, parse
 
 from experiments import best_possible
-from experiments.best_possible import Judged
+from experiments.best_possible import Error
 from experiments.lab.stops import UsageError
 from segjax import oracle
 
@@ -11,21 +11,21 @@ WORDS = [*SHORT, "--image-size", "24", "--windows", "3", "1", "--sigma2s", "0.8"
 WORDS += ["--num-masks", "20", "--num-images", "2"]
 
 
-def judged(error, deviation=0.001):
-    return Judged(error, deviation, np.full(5, error))
+def error(mean, standard_error=0.001):
+    return Error(mean, standard_error, np.full(5, mean))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """The folder of a small comparison, and its rows by what they are of."""
+def comparison(tmp_path_factory):
+    """The folder of a small comparison, and its rows by prediction, window and sigma2."""
     out = tmp_path_factory.mktemp("best")
     document = execute(best_possible, *WORDS, "--out", out)
     return out, {(row["what"], row["window"], row["sigma2"]): row for row in document["errors"]}
 
 
 @pytest.mark.slow
-def test_every_prediction_is_judged(found):
-    _, rows = found
+def test_every_prediction_is_evaluated(comparison):
+    _, rows = comparison
     bayes = {key for key in rows if key[0].startswith("Bayes")}
     kinds = ("Bayes' rule, expected", "Bayes' rule, observed")
     assert bayes == {(kind, *pair) for kind in kinds for pair in ((1, 1.2), (3, 1.2), (3, 0.8))}
@@ -33,45 +33,50 @@ def test_every_prediction_is_judged(found):
         (name, field, w) for name, field in (("notebook", 17), ("patch", 38)) for w in (0.8, 1.2)
     }
     assert all(0 <= row["error"] <= 1 for row in rows.values())
-    # Whoever sees more, or textures that differ more, errs less.
+    # A larger window, or textures that differ more, give a smaller error.
     expected = {key[1:]: row["error"] for key, row in rows.items() if key[0] == kinds[0]}
     assert expected[3, 1.2] < expected[1, 1.2]
     assert expected[3, 1.2] < expected[3, 0.8]
 
 
 @pytest.mark.slow
-def test_what_bayes_rule_saw_is_kept(found, monkeypatch):
-    out, rows = found
+def test_a_resumed_command_reads_the_predictions_of_bayes_rule(comparison, monkeypatch):
+    out, rows = comparison
     assert {path.stem for path in out.glob("over_*.png")} == {"over_window", "over_sigma2"}
     for path in out.glob("*.*"):
         path.unlink()
-    monkeypatch.setattr(oracle, "posterior", lambda *_, **__: pytest.fail("it is kept"))
+    monkeypatch.setattr(oracle, "posterior", lambda *_, **__: pytest.fail("computed again"))
     again = execute(best_possible, *WORDS, "--out", out)["errors"]
     assert [row["error"] for row in again] == [row["error"] for row in rows.values()]
 
 
 def test_errors_are_of_the_inner_pixels():
     options = parse(best_possible, *WORDS)
-    mask = np.asarray(best_possible.images(options.texture, 2, rescaled=False).mask[..., 0])
-    right = best_possible.judge(options, mask, 1.2)
-    assert (right.error, right.deviation) == (0, 0)
+    mask = np.asarray(best_possible.images(options, 1.2, rescaled=False).mask[..., 0])
+    right = best_possible.evaluate(options, mask)["observed"]
+    assert (right.mean, right.standard_error) == (0, 0)
     wrong = mask.copy()
-    # Whatever is wrong at the border does not count.
+    # Wrong pixels at the border do not count.
     wrong[:, : options.margin] = 1 - wrong[:, : options.margin]
-    assert best_possible.judge(options, wrong, 1.2).error == 0
+    assert best_possible.evaluate(options, wrong)["observed"].mean == 0
     wrong[0] = 1 - mask[0]
-    half = best_possible.judge(options, wrong, 1.2)
-    assert half.error == pytest.approx(0.5)
-    assert half.deviation == pytest.approx(0.5)
-    assert best_possible.judge(options, np.full_like(mask, 0.3), 1.2, expected=True).error == pytest.approx(0.3)
+    half = best_possible.evaluate(options, wrong)["observed"]
+    assert half.mean == pytest.approx(0.5)
+    assert half.standard_error == pytest.approx(0.5)
+    assert best_possible.evaluate(options, np.full_like(mask, 0.3))["expected"].mean == pytest.approx(0.3)
 
 
-def test_too_few_masks_are_said():
-    pair = (9, 1.2)
-    enough = {(pair, "expected"): judged(0.010), (pair, "observed"): judged(0.013)}
-    assert best_possible.warnings(enough) == []
-    (said,) = best_possible.warnings({**enough, (pair, "observed"): judged(0.02)})
-    assert said.startswith("At 9 x 9 pixels, sigma2 1.2, more --num-masks are needed: Bayes' rule expects 1.00%")
+def test_every_sigma2_has_the_same_masks():
+    options = parse(best_possible, *WORDS)
+    first, second = (best_possible.images(options, sigma2, rescaled=True).mask for sigma2 in (0.8, 1.2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_a_warning_says_that_the_masks_are_too_few():
+    expected = error(0.010)
+    assert best_possible.warnings({(9, 1.2): {"expected": expected, "observed": error(0.013)}}) == []
+    (warning,) = best_possible.warnings({(9, 1.2): {"expected": expected, "observed": error(0.02)}})
+    assert warning.startswith("At 9 x 9 pixels, sigma2 1.2, more --num-masks are needed: Bayes' rule expects an error")
 
 
 @pytest.mark.parametrize(

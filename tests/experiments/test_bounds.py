@@ -1,8 +1,11 @@
+from types import SimpleNamespace
+
 from rich.console import Console
 
 from experiments.lab import bounds
 from experiments.lab.bounds import Bound
 from experiments.lab.runs import Texture
+from experiments.lab.train import progress_bar
 from segjax.oracle import BayesError
 
 BOUND = Bound(9, BayesError(0.002, 0.0005, 0.003, 0.001))
@@ -11,24 +14,24 @@ BOUND = Bound(9, BayesError(0.002, 0.0005, 0.003, 0.001))
 def test_the_window_fits_into_the_image(monkeypatch):
     monkeypatch.setattr(bounds, "NUM_MASKS", 20)
     monkeypatch.setattr(bounds, "PIXELS", 4)
-    quiet = Console(quiet=True)
-    found = bounds.measure(Texture(1, 16, 0.2, 1.2, 4.0), quiet)
+    lab = SimpleNamespace(progress=lambda: progress_bar(Console(quiet=True)))
+    bound = bounds.measure(Texture(1, 16, 0.2, 1.2, 4.0), lab)
     # Textures reach 5 pixels and half of the window 2: of 16 pixels two are left.
-    assert found.window == 5
-    assert 0 <= found.error.expected <= 0.5
-    # However little the textures reach, the masks' margin has its place.
-    assert bounds.measure(Texture(1, 16, 0.2, 0.5, 4.0), quiet).window == 5
+    assert bound.window == 5
+    assert 0 <= bound.error.expected <= 0.5
+    # The masks' margin has its place, however small the sigmas are.
+    assert bounds.measure(Texture(1, 16, 0.2, 0.5, 4.0), lab).window == 5
     # Where the textures reach over the whole image there is none.
-    assert bounds.measure(Texture(1, 16, 0.2, 5.0, 4.0), quiet) is None
+    assert bounds.measure(Texture(1, 16, 0.2, 5.0, 4.0), lab) is None
     assert bounds.document(None) is None
-    assert bounds.document(found)["window"] == 5
+    assert bounds.document(bound)["window"] == 5
 
 
-def test_the_sentence_says_who_could_do_better():
-    said = bounds.sentence(BOUND, "this network", 0.006, 17)
-    assert "Bayes' rule on 9 x 9 pixels errs on 0.20% (+- 0.05%) of the pixels away from the border" in said
-    assert "this network errs on 0.60%, 3.0 times as many. A network that sees 17 x 17 may do better." in said
-    assert bounds.sentence(BOUND, "it", 0.006, 9).endswith("No network that sees so little can do better.")
+def test_the_sentence_says_which_networks_could_do_better():
+    sentence = bounds.sentence(BOUND, "this network", 0.006, 17)
+    assert "Bayes' rule on 9 x 9 pixels errs on 0.20% (+- 0.05%) of the pixels away from the border" in sentence
+    assert "this network errs on 0.60%, 3.0 times as many. A network with a receptive field of 17 x 17 may" in sentence
+    assert bounds.sentence(BOUND, "it", 0.006, 9).endswith("No network with so small a receptive field can do better.")
     nothing = Bound(9, BayesError(0.0, 0.0, 0.0, 0.0))
     assert "it errs on 0.10%. " in bounds.sentence(nothing, "it", 0.001, 17)
     assert bounds.heading(BOUND) == "Bayes' rule, 9 x 9 pixels"
