@@ -1,7 +1,7 @@
 """How does one network learn? The notebook's long SGD run, or any other, with a picture as it goes and a saved model.
 
-    python -m experiments.train_model                    10,000 steps of SGD at 0.001, the notebook's long run
-    python -m experiments.train_model --preset quick     200 steps of Adam on 32 x 32 images
+    python -m experiments.train_model            10,000 steps of SGD at 0.001, the notebook's long run
+    python -m experiments.train_model quick      200 steps of Adam on 32 x 32 images
     python -m experiments.train_model --optimizer adam --loss bce --architecture separate_norm --schedule cosine \\
         --learning-rate 0.01 --iterations 1000
 
@@ -13,24 +13,27 @@ Expect SGD at this rate to be still improving after 10,000 steps. 12 to 25 minut
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, NamedTuple, cast
+from typing import cast
 
 import numpy as np
 
 import segjax
-from experiments.lab import bounds, experiment, output, scores, store, views
-from experiments.lab.bounds import Bound
-from experiments.lab.experiment import Lab
+from experiments.lab import bounds, figures, question, report, tables
+from experiments.lab.arms import Arms, by_rate, compare
+from experiments.lab.folder import Folder
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Training
-from experiments.lab.report import Report
-from experiments.lab.runs import CHUNK_SIZE, Result, held_out_batch
+from experiments.lab.options import Data, Seed, Trained, Training, check_training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report
+from experiments.lab.runs import CHUNK_SIZE, Run, held_out_batch
 from experiments.lab.stops import UsageError
+from experiments.lab.train import Watch
 from experiments.pictures import saved_models
 from segjax import plotting
-from segjax.checks import check_count
+from segjax.checks import check_count, check_positive
 
 # Rows of the last figure; each picture is a file of its own as well.
 MOST_ROWS = 8
@@ -39,10 +42,11 @@ MOST_PICTURES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Training):
+class Options(Trained):
     """Trains one network and saves it."""
 
-    iterations: int = 10_000
+    training: Training = Training(iterations=10_000)
+    seed: Seed = Seed()
     optimizer: str = "sgd"  # One of sgd, momentum, rmsprop, adam.
     learning_rate: float = 1e-3  # Learning rate: the peak, where the schedule moves it.
     loss: str = "mse"  # One of mse, bce, dice.
@@ -52,28 +56,30 @@ class Options(Training):
     """Also write the weights by PyTorch's names, model-torch.safetensors, for the notebook's class."""
     out: Path = Path("results/train_model")
 
-    # What is kept can be exported later.
-    free: ClassVar[tuple[str, ...]] = ("export_torch",)
+    # The weights of a finished run can be exported later.
+    free = ("export_torch",)
 
     def check(self) -> None:
         super().check()
+        check_training(self.optimizer, self.loss, self.architecture)
+        check_positive("--learning-rate", self.learning_rate)
         check_count("--show-every", self.show_every, 1)
-        if self.iterations > MOST_PICTURES * self.show_every:
+        if self.training.iterations > MOST_PICTURES * self.show_every:
             raise ValueError(f"--show-every must leave at most {MOST_PICTURES} pictures, got {self.show_every}")
         saved_models.check_export(self.export_torch, self.architecture)
 
     @property
-    def shown_steps(self) -> list[int]:
+    def picture_steps(self) -> list[int]:
         """The steps after which a picture is drawn."""
-        return sorted({*range(self.show_every, self.iterations, self.show_every), self.iterations})
+        iterations = self.training.iterations
+        return sorted({*range(self.show_every, iterations, self.show_every), iterations})
 
 
 PRESETS = {
     "notebook": Options(),
     "quick": Options(
-        image_size=32,
-        sigma=6.4,
-        iterations=200,
+        data=Data(image_size=32),
+        training=Training(iterations=200),
         optimizer="adam",
         learning_rate=1e-2,
         architecture="separate_norm",
@@ -82,82 +88,84 @@ PRESETS = {
 }
 
 
-class Found(NamedTuple):
-    """The run, and the best possible."""
-
-    result: Result
-    bound: Bound | None
-
-
-def work(options: Options, lab: Lab) -> Found:
-    """Trains the network, and draws a picture every so many steps."""
-    batch = held_out_batch(options.texture)
-    model = ARCHITECTURES[options.architecture]
-
-    def watch(state: segjax.TrainState) -> None:
-        if (step := int(state.step)) in due:
-            seen = views.probability(model, state.variables, batch)
-            # The same image every time: the notebook showed one of the batch just trained on, another each time.
-            figure = views.look(batch, {f"iteration {step}": seen}, f"A held-out image, {scores.by_rate(run)}")
-            store.write(options.out, f"{note(step)}.png", output.png(figure))
-            # For the figure of them all, also where the command is interrupted in between.
-            store.write_note(options.out, note(step), {"probability": seen}, {"step": step})
-
-    run, due = options.run(options.seed), set(options.shown_steps)
+def answer(options: Options, lab: Lab) -> Report:
+    steps, texture = options.picture_steps, options.data.texture
+    alike = {name: getattr(options, name) for name in ("optimizer", "learning_rate", "architecture")}
+    run = options.run(options.seed.seed, objective=options.loss, **alike)
     # A chunk must end where a picture is due.
-    (result,) = lab.train([run], watch, math.gcd(options.show_every, CHUNK_SIZE))
-    return Found(result, bounds.measure(options.texture, lab.console))
+    results = lab.train([run], picture_writer(lab.folder, run, steps), math.gcd(options.show_every, CHUNK_SIZE))
+    bound = bounds.measure(texture, lab)
+    arms = compare(results, by=by_rate)
+    ((label, arm),) = arms.items()
+    diverged = bool(arm.diverged.any())
+    # `inspect_layers` refuses a network whose numbers are not finite.
+    findings = [] if diverged else [saved_models.look_inside(options.out)]
+    if bound and not diverged:
+        error, field = 1 - arm.rows[0]["accuracy"], ARCHITECTURES[run.architecture].receptive_field
+        findings.insert(0, bounds.sentence(bound, "this network", error, field))
+    title = f"{label}, {run.schedule} schedule, {run.objective} loss, {run.architecture}, seed {run.seed}"
+    columns, trained_on = (*tables.SCORES, "accuracy_by_running_statistics"), {"texture": texture._asdict()}
+    return Report(
+        findings,
+        [
+            tables.table(arms, f"{run.iterations} iterations: seed {run.seed}", columns),
+            tables.distance_table(arm.rows[0]),
+        ],
+        {"curves": curves(arms, title), "predictions": predictions(lab.folder, run, steps, title)},
+        arms,
+        results={"best_possible": bounds.document(bound)},
+        warnings=[saved_models.DIVERGED] if diverged else [],
+        written=[name for step in steps if (lab.folder.path / (name := f"{note(step)}.png")).exists()],
+        files=saved_models.files(run.architecture, results[0].variables, trained_on, options.export_torch, diverged),
+    )
+
+
+def picture_writer(folder: Folder, run: Run, steps: Sequence[int]) -> Watch:
+    """Writes a picture of a held-out image after each of these steps."""
+    # The same image every time: the notebook showed one of the batch just trained on, another each time.
+    batch, model = held_out_batch(run.texture), ARCHITECTURES[run.architecture]
+
+    def write(state: segjax.TrainState) -> None:
+        if (step := int(state.step)) in steps:
+            probability = figures.probability(model, state.variables, batch)
+            figure = figures.beside_mask(batch, {f"iteration {step}": probability}, f"A held-out image, {by_rate(run)}")
+            folder.write(f"{note(step)}.png", report.png(figure))
+            # For the figure of them all, also where the command is interrupted in between.
+            folder.write_note(note(step), {"probability": probability}, {"step": step})
+
+    return write
+
+
+def curves(arms: Arms, title: str) -> Drawing:
+    (arm,) = arms.values()
+    panels = [
+        figures.curve_panel(arms, "loss", f"running-mean loss ({arm.run.objective})"),
+        figures.curve_panel(arms, "agreement", "running-mean agreement (share of pixels)"),
+    ]
+    return Drawing("Training curves", plotting.training_curves(panels, title))
+
+
+def predictions(folder: Folder, run: Run, steps: Sequence[int], title: str) -> Drawing:
+    """Some of the predictions that were drawn, from the first to the last."""
+    indices = np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))
+    arrays = {f"iteration {steps[index]}": read_prediction(folder, steps[index]) for index in indices}
+    figure = figures.beside_mask(held_out_batch(run.texture), arrays, title)
+    return Drawing("A held-out image and its predictions", figure)
 
 
 def note(step: int) -> str:
     return f"iteration-{step:06}"
 
 
-def shown(out: Path, step: int) -> np.ndarray:
+def read_prediction(folder: Folder, step: int) -> np.ndarray:
     """The probabilities that were drawn after a step."""
-    if (found := store.read_note(out, note(step))) is None:
-        raise UsageError(f"what {out} kept for the picture of iteration {step} is gone; pass --overwrite")
-    if found[1].get("step") != step:
-        raise UsageError(f"what {out} kept for the picture of iteration {step} is of another; pass --overwrite")
-    return cast(np.ndarray, found[0]["probability"])
-
-
-def report(options: Options, found: Found) -> Report:
-    result, bound = found
-    arms = scores.arms([result], scores.by_rate)
-    steps = options.shown_steps
-    rows = [steps[index] for index in np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))]
-    seen = {f"iteration {step}": shown(options.out, step) for step in rows}
-    (label,) = arms
-    title = f"{label}, {options.schedule} schedule, {options.loss} loss, {options.architecture}, seed {options.seed}"
-    panels = [
-        views.curve_panel(arms, "loss", f"running-mean loss ({options.loss})"),
-        views.curve_panel(arms, "agreement", "running-mean agreement (share of pixels)"),
-    ]
-    figures = {
-        "curves": plotting.training_curves(panels, title),
-        "predictions": views.look(held_out_batch(options.texture), seen, title),
-    }
-    columns = (*views.SCORES, "accuracy_by_running_statistics")
-    table = views.table(arms, f"{options.iterations} iterations: seed {options.seed}", columns)
-    trained_on = {"texture": options.texture._asdict()}
-    diverged = bool(arms[label].diverged.any())
-    # `inspect_layers` refuses one whose numbers are not finite.
-    findings = [] if diverged else [saved_models.look_inside(options.out)]
-    if bound and not diverged:
-        field = ARCHITECTURES[options.architecture].receptive_field
-        findings.insert(0, bounds.sentence(bound, "this network", 1 - arms[label].rows[0]["accuracy"], field))
-    return Report(
-        findings,
-        [table, views.distance_table(arms[label].rows[0])],
-        figures,
-        {**scores.document(arms), "best_possible": bounds.document(bound)},
-        scores.rows(arms),
-        [saved_models.DIVERGED] if diverged else [],
-        written=[name for step in steps if (options.out / (name := f"{note(step)}.png")).exists()],
-        files=saved_models.files(options.architecture, result.variables, trained_on, options.export_torch, diverged),
-    )
+    if (stored := folder.read_note(note(step))) is None:
+        raise UsageError(f"the note of iteration {step} in {folder.path} is gone; pass --overwrite")
+    arrays, metadata = stored
+    if metadata.get("step") != step:
+        raise UsageError(f"the note of iteration {step} in {folder.path} is of another iteration; pass --overwrite")
+    return cast(np.ndarray, arrays["probability"])
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

@@ -15,15 +15,11 @@ from segjax import metrics
 WORDS = [*SHORT, "--show-every", "4", "--architecture", "shallow"]
 
 
-def run(script, out, *arguments):
-    return execute(script, "--preset", "quick", *arguments, "--out", out)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The folder of a short training, with pictures at steps that are no multiple of the usual chunk."""
     out = tmp_path_factory.mktemp("trained")
-    return out, run(train_model, out, *WORDS)
+    return out, execute(train_model, *WORDS, "--out", out)
 
 
 @pytest.mark.slow
@@ -66,28 +62,28 @@ def test_the_printed_command_uses_the_model(trained, tmp_path):
     out, _ = trained
     page = (out / "report.html").read_text()
     (printed,) = re.findall(r"python -m experiments\.inspect_layers ([^<]*)", page)
-    document = run(inspect_layers, tmp_path, *shlex.split(html.unescape(printed)))
+    document = execute(inspect_layers, "quick", *shlex.split(html.unescape(printed)), "--out", tmp_path)
     assert document["texture"]["image_size"] == 16
     assert {row["layer"] for row in document["removals"]} == {"", "conv1", "out"}
 
 
 @pytest.mark.slow
 def test_a_network_that_diverged_is_saved_with_a_warning_and_not_used(tmp_path):
-    run(train_model, tmp_path, *WORDS, "--learning-rate", "1e30")
+    execute(train_model, *WORDS, "--learning-rate", "1e30", "--out", tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "The training diverged: the network that is saved is of no use." in page
     assert "The model is saved" not in page
     with pytest.raises(UsageError, match="its training diverged: its parameters are not finite numbers"):
-        run(inspect_layers, tmp_path / "look", "--model", tmp_path / "model.safetensors")
+        execute(inspect_layers, "--model", tmp_path / "model.safetensors", "--out", tmp_path / "look")
 
 
 @pytest.mark.slow
 def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
-    words = [*SHORT, "--show-every", "10", "--architecture", "notebook"]
-    run(train_model, tmp_path, *words)
+    words = [*SHORT, "--show-every", "10", "--architecture", "notebook", "--out", tmp_path]
+    execute(train_model, *words)
     before = (tmp_path / "model.safetensors").read_bytes()
     assert not (tmp_path / "model-torch.safetensors").exists()
-    run(train_model, tmp_path, *words, "--export-torch")
+    execute(train_model, *words, "--export-torch")
     assert (tmp_path / "model.safetensors").read_bytes() == before
     ours, theirs = (saved_models.load(tmp_path / f"model{ending}.safetensors") for ending in ("", "-torch"))
     assert ours.model == theirs.model
@@ -96,9 +92,9 @@ def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
 
 def test_what_pytorch_has_no_names_for_is_not_exported(tmp_path):
     with pytest.raises(UsageError, match="--export-torch needs an --architecture of: notebook, separate_norm"):
-        run(train_model, tmp_path, "--architecture", "patch", "--export-torch")
+        execute(train_model, "--architecture", "patch", "--export-torch", "--out", tmp_path)
 
 
 def test_an_unknown_network_is_told_which_are_known(tmp_path):
     with pytest.raises(UsageError, match=r"--architecture must be one of: notebook, .*; got 'big'"):
-        run(train_model, tmp_path, "--architecture", "big")
+        execute(train_model, "--architecture", "big", "--out", tmp_path)
