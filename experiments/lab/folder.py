@@ -271,6 +271,8 @@ class Folder:
         """
         listed = [*document.get("files", []), *files]
         self.announce(files)
+        # After a crash between two files, results of fewer seeds would pass for whole.
+        (self.path / RESULTS).unlink(missing_ok=True)
         for name, content in files.items():
             self._write(name, content)
         # Left by a crash between the last step of a run and its result. Other runs in progress are of use still.

@@ -82,8 +82,15 @@ class Command:
 
     SERVER = multiprocessing.get_context("forkserver")
     # Not the scripts, which runpy begins anew.
-    PARTS = tuple(f"experiments.{name}" for name in ("timed.clock", "pictures.photographs", "optimizers.contest"))
-    SERVER.set_forkserver_preload(["matplotlib.style", "matplotlib.backends.backend_agg", "scipy.stats", *PARTS])
+    PARTS = ("lab.question", "optimizers.contest", "optimizers.tuning", "pictures.photographs", "timed.clock")
+    SERVER.set_forkserver_preload(
+        [
+            "matplotlib.style",
+            "matplotlib.backends.backend_agg",
+            "scipy.stats",
+            *(f"experiments.{name}" for name in PARTS),
+        ]
+    )
     # A function would have the process import the module of the tests.
     BEGIN = """
 import jax, os, resource, runpy, sys

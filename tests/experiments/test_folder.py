@@ -1,0 +1,568 @@
+"""Who may write to a folder: finished, unfinished, another's, damaged, or in use by another process; and its runs."""
+
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import chex
+import numpy as np
+import pytest
+from small_runs import PLAIN, Command, execute, result
+
+from experiments import compare_losses
+from experiments.lab import folder
+from experiments.lab.folder import Folder, difference, identity_of, kept_in
+from experiments.lab.options import Seeds, Training
+from experiments.lab.runs import PartialRun
+from experiments.lab.stops import Finished, UsageError
+from segjax import TrainState
+
+OPTIONS = compare_losses.PRESETS["quick"]
+THREE_SEEDS, SOON = {"seeds": Seeds(seeds=3)}, {"training": Training(iterations=60, checkpoint_seconds=1.0)}
+
+
+def identity(options, **changes):
+    return {**identity_of(options, "compare_losses"), **changes}
+
+
+def claimed(options, free=()):
+    return Folder.claimed(options.out, identity(options), options.overwrite, free)
+
+
+def claim(options, free=()):
+    """Claims the folder, and gives it back at once."""
+    with claimed(options, free):
+        pass
+
+
+def results(options, **changes):
+    return json.dumps({**identity(options), "files": [], **changes})
+
+
+@pytest.fixture
+def options(tmp_path):
+    return replace(OPTIONS, out=tmp_path / "out")
+
+
+def test_a_new_folder_is_made(options):
+    claim(options)
+    assert list(options.out.iterdir()) == []
+
+
+def test_finished_results_are_left_alone(options):
+    claim(options)
+    (options.out / "results.json").write_text(results(options))
+    for same in (options, replace(options, **SOON)):
+        with pytest.raises(Finished, match="holds the results of this very command"):
+            claim(same)
+
+
+def test_unfinished_runs_of_the_same_options_are_resumed(options):
+    with claimed(options) as ours:
+        ours.write("iteration-000001.png", b"PNG")
+    claim(replace(options, **SOON))
+    with pytest.raises(UsageError, match="holds unfinished results with seeds 2, not 3; name another folder"):
+        claim(replace(options, **THREE_SEEDS))
+
+
+def test_options_that_only_decide_what_is_reported_may_differ(options):
+    claim(options)
+    (options.out / "results.json").write_text(results(options))
+    claim(replace(options, **THREE_SEEDS), free=("seeds",))
+    with pytest.raises(Finished):
+        claim(options, free=("seeds",))
+
+
+DAMAGED = ["", "{", "[]", "\x00", "{}", "[" * 100_000, '{"options": []}']
+ODD = ["null", "[1]", '["../mine"]', '["a/b"]', '[".."]']
+DAMAGED += [f'{{"options": {{}}, "files": {files}}}' for files in ODD]
+DAMAGED += [f'{{"options": {{}}, "{section}": [1]}}' for section in ("inputs", "numerics")]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_damaged_results_are_one_line(options, content):
+    claim(options)
+    (options.out / "results.json").write_text(content)
+    with pytest.raises(UsageError, match=r"results.json is damaged: .*; delete it, or pass --overwrite") as error:
+        claim(options)
+    assert "\n" not in str(error.value)
+    # Nobody knows whose it is: it stays under another name.
+    with claimed(replace(options, overwrite=True)) as ours:
+        ours.announce([])
+    assert {path.name for path in options.out.iterdir()} == {"options.json", "results.json~"}
+
+
+@pytest.mark.parametrize("out", [Path("/proc/nowhere"), Path(__file__)])
+def test_a_folder_that_cannot_be_written_is_one_line(out, options):
+    with pytest.raises(UsageError, match=f"--out {out} cannot be written") as error:
+        claim(replace(options, out=out))
+    assert "\n" not in str(error.value)
+
+
+def test_results_of_another_question_are_refused(options):
+    claim(options)
+    (options.out / "results.json").write_text(results(options, experiment="train_model"))
+    with pytest.raises(UsageError, match="holds the results of train_model; name another folder"):
+        claim(options)
+
+
+def names(out):
+    return {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file() or path.is_symlink()}
+
+
+def test_overwriting_leaves_what_is_not_ours(options):
+    with claimed(options) as ours:
+        ours.announce_runs(["adam"])
+        for name in ("runs/adam.part", "runs/adam.safetensors", "a.png"):
+            ours.write(name, b"ours")
+    foreign = {"mine.txt", "model.safetensors", "iteration-000001.png", "runs/theirs.safetensors", "runs/theirs.part"}
+    for name in foreign:
+        (options.out / name).touch()
+    claim(replace(options, overwrite=True))
+    assert names(options.out) == foreign
+
+
+def test_a_foreign_file_of_a_name_that_is_ours_is_kept_under_another(options):
+    options.out.mkdir()
+    theirs = {"model.safetensors": "1", "model.safetensors~": "2", "results.json": "{}", "options.json": "[]"}
+    for name, content in theirs.items():
+        (options.out / name).write_text(content)
+    with pytest.raises(UsageError, match="damaged: it holds no results"):
+        claim(options)
+    with claimed(replace(options, overwrite=True)) as ours:
+        ours.finish({"model.safetensors": b"ours"}, identity(options))
+    contents = {name: (options.out / name).read_text() for name in names(options.out)}
+    assert contents.pop("model.safetensors") == "ours"
+    del contents["results.json"], contents["options.json"]
+    moved = {"model.safetensors~~": "1", "model.safetensors~": "2", "results.json~": "{}", "options.json~": "[]"}
+    assert contents == moved
+
+
+def test_overwriting_goes_through_no_link(options, tmp_path):
+    (tmp_path / "mine.safetensors").touch()
+    with claimed(options) as ours:
+        ours.write("model.safetensors", b"ours")
+    (options.out / "model.safetensors").unlink()
+    (options.out / "model.safetensors").symlink_to(tmp_path / "mine.safetensors")
+    with claimed(replace(options, overwrite=True)) as ours:
+        assert names(options.out) == set()
+        assert (tmp_path / "mine.safetensors").exists()
+        ours.write("runs/a.safetensors", b"ours")
+    (options.out / "runs").rename(tmp_path / "elsewhere")
+    (options.out / "runs").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="runs is a link, through which --overwrite deletes nothing"):
+        claim(replace(options, overwrite=True))
+    assert (tmp_path / "elsewhere" / "a.safetensors").exists()
+
+
+def test_nothing_is_written_through_a_link_with_the_name_of_an_unfinished_file(options, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    with claimed(options) as ours:
+        ours.announce(["a.png"])
+        (options.out / ".a.png.tmp").symlink_to(tmp_path / "mine")
+        ours.write("a.png", b"ours")
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (options.out / "a.png").read_bytes() == b"ours"
+
+
+def test_files_that_a_kill_left_half_written_go(options):
+    """Whatever was being written: the first list of files, one of them, or the results."""
+    options.out.mkdir()
+    (options.out / ".options.json.tmp").touch()
+    with claimed(options) as ours:
+        ours.announce_runs(["adam"])
+    (options.out / "runs").mkdir()
+    (options.out / ".b.png.tmp").touch()
+    for name in (".results.json.tmp", "runs/.adam.part.tmp", ".mine.tmp"):
+        (options.out / name).touch()
+    with claimed(options) as ours:
+        assert names(options.out) == {"options.json", ".mine.tmp", ".b.png.tmp"}
+        # It is nobody's until the name is ours.
+        ours.write("b.png", b"PNG")
+    assert names(options.out) == {"options.json", ".mine.tmp", "b.png", ".b.png.tmp~"}
+
+
+def test_a_folder_that_was_moved_away_is_written_no_more(options, tmp_path):
+    with claimed(options) as ours:
+        ours.announce(["a.png"])
+        options.out.rename(tmp_path / "old")
+        with pytest.raises(FileNotFoundError):
+            ours.write("a.png", b"ours")
+        options.out.mkdir()
+        (options.out / "b.png").touch()
+        for name in ("a.png", "b.png"):
+            with pytest.raises(OSError, match="the folder was moved away while this command wrote to it"):
+                ours.write(name, b"ours")
+    assert names(options.out) == {"b.png"}
+
+
+def finish_on_full_disk(ours, files, document, monkeypatch):
+    """Writes the results onto a disk that has no room for report.html."""
+    write = folder.checkpoints.write
+
+    def full(path, content):
+        if path.name == "report.html":
+            raise OSError(28, "No space left on device", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(folder.checkpoints, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        ours.finish(files, document)
+    monkeypatch.undo()
+
+
+def test_a_full_disk_at_the_last_file_leaves_a_folder_that_is_resumed(options, monkeypatch):
+    """Also for a command that keeps no runs."""
+    files = {"a.png": b"PNG", "report.html": b"HTML"}
+    with claimed(options) as ours:
+        finish_on_full_disk(ours, files, identity(options), monkeypatch)
+    with claimed(options) as ours:
+        ours.finish(files, identity(options))
+    assert names(options.out) == {"a.png", "report.html", "options.json", "results.json"}
+
+
+def test_files_of_two_commands_are_no_results_of_either(options, monkeypatch):
+    """A crash between the files of a report that adds seeds to another one."""
+    three = replace(options, **THREE_SEEDS)
+    with claimed(options) as ours:
+        ours.finish({"a.png": b"2 seeds", "report.html": b"2 seeds"}, identity(options))
+    with claimed(three, free=("seeds",)) as ours:
+        files = {"a.png": b"3 seeds", "report.html": b"3 seeds"}
+        finish_on_full_disk(ours, files, identity(three), monkeypatch)
+    # It would be called finished here.
+    claim(options, free=("seeds",))
+
+
+def test_files_that_new_results_do_not_have_go(options):
+    """Of masks of a picture that is no longer among them; runs stay."""
+    with claimed(options) as ours:
+        ours.write("runs/adam.safetensors", b"a run")
+        ours.finish({"a-mask.png": b"1", "b-mask.png": b"2"}, identity(options))
+    (options.out / "mine.png").touch()
+    with claimed(replace(options, **THREE_SEEDS), free=("seeds",)) as ours:
+        ours.finish({"a-mask.png": b"1"}, identity(options))
+    assert names(options.out) == {"a-mask.png", "mine.png", "options.json", "results.json", "runs/adam.safetensors"}
+
+
+def test_results_that_lost_a_file_are_not_called_finished(options):
+    with claimed(options) as ours:
+        ours.finish({"model.safetensors": b"1"}, identity(options))
+    (options.out / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"holds these results, but model\.safetensors is gone; pass --overwrite"):
+        claim(options)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value", "words"),
+    [
+        ("versions", "jax", "0.4", "with jax 0.4, not "),
+        ("numerics", "enable_x64", True, "with enable_x64 True, not False"),
+        ("numerics", "default_prng_impl", "rbg", "with default_prng_impl rbg, not threefry2x32"),
+        ("numerics", "threefry_partitionable", False, "with threefry_partitionable False, not True"),
+        ("numerics", "platform", "gpu", "with platform gpu, not cpu"),
+    ],
+)
+def test_results_that_were_computed_otherwise_are_not_resumed(section, name, value, words, options):
+    """Or one table would hold seeds of two kinds."""
+    ours = identity(options)
+    other = {**ours, section: {**ours[section], name: value}}
+    with Folder.claimed(options.out, other) as theirs:
+        theirs.announce([])
+    with pytest.raises(UsageError, match=f"holds unfinished results {words}"):
+        claim(options)
+    with Folder.claimed(options.out, other) as theirs:
+        theirs.finish({}, other)
+    with pytest.raises(UsageError, match=f"holds the results {words}"):
+        claim(options, free=compare_losses.Options.free)
+
+
+CLAIM = """
+from experiments.lab.folder import Folder
+with Folder.claimed(out, identity):
+    pipe.send("claimed")
+    pipe.recv()
+"""
+
+
+@pytest.mark.slow
+def test_a_second_process_is_told_and_touches_nothing(options):
+    here, there = Command.SERVER.Pipe()
+    names = {"out": options.out, "identity": identity(options), "pipe": there}
+    other = Command.SERVER.Process(target=exec, args=(CLAIM, names), daemon=True)
+    other.start()
+    assert here.recv() == "claimed"
+    (options.out / "theirs").touch()
+    for ours in (options, replace(options, overwrite=True)):
+        with pytest.raises(UsageError, match="another process writes to --out"):
+            claim(ours)
+    here.send("end")
+    other.join(timeout=60)
+    assert other.exitcode == 0
+    assert [path.name for path in options.out.iterdir()] == ["theirs"]
+    (options.out / "theirs").unlink()
+    # It has ended, and its claim with it.
+    claim(options)
+
+
+def test_a_folder_is_free_for_other_processes_when_its_command_ends(options):
+    with claimed(options) as ours:
+        ours.announce_runs(["clock-seed0"])
+        ours.write("runs/clock-seed0.part", b"")
+        other = os.open(options.out, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        ours.finish({"a.png": b"PNG"}, identity(options))
+    fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(other)
+    # A training by the clock is of no more use.
+    assert {path.name for path in options.out.rglob("*.*")} == {"a.png", "options.json", "results.json"}
+    assert json.loads((options.out / "results.json").read_text())["files"] == ["a.png"]
+    with pytest.raises(Finished):
+        claim(options)
+
+
+def test_a_command_that_fails_gives_its_folder_back(options):
+    with pytest.raises(ZeroDivisionError), claimed(options):
+        raise ZeroDivisionError
+    claim(options)
+
+
+@pytest.mark.slow
+def test_a_read_only_folder_is_one_line():
+    # Not in pytest's folders, which none but their owner may enter.
+    with tempfile.TemporaryDirectory() as parent:
+        out = Path(parent) / "out"
+        out.mkdir()
+        out.chmod(0o555)
+        Path(parent).chmod(0o755)
+        # Root may write anywhere, nobody may not.
+        nobody = "os.getuid() or os.setuid(65534)"
+        ended = Command("compare_losses", "quick", "--out", out, before=nobody).finish()
+        assert ended == (2, "", f"error: --out {out} cannot be written: Permission denied\n")
+
+
+def unfinish(out):
+    """Leaves the finished runs and the list of them alone."""
+    for path in set(out.glob("*.*")) - {out / "options.json"}:
+        path.unlink()
+
+
+@pytest.mark.slow
+def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
+    words = (PLAIN, "--out", tmp_path)
+    first = execute(*words)["runs"][0]["curves"]["loss"]
+    unfinish(tmp_path)
+    with pytest.raises(UsageError, match="holds unfinished results with iterations 10, not 11"):
+        execute(*words, "--iterations", "11")
+    # Runs whose options are lost are not taken for those of others: their names tell them apart.
+    for option, value in (("--iterations", "11"), ("--sigma1", "0.3")):
+        (tmp_path / "options.json").unlink()
+        loss = execute(*words, option, value)["runs"][0]["curves"]["loss"]
+        assert len(loss) == (11 if option == "--iterations" else 10)
+        assert loss != first
+        unfinish(tmp_path)
+    assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 3
+    again = execute(*words, "--iterations", "11", "--overwrite")
+    assert len(again["runs"][0]["curves"]["loss"]) == 11
+    # One of the three was in the list, and is gone; another is kept as NAME~, since a new one has its name.
+    assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors"))) == 2
+    assert len(list(tmp_path.glob("runs/*-seed0-*.safetensors~"))) == 1
+
+
+@pytest.mark.slow
+def test_a_broken_run_is_one_line(tmp_path):
+    execute(PLAIN, "--out", tmp_path)
+    unfinish(tmp_path)
+    (file,) = tmp_path.glob("runs/*-seed0-*.safetensors")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UsageError, match=r"is truncated, or no checkpoint.*; delete it, or pass --overwrite"):
+        execute(PLAIN, "--out", tmp_path)
+
+
+def test_a_run_that_is_written_is_read_as_it_was(options):
+    original = result([0.5, np.nan, 0.25])
+    with claimed(options) as ours:
+        assert not ours.has_run(original.run)
+        ours.write_runs([original])
+        assert ours.has_run(original.run)
+        again = ours.read_run(original.run)
+    assert again.run == original.run
+    assert again.held_out.losses["bce"] == 0.2
+    np.testing.assert_array_equal(again.history.loss, original.history.loss)
+    chex.assert_trees_all_equal(again._replace(cores=0), original._replace(cores=0))
+    assert again.cores is original.cores is None
+
+
+def test_runs_in_progress_are_those_of_one_group(options):
+    """The last chunk had room for four steps and made three; another group of runs begins anew."""
+    state = TrainState({"w": np.ones(2, np.float32)}, {"m": np.zeros(2)}, {"v": np.ones(1)}, np.int32(3))
+    history, group = result([0.5, 0.4, 0.3, 0.0]).history, ["a-seed0", "a-seed1"]
+    with claimed(options) as ours:
+        ours.announce_runs(group)
+        ours.write_partial(group, PartialRun(state, [history], 2.0), {"compiled": np.float64(1.5)})
+        partial_run, notes = ours.read_partial(group, state)
+        chex.assert_trees_all_equal(partial_run.state, state)
+        assert (partial_run.seconds, notes["compiled"]) == (2.0, 1.5)
+        np.testing.assert_array_equal(partial_run.chunks[0].loss, history.loss[:3])
+        for others in (["a-seed0"], ["a-seed0", "a-seed2"], ["a-seed1"]):
+            assert ours.read_partial(others, state) is None
+        resumes = f"the same command without --overwrite resumes from {options.out}: 1 in progress"
+        assert kept_in(options.out) == resumes
+        words = r"a-seed0\.part: .* another tree: params/w is float32 of shape \(2,\), .*; delete it, or pass --over"
+        with pytest.raises(UsageError, match=words):
+            ours.read_partial(group, state._replace(params={"w": np.ones(3, np.float32)}))
+
+
+def test_a_folder_tells_what_it_keeps(options):
+    with claimed(options) as ours:
+        assert kept_in(options.out) == "nothing of the work in progress is kept"
+        runs = [result([0.5], seed) for seed in range(3)]
+        ours.write_note("before", {}, {})
+        assert kept_in(options.out).endswith(f"resumes from {options.out}: 1 other results")
+        ours.write_runs(runs[:2])
+        ours.write_partial([runs[2].run.stem], PartialRun(TrainState({}, {}, {}, np.int32(1)), [runs[2].history], 1.0))
+        assert kept_in(options.out).endswith(": 2 finished runs, 1 in progress, 1 other results")
+
+
+def test_a_note_is_read_as_it_was_written(options):
+    with claimed(options) as ours:
+        assert ours.read_note("iteration-000010") is None
+        for name in ("iteration-000020", "iteration-000010", "other"):
+            ours.write_note(name, {"image": np.arange(3)}, {"name": name})
+        arrays, metadata = ours.read_note("iteration-000010")
+        np.testing.assert_array_equal(arrays["image"], np.arange(3))
+        assert metadata == {"name": "iteration-000010"}
+        assert ours.notes("iteration-") == ["iteration-000010", "iteration-000020"]
+        (options.out / "runs" / "other.safetensors").write_bytes(b"")
+        with pytest.raises(UsageError, match=r"other\.safetensors is empty; pass --overwrite"):
+            ours.read_note("other")
+
+
+def test_a_run_under_the_name_of_another_is_refused(options):
+    """Rates that agree to six digits, and a run of the same name but for its digest."""
+    first, second = (result([0.5], rate=rate) for rate in (0.1234567, 0.1234568))
+    with claimed(options) as ours:
+        ours.write_runs([first, second])
+        assert len(list(options.out.glob("runs/*"))) == 2
+        paths = [options.out / "runs" / f"{each.run.stem}.safetensors" for each in (first, second)]
+        shutil.copy(*paths)
+        with pytest.raises(UsageError, match="holds another run than its name says; delete it, or pass --") as error:
+            ours.read_run(second.run)
+        assert "\n" not in str(error.value)
+        assert ours.read_run(first.run).run == first.run
+
+
+def test_finishing_leaves_other_runs_in_progress(options):
+    """A report of finished runs must not cost the steps of one that is interrupted."""
+    done, in_progress = result([0.5]), result([0.5], rate=0.5)
+    state = TrainState({}, {}, {}, np.int32(1))
+    with claimed(options) as ours:
+        ours.write_runs([done])
+        for each in (done, in_progress):
+            ours.write_partial([each.run.stem], PartialRun(state, [each.history], 1.0))
+        ours.finish({"a.png": b"1"}, {"experiment": "compare_losses", "files": ["b.png"]})
+    assert [path.name for path in options.out.glob("runs/*.part")] == [f"{in_progress.run.stem}.part"]
+    document = json.loads((options.out / "results.json").read_text())
+    assert document["files"] == ["b.png", "a.png"]
+
+
+@pytest.mark.slow
+def test_overwriting_leaves_nothing_of_earlier_results(tmp_path):
+    words = (PLAIN, "--out", tmp_path)
+    theirs = {"options": {}, "files": ["old.png"]}
+    for name in ("old.png", "iteration-000001.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UsageError, match="already holds files"):
+        execute(*words)
+    (tmp_path / "results.json").write_text(json.dumps({**theirs, "files": ["old.png", "../outside"]}))
+    with pytest.raises(UsageError, match=r"results.json is damaged: its files include .*outside.; delete it, or pass"):
+        execute(*words)
+    (tmp_path / "results.json").write_text(json.dumps(theirs))
+    with pytest.raises(UsageError, match="holds the results of something else; name another folder, or pass"):
+        execute(*words)
+    execute(*words, "--overwrite")
+    written = {"report.html", "results.json", "options.json", "runs", "runs.csv", "tables.tex"}
+    assert {path.name for path in tmp_path.iterdir()} == {"mine.png", "iteration-000001.png", *written}
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-1], lambda content: content[::-1]])
+def test_a_damaged_checkpoint_is_one_line(damage, options):
+    state = TrainState({}, {}, {}, np.int32(1))
+    with claimed(options) as ours:
+        ours.write_partial(["adam"], PartialRun(state, [result([0.5]).history], 1.0))
+        (part,) = options.out.glob("runs/*.part")
+        part.write_bytes(damage(part.read_bytes()))
+        with pytest.raises(UsageError, match=r"\.part is .*; delete it, or pass --overwrite") as error:
+            ours.read_partial(["adam"], state)
+    assert "\n" not in str(error.value)
+
+
+def test_options_that_change_no_result_are_not_in_the_identity(tmp_path):
+    comparison = PLAIN.PRESETS["quick"]
+    training, engine = comparison.training, replace(comparison.engine, width=2, workers=1)
+    same = replace(comparison, out=tmp_path, overwrite=True, engine=engine)
+    training = replace(training, checkpoint_seconds=1.0)
+    assert identity(replace(same, training=training)) == identity(comparison)
+    for change in ({"deterministic": True}, {"precision": "high"}, {"iterations": 11}):
+        assert identity(replace(comparison, training=replace(training, **change))) != identity(comparison)
+    assert identity_of(comparison, "other") != identity(comparison)
+
+
+def test_a_file_counts_by_its_content_and_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    paths = [tmp_path / name for name in ("a", "b", "absent", "pipe")]
+    paths[0].write_bytes(b"abc")
+    paths[1].write_bytes(b"abc")
+    # It would never end.
+    os.mkfifo(paths[3])
+    monkeypatch.setattr(compare_losses.Options, "inputs", lambda self: paths)
+    assert list(identity(OPTIONS)["inputs"].items()) == [
+        # As the standard of SHA-256 has it.
+        (str(paths[0]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (str(paths[1]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        (str(paths[2]), "No such file or directory"),
+        (str(paths[3]), "no regular file"),
+    ]
+
+
+OURS = {
+    "experiment": "it",
+    "options": {"seeds": 3, "rates": [0.1]},
+    "inputs": {"a.png": "1"},
+    "versions": {"jax": "1"},
+    "numerics": {"enable_x64": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"experiment": "other"}, "of other"),
+        ({"experiment": None}, "of something else"),
+        ({"options": {"rates": [0.1]}}, "with seeds None, not 3"),
+        # An option that this version does not know is no difference.
+        ({"options": {**OURS["options"], "more": 1}}, ""),
+        ({"options": {"seeds": 3, "rates": [0.1, 0.2]}}, "with rates [0.1, 0.2], not [0.1]"),
+        ({"inputs": {"a.png": "2"}}, "of another a.png than is there now"),
+        ({"inputs": {}}, "of another a.png than is there now"),
+        ({"versions": {"jax": "0"}, "numerics": {}}, "with jax 0, not 1"),
+        ({"numerics": {}}, "with enable_x64 None, not False"),
+    ],
+)
+def test_the_first_difference_is_told(changes, words):
+    assert difference({**OURS, **changes}, OURS) == words
+
+
+def test_only_options_and_the_files_that_they_name_may_be_free():
+    other = {**OURS, "options": {"seeds": 5, "rates": [0.1]}}
+    assert difference(other, OURS) == "with seeds 5, not 3"
+    assert difference(other, OURS, free=("seeds",)) == ""
+    assert difference({**OURS, "versions": {"jax": "0"}}, OURS, free=("jax",)) == "with jax 0, not 1"
+    # A file that only one of the two names came or went with an option; the same file must be the same.
+    for inputs in ({}, {"b.png": "1"}, {"a.png": "1", "b.png": "1"}):
+        assert difference({**OURS, "inputs": inputs}, OURS, free=("seeds",)) == ""
+    assert difference({**OURS, "inputs": {"a.png": "2"}}, OURS, free=("seeds",)) == "of another a.png than is there now"
