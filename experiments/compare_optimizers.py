@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from experiments.lab import figures, names, question, tables
+from experiments.lab import figures, import_paths, question, tables
 from experiments.lab.arms import Arms, rows
 from experiments.lab.options import Comparison, Data, Seeds, Training, check_name, check_seeds
 from experiments.lab.question import Lab
@@ -71,7 +71,7 @@ class Options(Comparison):
     )
 
     def inputs(self) -> list[Path]:
-        return names.sources(optimizer for _, optimizer, _ in self.candidates) + (
+        return import_paths.sources(optimizer for _, optimizer, _ in self.candidates) + (
             [self.baseline] if self.baseline else []
         )
 
@@ -83,7 +83,7 @@ class Options(Comparison):
             check_name("--reference", self.reference, known)
         for candidate in self.candidates:
             for rate in () if candidate in self.tuned else candidate.rates:
-                names.check_moves(f"--optimizers {candidate.label}", candidate.optimizer, rate)
+                import_paths.check_moves(f"--optimizers {candidate.label}", candidate.optimizer, rate)
         check_positive("--learning-rate", self.learning_rate)
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")

@@ -1,7 +1,7 @@
 """Which optimizers of optax can train the notebook's network, and what does each of them need?
 
     python -m experiments.try_optimizers                    every one of optax and optax.contrib
-    python -m experiments.try_optimizers --preset quick     four of them, 60 iterations
+    python -m experiments.try_optimizers quick     four of them, 60 iterations
     python -m experiments.try_optimizers --optimizers optax:lion=1e-4,1e-3 my_module:factory
 
 One that has a default rate is tried at it, every other at three rates, of which the best counts; one seed. So the loss
@@ -18,18 +18,17 @@ from types import FunctionType
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
 
-from experiments.lab import experiment, names, scores
+from experiments.lab import import_paths, question
 from experiments.lab.names import exact
-from experiments.lab.options import Runs
-from experiments.lab.report import Report, Table
-from experiments.lab.runs import Result, Run
+from experiments.lab.options import Data, Engine, Seed, Trained, Training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from experiments.optimizers import tuning
-from experiments.optimizers.tuning import Candidate
+from experiments.optimizers.tuning import Candidate, Grid
 from segjax import plotting
 from segjax.optimizers import copies_of_weights, eval_params, muon
 
@@ -40,19 +39,22 @@ _NOTES = {"optax.contrib:galore": "projects matrices alone, of which a convoluti
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Runs):
+class Options(Trained):
     """Trains the notebook's network with every optimizer of optax for a few steps."""
 
-    image_size: int = 32
-    sigma: float = 6.4
-    iterations: int = 200
+    data: Data = Data(image_size=32)
+    training: Training = Training(iterations=200)
+    seed: Seed = Seed()
+    engine: Engine = Engine()
     optimizers: tuple[str, ...] = ()
     """Names and import paths, as those of compare_optimizers; all of optax and optax.contrib where none is given."""
     rates: tuple[float, ...] = (1e-3, 1e-2, 0.1)  # Rates that are tried where an optimizer has no default.
     out: Path = Path("results/try_optimizers")
 
+    free = ("optimizers", "rates")
+
     def inputs(self) -> list[Path]:
-        return names.sources(candidate.optimizer for candidate in self.found.candidates)
+        return import_paths.sources(candidate.optimizer for candidate in self.catalogue.candidates)
 
     def check(self) -> None:
         super().check()
@@ -62,36 +64,37 @@ class Options(Runs):
             tuning.candidates(self.optimizers, self.rates)
 
     @cached_property
-    def found(self) -> "Catalogue":
+    def catalogue(self) -> "Catalogue":
         if self.optimizers:
             return Catalogue(tuning.candidates(self.optimizers, self.rates), {})
         candidates, refused = [], {}
-        for name, default in catalogue():
+        for name, default in functions_of_optax():
             try:
+                import_paths.optimizer(name)
+            except import_paths.RefusedError as error:
+                refused[name] = error.reason
+            else:
                 candidates += tuning.candidates([name], self.rates if default is None else [default])
-            except ValueError as error:
-                # What is the same for all of them says nothing.
-                refused[name] = str(error).rpartition("a gradient and a loss: ")[2]
         return Catalogue(candidates, refused)
 
 
 PRESETS = {
     "full": Options(),
     "quick": Options(
-        iterations=60,
+        training=Training(iterations=60),
         optimizers=("adam", "optax.contrib:muon", "optax.contrib:momo=1", "optax.contrib:prodigy=1"),
     ),
 }
 
 
 class Catalogue(NamedTuple):
-    """What is tried, and why the others are not: name -> reason."""
+    """The optimizers that are tried, and why the others are not: name -> reason."""
 
     candidates: list[Candidate]
     refused: dict[str, str]
 
 
-def catalogue() -> Iterator[tuple[str, float | None]]:
+def functions_of_optax() -> Iterator[tuple[str, float | None]]:
     """Import path and default rate of each function of optax and optax.contrib that makes an optimizer."""
     for module in (optax, optax.contrib):
         for name, function in sorted(vars(module).items()):
@@ -99,59 +102,62 @@ def catalogue() -> Iterator[tuple[str, float | None]]:
             if name.startswith(("_", "scale_by_")) or not isinstance(function, FunctionType | partial):
                 continue
             parameters = inspect.signature(function).parameters
-            rates = [given for given in parameters if given.endswith("learning_rate")]
-            if rates or (module is optax.contrib and any(given in _INNER for given in parameters)):
+            rates = [parameter for parameter in parameters if parameter.endswith("learning_rate")]
+            if rates or (module is optax.contrib and any(parameter in _INNER for parameter in parameters)):
                 default = parameters[rates[0]].default if rates else None
                 yield f"{module.__name__}:{name}", default if isinstance(default, float) else None
 
 
-def plan(options: Options) -> list[Run]:
-    return tuning.plan(options.found.candidates, [options.seed], options)
-
-
-def report(options: Options, results: list[Result]) -> Report:
-    candidates, refused = options.found
-    trials = tuning.trials(candidates, results, 1)
+def answer(options: Options, lab: Lab) -> Report:
+    candidates, refused = options.catalogue
+    trials = tuning.train(candidates, [options.seed.seed], options, lab)
     grid = tuning.grid(trials)
-    works = {label: best for label, best in grid.best.items() if best.rate is not None}
-    ranked = sorted(works, key=lambda label: works[label].loss or 0.0)
-    lost = [label for label in grid.best if label not in works]
-    rows = [[label, f"{works[label].loss:.4f}", exact(works[label].rate or 0.0)] for label in ranked]
-    rows += [[label, "diverged", "-"] for label in lost]
-    by_label = {candidate.label: candidate for candidate in candidates}
-    for row in rows:
-        _, optimizer, rates = by_label[row[0]]
-        row += [", ".join(map(exact, rates)), "; ".join(needs(optimizer))]
-    title = f"{options.iterations} iterations, {options.size} images, seed {options.seed}"
-    note = "Loss: mean of the last tenth of the steps, at the best rate of those that were tried."
-    headings = ("optimizer", "loss, last tenth", "rate", "rates tried", "what it needs")
-    tables = [Table(f"Optimizers that train: {title}", headings, rows, note)]
+    ranked = sorted(set(grid.best) - set(grid.lost), key=lambda label: grid.best[label].loss or 0.0)
+    title = f"{options.training.iterations} iterations, {options.data.size} images, seed {options.seed.seed}"
+    findings = [
+        f"{len(ranked)} of {len(candidates) + len(refused)} optimizers train without diverging, at one rate or more."
+    ]
+    if grid.lost:
+        findings.append(f"Diverged at every rate: {', '.join(grid.lost)}.")
+    tables = [table(candidates, grid, ranked, title)]
     if refused:
         tables.append(Table("Optimizers that are refused", ("optimizer", "because"), [*map(list, refused.items())]))
-    findings = [
-        f"{len(works)} of {len(candidates) + len(refused)} optimizers train without diverging, at one rate or more."
-    ]
-    if lost:
-        findings.append(f"Diverged at every rate: {', '.join(lost)}.")
-    if ranked:
-        losses = {label: np.array([works[label].loss]) for label in ranked}
-        figures = {"losses": plotting.bars(losses, "mean loss of the last tenth", title, log=False)}
-    else:
-        figures = {}
-    every = {name: arm for arms in trials.values() for name, arm in arms.items()}
-    document = {**scores.document(every), "best_rates": grid.document, "refused": refused}
+    losses = {label: np.array([grid.best[label].loss]) for label in ranked}
+    figure = plotting.bars(losses, "mean loss of the last tenth", title, log=False) if ranked else None
     warning = (
         "One seed and a few rates: neighbours in this table are not told apart, and one whose best rate is the lowest "
         "or highest tried may do better beyond it."
     )
-    return Report(findings, tables, figures, document, scores.rows(every), [warning], markdown="optimizers.md")
+    return Report(
+        findings,
+        tables,
+        figures={"losses": Drawing("Loss of each optimizer", figure)} if figure else {},
+        arms={name: arm for arms in trials.values() for name, arm in arms.items()},
+        results={"best_rates": grid.document, "refused": refused},
+        warnings=[warning],
+        markdown="optimizers.md",
+    )
+
+
+def table(candidates: list[Candidate], grid: Grid, ranked: list[str], title: str) -> Table:
+    """One row per optimizer, the best first."""
+    by_label = {candidate.label: candidate for candidate in candidates}
+    rows = []
+    for label in [*ranked, *grid.lost]:
+        rate, loss, _ = grid.best[label]
+        result = ["diverged", "-"] if rate is None else [f"{loss:.4f}", exact(rate)]
+        tried = ", ".join(map(exact, by_label[label].rates))
+        rows.append([label, *result, tried, "; ".join(needs(by_label[label].optimizer))])
+    note = "Loss: mean of the last tenth of the steps, at the best rate of those that were tried."
+    headings = ("optimizer", "loss, last tenth", "rate", "rates tried", "what it needs")
+    return Table(f"Optimizers that train: {title}", headings, rows, note)
 
 
 def needs(name: str) -> list[str]:
     """What an optimizer takes beside a rate and the gradient, or is judged by, in words."""
-    factory, path = names.optimizer(name), name.partition("(")[0]
+    factory, path = import_paths.optimizer(name), name.partition("(")[0]
     words = [_NOTES[path]] if path in _NOTES else []
-    weights = {"kernel": jnp.linspace(-1, 1, 6).reshape(1, 1, 2, 3), "bias": jnp.ones(3)}
+    weights = import_paths.trial_weights()
     if muon in (factory, getattr(factory, "func", None)):
         words.append("segjax's form: a kernel is one matrix")
     transformation = factory(1e-3)
@@ -168,4 +174,4 @@ def needs(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

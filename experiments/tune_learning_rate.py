@@ -1,8 +1,8 @@
 """Which learning rate suits each optimizer? The notebook's eight rates, which it tried for Adam alone, for all four.
 
     python -m experiments.tune_learning_rate                      64 x 64 images, 2 seeds
-    python -m experiments.tune_learning_rate --preset notebook    the notebook's sizes, 3 seeds
-    python -m experiments.tune_learning_rate --preset quick       32 x 32 images, 4 rates, 40 iterations
+    python -m experiments.tune_learning_rate notebook    the notebook's sizes, 3 seeds
+    python -m experiments.tune_learning_rate quick       32 x 32 images, 4 rates, 40 iterations
     python -m experiments.tune_learning_rate --extend             more rates where the best is the grid's edge
 
 The best rate is the one of the lowest mean loss over the last tenth of the run, averaged over seeds, among those at
@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from experiments.lab import experiment, fairness, names, scores, views
-from experiments.lab.experiment import Lab
+from experiments.lab import figures, import_paths, question, tables
+from experiments.lab.arms import COLUMNS, Arms
 from experiments.lab.names import exact
-from experiments.lab.options import Comparison
-from experiments.lab.report import Report, Table
-from experiments.lab.scores import COLUMNS, Arms
+from experiments.lab.options import Comparison, Data, Seeds, Training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from experiments.notebook.published import ADAM_RATES
 from experiments.optimizers import tuning
 from experiments.optimizers.tuning import Candidate, Grid
@@ -36,9 +36,8 @@ SHOWN = ("loss", "final_loss", "accuracy")
 class Options(Comparison):
     """Trains every optimizer at every rate."""
 
-    image_size: int = 64
-    sigma: float = 12.8
-    seeds: int = 2
+    data: Data = Data(image_size=64)
+    seeds: Seeds = Seeds(seeds=2)
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
     code of their module; rates of its own are given as optax:lion=1e-5,1e-4, a short name as lion=optax:lion."""
@@ -46,8 +45,10 @@ class Options(Comparison):
     extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")
 
+    free = ("seeds", "optimizers", "rates", "extend")
+
     def inputs(self) -> list[Path]:
-        return names.sources(self.optimizers)
+        return import_paths.sources(self.optimizers)
 
     def check(self) -> None:
         super().check()
@@ -60,34 +61,29 @@ class Options(Comparison):
 
 PRESETS = {
     "full": Options(),
-    "notebook": Options(image_size=128, sigma=25.6, seeds=3),
-    "quick": Options(image_size=32, sigma=6.4, iterations=40, seeds=2, rates=(1e-3, 1e-2, 0.1, 1.0)),
+    "notebook": Options(data=Data(), seeds=Seeds()),
+    "quick": Options(data=Data(image_size=32), training=Training(iterations=40), rates=(1e-3, 1e-2, 0.1, 1.0)),
 }
 
 
-def work(options: Options, lab: Lab) -> dict[str, Arms]:
-    """Trains the grid, then what lies beyond its edges where that is asked for: label -> an arm a rate."""
-
-    def train(candidates: list[Candidate]) -> dict[str, Arms]:
-        # What is trained already is read.
-        runs = tuning.plan(candidates, options.all_seeds, options)
-        return tuning.trials(candidates, lab.train(runs), options.seeds)
-
-    return tuning.search(options.candidates, train, options.extend, lab.console)
-
-
-def report(options: Options, trials: dict[str, Arms]) -> Report:
-    grid, over = tuning.grid(trials), options.over_seeds
-    title = f"{options.iterations} iterations, {options.size} images, {over}"
-    figures = {"rate_sensitivity": tuning.range_figure(grid, title)}
+def answer(options: Options, lab: Lab) -> Report:
+    trials = tuning.search(options.candidates, options.seeds, options, lab, options.extend)
+    grid = tuning.grid(trials)
+    title = f"{options.training.iterations} iterations, {options.data.size} images, {options.seeds}"
+    drawings = {"rate_sensitivity": tuning.drawing(grid, title)}
     for label, arms in trials.items():
-        own = {exact(arm.run.learning_rate): arm for arm in arms.values()}
-        panel = views.curve_panel(own, "loss", "running-mean loss (mean squared error)")._replace(ordered=True)
-        figures[f"curves_{label}"] = plotting.training_curves([panel], f"{label}: {over} at each rate")
-    every = {name: arm for arms in trials.values() for name, arm in arms.items()}
-    results = {**scores.document(every), "best_rates": grid.document}
-    warnings = fairness.of_seeds(options.seeds)
-    return Report(findings(grid), [table(trials, grid, over)], figures, results, scores.rows(every), warnings)
+        by_rate = {exact(arm.run.learning_rate): arm for arm in arms.values()}
+        panel = figures.curve_panel(by_rate, "loss", "running-mean loss (mean squared error)")._replace(ordered=True)
+        curves = plotting.training_curves([panel], f"{label}: {options.seeds} at each rate")
+        drawings[f"curves_{label}"] = Drawing(f"Training curves of {label}", curves)
+    return Report(
+        findings=findings(grid),
+        tables=[table(trials, grid, str(options.seeds))],
+        figures=drawings,
+        arms={name: arm for arms in trials.values() for name, arm in arms.items()},
+        results={"best_rates": grid.document},
+        warnings=tables.seeds_warning(options.seeds.seeds),
+    )
 
 
 def findings(grid: Grid) -> list[str]:
@@ -109,11 +105,11 @@ def table(trials: dict[str, Arms], grid: Grid, seeds: str) -> Table:
         for name, arm in arms.items():
             lost = int(arm.diverged.sum())
             mark = "best" if grid.best[label].rate == arm.run.learning_rate else ""
-            numbers = [views.spread(arm.values(column), COLUMNS[column].form) for column in SHOWN]
+            numbers = [tables.spread(arm.values(column), COLUMNS[column].form) for column in SHOWN]
             rows.append([name, *numbers, f"{lost} of {len(arm.results)} diverged" if lost else mark])
     headings = ("", "running-mean loss", "last tenth", "accuracy", "")
     return Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

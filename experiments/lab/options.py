@@ -84,6 +84,11 @@ class Group:
         """Inside, jax is set as the options say; to be entered before jax first looks for devices."""
         yield
 
+    @property
+    def flat(self) -> dict[str, Any]:
+        """Name -> value of every option, as the command line and results.json have them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data(Group):
@@ -113,6 +118,10 @@ class Data(Group):
         """The options of `segjax.generate_data`."""
         sigma = self.image_size / 5 if self.sigma is None else self.sigma
         return Texture(self.batch_size, self.image_size, self.sigma1, self.sigma2, sigma)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        return {**super().flat, "sigma": self.texture.sigma}
 
     @property
     def size(self) -> str:
@@ -251,11 +260,9 @@ class Command(Group):
 
     @property
     def flat(self) -> dict[str, Any]:
-        """Name -> value of every option, as the command line and results.json have them."""
         flat: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            flat |= dataclasses.asdict(value) if isinstance(value, Group) else {field.name: value}
+        for name, value in super().flat.items():
+            flat |= value.flat if isinstance(value, Group) else {name: value}
         return flat
 
     def inputs(self) -> list[Path]:

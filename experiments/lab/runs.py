@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import segjax
-from experiments.lab.names import ARCHITECTURES, exact, optimizer
+from experiments.lab.import_paths import optimizer
+from experiments.lab.names import ARCHITECTURES, exact
 from segjax import LOSSES, SCHEDULES, edges, metrics
 from segjax.optimizers import eval_params
 from segjax.schedules import scheduled

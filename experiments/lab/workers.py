@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
-from experiments.lab import names, provenance, runs, stops
+from experiments.lab import import_paths, names, provenance, runs, stops
 from experiments.lab.folder import digest
 from experiments.lab.options import Engine, at_precision
 from experiments.lab.runs import Group, Result, Run
@@ -51,7 +51,7 @@ class Job(NamedTuple):
 
     Attributes:
         precision: `--precision`.
-        optimizers: of all runs, as `names.optimizer` takes them.
+        optimizers: of all runs, as `import_paths.optimizer` takes them.
         modules: relative path -> source of the user's own modules; a worker need not share a disk.
         topic: of the events by which a worker tells its steps.
     """
@@ -216,7 +216,7 @@ def _difference(future: "Future", ours: Mapping[str, str]) -> str:
 def _sources(optimizers: Iterable[str]) -> dict[str, bytes]:
     """The user's own modules; a package that pip has installed must be installed on the workers too."""
     installed = sysconfig.get_path("purelib")
-    files = names.loaded_files(optimizers)
+    files = import_paths.loaded_files(optimizers)
     return {path: file.read_bytes() for path, file in files.items() if not file.is_relative_to(installed)}
 
 
@@ -345,6 +345,7 @@ def introduce(job: Job) -> dict[str, str]:
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
         invalidate_caches()
+        import_paths.optimizer.cache_clear()
         runs.forget_programs()
     with at_precision(job.precision):
         return describe(job)
@@ -355,8 +356,8 @@ def describe(job: Job) -> dict[str, str]:
     described = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
     for name in job.optimizers:
         # This imports its module.
-        names.optimizer(name)
-    described |= {path: digest(file)[:16] for path, file in names.loaded_files(job.optimizers).items()}
+        import_paths.optimizer(name)
+    described |= {path: digest(file)[:16] for path, file in import_paths.loaded_files(job.optimizers).items()}
     return {name: str(value) for name, value in described.items()}
 
 

@@ -147,9 +147,7 @@ def _differences(
     """Name, our value and theirs, of each part of the protocol that differs."""
     made, numerics, here = document["options"], document["numerics"], provenance.numerics()
     ours, texture = options.run(options.seeds.seed), options.data.texture._asdict()
-    # Where the file has no sigma, it is the default.
-    stored = {**made, "sigma": made["sigma"] or made["image_size"] / 5}
-    pairs = [(flag(name), texture[name], stored[name]) for name in _IMAGES]
+    pairs = [(flag(name), texture[name], made[name]) for name in _IMAGES]
     pairs += [(name, getattr(ours, name), row[name]) for rows in groups.values() for row in rows for name in _PROTOCOL]
     pairs += [("seeds", list(options.seeds), [row["seed"] for row in rows]) for rows in groups.values()]
     pairs += [(f"jax's {name}", here[name], numerics.get(name)) for name in _DRAWN]

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-
-from experiments.lab import names
+from experiments.lab import import_paths
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax.optimizers import copies_of_weights, eval_params
 
@@ -12,10 +10,9 @@ from segjax.optimizers import copies_of_weights, eval_params
 def weights_warnings(candidates: Iterable[Candidate]) -> list[str]:
     """Optimizers that are judged by other weights than they train, and those that perhaps should be."""
     words = []
-    # Not all equal, as `copies_of_weights` asks: a state that begins at ones would pass for a copy of ones.
-    weights = {"kernel": np.linspace(-1, 1, 6, dtype=np.float32).reshape(1, 1, 2, 3), "bias": np.ones(3, np.float32)}
+    weights = import_paths.trial_weights()
     for label, name, _ in candidates:
-        chosen = names.optimizer(name)
+        chosen = import_paths.optimizer(name)
         if eval_params(chosen, chosen(1e-3).init(weights)):
             words.append(f"{label} is judged by weights that follow from its state; its curves are of those it trains.")
         elif copies := copies_of_weights(chosen, weights):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab import names
+from experiments.lab import import_paths, names
 from experiments.lab.arms import Arm, Arms
 from experiments.lab.names import exact
 from experiments.lab.options import Trained
@@ -23,7 +23,7 @@ MOST_ADDED = 3
 
 
 class Candidate(NamedTuple):
-    """An optimizer, by a name that `names.optimizer` knows, what people call it, and its rates, lowest first."""
+    """An optimizer, by a name that `import_paths.optimizer` knows, what people call it, and its rates, lowest first."""
 
     label: str
     optimizer: str
@@ -79,7 +79,7 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
         end, equals, given = known[options:].partition("=")
         name = known[:options] + end
         try:
-            names.optimizer(name)
+            import_paths.optimizer(name)
             label = names.check_label(name if label is None else label)
             if label in OPTIMIZERS and label != name:
                 raise ValueError(f"the label {label} is the name of another optimizer")
@@ -88,7 +88,7 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
             raise ValueError(f"--optimizers {text}: {error}") from error
         check_rates(f"--optimizers {name}=", own)
         # Of a grid the low end may stand still.
-        names.check_moves(f"--optimizers {text}", name, max(own))
+        import_paths.check_moves(f"--optimizers {text}", name, max(own))
         chosen.append(Candidate(label, name, tuple(sorted(own))))
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")

@@ -1,0 +1,222 @@
+"""Optimizers by name or by import path, "optax:lion", and whether they can be trained with."""
+
+import ast
+import difflib
+import inspect
+import pkgutil
+import sys
+from collections.abc import Callable, Iterable
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import optax.contrib
+
+from experiments.lab.names import exact
+from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
+
+# Arguments of an update that training does not give -> why the optimizer is refused.
+_LACKING = {
+    "value_fn": "its line search evaluates the loss again, which training does not offer",
+    "obj_fn": "it takes second derivatives of the loss, which training does not offer",
+}
+
+
+class RefusedError(ValueError):
+    """A factory that makes no optimizer that training can use; `reason` says why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name!r} is no optimizer of one learning rate, a gradient and a loss: {reason}")
+        self.reason = reason
+
+
+# Cached, since a trial takes 0.1 s or more, and options, checks and programs ask for the same names.
+@cache
+def optimizer(name: str) -> Optimizer:
+    """The optimizer of a name of `segjax.OPTIMIZERS`, or of an import path: "optax:lion", "my_module:factory".
+
+    A path may have options that are Python's literals: "optax:adamw(weight_decay=0.01)". The factory is called as
+    factory(learning_rate, **options), and tried once on two small arrays, the rate traced. For optax.contrib:muon
+    `segjax.optimizers.muon` is taken, which knows convolutions.
+
+    Raises:
+        ValueError: if the name, its module or its function does not exist.
+        RefusedError: if the function makes no optimizer that updates from a gradient and the loss's value. One that
+            needs a second gradient or a line search is refused.
+
+    >>> update = optimizer("optax:lion(b1=0.95)")(1e-3)
+    """
+    if name in OPTIMIZERS:
+        return OPTIMIZERS[name]
+    path, options = _with_options(name)
+    if not all(path.partition(":")):
+        known = f"one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion"
+        raise ValueError(f"{name!r} is no optimizer: {known}{_meant(path)}")
+    try:
+        factory = pkgutil.resolve_name(path)
+    # The import runs code that is not ours, and may raise anything, or end the process.
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{name!r} cannot be imported: {error}{_meant(path.rpartition(':')[2])}") from error
+    # By whichever path it was found.
+    factory = muon if factory is optax.contrib.muon else factory
+    if options:
+        factory = partial(factory, **options)
+    try:
+        reason = _fault(factory)
+    # Code that is not ours; jax adds lines about its tracers.
+    except (Exception, SystemExit) as error:
+        raise RefusedError(name, str(error).partition("\n")[0]) from error
+    if reason:
+        raise RefusedError(name, reason)
+    return factory
+
+
+def _fault(factory: Callable[..., Any]) -> str:
+    """Why training cannot use an optimizer; empty if it can."""
+    weights = trial_weights()
+    parameters = inspect.signature(factory).parameters.values()
+    required = [parameter.name for parameter in parameters if _is_required(parameter)]
+    if any(parameter.name.endswith("optimizer") for parameter in parameters):
+        return "it takes an optimizer, and no rate: put both together in a function of your own"
+    if len(required) > 1:
+        listed = ", ".join(required)
+        return f"it needs more than a rate ({listed}): give it the rest in brackets, or in a function of your own"
+    transformation = factory(1e-3)
+    if not hasattr(transformation, "init"):
+        return "its result is no optax transformation"
+    state = transformation.init(weights)
+    for parameter in inspect.signature(transformation.update).parameters.values():
+        if _is_required(parameter) and parameter.name in _LACKING:
+            return _LACKING[parameter.name]
+
+    def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
+        transformation = factory(learning_rate)
+        # As in `segjax.training.train_step`.
+        state, value = transformation.init(params), jnp.ones(())
+        return optax.with_extra_args_support(transformation).update(params, state, params, value=value, grad=params)
+
+    # One small update finds, before an hour of training, what asks for more than gradients. The rate is traced, as it
+    # is in training: a factory that makes a number of it fails there.
+    jax.eval_shape(trial, jnp.asarray(1e-3), weights)
+    if judge := eval_params(factory, state):
+        judged = judge(state, weights)
+        if jax.tree.map(jnp.shape, judged) != jax.tree.map(jnp.shape, weights):
+            return "the weights to judge it by are none of the network's"
+        if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(judged)):
+            return "the weights to judge it by are not finite"
+    # At a rate so small that it cannot do harm if the optimizer heeds it.
+    if not _share_of_square_left(factory, weights, 1e-6, 10) <= 1.001:
+        return "on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is"
+    return ""
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is parameter.empty and parameter.kind not in variadic
+
+
+def check_moves(option: str, name: str, rate: float) -> None:
+    """Raises a ValueError, naming the option, for a rate at which an optimizer that finds its step itself stands still.
+
+    Such a one has 1 as its default rate, and takes another as a factor: at Adam's 0.001 its steps are too small for its
+    estimate of the right step to grow.
+    """
+    factory = optimizer(name)
+    # Of those of segjax none has a default, and most of optax's have none.
+    parameter = inspect.signature(factory).parameters.get("learning_rate")
+    default = parameter.default if parameter else None
+    # 1 is the default of those that take the rate as a factor; other defaults are rates.
+    if default != 1 or rate >= default:
+        return
+    steps, weights = 100, trial_weights()
+    moved = 1 - _share_of_square_left(factory, weights, rate, steps)
+    # Plain gradient descent moves by 2 rate a step; whatever moves as far is only as slow as its rate is low.
+    if moved < min(0.01, 0.1 * 2 * rate * steps) and _share_of_square_left(factory, weights, default, steps) < 0.5:
+        raise ValueError(
+            f"{option}: at the rate {exact(rate)} it stands still: it finds its step itself and takes the rate as a "
+            f"factor; give it its default, {name}={default:g}"
+        )
+
+
+def trial_weights() -> dict[str, jax.Array]:
+    """Two small arrays that stand for a network's; not all equal, so that no state of ones is a copy of them."""
+    return {"kernel": jnp.linspace(-1, 1, 6).reshape(1, 1, 2, 3), "bias": jnp.linspace(0.5, 1, 3)}
+
+
+def _share_of_square_left(factory: Callable[..., Any], weights: dict[str, jax.Array], rate: float, steps: int) -> float:
+    """The loss after some steps on the square of the weights, as a share of the first; NaN or more than 1: uphill."""
+    transformation = optax.with_extra_args_support(factory(rate))
+
+    def square(tree: Any) -> jax.Array:
+        return optax.tree.norm(tree) ** 2 / 2
+
+    @jax.jit
+    def run(params: dict[str, jax.Array]) -> jax.Array:
+        def step(_: int, carry: Any) -> Any:
+            params, state = carry
+            updates, state = transformation.update(params, state, params, value=square(params), grad=params)
+            return optax.apply_updates(params, updates), state
+
+        return square(jax.lax.fori_loop(0, steps, step, (params, transformation.init(params)))[0])
+
+    return float(run(weights) / square(weights))
+
+
+def _meant(name: str) -> str:
+    """The known function that is spelled most like a name, as the end of a sentence."""
+    paths = {known: f"optax.contrib:{known}" for known in vars(optax.contrib)}
+    # Names of optax override those of contrib, and segjax's override both.
+    paths |= {known: f"optax:{known}" for known in vars(optax)} | {known: known for known in OPTIMIZERS}
+    close = difflib.get_close_matches(name.lower(), paths, 1, 0.7) if name else []
+    return f"; did you mean {paths[close[0]]}?" if close else ""
+
+
+def _with_options(name: str) -> tuple[str, dict[str, Any]]:
+    """The path of a name, and the options in brackets behind it: literals, of which nothing is evaluated."""
+    path, bracket, inside = name.partition("(")
+    if not bracket:
+        return path, {}
+    options = None if "#" in inside else _literals(f"options({inside}")
+    if options is None:
+        raise ValueError(f"{name!r} must have options as (weight_decay=0.01, nesterov=True): names and plain values")
+    return path, options
+
+
+def _literals(call: str) -> dict[str, Any] | None:
+    """The keyword arguments of a call, if it has no others and they are plain values."""
+    try:
+        expression = ast.parse(call, mode="eval").body
+        if not isinstance(expression, ast.Call) or not isinstance(expression.func, ast.Name) or expression.args:
+            return None
+        options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in expression.keywords}
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        return None
+    plain = not any(isinstance(leaf, complex | bytes) for leaf in jax.tree.leaves(list(options.values())))
+    # None is the name of **options.
+    return {str(option): value for option, value in options.items()} if plain and None not in options else None
+
+
+def sources(names: Iterable[str]) -> list[Path]:
+    """The files of the modules among import paths, which are not of segjax or optax: those have versions."""
+    modules = [name.partition(":")[0] for name in names if ":" in name]
+    foreign = [name for name in modules if name.partition(".")[0] not in ("segjax", "optax")]
+    return [Path(file) for name in foreign if (file := getattr(sys.modules.get(name), "__file__", None))]
+
+
+def loaded_files(names: Iterable[str]) -> dict[str, Path]:
+    """Relative path -> file, of every loaded module in the packages of import paths, without segjax and optax.
+
+    >>> loaded_files(["optax:lion", "adam"])
+    {}
+    """
+    packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - {"segjax", "optax"}
+    loaded = [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] in packages]
+    files = {}
+    for name, module in loaded:
+        if (file := getattr(module, "__file__", None)) and file.endswith(".py"):
+            path = Path(*name.split("."))
+            files[str(path / "__init__.py" if hasattr(module, "__path__") else path.with_suffix(".py"))] = Path(file)
+    return files
