@@ -1,50 +1,64 @@
-"""The options that experiments share: their checks, the run that they describe, and what results depend on."""
+"""The options that questions share: their checks, the run that they describe, and how results.json has them."""
 
-import os
-from dataclasses import replace
+import dataclasses
+import importlib
+import json
 
 import jax
 import jax.numpy as jnp
 import pytest
+from small_runs import PLAIN, ROOT
 
 from experiments.lab import options, provenance
-from experiments.lab.options import Command, Comparison, Images
+from experiments.lab.options import Comparison, Data, Engine, Seed, Seeds, Training, from_flat
+from experiments.lab.question import questions
+from experiments.lab.report import plain
 from experiments.lab.runs import Run, Texture
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("group", "message"),
     [
-        ({"iterations": 0}, "--iterations must be an integer >= 1"),
-        ({"seeds": 0}, "--seeds must be an integer >= 1"),
-        ({"seed": -1}, "--seed must be an integer >= 0"),
-        ({"seed": 2**32}, "--seed must be an integer <= 4294967293"),
+        (Training(iterations=0), "--iterations must be an integer >= 1"),
+        (Seeds(seeds=0), "--seeds must be an integer >= 1"),
+        (Seeds(seed=-1), "--seed must be an integer >= 0"),
+        (Seeds(seed=2**32), "--seed must be an integer <= 4294967293"),
         # The last seed counts, not the first.
-        ({"seed": 2**32 - 2}, "--seed must be an integer <= 4294967293"),
-        ({"batch_size": 0}, "--batch-size must be an integer >= 1"),
-        ({"image_size": 1}, "--image-size must be an integer >= 2"),
-        ({"sigma": -2.0}, "--sigma must be a finite number > 0"),
-        ({"sigma1": float("nan")}, "--sigma1 must be a finite number > 0"),
-        ({"checkpoint_seconds": 0.0}, "--checkpoint-seconds must be a finite number > 0"),
-        ({"width": 0}, "--width must be an integer >= 1"),
-        ({"width": 1.5}, "--width must be an integer >= 1"),
-        ({"precision": "float32"}, "--precision must be one of: default, high, highest; got 'float32'"),
-        ({"schedule": "linear"}, "--schedule must be one of: constant, .*; got 'linear'"),
-        # A file may hold what no command line gives.
-        ({"schedule": None}, "--schedule must be one of: constant, .*; got None"),
-        ({"overwrite": "yes"}, "--overwrite must be true or false, got 'yes'"),
+        (Seeds(seed=2**32 - 2), "--seed must be an integer <= 4294967293"),
+        (Seed(seed=-1), "--seed must be an integer >= 0"),
+        (Seed(seed=2**32), "--seed must be an integer <= 4294967295"),
+        (Data(batch_size=0), "--batch-size must be an integer >= 1"),
+        (Data(image_size=1), "--image-size must be an integer >= 2"),
+        (Data(sigma=-2.0), "--sigma must be a finite number > 0"),
+        (Data(sigma1=float("nan")), "--sigma1 must be a finite number > 0"),
+        (Training(checkpoint_seconds=0.0), "--checkpoint-seconds must be a finite number > 0"),
+        (Engine(width=0), "--width must be an integer >= 1"),
+        (Engine(width=1.5), "--width must be an integer >= 1"),
+        (Engine(workers=-1), "--workers must be an integer >= 0"),
+        (Engine(workers=1000), "--workers must be at most the number of cores, .*, got 1000"),
+        (Engine(workers=1, cluster="tcp://localhost:8786"), "--workers starts local processes and --cluster takes .*"),
+        (Engine(cluster="localhost:8786"), "--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got 'local"),
+        (Training(precision="float32"), "--precision must be one of: default, high, highest; got 'float32'"),
+        (Training(schedule="linear"), "--schedule must be one of: constant, .*; got 'linear'"),
+        # Someone who writes a script of their own may pass what no command line gives.
+        (Training(schedule=None), "--schedule must be one of: constant, .*; got None"),
     ],
 )
-def test_what_is_out_of_range_is_named(changes, message):
+def test_an_option_that_is_out_of_range_is_named(group, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        Comparison(**changes).check()
+        group.check()
+    # A question checks all its groups.
+    names = {Training: "training", Seeds: "seeds", Data: "data", Engine: "engine"}
+    if type(group) in names:
+        with pytest.raises((ValueError, TypeError), match=message):
+            Comparison(**{names[type(group)]: group}).check()
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 10**8}, {"image_size": 2 * 10**9}])
 def test_images_that_no_memory_holds_are_one_line(sizes):
     words = r"the held-out images, 16 \* --batch-size \* --image-size\^2, must be at most 2\^31 - 1 pixels"
     with pytest.raises(ValueError, match=words) as error:
-        Images(**sizes).check()
+        Data(**sizes).check()
     assert "\n" not in str(error.value)
 
 
@@ -62,119 +76,115 @@ def test_names_are_different_and_known(values, message):
     options.check_names("--losses", ["bce", "mse"], ["mse", "bce"])
 
 
-def test_a_run_is_what_the_options_say():
-    given = Comparison(image_size=16, sigma=4.0, sigma2=2.0, batch_size=2, iterations=7, schedule="cosine")
-    run = given.run(5, optimizer="sgd", learning_rate=0.1, objective="dice")
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"optimizer": "lion"}, "--optimizer must be one of: sgd, momentum, rmsprop, adam; got 'lion'"),
+        ({"loss": "hinge"}, "--loss must be one of: mse, bce, dice; got 'hinge'"),
+        ({"architecture": "vgg"}, "--architecture must be one of: notebook, .*; got 'vgg'"),
+    ],
+)
+def test_the_names_of_a_training_are_known(names, message):
+    with pytest.raises(ValueError, match=message):
+        options.check_training(**names)
+    options.check_training()
+
+
+def test_a_run_is_what_the_options_describe():
+    data = Data(image_size=16, sigma=4.0, sigma2=2.0, batch_size=2)
+    comparison = Comparison(data=data, training=Training(iterations=7, schedule="cosine"))
+    run = comparison.run(5, optimizer="sgd", learning_rate=0.1, objective="dice")
     texture = Texture(batch_size=2, image_size=16, sigma1=0.2, sigma2=2.0, sigma=4.0)
     assert run == Run(5, "sgd", 0.1, 7, "cosine", "dice", "notebook", texture)
     # A seed and a rate are the arguments of one compiled program.
-    assert run.program == given.run(6, optimizer="sgd", learning_rate=0.2, objective="dice").program
-    assert run.program != given.run(5, optimizer="sgd", learning_rate=0.1).program
+    assert run.program == comparison.run(6, optimizer="sgd", learning_rate=0.2, objective="dice").program
+    assert run.program != comparison.run(5, optimizer="sgd", learning_rate=0.1).program
+
+
+def test_sigma_follows_the_image_size_as_in_the_notebook():
+    assert Data().texture == Texture()
+    assert Data(image_size=32).texture.sigma == 6.4
+    assert Data(image_size=32, sigma=2.0).texture.sigma == 2.0
+    assert Data(image_size=32).size == "32 x 32"
 
 
 @pytest.mark.parametrize(
-    ("seeds", "all_seeds", "words"), [(3, [5, 6, 7], "mean and range of 3 seeds"), (1, [5], "seed 5")]
+    ("seeds", "numbers", "text"), [(3, [5, 6, 7], "mean and range of 3 seeds"), (1, [5], "seed 5")]
 )
-def test_seeds_follow_the_first(seeds, all_seeds, words):
-    given = Comparison(seed=5, seeds=seeds)
-    assert list(given.all_seeds) == all_seeds
-    assert given.over_seeds == words
-
-
-def test_what_changes_no_result_is_not_in_the_identity(tmp_path):
-    given = Comparison()
-    same = replace(given, preset="quick", out=tmp_path, overwrite=True, checkpoint_seconds=1.0, width=2)
-    assert same.identity("it") == given.identity("it")
-    assert replace(given, deterministic=True).identity("it") != given.identity("it")
-    assert replace(given, precision="high").identity("it") != given.identity("it")
-    assert given.identity("other") != given.identity("it")
+def test_seeds_follow_the_first(seeds, numbers, text):
+    group = Seeds(seed=5, seeds=seeds)
+    assert list(group) == numbers
+    assert f"{group}" == text
 
 
 @pytest.mark.parametrize(
-    ("precision", "told"),
-    # jax's own stays where none is asked for, and where a file holds what is none: the check refuses that.
+    ("precision", "setting"),
+    # jax's own stays where none is asked for, and for a value that `check` refuses.
     [("default", None), ("high", "high"), ("highest", "highest"), ("float32", None), (["high"], None)],
 )
-def test_a_precision_is_that_of_one_command(precision, told):
-    with Comparison(precision=precision).prepared():
-        assert provenance.numerics()["default_matmul_precision"] == told
-        named = (told or "default").upper()
-        assert f"[{named}, {named}]" in jax.jit(jnp.dot).lower(jnp.ones(2), jnp.ones(2)).as_text()
+def test_a_precision_is_that_of_one_command(precision, setting):
+    with Comparison(training=Training(precision=precision)).prepared():
+        assert provenance.numerics()["default_matmul_precision"] == setting
+        name = (setting or "default").upper()
+        assert f"[{name}, {name}]" in jax.jit(jnp.dot).lower(jnp.ones(2), jnp.ones(2)).as_text()
     assert provenance.numerics()["default_matmul_precision"] is None
 
 
-def test_a_file_counts_by_its_content_and_what_is_none_is_told(tmp_path, monkeypatch):
-    paths = [tmp_path / name for name in ("a", "b", "absent", "pipe")]
-    paths[0].write_bytes(b"abc")
-    paths[1].write_bytes(b"abc")
-    # It would never end.
-    os.mkfifo(paths[3])
-    monkeypatch.setattr(Command, "inputs", lambda self: paths)
-    assert list(Command().identity("it")["inputs"].items()) == [
-        # As the standard of SHA-256 has it.
-        (str(paths[0]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-        (str(paths[1]), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
-        (str(paths[2]), "No such file or directory"),
-        (str(paths[3]), "no regular file"),
-    ]
+def test_options_are_flat_in_files():
+    flat = Comparison(seeds=Seeds(seed=3, seeds=4), data=Data(sigma1=0.3)).flat
+    assert (flat["seed"], flat["seeds"], flat["sigma1"], flat["overwrite"]) == (3, 4, 0.3, False)
+    # As a number also where it follows the image size: a reader of the file need not know the rule.
+    assert flat["sigma"] == 25.6
+    assert not any(isinstance(value, options.Group) for value in flat.values())
+    groups = {Data: 5, Training: 5, Seeds: 2, Engine: 3}
+    assert {group: len(dataclasses.fields(group)) for group in groups} == groups
+    assert len(flat) == sum(groups.values()) + len(["out", "overwrite"])
 
 
-MADE = {
-    "experiment": "it",
-    "options": {"seeds": 3, "rates": [0.1]},
-    "inputs": {"a.png": "1"},
-    "versions": {"jax": "1"},
-    "numerics": {"enable_x64": False},
-}
+QUESTIONS = list(questions(ROOT / "experiments"))
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_the_options_of_every_preset_are_read_from_a_file_as_they_were(name):
+    script = importlib.import_module(f"experiments.{name}")
+    for preset in script.PRESETS.values():
+        flat = json.loads(json.dumps(plain(preset.flat)))
+        again = from_flat(script.Options, flat)
+        # A file has the value of sigma where the preset leaves it to the image size.
+        assert again.flat == preset.flat
+        assert [type(group) for group in again.groups] == [type(group) for group in preset.groups]
+
+
+FLAT = plain(PLAIN.PRESETS["quick"].flat)
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
-        ({}, ""),
-        ({"experiment": "other"}, "of other"),
-        ({"experiment": None}, "of something else"),
-        ({"options": {"rates": [0.1]}}, "with seeds None, not 3"),
-        # What this version does not know is no difference.
-        ({"options": {**MADE["options"], "more": 1}}, ""),
-        ({"options": {"seeds": 3, "rates": [0.1, 0.2]}}, "with rates [0.1, 0.2], not [0.1]"),
-        ({"inputs": {"a.png": "2"}}, "of another a.png than is there now"),
-        ({"inputs": {}}, "of another a.png than is there now"),
-        ({"versions": {"jax": "0"}, "numerics": {}}, "with jax 0, not 1"),
-        ({"numerics": {}}, "with enable_x64 None, not False"),
+        ({"iterations": "many"}, "int"),
+        ({"iterations": 1.5}, "int"),
+        ({"seeds": None}, "int"),
+        ({"sigma": [1]}, "float"),
+        ({"overwrite": "yes"}, "bool"),
+        ({"schedule": None}, "str"),
+        ({"out": 3}, "out"),
+        ({"sead": 1}, "its options differ by sead"),
+        ({"data": {"image_size": 16}}, "its options differ by data"),
     ],
 )
-def test_the_first_difference_is_told(changes, words):
-    assert options.difference({**MADE, **changes}, MADE) == words
+def test_options_of_another_type_or_name_are_refused(changes, message):
+    assert from_flat(Comparison, FLAT).flat == PLAIN.PRESETS["quick"].flat
+    with pytest.raises(ValueError, match=message) as error:
+        from_flat(Comparison, {**FLAT, **changes})
+    assert "\n" not in str(error.value)
 
 
-def test_only_options_may_be_free():
-    other = {**MADE, "options": {"seeds": 5, "rates": [0.1]}}
-    assert options.difference(other, MADE) == "with seeds 5, not 3"
-    assert options.difference(other, MADE, free=("seeds",)) == ""
-    assert options.difference({**MADE, "versions": {"jax": "0"}}, MADE, free=("jax",)) == "with jax 0, not 1"
+def test_an_option_that_a_file_lacks_is_named():
+    with pytest.raises(ValueError, match="its options differ by image_size, seeds"):
+        from_flat(Comparison, {name: value for name, value in FLAT.items() if name not in ("seeds", "image_size")})
 
 
-def added(made, wanted):
-    """The images and the inputs of a command that adds to those of another."""
-    made, wanted = ({**MADE, "options": {"images": list(files)}, "inputs": files} for files in (made, wanted))
-    both = options.joined(made, wanted, {"images": []})
-    assert both["options"]["images"] == list(both["inputs"])
-    return both["inputs"]
-
-
-def test_what_is_added_comes_behind():
-    assert list(added({"b.png": "1" * 64}, {"a.png": "2" * 64, "b.png": "1" * 64})) == ["b.png", "a.png"]
-
-
-def test_a_file_keeps_the_path_under_which_it_was_added_first():
-    other = os.path.abspath("a.png")
-    assert added({"a.png": "1" * 64}, {other: "2" * 64, "x/../b.png": "3" * 64}) == {
-        "a.png": "2" * 64,
-        "x/../b.png": "3" * 64,
-    }
-
-
-def test_what_cannot_be_read_any_more_keeps_its_digest():
-    gone = "No such file or directory"
-    assert added({"a.png": "1" * 64}, {"a.png": gone, "b.png": gone}) == {"a.png": "1" * 64, "b.png": gone}
+def test_numbers_of_json_are_numbers_of_any_option():
+    """1.0 is written as 1 by others than Python."""
+    sigma1 = from_flat(Comparison, {**FLAT, "sigma1": 1}).data.sigma1
+    assert (sigma1, type(sigma1)) == (1.0, float)
