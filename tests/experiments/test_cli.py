@@ -1,4 +1,4 @@
-"""The outside of every command: what it reads, and its one line and exit code when it ends early."""
+"""The outside of every command: what it reads, and its message and exit code when it ends early."""
 
 import os
 import signal
@@ -11,15 +11,13 @@ import pytest
 from small_runs import ROOT
 
 from experiments.lab import cli, stops
-from experiments.lab.stops import Finished, Interrupted, UsageError
+from experiments.lab.stops import EngineError, Finished, Interrupted, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Does nothing."""
 
-    preset: str = ""
-    """A name."""
     number: int = 1
     """A number."""
     out: Path = Path("nowhere")
@@ -44,31 +42,57 @@ def command(monkeypatch):
 
 
 def test_a_preset_chooses_the_defaults_and_options_override_it():
-    for words, wanted in (
-        ([], Options(preset="small")),
-        (["--preset", "large"], Options(preset="large", number=10)),
-        (["--preset=large", "--number", "3"], Options(preset="large", number=3)),
-        (["--number", "3", "--preset", "large"], Options(preset="large", number=3)),
+    for words, expected in (
+        ([], Options()),
+        (["small"], Options()),
+        (["large"], Options(number=10)),
+        (["large", "--number=3"], Options(number=3)),
+        (["--number", "3"], Options(number=3)),
     ):
-        assert cli.parse(Options, PRESETS, words) == wanted
+        assert cli.parse(Options, PRESETS, words) == expected
+
+
+def test_a_command_without_presets_has_its_defaults():
+    assert cli.parse(Options, {}, ["--number", "2"]) == Options(number=2)
+
+
+@pytest.mark.parametrize("word", ["medium", "many words", "", "3"])
+def test_a_word_that_is_no_preset_is_one_line(word):
+    with pytest.raises(UsageError) as error:
+        cli.parse(Options, PRESETS, [word, "--number", "3"])
+    assert str(error.value) == f"the first word must be an option or one of: small, large; got {word!r}"
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--preset", "medium"], "--preset must be one of: small, large; got 'medium'"),
-        (["--preset"], "--preset must be one of: small, large; got None"),
-        (["--number", "many"], "--number.*; --help lists the options"),
-        (["--what"], "there is no option --what; --help lists the options"),
-        (["--no-number"], "there is no option --no-number"),
-        (["--numbr=3"], "there is no option --numbr; did you mean --number[?]; --help lists the options"),
-        (["what"], "what.*; --help lists the options"),
+        (["--number", "many"], "invalid literal for int"),
+        (["--number"], "--number"),
+        (["--what"], "--what"),
+        (["large", "--no-number"], "--no-number"),
+        # The option that may be meant.
+        (["--numbr=3"], "--number INT"),
+        (["--number", "3", "large"], "large"),
     ],
 )
-def test_a_bad_command_line_is_one_line(words, message):
-    with pytest.raises(UsageError, match=message) as error:
+def test_tyro_shows_in_a_frame_what_is_no_option_or_no_value(words, message, capsys):
+    """Tyro shows it, with the help that is near, and ends with the same code as all mistakes."""
+    with pytest.raises(SystemExit) as end:
         cli.parse(Options, PRESETS, words)
-    assert "\n" not in str(error.value)
+    assert end.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert message in err
+    assert "--help" in err
+
+
+def test_help_has_the_docstring_the_options_and_the_presets(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.parse(Options, PRESETS, ["--help"])
+    assert end.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for text in (__doc__.strip(), "Presets, as the first word: small, large.", "A folder. (default: nowhere)"):
+        assert text in out
 
 
 FULL = OSError(28, "No space left on device", "a.png")
@@ -78,7 +102,13 @@ GPU_MEMORY = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to all
 ENDS = {
     "a mistake": (UsageError("--number must be\n  odd"), 2, "", "error: --number must be odd\n"),
     "nothing left to do": (Finished("all is done"), None, "all is done\n", ""),
-    "a signal": (Interrupted(signal.SIGTERM), 143, "", "interrupted; nothing of what was under way is kept\n"),
+    "a signal": (Interrupted(signal.SIGTERM), 143, "", "interrupted; nothing of the work in progress is kept\n"),
+    "an engine that fails": (
+        EngineError("the scheduler has ended"),
+        1,
+        "",
+        "error: the scheduler has ended; nothing of the work in progress is kept\n",
+    ),
     "a full disk": (FULL, 1, "", "error: a.png: No space left on device; what was kept before is as it was\n"),
     "too little memory": (
         MEMORY,
@@ -128,22 +158,18 @@ def test_a_bug_is_not_hidden(error, command):
 
 QUESTION = '''"""Is anybody there?"""
 
-from experiments.lab import experiment
+from experiments.lab import question
 from experiments.lab.options import Command
 from experiments.lab.report import Report
 
 Options, PRESETS = Command, {"only": Command()}
 
 
-def work(options, console):
-    return "Nobody."
+def answer(options, lab):
+    return Report(["Nobody."], [], {})
 
 
-def report(options, found):
-    return Report([found], [], {}, {}, [])
-
-
-experiment.main()
+question.main()
 '''
 
 
