@@ -1,20 +1,20 @@
-"""Which architecture is worth its cost? Width, kernel, depth, BatchNorm and a U-Net, at equal steps and equal seconds.
+"""Which architecture is worth its cost? Channels, kernels, depth, BatchNorm, a U-Net, at equal steps and equal seconds.
 
-    python -m experiments.compare_architectures                    64 x 64 images, 200 steps, 3 seeds
-    python -m experiments.compare_architectures --preset quick     32 x 32 images, 2 architectures, 100 steps, 2 seeds
+    python -m experiments.compare_architectures           64 x 64 images, 200 steps, 3 seeds
+    python -m experiments.compare_architectures quick     32 x 32 images, 2 architectures, 100 steps, 2 seeds
 
-Every architecture trains twice a seed: for `--iterations` steps, and for as many as fit into the seconds that the
-first architecture needs for those. Seconds a step are measured first, compilation left out. All are judged on held-out
-images with their own way of predicting (`segjax.predict`): batch statistics for the notebook's shared BatchNorm,
-running statistics for the others. FLOPs are those of one image forward: its convolutions.
+Every architecture trains twice per seed: for `--iterations` steps, and for as many as fit into the seconds that the
+first architecture needs for those. The seconds per step are measured first, without compilation. All are evaluated on
+held-out images with their own way of predicting (`segjax.predict`): batch statistics for the notebook's shared
+BatchNorm, running statistics for the others. FLOPs are those of the convolutions of one image, forward.
 
-One learning rate serves all, which need not be the best of any. Expect so few steps to favour the small and the
-residual: `patch`, then the narrow networks and the small kernels; the wide and the large fall back further at equal
-seconds.
-About 10 minutes on 2 CPU cores; quick, a minute.
+All have the same learning rate, which need not be the best of any. Expect so few steps to favour the small and the
+residual networks: `patch`, then few channels and small kernels; many channels and large kernels fall further back at
+equal seconds. About 10 minutes on 2 CPU cores; quick, a minute.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,21 +22,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
-from rich.console import Console
 
 import segjax
 from experiments.bench import limits
-from experiments.lab import bounds, experiment, fairness, scores, store, views
+from experiments.lab import bounds, question, tables
+from experiments.lab.arms import Arms, compare
 from experiments.lab.bounds import Bound
-from experiments.lab.experiment import Lab
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Comparison, check_names
-from experiments.lab.report import Report, Table
+from experiments.lab.options import Comparison, Data, Seeds, Training, check_names, check_training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import Run, arguments, program
-from experiments.lab.scores import Arms
-from experiments.lab.train import progress_bar
 from segjax import plotting
+from segjax.checks import check_positive
 
 STEPS, SECONDS = "equal steps", "equal seconds"
 
@@ -45,30 +43,47 @@ STEPS, SECONDS = "equal steps", "equal seconds"
 class Options(Comparison):
     """Trains architectures at an equal budget of steps and of seconds, paired over seeds."""
 
-    image_size: int = 64
-    sigma: float = 12.8
-    iterations: int = 200
-    """The budget of steps; the budget of seconds is what the first architecture needs for them."""
-    schedule: str = "cosine"
+    data: Data = Data(image_size=64)
+    # The budget of steps; the budget of seconds is what the first architecture needs for them.
+    training: Training = Training(iterations=200, schedule="cosine")
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)  # Names of networks; the first sets the budget of seconds.
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
     learning_rate: float = 1e-2  # Peak learning rate of all architectures.
     loss: str = "bce"  # One of mse, bce, dice.
     out: Path = Path("results/compare_architectures")
 
+    free = ("seeds", "architectures")
+
     def check(self) -> None:
         super().check()
         check_names("--architectures", self.architectures, ARCHITECTURES)
+        check_training(self.optimizer, self.loss)
+        check_positive("--learning-rate", self.learning_rate)
+
+    def run_of(self, architecture: str, seed: int, iterations: int) -> Run:
+        return self.run(
+            seed,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            objective=self.loss,
+            architecture=architecture,
+            iterations=iterations,
+        )
 
 
 PRESETS = {
     "full": Options(),
-    "quick": Options(image_size=32, sigma=6.4, iterations=100, seeds=2, architectures=("notebook", "patch")),
+    "quick": Options(
+        data=Data(image_size=32),
+        training=Training(iterations=100, schedule="cosine"),
+        seeds=Seeds(seeds=2),
+        architectures=("notebook", "patch"),
+    ),
 }
 
 
 class Cost(NamedTuple):
-    """An architecture's price, whatever it achieves: FLOP of one image forward, seconds of a training step."""
+    """The cost of an architecture: FLOP of one image forward, seconds of a training step."""
 
     parameters: int
     receptive_field: int
@@ -76,58 +91,53 @@ class Cost(NamedTuple):
     step_seconds: float
 
 
-class Found(NamedTuple):
-    """The cost of each architecture, budget -> the arms at it, an architecture each, and the best possible."""
-
-    costs: dict[str, Cost]
-    budgets: dict[str, Arms]
-    bound: Bound | None
-
-
-def work(options: Options, lab: Lab) -> Found:
-    """Measures the cost of each architecture, then trains all at both budgets."""
-    costs = measure(options, lab.console)
-    planned = plan_budgets(options, costs)
-    # Where both budgets have the same steps, as those of the first architecture, the run is made once.
-    results = lab.train([run for runs in planned.values() for run in runs])
-    made = {result.run: result for result in results}
+def answer(options: Options, lab: Lab) -> Report:
+    costs = {name: cost(options, name, seconds) for name, seconds in measure(options, lab).items()}
+    runs = plan(options, costs)
+    # Where both budgets have the same steps, as those of the first architecture, the run is trained once.
+    results = {result.run: result for result in lab.train([run for budget in runs.values() for run in budget])}
     budgets = {
-        budget: scores.arms([made[run] for run in runs], lambda run: run.architecture)
-        for budget, runs in planned.items()
+        name: compare([results[run] for run in budget], by=lambda run: run.architecture)
+        for name, budget in runs.items()
     }
-    return Found(costs, budgets, bounds.measure(options.texture, lab.console))
-
-
-def plan_budgets(options: Options, costs: dict[str, Cost]) -> dict[str, list[Run]]:
-    """budget -> every architecture over the seeds; steps that fit into the seconds come from the measured cost."""
-    seconds = options.iterations * costs[options.architectures[0]].step_seconds
-    steps = {name: max(1, round(seconds / costs[name].step_seconds)) for name in options.architectures}
-    pairs = [(name, seed) for name in options.architectures for seed in options.all_seeds]
-    return {
-        STEPS: [options.run(seed, architecture=name) for name, seed in pairs],
-        SECONDS: [options.run(seed, architecture=name, iterations=steps[name]) for name, seed in pairs],
+    bound = bounds.measure(options.data.texture, lab)
+    # In the files an architecture has an arm for each budget.
+    both = {
+        f"{name} {budget}": replace(arms[name], label=f"{name} {budget}")
+        for name in costs
+        for budget, arms in budgets.items()
     }
+    return Report(
+        findings(costs, budgets, bound),
+        [table(options, costs, budgets)],
+        drawings(options, costs, budgets, bound),
+        both,
+        {
+            "costs": {name: cost._asdict() for name, cost in costs.items()},
+            "best_possible": bounds.document(bound),
+        },
+        warnings=tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(both),
+    )
 
 
-def measure(options: Options, console: Console) -> dict[str, Cost]:
-    """The cost of each architecture; kept with the runs, so that a command that goes on plans the same steps."""
-    timed = {"optimizer": options.optimizer, "loss": options.loss, **options.texture._asdict()}
-    kept = store.read_note(options.out, "step_seconds")
-    seconds = {name: float(value) for name, value in kept[0].items()} if kept and kept[1] == timed else {}
+def measure(options: Options, lab: Lab) -> dict[str, float]:
+    """Architecture -> seconds of a step. A note keeps them, so that a resumed command plans the same steps."""
+    settings = {"optimizer": options.optimizer, "loss": options.loss, **options.data.texture._asdict()}
+    note = lab.folder.read_note("step_seconds")
+    seconds = {name: float(value) for name, value in note[0].items()} if note and note[1] == settings else {}
     if missing := [name for name in options.architectures if name not in seconds]:
-        with progress_bar(console) as progress:
+        with lab.progress() as progress:
             for name in progress.track(missing, description="timing a step of each"):
                 seconds[name] = step_seconds(options, name)
-        store.write_note(options.out, "step_seconds", {n: np.float64(value) for n, value in seconds.items()}, timed)
-    image = jnp.zeros((1, options.image_size, options.image_size, 1))
-    return {name: cost(name, image, seconds[name]) for name in options.architectures}
+        lab.folder.write_note("step_seconds", {name: np.float64(value) for name, value in seconds.items()}, settings)
+    return {name: seconds[name] for name in options.architectures}
 
 
 def step_seconds(options: Options, name: str) -> float:
     # The program of the runs at equal steps, which is compiled once.
-    run = options.run(options.seed, architecture=name)
+    run = options.run_of(name, options.seeds.seed, options.training.iterations)
     compiled, (keys, rates), seconds = program(run), arguments([run]), []
-    # A run of its own, not one of those compared: its state is thrown away.
+    # The state is thrown away: the runs that are compared start afresh.
     state = compiled.init(keys, rates)
     # The first time compiles, and does not count; of the others the faster does.
     for _ in range(3):
@@ -137,62 +147,85 @@ def step_seconds(options: Options, name: str) -> float:
     return min(seconds[1:]) / compiled.chunk_size
 
 
-def cost(name: str, image: jax.Array, seconds: float) -> Cost:
-    model = ARCHITECTURES[name]
-    # Shapes are all that is asked for.
-    variables = jax.eval_shape(model.init, jax.random.key(0), image)
-    flops = limits.prediction(model, 1, image.shape[1]).flops
+def cost(options: Options, name: str, seconds: float) -> Cost:
+    model, size = ARCHITECTURES[name], options.data.image_size
+    # Shapes are all that is needed.
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))
+    flops = limits.prediction(model, 1, size).flops
     return Cost(segjax.count_parameters(variables), model.receptive_field, flops, seconds)
 
 
-def report(options: Options, found: Found) -> Report:
-    # In the files an architecture has an arm for each budget.
-    both = {
-        f"{name} {budget}": replace(arms[name], label=f"{name} {budget}")
-        for name in found.costs
-        for budget, arms in found.budgets.items()
+def plan(options: Options, costs: Mapping[str, Cost]) -> dict[str, list[Run]]:
+    """Budget -> every architecture over the seeds; the steps that fit into the seconds follow from the cost."""
+    seconds = budget_seconds(options, costs)
+    fitting = {name: max(1, round(seconds / costs[name].step_seconds)) for name in options.architectures}
+    equal = dict.fromkeys(options.architectures, options.training.iterations)
+    return {
+        budget: [options.run_of(name, seed, number) for name, number in iterations.items() for seed in options.seeds]
+        for budget, iterations in {STEPS: equal, SECONDS: fitting}.items()
     }
-    results = {**scores.document(both), "costs": {name: cost._asdict() for name, cost in found.costs.items()}}
-    results["best_possible"] = bounds.document(found.bound)
-    findings = [views.leader(arms, "accuracy", f" at {budget}") for budget, arms in found.budgets.items()]
-    # As `views.leader` has it, no architecture of which a run diverged is the best.
-    kept = {name: arm.kept("accuracy") for name, arm in found.budgets[SECONDS].items()}
-    means = {name: float(accuracy.mean()) for name, accuracy in kept.items() if np.isfinite(accuracy).all()}
-    if found.bound and means:
+
+
+def budget_seconds(options: Options, costs: Mapping[str, Cost]) -> float:
+    return options.training.iterations * costs[options.architectures[0]].step_seconds
+
+
+def findings(costs: Mapping[str, Cost], budgets: Mapping[str, Arms], bound: Bound | None) -> list[str]:
+    sentences = [tables.leader(arms, "accuracy", f" at {budget}") for budget, arms in budgets.items()]
+    # As in `tables.leader`, an architecture with a run that diverged is not the best.
+    means = {
+        name: float(arm.values("accuracy").mean()) for name, arm in budgets[SECONDS].items() if not any(arm.diverged)
+    }
+    if bound and means:
         best = max(means, key=lambda name: means[name])
-        findings.append(bounds.sentence(found.bound, best, 1 - means[best], found.costs[best].receptive_field))
-    warnings = fairness.of_seeds(options.seeds) + fairness.of_diverged(both)
-    return Report(findings, [table(options, found)], draw(options, found), results, scores.rows(both), warnings)
+        sentences.append(bounds.sentence(bound, best, 1 - means[best], costs[best].receptive_field))
+    return sentences
 
 
-def table(options: Options, found: Found) -> Table:
+def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arms]) -> Table:
+    """One row per architecture: its cost, and its accuracy at both budgets."""
     rows = []
-    for name, (parameters, field, flops, seconds) in found.costs.items():
-        by_steps, by_seconds = (views.spread(arms[name].values("accuracy"), ".3f") for arms in found.budgets.values())
+    for name, (parameters, field, flops, seconds) in costs.items():
+        at_steps, at_seconds = (
+            tables.spread(budgets[budget][name].values("accuracy"), ".3f") for budget in (STEPS, SECONDS)
+        )
         price = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.0f}"]
-        rows.append([name, *price, by_steps, f"{found.budgets[SECONDS][name].run.iterations}", by_seconds])
-    headings = ["", "params", "field (px)", "MFLOP", "ms a step", f"accuracy, {options.iterations} steps"]
-    budget = options.iterations * found.costs[options.architectures[0]].step_seconds
-    note = "Accuracy: held-out images. Field: side of the square that one logit sees. MFLOP: one image forward."
-    headings += [f"steps in {budget:.0f} s", "accuracy then"]
-    return Table(f"Architectures: {options.over_seeds}", headings, rows, note)
+        rows.append([name, *price, at_steps, f"{budgets[SECONDS][name].run.iterations}", at_seconds])
+    headings = [
+        "",
+        "parameters",
+        "field (px)",
+        "MFLOP",
+        "ms per step",
+        f"accuracy, {options.training.iterations} steps",
+    ]
+    headings += [f"steps in {budget_seconds(options, costs):.0f} s", "accuracy then"]
+    note = "Accuracy: held-out images. Field: side of the receptive field. MFLOP: one image forward."
+    return Table(f"Architectures: {options.seeds}", headings, rows, note)
 
 
-def draw(options: Options, found: Found) -> dict[str, Figure]:
-    both = {name: np.stack([arms[name].values("accuracy") for arms in found.budgets.values()]) for name in found.costs}
+def drawings(
+    options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arms], bound: Bound | None
+) -> dict[str, Drawing]:
+    both = {name: np.stack([arms[name].values("accuracy") for arms in budgets.values()]) for name in costs}
     points = {
         f"{name} ({cost.parameters:,} parameters)": (1e3 * cost.step_seconds, float(both[name][0].mean()))
-        for name, cost in found.costs.items()
+        for name, cost in costs.items()
     }
-    size = f"{options.size} images, {options.over_seeds}"
-    panels = (f"{STEPS}: {options.iterations}", f"{SECONDS}: those of {options.architectures[0]}")
-    ylabel = f"held-out accuracy after {options.iterations} steps"
-    levels = {bounds.heading(found.bound): 1 - found.bound.error.expected} if found.bound else {}
+    setting, iterations = f"{options.data.size} images, {options.seeds}", options.training.iterations
+    panels = (f"{STEPS}: {iterations}", f"{SECONDS}: those of {options.architectures[0]}")
+    labels = ("time of a training step (ms)", f"held-out accuracy after {iterations} steps")
+    levels = {bounds.heading(bound): 1 - bound.error.expected} if bound else {}
     return {
-        "budgets": plotting.scores(both, panels, ("held-out accuracy",) * 2, size),
-        "cost_and_quality": plotting.tradeoff(points, "time of a training step (ms)", ylabel, size, levels=levels),
+        "budgets": Drawing(
+            "Accuracy at equal steps and at equal seconds",
+            plotting.scores(both, panels, ("held-out accuracy",) * 2, setting),
+        ),
+        "cost_and_quality": Drawing(
+            "Accuracy against the time of a step", plotting.tradeoff(points, *labels, setting, levels=levels)
+        ),
     }
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()
