@@ -1,22 +1,25 @@
 """What does each layer of the network do? Kernels and feature maps of a trained model, and the effect of removing each.
 
     python -m experiments.inspect_layers --model results/train_model/model.safetensors
-    python -m experiments.inspect_layers                    trains a network first: 300 steps on 64 x 64 images
-    python -m experiments.inspect_layers --preset quick     the same in 100 steps on 32 x 32 images
+    python -m experiments.inspect_layers            trains a network first: 300 steps on 64 x 64 images
+    python -m experiments.inspect_layers quick      the same in 100 steps on 32 x 32 images
 
-- `kernels_*`: the weights of each convolution, a row for each output channel.
-- `features_*`: what each layer gives for one held-out image. Channels are numbered from 0, here as in `kernels_*`.
+- `kernels_*`: the weights of each convolution, one row per output channel.
+- `features_*`: the output of each layer for one held-out image. Channels are numbered from 0, here as in `kernels_*`.
 - `removal`: held-out accuracy without a part. Averaged: its mean over the image takes the place of a layer's output,
   or of one channel; this says how much the part is needed. Skipped: the input of a layer takes the place of its output,
-  where both have one width; the BatchNorm behind it then gets numbers that it was not trained for, so that accuracy may
-  fall further than without any detail. A network that sees nothing gives one answer everywhere: at best it is right on
-  the pixels of the commoner texture.
+  where both have as many channels; the BatchNorm behind it then gets numbers that it was not trained for, so that
+  accuracy may fall further than without any detail. A network without any information gives one answer everywhere: at
+  best it is right on the pixels of the commoner texture.
 
-Expect the first layer to be filters of fine detail, without which nothing is left, and most single channels to matter
-little. About a minute on 2 CPU cores; half of it to train.
+A network that is trained first is trained with Adam at 0.01 on the cross entropy. Expect the first layer to be filters
+of fine detail, without which nothing is left, and most single channels to matter little. About a minute on 2 CPU cores;
+half of it to train.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,146 +28,187 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from rich.console import Console
 
 import segjax
-from experiments.lab import experiment, scores
-from experiments.lab.experiment import Lab
+from experiments.lab import arms, question
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Training
-from experiments.lab.report import Report, Table
+from experiments.lab.options import Data, Seed, Trained, Training, check_training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import Texture, held_out_batch
-from experiments.lab.train import progress_bar
 from experiments.pictures.saved_models import load_with_textures
 from segjax import layers, metrics, plotting
 from segjax.models import Variables
 
-# Kernels and maps that one picture shows at most, a side.
+# Kernels and maps that one picture shows at most, per side.
 MOST_SHOWN = 16
 # A quarter of those of other commands: each of some 50 changes predicts all of them anew.
 HELD_OUT_BATCHES = 4
+# A channel that costs less accuracy than this is idle.
+IDLE = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Training):
+class Options(Trained):
     """Shows what each layer of a trained network does."""
 
-    image_size: int = 64
-    sigma: float = 12.8
+    data: Data = Data(image_size=64)
+    training: Training = Training(iterations=300, schedule="cosine")
+    seed: Seed = Seed()
     model: Path | None = None
     """A model.safetensors of experiments.train_model or train_best_model, which brings its own architecture and
     textures; without it a network is trained first."""
     architecture: str = "separate_norm"  # The network to train, such as separate_norm or unet; a --model has its own.
-    iterations: int = 300
-    """Steps to train it, with Adam at 0.01 on the cross entropy."""
-    schedule: str = "cosine"
-    """How the learning rate moves as it trains: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     out: Path = Path("results/inspect_layers")
 
     def inputs(self) -> list[Path]:
-        """Files that the results depend on."""
         return [self.model] if self.model else []
 
     def check(self) -> None:
         super().check()
+        check_training(architecture=self.architecture)
         if self.model:
             load_with_textures(self.model)
 
 
-PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, iterations=100)}
+PRESETS = {
+    "full": Options(),
+    "quick": Options(data=Data(image_size=32), training=Training(iterations=100, schedule="cosine")),
+}
 
 
-class Found(NamedTuple):
-    """A trained network, what its layers give for a held-out batch, and the accuracy without each part."""
+class Removed(StrEnum):
+    """How a part of the network is removed; nothing and everything stand for the whole network."""
 
+    NOTHING = "nothing"
+    EVERYTHING = "everything"
+    AVERAGED = "averaged"
+    SKIPPED = "skipped"
+
+
+class Removal(NamedTuple):
+    """Held-out accuracy without a part of the network: a layer, or one channel of it; the layer of the whole is ""."""
+
+    layer: str
+    channel: int | None
+    removed: Removed
+    accuracy: float
+    loss_of_accuracy: float
+
+    @property
+    def label(self) -> str:
+        return self.removed if self.channel is None else f"channel {self.channel}"
+
+
+class Change(NamedTuple):
+    """How a part of the network is removed."""
+
+    layer: str
+    channel: int | None
+    removed: Removed
+    output: layers.Change
+
+
+class Network(NamedTuple):
+    """A trained network, and whether its training diverged."""
+
+    model: nn.Module
     variables: Variables
     texture: Texture
     diverged: bool
-    maps: dict[str, jax.Array]
-    rows: list[dict[str, Any]]
 
 
-def work(options: Options, lab: Lab) -> Found:
-    """Loads or trains a network, and takes it apart."""
-    if options.model:
-        saved, texture = load_with_textures(options.model)
-        model, variables, diverged = saved.model, saved.variables, saved.diverged
-    else:
-        # As compare_architectures does, for as few steps.
-        run = options.run(options.seed, optimizer="adam", learning_rate=1e-2, objective="bce")
-        (result,) = lab.train([run])
-        model, variables, texture = ARCHITECTURES[options.architecture], result.variables, options.texture
-        diverged = bool(scores.diverged_at(result.history.loss, variables["params"]))
-    maps = layers.feature_maps(model, variables, held_out_batch(texture).image)
-    return Found(variables, texture, diverged, maps, removals(model, variables, texture, maps, lab.console))
+def answer(options: Options, lab: Lab) -> Report:
+    network = loaded(options.model) if options.model else trained(options, lab)
+    batch = held_out_batch(network.texture)
+    maps = layers.feature_maps(network.model, network.variables, batch.image)
+    removals = remove_each(network, maps, lab)
+    figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, network.variables)) for layer in maps}
+    for layer, array in maps.items():
+        figures[f"features_{layer}"] = Drawing(f"Feature maps of {layer}", features(layer, array, batch))
+    figures["removal"] = Drawing("Accuracy without each layer", removal_figure(removals))
+    rows = [removal._asdict() for removal in removals]
+    return Report(
+        findings(removals),
+        [table(removals)],
+        figures,
+        results={"texture": network.texture._asdict(), "removals": rows},
+        rows=rows,
+        warnings=["The training of this network diverged: its layers are of no use."] if network.diverged else [],
+    )
 
 
-def report(options: Options, found: Found) -> Report:
-    batch, rows = held_out_batch(found.texture), found.rows
-    figures = {f"kernels_{layer}": kernels(layer, found.variables) for layer in found.maps}
-    figures |= {f"features_{layer}": features(layer, maps, batch) for layer, maps in found.maps.items()}
-    figures["removal"] = removal_figure(rows)
-    results = {"texture": found.texture._asdict(), "removals": rows}
-    said = ["The training of this network diverged: what its layers do is of no use."] if found.diverged else []
-    return Report(findings(rows), [table(rows)], figures, results, rows, said)
+def loaded(path: Path) -> Network:
+    saved, texture = load_with_textures(path)
+    return Network(saved.model, saved.variables, texture, saved.diverged)
 
 
-def removals(
-    model: nn.Module, variables: Variables, texture: Texture, maps: dict[str, jax.Array], console: Console
-) -> list[dict[str, Any]]:
-    """Held-out accuracy whole, and without each layer and each channel."""
-    batches = [held_out_batch(texture, index) for index in range(HELD_OUT_BATCHES)]
+def trained(options: Options, lab: Lab) -> Network:
+    # As compare_architectures does, for as few steps.
+    settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
+    run = options.run(options.seed.seed, architecture=options.architecture, **settings)
+    (result,) = lab.train([run])
+    diverged = bool(arms.diverged_at(result.history.loss, result.variables["params"]))
+    return Network(ARCHITECTURES[run.architecture], result.variables, run.texture, diverged)
+
+
+def changes_of(variables: Variables, maps: dict[str, jax.Array]) -> list[Change]:
+    changes = []
+    for layer, array in maps.items():
+        kernel, channels = variables["params"][layer]["kernel"], array.shape[-1]
+        # Only an input with as many channels can take the place of the output.
+        if kernel.shape[2] == kernel.shape[3]:
+            changes.append(Change(layer, None, Removed.SKIPPED, layers.skip))
+        changes.append(Change(layer, None, Removed.AVERAGED, layers.average))
+        for index in range(channels) if channels > 1 else ():
+            changes.append(Change(layer, index, Removed.AVERAGED, layers.average_channel(index)))
+    return changes
+
+
+def remove_each(network: Network, maps: dict[str, jax.Array], lab: Lab) -> list[Removal]:
+    """Held-out accuracy of the whole, and without each layer and each channel."""
+    batches = [held_out_batch(network.texture, index) for index in range(HELD_OUT_BATCHES)]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 
     def accuracy(logits: jax.Array) -> float:
         return float(metrics.accuracy(metrics.count(logits, masks)))
 
-    changes: list[tuple[str, str, layers.Change]] = []
-    for layer, array in maps.items():
-        kernel, channels = variables["params"][layer]["kernel"], array.shape[-1]
-        # Only where both have one width can the input take the place of the output.
-        if kernel.shape[2] == kernel.shape[3]:
-            changes.append((layer, "skipped", layers.skip))
-        changes.append((layer, "averaged", layers.average))
-        if channels > 1:
-            changes += [(layer, f"channel {index}", layers.average_channel(index)) for index in range(channels)]
     # All on the same images: a part that matters little would drown in the scatter between batches.
-    whole = accuracy(segjax.predict(model, variables, images))
+    whole = accuracy(segjax.predict(network.model, network.variables, images))
     share = float(masks.mean())
-    rows = [
-        {"layer": "", "removed": removed, "accuracy": kept, "loss_of_accuracy": whole - kept}
-        for removed, kept in (("nothing", whole), ("everything", max(share, 1 - share)))
+    constant = max(share, 1 - share)
+    removals = [
+        Removal("", None, Removed.NOTHING, whole, 0.0),
+        Removal("", None, Removed.EVERYTHING, constant, whole - constant),
     ]
-    with progress_bar(console) as progress:
-        for layer, name, change in progress.track(changes, description="removing each layer and channel"):
-            kept = accuracy(layers.predict_changed(model, variables, images, layer, change))
-            rows.append({"layer": layer, "removed": name, "accuracy": kept, "loss_of_accuracy": whole - kept})
-    return rows
+    changes = changes_of(network.variables, maps)
+    with lab.progress() as progress:
+        for layer, channel, removed, output in progress.track(changes, description="removing each layer and channel"):
+            logits = layers.predict_changed(network.model, network.variables, images, layer, output)
+            rest = accuracy(logits)
+            removals.append(Removal(layer, channel, removed, rest, whole - rest))
+    return removals
 
 
 def kernels(layer: str, variables: Variables) -> Figure:
-    """A convolution's weights: a row an output, a column an input; those of a single input or output fill rows."""
+    """A convolution's weights: one row per output, one column per input; rows are filled if either is single."""
     kernel = np.asarray(variables["params"][layer]["kernel"])
     height, width, inputs, outputs = kernel.shape
     tiles = [[kernel[:, :, i, o] for i in range(inputs)[:MOST_SHOWN]] for o in range(outputs)[:MOST_SHOWN]]
-    shown = f", first {MOST_SHOWN} of them," if max(inputs, outputs) > MOST_SHOWN else ""
+    first = f", first {MOST_SHOWN} of them," if max(inputs, outputs) > MOST_SHOWN else ""
     if 1 in (inputs, outputs):
-        title = f"Weights of {layer}: the kernel of each channel{shown} answers to what looks like it; white is 0"
+        title = f"Weights of {layer}: the kernel of each channel{first} answers to what looks like it; white is 0"
         if inputs > 1:
-            title = f"Weights of {layer}: the output is the sum of the inputs{shown} through their kernels; white is 0"
+            title = f"Weights of {layer}: the output is the sum of the inputs{first} through their kernels; white is 0"
         flat = enumerate(tile for row in tiles for tile in row)
-        named = [plotting.Picture(f"channel {number}", tile, "signed") for number, tile in flat]
-        return plotting.pictures(rows_of(named, 8), title, size=1.0)
-    title = f"Weights of {layer}: each output channel{shown} is the sum of all inputs through the kernels of its row; "
+        pictures = [plotting.Picture(f"channel {number}", tile, "signed") for number, tile in flat]
+        return plotting.pictures(rows_of(pictures, 8), title, size=1.0)
+    title = f"Weights of {layer}: each output channel{first} is the sum of all inputs through the kernels of its row; "
     size = 0.5 * max(map(len, tiles))
     figure = plotting.pictures([[plotting.Picture("", mosaic(tiles), "signed")]], title + "white is 0", size=size)
-    axes = figure.axes[0]
-    axes.set_xticks(
-        np.arange(len(tiles[0])) * (width + 1) + (width - 1) / 2, [str(number) for number in range(len(tiles[0]))]
-    )
-    axes.set_yticks(
-        np.arange(len(tiles)) * (height + 1) + (height - 1) / 2, [str(number) for number in range(len(tiles))]
-    )
+    axes, columns, rows = figure.axes[0], range(len(tiles[0])), range(len(tiles))
+    axes.set_xticks([index * (width + 1) + (width - 1) / 2 for index in columns], list(map(str, columns)))
+    axes.set_yticks([index * (height + 1) + (height - 1) / 2 for index in rows], list(map(str, rows)))
     axes.set(xlabel="channel of the input", ylabel="channel of the output")
     return figure
 
@@ -183,16 +227,14 @@ def features(layer: str, maps: jax.Array, batch: segjax.Batch) -> Figure:
     """The channels of a layer for one image; before them the image and its mask."""
     cells = [plotting.Picture("image", batch.image[0, ..., 0]), plotting.Picture("mask", batch.mask[0, ..., 0], "mask")]
     channels = np.moveaxis(np.asarray(maps[0]), -1, 0)
-    shown = enumerate(channels[:MOST_SHOWN])
-    cells += [
-        plotting.Picture("logits" if layer == "out" else f"channel {index}", it, "feature") for index, it in shown
-    ]
+    for index, channel in enumerate(channels[:MOST_SHOWN]):
+        cells.append(plotting.Picture("logits" if layer == "out" else f"channel {index}", channel, "feature"))
     first = f", first {MOST_SHOWN} of {len(channels)} channels" if len(channels) > MOST_SHOWN else ""
-    title = f"What {layer} gives for one image, before ReLU{first}: a channel that differs inside and outside of the "
+    title = f"Output of {layer} for one image, before ReLU{first}: a channel that differs inside and outside of the "
     title += "mask tells the textures apart. Each goes from its lowest value, black, to its highest, white"
     if layer == "out":
         title = (
-            "What out gives for one image: logits, the larger the surer of the mask; from the lowest, black, to white"
+            "Output of out for one image: logits, the larger the surer of the mask; from the lowest, black, to white"
         )
     return plotting.pictures(rows_of(cells, 6), title, size=1.6)
 
@@ -201,23 +243,23 @@ def rows_of(cells: list[Any], columns: int) -> list[list[Any]]:
     return [cells[start : start + columns] for start in range(0, len(cells), columns)]
 
 
-def by_layer(rows: list[dict[str, Any]]) -> dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
-    """layer -> its rows of the whole layer, and those of its channels; the first layer, "", is the whole network."""
-    found: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
-    for row in rows:
-        found.setdefault(row["layer"], ([], []))[row["removed"].startswith("channel")].append(row)
-    return found
+def by_layer(removals: Sequence[Removal]) -> dict[str, tuple[list[Removal], list[Removal]]]:
+    """layer -> the removals of the whole layer, and those of its channels."""
+    layers: dict[str, tuple[list[Removal], list[Removal]]] = {}
+    for removal in removals:
+        whole, channels = layers.setdefault(removal.layer, ([], []))
+        (whole if removal.channel is None else channels).append(removal)
+    return layers
 
 
-def removal_figure(rows: list[dict[str, Any]]) -> Figure:
+def removal_figure(removals: Sequence[Removal]) -> Figure:
     """Accuracy without each layer; its channels share one bar, with the range from least to most important."""
     bars: dict[str, list[float]] = {}
-    for layer, (whole, channels) in by_layer(rows).items():
-        bars |= {
-            f"{layer} {row['removed']}" if layer else f"{row['removed']} removed": [row["accuracy"]] for row in whole
-        }
+    for layer, (whole, channels) in by_layer(removals).items():
+        for removal in whole:
+            bars[f"{layer} {removal.removed}" if layer else f"{removal.removed} removed"] = [removal.accuracy]
         if channels:
-            bars[f"{layer}, one channel averaged"] = [row["accuracy"] for row in channels]
+            bars[f"{layer}, one channel averaged"] = [removal.accuracy for removal in channels]
     arrays = {name: np.array(values) for name, values in bars.items()}
     return plotting.bars(
         arrays,
@@ -228,53 +270,51 @@ def removal_figure(rows: list[dict[str, Any]]) -> Figure:
     )
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def table(removals: Sequence[Removal]) -> Table:
     """Whole layers, and the channel of each that matters most."""
     lines = []
-    for whole, channels in by_layer(rows).values():
-        lines += [*whole, *sorted(channels, key=lambda row: row["accuracy"])[:1]]
+    for whole, channels in by_layer(removals).values():
+        lines += [*whole, *sorted(channels, key=lambda removal: removal.accuracy)[:1]]
     cells = [
-        [row["layer"] or "all", row["removed"], f"{row['accuracy']:.4f}", f"{row['loss_of_accuracy']:.4f}"]
-        for row in lines
+        [line.layer or "all", line.label, f"{line.accuracy:.4f}", f"{line.loss_of_accuracy:.4f}"] for line in lines
     ]
     note = "Averaged: its mean over the image in its place. Skipped: its input in its place. Everything removed: one "
-    note += "answer for all pixels. Of a layer's channels the one is shown that costs most; channels count from 0."
+    note += "answer for all pixels. For each layer the table has the channel that costs most; channels count from 0."
     return Table("Held-out accuracy without a part", ("layer", "removed", "accuracy", "lost"), cells, note)
 
 
-def findings(rows: list[dict[str, Any]]) -> list[str]:
-    """What averaging costs, by which parts are compared; what skipping costs is another question, and said apart."""
+def findings(removals: Sequence[Removal]) -> list[str]:
+    """Averaging compares the parts. Skipping answers another question, and has a sentence of its own."""
 
-    def of(removed: str) -> list[dict[str, Any]]:
-        chosen = [row for row in rows if row["removed"].startswith(removed) and row["layer"] != "out"]
-        return sorted(chosen, key=lambda row: row["accuracy"])
+    def ranked(removed: Removed, channels: bool = False) -> list[Removal]:
+        chosen = [it for it in removals if it.removed is removed and (it.channel is not None) is channels]
+        return sorted((it for it in chosen if it.layer != "out"), key=lambda it: it.accuracy)
 
-    (whole,), (nothing,), averaged, skipped, channels = map(
-        of, ("nothing", "everything", "averaged", "skipped", "channel")
-    )
-    left = {row["layer"]: f"{row['accuracy']:.3f}" for row in averaged}
+    (whole,), (constant,) = ranked(Removed.NOTHING), ranked(Removed.EVERYTHING)
+    accuracies = {removal.layer: f"{removal.accuracy:.3f}" for removal in ranked(Removed.AVERAGED)}
     # Several layers may leave nothing but one answer: none of them is the first.
-    worst = [layer for layer, accuracy in left.items() if accuracy == min(left.values())]
-    others = ", ".join(f"{accuracy} for {layer}" for layer, accuracy in left.items() if layer not in worst)
-    said = [
-        f"The network is right on {whole['accuracy']:.3f} of the held-out pixels; one answer for all of them would be "
-        f"right on {nothing['accuracy']:.3f}.",
+    lowest = min(accuracies.values())
+    worst = [layer for layer, accuracy in accuracies.items() if accuracy == lowest]
+    others = ", ".join(f"{accuracy} for {layer}" for layer, accuracy in accuracies.items() if layer not in worst)
+    sentences = [
+        f"The network is right on {whole.accuracy:.3f} of the held-out pixels; one answer for all of them would be "
+        f"right on {constant.accuracy:.3f}.",
         "With the output of a layer averaged over the image, accuracy falls to "
-        + f"{min(left.values())} for {' or '.join(worst)}{f'; others: {others}' if others else ''}.",
+        + f"{lowest} for {' or '.join(worst)}{f'; others: {others}' if others else ''}.",
     ]
-    if skipped:
-        said.append(
-            f"Skipped, {skipped[0]['layer']} leaves {skipped[0]['accuracy']:.3f}. That is no measure of how much it is "
+    if skipped := ranked(Removed.SKIPPED):
+        sentences.append(
+            f"Skipped, {skipped[0].layer} leaves {skipped[0].accuracy:.3f}. That does not measure how much it is "
             "needed: the BatchNorm behind it was not trained for what it gets then."
         )
-    if channels:
-        idle = sum(row["loss_of_accuracy"] < 0.001 for row in channels)
-        said.append(
-            f"Of single channels averaged, {channels[0]['removed']} of {channels[0]['layer']} costs most and leaves "
-            f"{channels[0]['accuracy']:.3f}; {idle} of {len(channels)} cost less than 0.001 each."
+    if channels := ranked(Removed.AVERAGED, channels=True):
+        idle = sum(removal.loss_of_accuracy < IDLE for removal in channels)
+        sentences.append(
+            f"If single channels are averaged, {channels[0].label} of {channels[0].layer} costs most and leaves "
+            f"{channels[0].accuracy:.3f}; {idle} of {len(channels)} cost less than {IDLE:g} each."
         )
-    return said
+    return sentences
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

@@ -17,34 +17,45 @@ def test_a_mosaic_keeps_its_tiles_apart():
     assert whole.shape == (5, 7)
 
 
-def rows(*parts):
-    return [{"layer": n, "removed": r, "accuracy": 0.9 - lost, "loss_of_accuracy": lost} for n, r, lost in parts]
+NOTHING, EVERYTHING, AVERAGED, SKIPPED = inspect_layers.Removed
 
 
-WHOLE = [("", "nothing", 0.0), ("", "everything", 0.35)]
+def removals(*parts):
+    """Of (layer, channel, how it is removed, what this costs) each."""
+    return [inspect_layers.Removal(*part, 0.9 - lost, lost) for *part, lost in parts]
+
+
+WHOLE = [("", None, NOTHING, 0.0), ("", None, EVERYTHING, 0.35)]
 
 
 def test_findings_compare_what_was_averaged_and_say_apart_what_was_skipped():
-    parts = [("a", "averaged", 0.4), ("b", "averaged", 0.1), ("b", "skipped", 0.5), ("out", "averaged", 0.6)]
-    channels = [("a", "channel 0", 0.0005), ("a", "channel 1", 0.2)]
-    first, second, third, fourth = inspect_layers.findings(rows(*WHOLE, *parts, *channels))
+    parts = [
+        ("a", None, AVERAGED, 0.4),
+        ("b", None, AVERAGED, 0.1),
+        ("b", None, SKIPPED, 0.5),
+        ("out", None, AVERAGED, 0.6),
+    ]
+    channels = [("a", 0, AVERAGED, 0.0005), ("a", 1, AVERAGED, 0.2)]
+    first, second, third, fourth = inspect_layers.findings(removals(*WHOLE, *parts, *channels))
     assert "right on 0.900" in first
     assert "right on 0.550" in first
     assert second.endswith("accuracy falls to 0.500 for a; others: 0.800 for b.")
-    assert third.startswith("Skipped, b leaves 0.400. That is no measure")
+    assert third.startswith("Skipped, b leaves 0.400. That does not measure")
     assert fourth.startswith(
-        "Of single channels averaged, channel 1 of a costs most and leaves 0.700; 1 of 2 cost less"
+        "If single channels are averaged, channel 1 of a costs most and leaves 0.700; 1 of 2 cost less"
     )
 
 
 def test_findings_of_one_layer_that_cannot_be_skipped():
-    (_, second) = inspect_layers.findings(rows(*WHOLE, ("a", "averaged", 0.4), ("out", "averaged", 0.4)))
+    (_, second) = inspect_layers.findings(removals(*WHOLE, ("a", None, AVERAGED, 0.4), ("out", None, AVERAGED, 0.4)))
     assert second.endswith("falls to 0.500 for a.")
 
 
 def test_layers_that_leave_as_little_are_named_together():
-    parts = [("a", "averaged", 0.4), ("b", "averaged", 0.4), ("c", "averaged", 0.1)]
-    assert inspect_layers.findings(rows(*WHOLE, *parts))[1].endswith("falls to 0.500 for a or b; others: 0.800 for c.")
+    parts = [("a", None, AVERAGED, 0.4), ("b", None, AVERAGED, 0.4), ("c", None, AVERAGED, 0.1)]
+    assert inspect_layers.findings(removals(*WHOLE, *parts))[1].endswith(
+        "falls to 0.500 for a or b; others: 0.800 for c."
+    )
 
 
 def test_kernels_are_numbered_as_the_channels_are():
@@ -69,10 +80,10 @@ def test_it_warns_of_a_network_that_diverged(diverged, tmp_path):
     for name, content in saved_models.files("shallow", variables, {"texture": texture}, False, diverged).items():
         (tmp_path / name).write_bytes(content)
     out = tmp_path / "out"
-    execute(inspect_layers, "--preset", "quick", "--model", tmp_path / saved_models.MODEL, "--out", out)
+    execute(inspect_layers, "quick", "--model", tmp_path / saved_models.MODEL, "--out", out)
     assert ("The training of this network diverged" in (out / "report.html").read_text()) == diverged
 
 
 def test_what_is_no_model_is_told(tmp_path):
     with pytest.raises(UsageError, match="is not a model of these experiments"):
-        execute(inspect_layers, "--preset", "quick", "--model", __file__, "--out", tmp_path / "out")
+        execute(inspect_layers, "quick", "--model", __file__, "--out", tmp_path / "out")
