@@ -1,50 +1,46 @@
-'''One short script a question: `python -m experiments` lists them, `python -m experiments.NAME --help` their options.
+'''One question per file: `python -m experiments` lists them, `python -m experiments.NAME --help` shows their options.
 
-    NAME.py      a question: its options and presets, its plan of runs (or other work), its report
-    rerun.py     repeats an experiment from its results.json, and compares every number
-    lab/         the machinery: `lab/experiment.py` is the skeleton that every question goes through
-    bench/       the parts of the benchmark and of gpu_program
-    notebook/    the notebook's published numbers, and its flaws
+    NAME.py       a question: its options, its presets, and one function, answer(options, lab) -> Report
+    rerun.py      repeats an experiment from its results.json, and compares every number
+    lab/          what every question goes through; `lab/question.py` is the skeleton
+    optimizers/   what only questions about optimizers share
+    pictures/     reading pictures, and saved networks
+    timed/        training by the clock
+    bench/        the parts of the benchmark and of gpu_program
+    notebook/     the notebook's published numbers, and its flaws
 
-Your own experiment is one file, here or anywhere else; `python -m experiments.my_question --preset quick` runs it:
+Your own question is one file, here or anywhere else; `python -m experiments.my_question quick` answers it:
 
     """Does a larger batch help? One network at several batch sizes, at equal steps."""
 
     from dataclasses import dataclass
     from pathlib import Path
 
-    from experiments.lab import experiment, scores, views
-    from experiments.lab.options import Comparison
+    from experiments.lab import figures, question, tables
+    from experiments.lab.arms import compare
+    from experiments.lab.options import Comparison, Data, Seeds, Training
     from experiments.lab.report import Report
 
     @dataclass(frozen=True, kw_only=True)
     class Options(Comparison):
         """Trains at several batch sizes, paired over seeds."""
 
-        batch_sizes: tuple[int, ...] = (2, 8, 32)  # Images a batch.
-        optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
-        learning_rate: float = 1e-3  # The one rate of all sizes.
+        multiples: tuple[int, ...] = (1, 4)  # Batch sizes, as multiples of --batch-size.
         out: Path = Path("results/my_question")
 
-        def check(self) -> None:
-            super().check()
-            if not self.batch_sizes:
-                raise ValueError("--batch-sizes must be numbers of images, at least one")
+    QUICK = Options(data=Data(image_size=32), training=Training(iterations=60), seeds=Seeds(seeds=2))
+    PRESETS = {"full": Options(), "quick": QUICK}
 
-    PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, iterations=60, seeds=2)}
-
-    def plan(options):
-        sizes = [options.texture._replace(batch_size=size) for size in options.batch_sizes]
-        return [options.run(seed, texture=texture) for texture in sizes for seed in options.all_seeds]
-
-    def report(options, results):
-        arms = scores.arms(results, lambda run: f"batch {run.texture.batch_size}")
-        tables = [views.table(arms, f"{options.iterations} iterations: {options.over_seeds}")]
-        figures = {"predictions": views.predictions(arms, options)}
-        return Report([views.leader(arms, "iou")], tables, figures, scores.document(arms), scores.rows(arms))
+    def answer(options, lab):
+        sizes = [options.data.batch_size * multiple for multiple in options.multiples]
+        textures = [options.data.texture._replace(batch_size=size) for size in sizes]
+        results = lab.train([options.run(seed, texture=texture) for texture in textures for seed in options.seeds])
+        arms = compare(results, by=lambda run: f"batch {run.texture.batch_size}")
+        table = tables.table(arms, f"{options.training.iterations} iterations: {options.seeds}")
+        return Report([tables.leader(arms, "iou")], [table], {"predictions": figures.predictions(arms)}, arms)
 
     if __name__ == "__main__":
-        experiment.main()
+        question.main()
 
 It has progress with the time left, checkpoints, mistakes told in one line, and results as pictures, HTML, JSON and CSV.
 '''
@@ -58,10 +54,10 @@ from experiments.lab import stops
 # argv begins with "-m" while Python looks for the module of a command: the imports that follow take seconds.
 if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys.orig_argv):
     stops.install(lambda: "interrupted before it began")
-    # Figures go to files: whatever screen matplotlib is told to draw on, a command needs none.
+    # Figures go to files: a command needs no window, whatever matplotlib is told to draw on.
     os.environ["MPLBACKEND"] = "agg"
 
-if _missing := [name for name in ("tyro", "rich", "PIL") if find_spec(name) is None]:
+if _missing := [name for name in ("tyro", "rich", "PIL", "jinja2", "msgspec") if find_spec(name) is None]:
     # Every command imports this first: one line, where the import of a missing package would be twenty.
     print(f"error: the experiments need {', '.join(_missing)}: pip install '.[experiments]'", file=sys.stderr)
     raise SystemExit(2)

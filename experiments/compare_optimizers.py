@@ -166,11 +166,9 @@ def answer(options: Options, lab: Lab) -> Report:
     weights_warnings = fairness.weights_warnings(options.candidates)
     for warning in weights_warnings:
         lab.say(f"Warning: {warning}")
-    trials: dict[str, Arms] = {}
-    grid = None
-    if options.tuned:
-        trials = tuning.search(options.tuned, options.all_tuning_seeds, options, lab, options.extend)
-        grid = tuning.grid(trials)
+    seeds = options.all_tuning_seeds
+    trials = tuning.search(options.tuned, seeds, options, lab, options.extend) if options.tuned else {}
+    grid = tuning.grid(trials) if trials else None
     candidates, lost = chosen(options, grid)
     for label, reason in lost.items():
         lab.say(f"Warning: {label} is not compared: {reason}.")
@@ -189,7 +187,7 @@ def answer(options: Options, lab: Lab) -> Report:
         details.append(tuning.table(trials, grid, options.steps_per_rate, listed))
         drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
         warnings += [f"{label} is not compared: {reason}." for label, reason in lost.items()]
-        warnings += fairness.tuning_warnings(grid, options.all_tuning_seeds, options.seeds)
+        warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
     if stored:
         # What one came for: the new ones against those that were there.
         rivals = [arm.label for arm in new_arms if arm.label != compared.reference]

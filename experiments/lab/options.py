@@ -59,6 +59,15 @@ def check_training(optimizer: str = "adam", loss: str = "mse", architecture: str
     check_name("--architecture", architecture, ARCHITECTURES)
 
 
+def check_run(run: Run) -> None:
+    """Raises ValueError or TypeError for a run that cannot be: a question may make runs of options of its own."""
+    Data(**run.texture._asdict()).check()
+    Training(iterations=run.iterations, schedule=run.schedule).check()
+    check_training(loss=run.objective, architecture=run.architecture)
+    check_positive("--learning-rate", run.learning_rate)
+    check_seeds("--seed", run.seed)
+
+
 def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1) -> None:
     """Raises a ValueError for seeds beyond 2^32 - 1: `jax.random.key` takes them modulo 2^32."""
     # The runs of all of them are listed before the first is trained.

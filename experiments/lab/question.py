@@ -25,7 +25,7 @@ from rich.progress import Progress
 from experiments.lab import cli, report, workers
 from experiments.lab.folder import Folder, identity_of
 from experiments.lab.names import exact, printable, shortened
-from experiments.lab.options import Command, Engine, Training
+from experiments.lab.options import Command, Engine, Training, check_run
 from experiments.lab.runs import CHUNK_SIZE, Group, Result, Run
 from experiments.lab.stops import usage_errors
 from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
@@ -72,13 +72,15 @@ class Lab:
             labels: optimizer -> what progress calls it, where it has another name.
 
         Raises:
-            UsageError: if there are no runs.
+            UsageError: if there are no runs, or one that cannot be.
         """
         # A run may be asked for twice, and is trained once.
         runs_once = list(dict.fromkeys(runs))
         with usage_errors():
             if not runs_once:
                 raise ValueError("the options leave nothing to train")
+            for run in runs_once:
+                check_run(run)
         self.folder.announce_runs([run.stem for run in runs_once])
         results = {run: self.folder.read_run(run) for run in runs_once if self.folder.has_run(run)}
         # A group of which some runs are finished is trained as a whole, so that the others keep the rounding that they
