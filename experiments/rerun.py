@@ -10,26 +10,28 @@ experiment did.
 """
 
 import contextlib
-import dataclasses
 import importlib
+import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple
 
+import msgspec
 import tyro
 from rich.console import Console
 
-from experiments.lab import cli, experiment, store
+from experiments.lab import cli, folder, question
+from experiments.lab.options import from_flat
 from experiments.lab.stops import Finished, UsageError
 
-# How and when an experiment was made may differ, and so may anything timed.
+# How and when a result was made may differ, and so may anything timed.
 UNCOMPARED = re.compile("command|date|python|options|versions|numerics|device|source|files|cores|.*seconds.*")
-# Sections that say how results were made: told where they differ, and no failure.
-MADE = ("versions", "numerics", "device", "source")
-# Differences on the screen.
+# Sections that say how results were made: their differences are listed, and are no failure.
+PROVENANCE = ("versions", "numerics", "device", "source")
+# Differences on the terminal.
 SHOWN = 5
 
 
@@ -63,36 +65,37 @@ def main(options: Options) -> None:
     if out.resolve() == home:
         raise UsageError(f"--out {out} is the folder of the results themselves")
     script, again = rebuild(before, out, options.overwrite)
-    if odd := [name for name in imported(vars(again)) if not allowed(name, home, options.allow_import)]:
-        raise UsageError(f"{options.results} would run code of the module {odd[0]}: to let it, --allow-import {odd[0]}")
+    for module in imported(again.flat):
+        if not allowed(module, home, options.allow_import):
+            raise UsageError(
+                f"{options.results} would run code of the module {module}: to let it, --allow-import {module}"
+            )
+    comparison: dict[str, Any] = {}
+
+    def compare(after: Mapping[str, Any]) -> dict[str, bytes]:
+        comparison.update(results=str(options.results), compared=sum(1 for _ in leaves(before)))
+        comparison.update(other=other_provenance(before, after))
+        comparison.update(differences=[difference._asdict() for difference in differences(before, after)])
+        return {"rerun.json": json.dumps(comparison, indent=1).encode()}
+
     try:
         # An experiment that could not read a part of its input writes its results, and exits.
         with contextlib.suppress(SystemExit):
-            experiment.run(script, again)
+            question.run(script, again, compare)
     except Finished:
         raise UsageError(f"--out {out} holds these results already; name another, or pass --overwrite") from None
-    after = read(out / store.RESULTS)
-    found, compared = differences(before, after), sum(1 for _ in leaves(before))
-    other = [
-        f"{section} {name}: {before[section].get(name)}, now {after[section].get(name)}"
-        for section in MADE
-        for name in before[section]
-        if before[section].get(name) != after[section].get(name)
-    ]
-    document = {"results": str(options.results), "compared": compared, "other": other}
-    document["differences"] = [difference._asdict() for difference in found]
-    store.add(out, "rerun.json", document)
-    say(found, compared, other)
-    if found:
+    say(comparison)
+    if comparison["differences"]:
         raise SystemExit(1)
 
 
-def say(found: list[Difference], compared: int, other: list[str]) -> None:
+def say(comparison: Mapping[str, Any]) -> None:
+    differing, compared = comparison["differences"], comparison["compared"]
     same = f"All {compared} values came out the same, bit for bit."
-    lines = [f"{len(found)} of {compared} values differ:" if found else same]
-    lines += [f"  {place}: {before}, now {after}" for place, before, after in found[:SHOWN]]
-    lines += ["  ... (all of them in rerun.json)"] if len(found) > SHOWN else []
-    lines += [f"Not made alike: {words}" for words in other]
+    lines = [f"{len(differing)} of {compared} values differ:" if differing else same]
+    lines += [f"  {row['place']}: {row['before']}, now {row['after']}" for row in differing[:SHOWN]]
+    lines += ["  ... (all of them in rerun.json)"] if len(differing) > SHOWN else []
+    lines += [f"Provenance differs: {text}" for text in comparison["other"]]
     for line in lines:
         Console().print(line, highlight=False, markup=False)
 
@@ -100,8 +103,8 @@ def say(found: list[Difference], compared: int, other: list[str]) -> None:
 def read(path: Path) -> dict[str, Any]:
     """A document that an experiment wrote; a UsageError for anything else."""
     try:
-        document = store.read_document(path)
-        if missing := [name for name in MADE if name not in document]:
+        document = folder.read_document(path)
+        if missing := [name for name in PROVENANCE if name not in document]:
             raise ValueError(f"it has no {missing[0]}")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
@@ -130,27 +133,28 @@ def allowed(module: str, home: Path, named: Collection[str]) -> bool:
     return bool(spec and spec.origin and Path(spec.origin).resolve().is_relative_to(home))
 
 
-def rebuild(document: dict[str, Any], out: Path, overwrite: bool) -> tuple[Any, Any]:
-    """The script and its options, as the document says, for another folder and a process on its own."""
+def rebuild(document: Mapping[str, Any], out: Path, overwrite: bool) -> tuple[Any, Any]:
+    """The script and its options, as the document says, for another folder and for this process alone."""
     name = str(document.get("experiment"))
-    if name not in experiment.questions(Path(__file__).parent):
+    if name not in question.questions(Path(__file__).parent):
         raise UsageError(f"there is no experiment {name!r} to repeat")
     script = importlib.import_module(f"experiments.{name}")
-    types = get_type_hints(script.Options)
-    given = {**document["options"], "out": str(out), "overwrite": overwrite}
-    # Whoever repeats it need not have the same workers.
-    given |= {name: value for name, value in {"workers": 0, "cluster": ""}.items() if name in given}
-    known = {field.name for field in dataclasses.fields(script.Options)}
-    if odd := sorted(known.symmetric_difference(given)):
-        raise UsageError(f"the results are of another version of {name}: its options differ by {', '.join(odd)}")
-    return script, script.Options(**{field: _typed(value, types[field]) for field, value in given.items()})
+    changed = {"out": str(out), "overwrite": overwrite, "workers": 0, "cluster": ""}
+    flat = document["options"] | {option: value for option, value in changed.items() if option in document["options"]}
+    try:
+        return script, from_flat(script.Options, flat)
+    except (ValueError, TypeError, msgspec.ValidationError) as error:
+        raise UsageError(f"the results are of another version of {name}: {error}") from error
 
 
-def _typed(value: Any, kind: Any) -> Any:
-    """A value of JSON in the type of its field."""
-    if isinstance(value, list):
-        return tuple(_typed(item, kind) for item in value)
-    return Path(value) if isinstance(value, str) and "Path" in str(kind) else value
+def other_provenance(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The provenance that differs, in words."""
+    return [
+        f"{section} {name}: {value}, now {after[section].get(name)}"
+        for section in PROVENANCE
+        for name, value in before[section].items()
+        if value != after[section].get(name)
+    ]
 
 
 def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
@@ -166,7 +170,7 @@ def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
         yield place, value
 
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[Difference]:
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
     """Every value that is not the same, one that only one of them has included."""
     first, second = dict(leaves(before)), dict(leaves(after))
     places = [*first, *(place for place in second if place not in first)]

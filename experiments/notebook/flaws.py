@@ -9,8 +9,8 @@ import numpy as np
 import optax
 
 import segjax
-from experiments.lab import views
-from experiments.lab.scores import Arms
+from experiments.lab import tables
+from experiments.lab.arms import Arms
 from experiments.notebook.published import AGREEMENT, LOSS, quantity
 
 
@@ -29,7 +29,7 @@ def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> lis
     """
     loss, agreement = ("published for SGD 0.0451; ", "published 0.7185; ") if published else ("", "")
 
-    def told(label: str, column: str) -> str:
+    def scored(label: str, column: str) -> str:
         return over_seeds(arms[label].values(column) if label in arms else [])
 
     def at(label: str, name: str) -> str:
@@ -39,8 +39,8 @@ def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> lis
     return [
         Flaw(
             '1. "Precision" and "IoU" are neither',
-            f"The Adam runs on held-out images: what it calls precision {told('adam 0.001', 'held_out_agreement')}, "
-            f"precision {told('adam 0.001', 'precision')}, IoU {told('adam 0.001', 'iou')}.",
+            f"The Adam runs on held-out images: what it calls precision {scored('adam 0.001', 'held_out_agreement')}, "
+            f"precision {scored('adam 0.001', 'precision')}, IoU {scored('adam 0.001', 'iou')}.",
         ),
         Flaw(
             "2. The SGD run had momentum 0.9",
@@ -59,8 +59,8 @@ def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> lis
         Flaw("6. RMSprop's loss curve is another run's sum", other_sum(arms, steps)),
         Flaw(
             "7. The shared BatchNorm cannot be evaluated",
-            f"Held-out accuracy of the Adam runs: with batch statistics {told('adam 0.001', 'accuracy')}, with the "
-            f"running statistics of evaluation mode {told('adam 0.001', 'accuracy_by_running_statistics')}; "
+            f"Held-out accuracy of the Adam runs: with batch statistics {scored('adam 0.001', 'accuracy')}, with the "
+            f"running statistics of evaluation mode {scored('adam 0.001', 'accuracy_by_running_statistics')}; "
             "one class throughout gives about half.",
         ),
         Flaw("8. Narrow kernels underflow", narrow_kernel(image_size)),
@@ -81,7 +81,7 @@ def adam_against_rmsprop(arms: Arms, steps: int) -> str:
     loss, agreement = (", ".join(f"{value:+.4f}" for value in column) for column in differences.T)
     lower, higher = int((differences[:, 0] < 0).sum()), int((differences[:, 1] > 0).sum())
     return (
-        f"Adam less RMSprop, paired by seed: loss {loss}; agreement {agreement}. Adam has the lower loss in {lower} "
+        f"Adam minus RMSprop, paired by seed: loss {loss}; agreement {agreement}. Adam has the lower loss in {lower} "
         f"and the higher agreement in {higher} of {len(differences)} seeds."
     )
 
@@ -130,5 +130,5 @@ def over_seeds(values: Sequence[float] | np.ndarray) -> str:
     """The mean, and the range in brackets where there is one."""
     if not len(values):
         return "(not run)"
-    mean, _, spread = views.spread(np.array(values), ".4f").partition("\n")
+    mean, _, spread = tables.spread(np.array(values), ".4f").partition("\n")
     return f"{mean} ({spread})" if spread else mean

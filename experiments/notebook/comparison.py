@@ -1,0 +1,135 @@
+"""The notebook's published numbers beside the same quantities of our runs."""
+
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from experiments.lab.arms import Arms
+from experiments.lab.report import Table
+from experiments.notebook.published import AS_MOMENTUM, LOSS, MISNAMED, Published, quantity
+from segjax import plotting, statistics
+
+
+class Verdict(Enum):
+    """Whether a published number could be one more of our runs."""
+
+    NO_RUN = "no run: no verdict"
+    ONE_RUN = "one run: no verdict"
+    IN_RANGE = "within our range"
+    POSSIBLE = "could be one of ours"
+    BELOW = "no: below ours"
+    ABOVE = "no: above ours"
+
+    @property
+    def is_given(self) -> bool:
+        return self not in (Verdict.NO_RUN, Verdict.ONE_RUN)
+
+    @property
+    def fits(self) -> bool:
+        return self in (Verdict.IN_RANGE, Verdict.POSSIBLE)
+
+
+class Compared(NamedTuple):
+    """A published number beside ours: one value per seed."""
+
+    label: str
+    iterations: int
+    quantity: str
+    published: float
+    note: str
+    ours: list[float]
+    verdict: Verdict
+
+    @property
+    def document(self) -> dict[str, Any]:
+        return {**self._asdict(), "verdict": self.verdict_text}
+
+    @property
+    def verdict_text(self) -> str:
+        gap = f", ours is {self.ours[0] / self.published - 1:+.0%}" if self.verdict is Verdict.ONE_RUN else ""
+        return f"{self.verdict.value}{gap}"
+
+
+def compare(number: Published, arms: Arms, iterations: int) -> Compared:
+    """Ours at the same step, where the notebook's thousand steps are `iterations` of ours.
+
+    A run shorter than that does not count, nor does one whose number is not finite.
+    """
+    step = number.thousands * iterations
+    results = arms[number.label].results if number.label in arms else ()
+    reached = [quantity(result, number.quantity, step) for result in results if result.run.iterations >= step]
+    ours = [value for value in reached if np.isfinite(value)]
+    return Compared(number.label, step, number.quantity, number.value, number.note, ours, judge(number.value, ours))
+
+
+def judge(published: float, ours: Sequence[float]) -> Verdict:
+    """Whether the published number could be one more of our runs, which are finite."""
+    if len(ours) < 2:
+        return Verdict.ONE_RUN if ours else Verdict.NO_RUN
+    # Within the range no distribution need be assumed.
+    if min(ours) <= published <= max(ours):
+        return Verdict.IN_RANGE
+    low, high = statistics.prediction_interval(ours)
+    if low <= published <= high:
+        return Verdict.POSSIBLE
+    return Verdict.BELOW if published < low else Verdict.ABOVE
+
+
+def findings(comparison: Sequence[Compared]) -> list[str]:
+    """First the numbers that do not fit, and which run they fit instead; then how many fit."""
+    judged = [row for row in comparison if row.verdict.is_given]
+    if not judged:
+        return ["No published number is judged: it takes the notebook's own protocol, and at least two seeds of it."]
+    sentences = []
+    # The run that the notebook called SGD and made with momentum stands beside both of ours.
+    misnamed = [row for row in judged if row.note == MISNAMED and not row.verdict.fits]
+    as_momentum = [row for row in judged if row.note == AS_MOMENTUM and row.verdict.fits]
+    if misnamed and as_momentum:
+        sentences.append(
+            f"{len(misnamed)} published numbers do not fit as SGD: {_listed(misnamed)}. As momentum, which the "
+            f"notebook's code trains, they do: {_listed(as_momentum)}."
+        )
+    counted = [row for row in judged if row.note != MISNAMED]
+    unlike = [row for row in counted if not row.verdict.fits]
+    sentences.append(
+        f"{len(counted) - len(unlike)} of {len(counted)} published numbers with a verdict could be one more of our "
+        'runs; its "SGD" counts as momentum.'
+    )
+    return sentences + [f"{row.label}, {_listed([row])}: {row.verdict_text}." for row in unlike]
+
+
+def _listed(rows: Iterable[Compared]) -> str:
+    return "; ".join(f"{row.quantity} {row.published:.4g}, ours {np.mean(row.ours):.4g} on average" for row in rows)
+
+
+def table(comparison: Sequence[Compared]) -> Table:
+    rows = []
+    for row in comparison:
+        mean, low, high = (f"{f(row.ours):.4f}" if row.ours else "" for f in (np.mean, np.min, np.max))
+        name = row.label + (f" ({row.note})" if row.note else "")
+        numbers = [f"{row.iterations}", row.quantity, f"{row.published:.4f}", mean, low, high]
+        rows.append([name, *numbers, row.verdict_text])
+    headings = ("run", "step", "quantity", "published", "mean", "min", "max", "verdict")
+    seeds = " or ".join(map(str, sorted({len(row.ours) for row in comparison})))
+    note = (
+        f"Loss and agreement: running means. Ours over {seeds} seeds. The verdict asks whether the published run could "
+        "be one more of ours, at 95 %: by chance 1 in 20 could not, and few seeds make wide intervals."
+    )
+    return Table("Published numbers beside ours", headings, rows, note)
+
+
+def figure(comparison: Sequence[Compared]) -> Figure | None:
+    """Published losses beside ours; None where there are none of ours."""
+    rows = [row for row in comparison if row.ours and row.quantity == LOSS]
+    if not rows:
+        return None
+    return plotting.dots(
+        {f"{row.label}, {row.iterations}{' *' if row.note else ''}": np.array(row.ours) for row in rows},
+        np.array([row.published for row in rows]),
+        "running-mean loss (mean squared error)",
+        ("ours, each seed", "published"),
+        "Published losses beside ours; * where the notebook has two",
+    )
