@@ -1,14 +1,14 @@
-"""Can one short run find the learning rate? A range test that works, over seeds, held against the true sweep.
+"""Can one short run find the learning rate? A range test over seeds, compared with the sweep that it replaces.
 
-    python -m experiments.find_learning_rate                    Adam, 64 x 64 images, 3 seeds
-    python -m experiments.find_learning_rate --preset quick     32 x 32 images, 2 seeds
+    python -m experiments.find_learning_rate           Adam, 64 x 64 images, 3 seeds
+    python -m experiments.find_learning_rate quick     32 x 32 images, 2 seeds
     python -m experiments.find_learning_rate --optimizer sgd --high 100
     python -m experiments.find_learning_rate --sweep results/tune_learning_rate/results.json
 
 The rate grows geometrically from `--low` to `--high` in one run (Smith, 2017), on a fresh batch each step. The loss is
-smoothed over steps and averaged over seeds; the suggestion is a third of the rate at which it is lowest: past the
-minimum the run is falling apart, and at it the rate is already too large to be kept for long. The notebook tried a
-finder and gave up on it.
+smoothed over steps and averaged over seeds; the suggestion is a third of the rate at which it is lowest. Past that rate
+the run diverges, and at it the rate is already too large to be kept for long. The notebook began a finder and gave it
+up.
 
 With `--sweep`, the results of `experiments.tune_learning_rate`, it prints the regret: how much higher the sweep's final
 loss is at the suggested rate (between two rates, by a straight line in log-log) than at its best rate.
@@ -17,30 +17,30 @@ Takes about a minute on 2 CPU cores.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import jax
+import msgspec
 import numpy as np
 
 import segjax
-from experiments.lab import experiment, store
-from experiments.lab.experiment import Lab
+from experiments.lab import folder, question
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Data, Seeds
-from experiments.lab.report import Report, Table
+from experiments.lab.options import Command, Data, Seeds, check_training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import CHUNK_SIZE
-from experiments.lab.train import progress_bar
 from segjax import LOSSES, OPTIMIZERS, plotting, range_test
 from segjax.checks import check_count, check_positive
 from segjax.schedules import scheduled
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Data, Seeds):
+class Options(Command):
     """Suggests a learning rate from short runs in which it grows."""
 
-    image_size: int = 64
-    sigma: float = 12.8
+    data: Data = Data(image_size=64)
+    seeds: Seeds = Seeds()
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
     loss: str = "mse"  # One of mse, bce, dice.
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
@@ -55,6 +55,7 @@ class Options(Data, Seeds):
 
     def check(self) -> None:
         super().check()
+        check_training(self.optimizer, self.loss, self.architecture)
         check_positive("--low", self.low)
         check_positive("--high", self.high)
         if self.low >= self.high:
@@ -62,14 +63,39 @@ class Options(Data, Seeds):
         check_positive("--high / --low", self.high / self.low)
         check_count("--steps", self.steps, 10, maximum=10**6)
         if self.sweep:
-            read_sweep(self)
+            read_sweep(self.sweep, self)
 
 
-PRESETS = {"full": Options(), "quick": Options(image_size=32, sigma=6.4, steps=150, seeds=2)}
+PRESETS = {"full": Options(), "quick": Options(data=Data(image_size=32), steps=150, seeds=Seeds(seeds=2))}
 
 
-def work(options: Options, lab: Lab) -> np.ndarray:
-    """The loss at each step of a run in which the rate grows: (seeds, steps)."""
+def answer(options: Options, lab: Lab) -> Report:
+    losses = train(options, lab)
+    rates = range_test.rates(options.low, options.high, options.steps)
+    smoothed = np.stack([range_test.smooth(run) for run in losses])
+    suggested, each = range_test.suggest(rates, smoothed), [range_test.suggest(rates, run) for run in smoothed]
+    listed = ", ".join(f"{rate:.2g}" for rate in each)
+    findings = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {listed})."]
+    means = smoothed.mean(axis=0)
+    lowest = int(np.argmin(means))
+    if not np.isfinite(means[lowest]):
+        findings = ["No suggestion: the loss is not finite from the first step; try a lower --low."]
+    elif lowest in (0, options.steps - 1):
+        findings.append(f"The loss is lowest at the {'last' if lowest else 'first'} rate: widen --low to --high.")
+    results = {"suggested_rate": suggested, "each_seed": each, "rates": rates, "losses": losses}
+    if options.sweep:
+        sweep_rates, sweep_losses = read_sweep(options.sweep, options)
+        results["regret"] = regret = range_test.regret(suggested, sweep_rates, sweep_losses)
+        findings.append(regret_finding(regret, sweep_rates[np.nanargmin(sweep_losses)]))
+    rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(options.seeds, each, strict=True)]
+    cells = [[str(row["seed"]), f"{row['suggested_rate']:.3g}"] for row in rows] + [["all", f"{suggested:.3g}"]]
+    table = Table("Suggested rates", ("seed", "rate"), cells, f"{options.optimizer}, {options.architecture}")
+    figures = {"range_test": drawing(options, rates, smoothed, suggested)}
+    return Report(findings, [table], figures, results=results, rows=rows)
+
+
+def train(options: Options, lab: Lab) -> np.ndarray:
+    """(seeds, steps), the loss at each step of runs in which the rate grows."""
     growing = range_test.growing(options.high / options.low)
     fit = segjax.make_fit(
         ARCHITECTURES[options.architecture],
@@ -77,12 +103,12 @@ def work(options: Options, lab: Lab) -> np.ndarray:
         loss=LOSSES[options.loss],
         num_steps=options.steps,
         chunk_size=CHUNK_SIZE,
-        **options.texture._asdict(),
+        **options.data.texture._asdict(),
     )
     losses = []
-    with progress_bar(lab.console) as progress:
-        bar = progress.add_task("compiling", total=options.steps * options.seeds)
-        for seed in options.all_seeds:
+    with lab.progress() as progress:
+        bar = progress.add_task("compiling", total=options.steps * options.seeds.seeds)
+        for seed in options.seeds:
 
             def look(_: segjax.TrainState, history: segjax.History, seed: int = seed) -> None:
                 progress.update(bar, advance=len(history.loss), description=f"seed {seed}")
@@ -91,37 +117,19 @@ def work(options: Options, lab: Lab) -> np.ndarray:
     return np.stack(losses)
 
 
-def report(options: Options, losses: np.ndarray) -> Report:
-    rates = range_test.rates(options.low, options.high, options.steps)
-    smoothed = np.stack([range_test.smooth(run) for run in losses])
-    suggested, each = range_test.suggest(rates, smoothed), [range_test.suggest(rates, run) for run in smoothed]
-    results: dict[str, Any] = {"suggested_rate": suggested, "each_seed": each}
-    listed = ", ".join(f"{rate:.2g}" for rate in each)
-    sentences = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {listed})."]
-    means = smoothed.mean(axis=0)
-    lowest = int(np.argmin(means))
-    if not np.isfinite(means[lowest]):
-        sentences = ["No suggestion: the loss is not finite from the first step; try a lower --low."]
-    elif lowest in (0, options.steps - 1):
-        sentences.append(f"The loss is lowest at the {'last' if lowest else 'first'} rate: widen --low to --high.")
-    # A suggestion is worth what a sweep of the same task says of it.
-    if options.sweep:
-        sweep_rates, sweep_losses = read_sweep(options)
-        results["regret"] = regret = range_test.regret(suggested, sweep_rates, sweep_losses)
-        best = sweep_rates[np.nanargmin(sweep_losses)]
-        if regret is None:
-            sentences.append(
-                "The sweep cannot judge it: the suggestion lies outside of its rates, or beside one that diverged (its "
-                f"best rate is {best:g})."
-            )
-        else:
-            sentences.append(f"Regret against the sweep, whose best rate is {best:g}: {regret:+.1%} of its final loss.")
-    rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(options.all_seeds, each, strict=True)]
-    cells = [[str(row["seed"]), f"{row['suggested_rate']:.3g}"] for row in rows] + [["all", f"{suggested:.3g}"]]
-    table = Table("Suggested rates", ("seed", "rate"), cells, f"{options.optimizer}, {options.architecture}")
+def regret_finding(regret: float | None, best_rate: float) -> str:
+    if regret is None:
+        return (
+            "The sweep cannot judge the suggestion, which lies outside of its rates or beside one that diverged (its "
+            f"best rate is {best_rate:g})."
+        )
+    return f"Regret against the sweep, whose best rate is {best_rate:g}: {regret:+.1%} of its final loss."
+
+
+def drawing(options: Options, rates: np.ndarray, smoothed: np.ndarray, suggested: float) -> Drawing:
     panel = plotting.Panel(
         f"loss ({options.loss}), smoothed",
-        {f"loss, {options.over_seeds}": smoothed},
+        {f"loss, {options.seeds}": smoothed},
         log=True,
         x=rates,
         xlabel="learning rate, growing in the run",
@@ -129,35 +137,57 @@ def report(options: Options, losses: np.ndarray) -> Report:
         marks={f"suggestion {suggested:.2g}": suggested} if np.isfinite(suggested) else {},
     )
     title = f"Range test of {options.optimizer}, {options.steps} steps"
-    figures = {"range_test": plotting.training_curves([panel], title)}
-    return Report(sentences, [table], figures, results | {"rates": rates, "losses": losses}, rows)
+    return Drawing("Loss while the rate grows", plotting.training_curves([panel], title))
 
 
-def read_sweep(options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Rates and mean final losses of the optimizer in a sweep of the same task; NaN where a run diverged."""
-    path, optimizer = Path(options.sweep or ""), options.optimizer
+@dataclass(frozen=True)
+class SweepRun:
+    """What is read of a run of a sweep."""
+
+    optimizer: str
+    objective: str
+    architecture: str
+    learning_rate: float
+    final_loss: float | None
+    diverged_at: int | None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is read of the results.json of a sweep."""
+
+    experiment: Literal["tune_learning_rate"]
+    options: Data
+    runs: list[SweepRun]
+
+
+def read_sweep(path: Path, options: Options) -> tuple[np.ndarray, np.ndarray]:
+    """Rates and mean final losses of the optimizer in a sweep of the same task; NaN where a run diverged.
+
+    Raises:
+        ValueError: naming --sweep, if the file cannot be read, or is none of such a sweep.
+    """
     try:
-        document = store.read_document(path)
-        if document["experiment"] != "tune_learning_rate":
-            raise ValueError(f"it is of {document['experiment']}")
-        rows = [row for row in document["runs"] if row["optimizer"] == optimizer]
-        task = {**options.texture._asdict(), "objective": options.loss, "architecture": options.architecture}
-        found = {**document["options"], **rows[0]}
-        rates = sorted({row["learning_rate"] for row in rows})
-        finals = [(row["learning_rate"], np.nan if row["diverged_at"] else row["final_loss"]) for row in rows]
-        losses = [np.mean([loss for own, loss in finals if own == rate]) for rate in rates]
+        sweep = msgspec.convert(folder.read_document(path), Sweep)
     except OSError as error:
         raise ValueError(f"--sweep {path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        words = f": {error}" if isinstance(error, ValueError) else ""
-        raise ValueError(f"--sweep {path} is not the results.json of experiments.tune_learning_rate{words}") from error
-    for name, value in task.items():
-        if found.get(name) != value:
-            raise ValueError(f"--sweep {path} has {name} {found.get(name)}, not {value}: another task")
+    except ValueError as error:
+        message = f"--sweep {path} is not the results.json of experiments.tune_learning_rate: {error}"
+        raise ValueError(message) from error
+    runs = [run for run in sweep.runs if run.optimizer == options.optimizer]
+    rate_per_run = np.array([run.learning_rate for run in runs])
+    finals = np.array([None if run.diverged_at else run.final_loss for run in runs], float)
+    rates = np.unique(rate_per_run)
+    losses = np.array([finals[rate_per_run == rate].mean() for rate in rates])
     if not np.isfinite(losses).any():
-        raise ValueError(f"--sweep {path} has no run of {optimizer} that did not diverge")
-    return np.array(rates), np.array(losses)
+        raise ValueError(f"--sweep {path} has no run of {options.optimizer} that did not diverge")
+    task = {**options.data.texture._asdict(), "objective": options.loss, "architecture": options.architecture}
+    swept = {**sweep.options.texture._asdict(), "objective": runs[0].objective, "architecture": runs[0].architecture}
+    for name, value in task.items():
+        if swept[name] != value:
+            raise ValueError(f"--sweep {path} has {name} {swept[name]}, not {value}: another task")
+    return rates, losses
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

@@ -17,12 +17,16 @@ def sweep_file(path, **changes):
     rows[0]["diverged_at"] = 5
     rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
     document = {"experiment": "tune_learning_rate", "options": options, "runs": rows, **changes}
-    path.write_text(json.dumps(document))
+    path.write_text(json.dumps(document, default=str))
     return find_learning_rate.Options(sweep=path)
 
 
+def read(options):
+    return find_learning_rate.read_sweep(options.sweep, options)
+
+
 def test_reads_the_mean_over_seeds_of_a_sweep(tmp_path):
-    rates, losses = find_learning_rate.read_sweep(sweep_file(tmp_path / "results.json"))
+    rates, losses = read(sweep_file(tmp_path / "results.json"))
     np.testing.assert_allclose(rates, [1e-3, 1e-2])
     np.testing.assert_allclose(losses, [0.2, np.nan])
 
@@ -31,15 +35,16 @@ def test_reads_the_mean_over_seeds_of_a_sweep(tmp_path):
     ("changes", "message"),
     [
         ({"experiment": "compare_losses"}, "is not the results.json of experiments.tune_learning_rate"),
-        ({"runs": []}, "is not the results.json of"),
-        ({"runs": [{}]}, "is not the results.json of"),
-        ({"options": {"image_size": 32}}, "has batch_size None, not 8: another task"),
+        ({"runs": []}, "has no run of adam that did not diverge"),
+        ({"runs": [{}]}, "is not the results.json of .* missing required field `optimizer`"),
+        ({"options": {"image_size": 32}}, "has image_size 32, not 64: another task"),
+        ({"options": {"image_size": "64"}}, "is not the results.json of .* Expected `int`, got `str`"),
     ],
 )
 def test_refuses_another_sweep(changes, message, tmp_path):
     options = sweep_file(tmp_path / "results.json", **changes)
     with pytest.raises(ValueError, match=message):
-        find_learning_rate.read_sweep(options)
+        read(options)
     with pytest.raises(ValueError, match=message):
         options.check()
 
@@ -49,25 +54,34 @@ def test_refuses_what_is_no_sweep(content, tmp_path):
     path = tmp_path / "results.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=r"--sweep .*results\.json is not"):
-        find_learning_rate.read_sweep(find_learning_rate.Options(sweep=path))
+        read(find_learning_rate.Options(sweep=path))
 
 
-@pytest.mark.parametrize(("best", "said"), [((1e-3, 1e-2), "Regret against"), ((1e-5, 1e-4), "cannot judge it")])
-def test_the_suggestion_is_held_against_the_sweep(best, said, tmp_path):
+def test_a_sweep_has_the_options_that_a_command_writes(tmp_path):
+    """By default sigma follows from the image size, and results.json then has null."""
+    options = sweep_file(tmp_path / "results.json", options={**find_learning_rate.Options().flat, "sigma": None})
+    assert len(read(options)[0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("rates", "finding"), [((1e-3, 1e-2), "Regret against"), ((1e-5, 1e-4), "cannot judge the suggestion")]
+)
+def test_the_suggestion_is_compared_with_the_sweep(rates, finding, tmp_path, monkeypatch):
     """The loss of the range test is lowest at 0.01: a third of that lies between the rates of one sweep alone."""
-    rows = [{"optimizer": "adam", "learning_rate": rate, "final_loss": 0.1, "diverged_at": None} for rate in best]
+    rows = [{"optimizer": "adam", "learning_rate": rate, "final_loss": 0.1, "diverged_at": None} for rate in rates]
     rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
     options = sweep_file(tmp_path / "results.json", runs=rows)
     rates = np.geomspace(options.low, options.high, options.steps)
     losses = np.exp((np.log10(rates) + 2) ** 2 - 2)
-    report = find_learning_rate.report(options, np.stack([losses] * options.seeds))
-    assert any(said in sentence for sentence in report.findings)
+    monkeypatch.setattr(find_learning_rate, "train", lambda *_: np.stack([losses] * options.seeds.seeds))
+    report = find_learning_rate.answer(options, None)
+    assert any(finding in sentence for sentence in report.findings)
     assert [row["suggested_rate"] for row in report.rows] == pytest.approx([1e-2 / 3] * 3, rel=0.1)
 
 
 def test_the_rates_rise(tmp_path):
     with pytest.raises(UsageError, match="--low must be below --high"):
-        execute(find_learning_rate, "--preset", "quick", "--low", "1", "--high", "0.1", "--out", tmp_path / "out")
+        execute(find_learning_rate, "quick", "--low", "1", "--high", "0.1", "--out", tmp_path / "out")
     # Each is a number of float32, and their ratio, by which the rate grows, is none.
     with pytest.raises(UsageError, match="--high / --low must be a finite number > 0"):
-        execute(find_learning_rate, "--preset", "quick", "--low", "2e-38", "--high", "100", "--out", tmp_path / "out")
+        execute(find_learning_rate, "quick", "--low", "2e-38", "--high", "100", "--out", tmp_path / "out")
