@@ -1,12 +1,20 @@
+"""The forms of a report, made by hand: on the terminal, as HTML, Markdown and LaTeX, as CSV and JSON."""
+
+import csv
 import io
+import json
 import re
 
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image
 from rich.console import Console
+from small_runs import ARMS
 
-from experiments.lab import report
-from experiments.lab.report import Report, Table
+from experiments.lab import arms, provenance, report
+from experiments.lab.folder import identity_of
+from experiments.lab.options import Comparison, Engine
+from experiments.lab.report import Drawing, Report, Table
 
 TABLE = Table("A [title]", ("", "mean loss"), [["a|b <c>", "0.5\n0.4-0.6"], ["d", "1.0"]], "A note.")
 DOCUMENT = {
@@ -21,42 +29,49 @@ DOCUMENT = {
 
 
 def make(findings=(), tables=(), figures=(), warnings=()):
-    return Report(findings, tables, {name: Figure() for name in figures}, {}, [], warnings)
+    return Report(findings, tables, {name: Drawing("A < figure", Figure()) for name in figures}, warnings=warnings)
 
 
 def test_page_escapes_what_it_shows_and_inlines_its_figures():
     page = report.to_html("Is 1 < 2?", make(["A & B."], [TABLE], ["it"]), {"it": b"PNG"}, DOCUMENT)
-    for text in ("Is 1 &lt; 2?", "A &amp; B.", "a|b &lt;c&gt;", '<td class="number">0.5<br>0.4-0.6</td>', "[1, 2]"):
+    for text in (
+        "Is 1 &lt; 2?",
+        "A &amp; B.",
+        "a|b &lt;c&gt;",
+        "A &lt; figure",
+        '<td class="number">0.5<br>0.4-0.6</td>',
+        "[1, 2]",
+    ):
         assert text in page
     assert re.findall('src="([^"]*)"', page) == ["data:image/png;base64,UE5H"]
-    # Its own, and the options, versions, numerics, device and source.
+    # One of its own, and the options, versions, numerics, device and source.
     assert page.count("<table>") == page.count("</table>") == 6
     assert "abc123" in page
 
 
-def test_screen_shows_every_cell_and_sentence():
+def test_the_terminal_shows_every_cell_and_sentence():
     console = Console(file=io.StringIO(), width=80)
-    report.show(make(["Found [it]."], [TABLE]), console)
+    report.show(make(["An [odd] finding."], [TABLE]), console)
     text = console.file.getvalue()
-    for part in ("A [title]", "a|b <c>", "0.4-0.6", "A note.", "Found [it]."):
+    for part in ("A [title]", "a|b <c>", "0.4-0.6", "A note.", "An [odd] finding."):
         assert part in text
 
 
 def test_screen_cuts_no_word_where_it_is_narrow():
-    rows = [["a_long_name_it_is", *["0.945\n0.924-0.956"] * 4]]
+    rows = [["a_long_name_this_is", *["0.945\n0.924-0.956"] * 4]]
     console = Console(file=io.StringIO(), width=80)
     report.show(make([], [Table("t", ("", *["a heading of many words"] * 4), rows)]), console)
     text = console.file.getvalue()
     assert text.count("0.924-0.956") == 4
-    assert "a_long_name_it_is" in text
+    assert "a_long_name_this_is" in text
     assert "…" not in text
 
 
-def test_document_has_a_row_a_line():
-    text = report.to_markdown("Question?", make(["Found."], [TABLE], ["a_figure"]), DOCUMENT)
+def test_a_markdown_table_has_a_line_per_row():
+    text = report.to_markdown("Question?", make(["A finding."], [TABLE], ["a_figure"]), DOCUMENT)
     assert text.startswith("# Question?\n")
     assert "| a\\|b <c> | 0.5<br>0.4-0.6 |" in text
-    assert "![A figure](./a_figure.png)" in text
+    assert "![A < figure](./a_figure.png)" in text
     assert "`python -m it --out 'a b'`" in text
     assert "2 cores of C" in text
 
@@ -66,7 +81,7 @@ def test_warnings_are_shown_everywhere():
     console = Console(file=io.StringIO(), width=80)
     report.show(warned, console)
     assert "Warning: Only 2 < 5 seeds." in console.file.getvalue()
-    assert '<ul class="warning">\n<li>Only 2 &lt; 5 seeds.</li>' in report.to_html("?", warned, {}, DOCUMENT)
+    assert '<ul class="warning"><li>Only 2 &lt; 5 seeds.</li>' in report.to_html("?", warned, {}, DOCUMENT)
     assert "- Warning: Only 2 < 5 seeds." in report.to_markdown("?", warned, DOCUMENT)
 
 
@@ -80,9 +95,9 @@ def test_latex_escapes_and_stacks():
     assert r"x\textbackslash{}y & 1 \& 2 \\" in text
 
 
-def test_what_json_has_not_is_null_or_text(tmp_path):
-    given = {"a": np.array([1.0, np.nan]), 1: (np.int32(2), -np.inf), "path": tmp_path, "none": None}
-    assert report.plain(given) == {"a": [1.0, None], "1": [2, None], "path": str(tmp_path), "none": None}
+def test_values_that_json_has_not_are_null_or_text(tmp_path):
+    values = {"a": np.array([1.0, np.nan]), 1: (np.int32(2), -np.inf), "path": tmp_path, "none": None}
+    assert report.plain(values) == {"a": [1.0, None], "1": [2, None], "path": str(tmp_path), "none": None}
 
 
 def test_a_command_to_paste_is_never_wrapped():
@@ -92,3 +107,77 @@ def test_a_command_to_paste_is_never_wrapped():
     first, *rest = console.file.getvalue().splitlines()
     assert first.endswith(command)
     assert len(rest) > 1
+
+
+REPORT = Report(
+    findings=["It works."],
+    tables=[Table("A table", ("", "loss"), [["a", "0.5"]])],
+    figures={"small": Drawing("A drawing", Figure(figsize=(2, 1)))},
+    results={"curve": np.array([0.5, np.nan])},
+    rows=[{"name": "a, b", "loss": 0.5}, {"name": "c", "loss": None}],
+    warnings=["One seed."],
+    files={"model.safetensors": b"weights"},
+    written=["mask.png"],
+)
+
+
+def document_of(answer, out="out"):
+    options = Comparison(out=out, engine=Engine(width=2))
+    return report.document(options, identity_of(options, "it"), answer)
+
+
+def files_of(answer):
+    return report.files("Does it?", answer, document_of(answer))
+
+
+def test_the_files_are_those_of_the_report():
+    files = files_of(REPORT)
+    assert list(files) == ["small.png", "model.safetensors", "runs.csv", "tables.tex", "report.html"]
+    with Image.open(io.BytesIO(files["small.png"])) as picture:
+        # 150 dots per inch.
+        assert picture.size == (300, 150)
+    assert files["model.safetensors"] == b"weights"
+    assert list(csv.reader(io.StringIO(files["runs.csv"].decode()))) == [["name", "loss"], ["a, b", "0.5"], ["c", ""]]
+    assert rb"\caption{A table}" in files["tables.tex"]
+    page = files["report.html"].decode()
+    for text in ("<h1>Does it?</h1>", "It works.", "One seed.", "A table", "<h2>A drawing</h2>"):
+        assert text in page
+
+
+def test_results_hold_the_numbers_and_what_made_them(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["it.py", "--out", "a folder"])
+    document = document_of(REPORT, tmp_path)
+    assert document["experiment"] == "it"
+    assert document["command"].endswith(" --out 'a folder'")
+    assert document["curve"] == [0.5, None]
+    # All options, those that change no result as well, flat.
+    assert (document["options"]["width"], document["options"]["out"]) == (2, str(tmp_path))
+    assert document["versions"] == provenance.versions()
+    assert document["device"] == provenance.circumstances()["device"]
+    assert document["warnings"] == ["One seed."]
+    # Files that were written before are of the results too.
+    assert document["files"] == ["mask.png"]
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+
+
+def test_the_document_and_the_rows_of_arms_come_by_themselves():
+    compared = Report([], [], {}, ARMS, results={"reference": "a"})
+    document = document_of(compared)
+    assert document["summary"] == report.plain(arms.document(ARMS)["summary"])
+    assert document["reference"] == "a"
+    assert len(document["runs"]) == len(compared.csv_rows) == 6
+    rows = list(csv.DictReader(io.StringIO(files_of(compared)["runs.csv"].decode())))
+    assert [(row["label"], row["seed"]) for row in rows] == [(label, f"{seed}") for label in "ab" for seed in range(3)]
+    # Other rows take their place; a question without runs has neither.
+    assert compared._replace(rows=[{"phase": 1}]).csv_rows == [{"phase": 1}]
+    assert "runs" not in document_of(REPORT)
+
+
+def test_markdown_is_a_file_where_a_report_names_it():
+    files = files_of(REPORT._replace(markdown="notes.md"))
+    assert files["notes.md"].startswith(b"# Does it?\n")
+    assert b"![A drawing](./small.png)" in files["notes.md"]
+
+
+def test_a_name_that_is_not_utf_8_is_written_with_escapes():
+    assert files_of(REPORT._replace(rows=[{"name": "caf\udce9"}]))["runs.csv"] == b"name\ncaf\\udce9\n"
