@@ -1,0 +1,189 @@
+"""How contenders compare with a reference: numbers by hand, tables, sentences and figures."""
+
+import numpy as np
+import pytest
+from small_runs import ARMS, accuracies, arm, contest, result
+
+from experiments.lab.arms import Arm
+from experiments.optimizers.contest import (
+    DECISIVE,
+    Target,
+    against_reference,
+    detail_tables,
+    diverged_warning,
+    drawings,
+    verdict_table,
+)
+from segjax import statistics
+
+IOU = Target("iou", "IoU >= 0.5", 0.5, True)
+# Of the loss: a value that some runs reach, and one that none does.
+REACHED, NEVER = (Target("loss", f"loss <= {value}", value, False) for value in (0.25, 0.01))
+
+
+@pytest.fixture
+def single_batches(monkeypatch):
+    """A single batch reaches a target."""
+    monkeypatch.setattr("experiments.optimizers.contest.WINDOW", 1)
+
+
+def detail(contest, title):
+    """The table of this title."""
+    (table,) = (table for table in detail_tables(contest) if table.title == title)
+    return table
+
+
+def test_estimates_are_over_the_runs_that_did_not_diverge():
+    estimates = contest(ARMS).estimates["final_loss"]
+    assert estimates["a"]["mean"] == statistics.bootstrap(np.float32([0.1, 0.2, 0.3]))
+    assert estimates["b"]["median"].value == pytest.approx(0.15)
+    lost = contest(arm("c", [result([np.nan, 0.1])]), reference="c").estimates["final_loss"]["c"]["mean"]
+    assert np.isnan(lost).all()
+
+
+def test_pairs_are_of_one_seed():
+    improvements = contest(ARMS).improvements["final_loss"]
+    assert list(improvements) == ["b"]
+    assert (improvements["b"].wins, improvements["b"].ties, improvements["b"].seeds) == (1, 0, 3)
+    assert improvements["b"].difference.value == pytest.approx(0.0, abs=1e-7)
+
+
+@pytest.mark.usefixtures("single_batches")
+def test_a_run_that_misses_a_target_never_arrives():
+    steps = contest(ARMS, [REACHED, NEVER]).steps
+    np.testing.assert_array_equal(steps[REACHED]["a"], [2, 2, np.inf])
+    np.testing.assert_array_equal(steps[REACHED]["b"], [2, 2, np.inf])
+    np.testing.assert_array_equal(steps[NEVER]["a"], np.full(3, np.inf))
+
+
+def test_the_document_holds_every_estimate():
+    document = contest(ARMS, [IOU], tuning_steps={"a": 0, "b": 20}).document
+    assert set(document["estimates"]["final_loss"]["a"]["IQM"]) == {"value", "low", "high"}
+    assert document["paired"]["iou"]["b"]["ties"] == 2
+    assert document["reference"] == "a"
+    assert len(document["steps_to_target"]["IoU >= 0.5"]["b"]) == 3
+    assert document["tuning_steps"] == {"a": 0, "b": 20}
+
+
+def test_one_against_the_reference():
+    arms = accuracies("a", 0.9, 0.8, 0.7, 0.8, 0.9) | accuracies("b", 0.6, 0.5, 0.4, 0.5, 0.6)
+    assert against_reference("b", contest(arms)) == (
+        "b minus a: loss, last tenth +0.3000 (+0.3000 to +0.3000), better in 0 of 5; "
+        "held-out IoU -0.300 (-0.300 to -0.300), better in 0 of 5."
+    )
+
+
+def test_the_tables_show_the_numbers():
+    estimates, _, _, paired, *_ = detail_tables(contest(ARMS))
+    assert estimates.title == "Loss, last tenth"
+    assert estimates.rows[0][1].startswith("0.2000\n")
+    (row,) = paired.rows
+    assert row[0] == "b"
+    assert row[2:] == ["1 of 3", "0.33\n0.06 to 0.79"]
+
+
+def test_an_arm_of_which_all_runs_diverged_has_no_number_in_the_tables():
+    arms = arm("c", [result([np.nan, 0.1])])
+    # One arm has no rival, and no differences.
+    *estimates, target = detail_tables(contest(arms, [IOU], "c"))
+    assert [table.title for table in estimates] == ["Loss, last tenth", "Running-mean loss", "Held-out IoU"]
+    assert all(table.rows == [["c", "-", "-", "-"]] for table in estimates)
+    assert target.title == "Time to a target"
+
+
+def test_verdicts_follow_the_paired_intervals():
+    counts = {"low": (4, 6, 0, 0, 10), "high": (9, 1, 0, 0, 10)}
+    worse, better, lost = (
+        [result([0.4, last], seed, counts=counts[iou]) for seed in range(5)]
+        for last, iou in ((0.2, "low"), (0.1, "high"), (np.nan, "high"))
+    )
+    arms = {**arm("low", worse), **arm("high", better), **arm("same", better), **arm("lost", lost)}
+    table = verdict_table(contest(arms, reference="high"))
+    assert [row[-1] for row in table.rows] == ["worse", "reference", "tied", "5 of 5 diverged"]
+    assert table.headings[-2] == "IoU minus that of high"
+    # Runs that diverged are in no mean.
+    assert table.rows[-1][1:4] == ["-", "-", "-"]
+    flipped = verdict_table(contest(arms, reference="low"))
+    assert [row[-1] for row in flipped.rows][:2] == ["reference", "better"]
+    alone = {label: Arm(label, each.results[:1]) for label, each in arms.items()}
+    assert verdict_table(contest(alone, reference="high")).rows[0][-1] == "too few seeds"
+
+
+def test_ties_are_told():
+    paired = detail(contest(ARMS), "Held-out IoU, against a")
+    assert paired.rows[0][2] == "0 of 3\n2 ties"
+
+
+@pytest.mark.usefixtures("single_batches")
+def test_the_time_of_runs_that_miss_a_target_is_never():
+    # A second for two steps.
+    row = detail(contest(ARMS, [REACHED, NEVER]), "Time to a target").rows[0]
+    assert row == ["a", "2 of 3", "2", "1.0", "0 of 3", "never", "never"]
+
+
+def test_runs_that_diverged_are_told():
+    good, lost = result([0.4, 0.1]), result([0.4, np.nan])
+    assert diverged_warning(contest(arm("a", [good] * 5))) == []
+    assert diverged_warning(contest(arm("a", [good] * 5) | arm("b", [lost, good, good, good, lost]))) == [
+        "Runs diverged: b 2 of 5. They are in no mean, and their pairs do not count."
+    ]
+
+
+def test_figures_show_intervals():
+    five = arm("a", [result([0.4, loss], seed) for seed, loss in enumerate([0.1, 0.2, 0.3, 0.2, 0.1])])
+    curves = drawings(contest(five, [IOU]))["curves"]
+    assert curves.heading == "Training curves"
+    low, _ = statistics.bootstrap(np.float32([0.1, 0.2, 0.3, 0.2, 0.1]) / 2 + 0.2)[1:]
+    edge = curves.figure.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    assert edge.max() == pytest.approx(0.4, rel=1e-5)
+    assert edge.min() == pytest.approx(low, rel=1e-5)
+    assert "95 % interval" in curves.figure.get_suptitle()
+
+
+def test_figures_of_few_seeds_show_their_range():
+    curves = drawings(contest({"a": ARMS["a"]}, [IOU]))["curves"].figure
+    edge = curves.axes[0].collections[0].get_paths()[0].vertices[:, 1]
+    # Of running means (0.4 + 0.1) / 2 and more.
+    assert edge.min() == pytest.approx(0.25, rel=1e-5)
+    assert "95 %" not in curves.get_suptitle()
+    figures = {name: drawing.figure for name, drawing in drawings(contest(ARMS, [IOU])).items()}
+    assert set(figures) == {"curves", "paired_differences", "time_to_target"}
+    paired = figures["paired_differences"]
+    assert paired.get_suptitle() == "title: paired differences, mean and range; one dot per seed"
+    # Of -0.1 and 0.1: the third pair has a run that diverged.
+    np.testing.assert_allclose(paired.axes[0].lines[1].get_xdata(), [-0.1, 0.1], rtol=1e-5)
+    assert paired.axes[0].get_xlabel() == "loss, last tenth, minus that of a"
+    assert paired.axes[1].get_xlabel() == "held-out IoU, minus that of a"
+    assert len(paired.axes) == len(DECISIVE)
+    # All arrive at once, at the second step.
+    share = figures["time_to_target"].axes[0].lines[0].get_ydata()
+    assert share[-1] == 1
+
+
+@pytest.mark.usefixtures("single_batches")
+def test_a_target_that_nobody_reaches_has_no_panel():
+    figure = drawings(contest(ARMS, [NEVER, REACHED]))["time_to_target"].figure
+    assert [axes.get_ylabel() for axes in figure.axes] == ["share of runs at loss <= 0.25"]
+    assert "time_to_target" not in drawings(contest(ARMS, [NEVER]))
+
+
+@pytest.mark.usefixtures("single_batches")
+def test_tuning_is_charged():
+    held = contest(ARMS, [REACHED, NEVER], tuning_steps={"a": 0, "b": 100})
+    assert detail(held, "With the cost of tuning").rows == [
+        ["a", "0", "0.2000", "2", "2", "never", "never", "2"],
+        ["b", "100", "0.1500", "2", "102", "never", "never", "102"],
+    ]
+    (axes,) = drawings(held)["time_with_tuning"].figure.axes
+    assert axes.get_xscale() == "log"
+    for line, arrival in zip(axes.lines, (2, 102), strict=True):
+        x, share = line.get_xdata(), line.get_ydata()
+        # Two runs of three arrive; the first point that is drawn from there on has them.
+        assert set(share[x < arrival]) <= {0.0}
+        np.testing.assert_allclose(share[x >= arrival], 2 / 3)
+    # Rates that were given cost nothing, and add neither table nor figure.
+    free = contest(ARMS, [REACHED, NEVER])
+    assert "With the cost of tuning" not in [table.title for table in detail_tables(free)]
+    assert "time_with_tuning" not in drawings(free)
+    # Nor is there a figure where nobody arrives.
+    assert "time_with_tuning" not in drawings(contest(ARMS, [NEVER], tuning_steps={"a": 0, "b": 100}))

@@ -1,0 +1,85 @@
+"""Tables and sentences of arms that several questions share."""
+
+import numpy as np
+from small_runs import ARMS, accuracies, arm, result
+
+from experiments.lab import tables
+from segjax import statistics
+
+
+def test_a_spread_is_the_mean_and_the_range():
+    assert tables.spread(np.array([0.25, 0.75]), ".2f") == "0.50\n0.25-0.75"
+    assert tables.spread(np.array([0.25]), ".2f") == "0.25"
+
+
+def test_the_leader_is_ahead_by_the_paired_differences():
+    ahead = accuracies("a", 0.9, 0.8, 0.7, 0.8, 0.9) | accuracies("b", 0.6, 0.5, 0.4, 0.5, 0.6)
+    assert tables.leader(ahead, "accuracy") == (
+        "Highest held-out accuracy: a (0.820), ahead of all others; of b, the next, by +0.300 (+0.300 to +0.300)."
+    )
+    # Of losses: of 0.1, 0.2, ... against 0.4, 0.5, ...
+    assert tables.leader(ahead, "loss") == (
+        "Lowest running-mean loss: a (0.1800), ahead of all others; of b, the next, by -0.3000 (-0.3000 to -0.3000)."
+    )
+    # Where the question says under which conditions.
+    assert tables.leader(ahead, "loss", " at 0.1").startswith("Lowest running-mean loss at 0.1: a (0.1800)")
+
+
+def test_ties_are_ties():
+    level = accuracies("a", 0.9, 0.5, 0.7) | accuracies("b", 0.8, 0.7, 0.5) | accuracies("c", 0.6, 0.2, 0.4)
+    interval = statistics.bootstrap([0.1, -0.2, 0.2])
+    assert tables.leader(level, "accuracy") == (
+        "Highest held-out accuracy: a (0.700); tied with (difference a minus the other, 95 %): "
+        f"b: +0.033 ({interval.low:+.3f} to {interval.high:+.3f})."
+    )
+    # Two that have only one seed in common.
+    apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.9, 0.5)
+    assert tables.leader(apart, "accuracy").endswith("(difference a minus the other, 95 %): b: too few pairs.")
+    # One that diverged in one seed more is behind, and no difference of the rest is stated.
+    fewer = accuracies("a", 0.4, 0.3, 0.2) | accuracies("b", 0.9, 0.8, None)
+    assert tables.leader(fewer, "accuracy") == "Highest held-out accuracy: a (0.300), ahead of all others."
+    # One seed has no interval, and one arm no rival.
+    assert tables.leader(accuracies("a", 0.9) | accuracies("b", 0.8), "accuracy") == (
+        "Highest held-out accuracy: a (0.900); one seed cannot tell them apart."
+    )
+    assert tables.leader(accuracies("a", 0.9, 0.5), "loss") == "Lowest running-mean loss: a (0.3000)."
+
+
+def test_a_table_has_one_row_per_arm():
+    table = tables.table(ARMS, "title", ("iou", "seconds"))
+    assert table.headings == ["", "IoU", "seconds"]
+    assert table.rows == [["a", "0.600\n0.600-0.600", "1\n1-1"], ["b", "0.600\n0.600-0.600", "1\n1-1"]]
+
+
+def test_a_run_that_diverged_is_behind_all_others():
+    both = accuracies("a", 0.9, None) | accuracies("b", 0.5, 0.6)
+    assert tables.leader(both, "accuracy").startswith("Highest held-out accuracy: b (0.550), ahead")
+    lost = accuracies("a", None, None) | accuracies("b", None, None)
+    assert tables.leader(lost, "accuracy") == "Highest held-out accuracy: none, every run diverged."
+    half = accuracies("a", 0.9, None) | accuracies("b", None, 0.6)
+    assert tables.leader(half, "accuracy").startswith("Highest held-out accuracy: a (0.900)")
+
+
+def test_few_seeds_are_warned_of():
+    assert tables.seeds_warning(5) == []
+    assert tables.seeds_warning(1) == ["One seed gives little more than an anecdote; compare over at least 5."]
+    assert tables.seeds_warning(4)[0].startswith("4 seeds give")
+
+
+def test_runs_that_diverged_are_warned_of():
+    good, lost = result([0.4, 0.1]), result([0.4, np.nan])
+    assert tables.diverged_warning(arm("a", [good] * 5)) == []
+    assert tables.diverged_warning(arm("a", [good] * 2) | arm("b", [lost, good])) == [
+        "Runs diverged: b 1 of 2. The means of the tables hold them; the sentences leave them out."
+    ]
+
+
+def test_errors_are_shown_by_their_distance_from_the_edge():
+    table = tables.distance_table(ARMS["a"].rows[0])
+    assert table.headings == ("", "held-out images")
+    assert table.rows[0] == ["error 0-1 pixels from the edge", "0.1000"]
+    assert table.rows[-3:] == [
+        ["boundary F (2 pixels)", "0.5000"],
+        ["IoU of single images, mean", "0.6000"],
+        ["IoU of the worst image", "0.4000"],
+    ]
