@@ -1,3 +1,5 @@
+"""Stored runs as contenders: what is read of an earlier results.json, and what is refused."""
+
 import json
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from small_runs import SHORT, arm, execute, parse, result
 
 from experiments import compare_optimizers
-from experiments.lab.scores import COLUMNS
+from experiments.lab.arms import COLUMNS
 from experiments.lab.stops import UsageError
 from experiments.optimizers import baseline
 
@@ -40,22 +42,22 @@ def test_stored_runs_are_contenders(stored, tmp_path):
     before = json.loads(stored.read_text())
     labels = [row["label"] for row in before["runs"][::2]]
     assert labels[0] == "lion 0.001"
-    own, sgd = "adam 0.001", f"{labels[1]} (stored)"
-    assert list(document["summary"]) == [own, "lion 0.001 (stored)", sgd]
+    adam, sgd = "adam 0.001", f"{labels[1]} (stored)"
+    assert list(document["summary"]) == [adam, "lion 0.001 (stored)", sgd]
     # Its tuning is charged, and it is the reference.
-    assert document["tuning_steps"] == {own: 0, "lion 0.001 (stored)": 0, sgd: 20}
+    assert document["tuning_steps"] == {adam: 0, "lion 0.001 (stored)": 0, sgd: 20}
     assert document["reference"] == sgd
-    kept = [{**row, "label": ""} for row in document["runs"][2:]]
-    assert kept == [{**row, "label": ""} for row in before["runs"]]
-    # Only what this command trained is kept, and shown at work.
+    stored_rows = [{**row, "label": ""} for row in document["runs"][2:]]
+    assert stored_rows == [{**row, "label": ""} for row in before["runs"]]
+    # The folder has the runs that this command trained, and no others.
     assert {path.name.partition("-")[0] for path in (tmp_path / "runs").iterdir()} == {"adam"}
     assert document["stored"] == {"file": str(stored), "labels": ["lion 0.001 (stored)", sgd]}
-    assert not any("began at another loss" in said for said in document["warnings"])
-    assert any(said.startswith("The budgets of tuning are unequal") for said in document["warnings"])
+    assert not any("began at another loss" in warning for warning in document["warnings"])
+    assert any(warning.startswith("The budgets of tuning are unequal") for warning in document["warnings"])
     page = (tmp_path / "report.html").read_text()
-    assert f"{own} less {sgd}: loss, last tenth " in page
-    for words in ("Stored runs, which this command did not make", before["date"], before["versions"]["jax"]):
-        assert words in page
+    assert f"{adam} minus {sgd}: loss, last tenth " in page
+    for text in ("Stored runs, which this command did not make", before["date"], before["versions"]["jax"]):
+        assert text in page
 
 
 @pytest.mark.slow
@@ -88,27 +90,27 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda it: it.update(experiment="train_model"), "is not the results.json of .*: it is of train_model"),
-        (lambda it: it.pop("runs"), "it has no 'runs'"),
-        (lambda it: it.pop("tuning_steps"), "it has no 'tuning_steps'"),
-        (lambda it: it.update(runs=[]), "it holds no runs"),
-        (lambda it: it.update(runs=3), "is not the results.json"),
-        (lambda it: it["runs"][0].pop("iou"), "it has no 'iou'"),
-        (lambda it: it["runs"][0].update(iou="much"), "is not the results.json"),
-        (lambda it: it["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
-        (lambda it: it["runs"][0]["curves"].update(loss=[[1.0] * 10]), "its loss has something other than numbers"),
-        (lambda it: it.pop("versions"), "it has no 'versions'"),
-        (lambda it: it.update(command=3), "its command is no str"),
-        (lambda it: it["tuning_steps"].update({"lion 0.001": 10**25}), "tuning_steps must be an integer <="),
-        (lambda it: it["runs"][0].update(learning_rate="abc"), "learning_rate must be a finite number > 0"),
-        (lambda it: it["runs"][1].update(learning_rate=0.5), "the runs of lion 0.001 are not of one optimizer"),
-        (lambda it: it["runs"][0].update(diverged_at=0), "diverged_at must be an integer >= 1"),
-        (lambda it: it["runs"][1].update(iterations=7), "has iterations 7, not 10"),
-        (lambda it: it["runs"][0]["curves"].update(loss=[1e308] * 10), "its loss has something other than numbers"),
-        (lambda it: it["runs"][0].update(final_loss="0.3"), "its final_loss has something other than numbers"),
-        (lambda it: [row.update(label="$x$") for row in it["runs"][:2]], "a label must be words"),
-        (lambda it: it["numerics"].update(enable_x64=True), "has jax's enable_x64 True, not False"),
-        (lambda it: it["options"].update(sigma=[1]), r"has --sigma \[1\], not 4.0"),
+        (lambda file: file.update(experiment="train_model"), "is not the results.json of .*: it is of train_model"),
+        (lambda file: file.pop("runs"), "it has no 'runs'"),
+        (lambda file: file.pop("tuning_steps"), "it has no 'tuning_steps'"),
+        (lambda file: file.update(runs=[]), "it holds no runs"),
+        (lambda file: file.update(runs=3), "is not the results.json"),
+        (lambda file: file["runs"][0].pop("iou"), "it has no 'iou'"),
+        (lambda file: file["runs"][0].update(iou="much"), "is not the results.json"),
+        (lambda file: file["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
+        (lambda file: file["runs"][0]["curves"].update(loss=[[1.0] * 10]), "its loss has something other than numbers"),
+        (lambda file: file.pop("versions"), "it has no 'versions'"),
+        (lambda file: file.update(command=3), "its command is no str"),
+        (lambda file: file["tuning_steps"].update({"lion 0.001": 10**25}), "tuning_steps must be an integer <="),
+        (lambda file: file["runs"][0].update(learning_rate="abc"), "learning_rate must be a finite number > 0"),
+        (lambda file: file["runs"][1].update(learning_rate=0.5), "the runs of lion 0.001 are not of one optimizer"),
+        (lambda file: file["runs"][0].update(diverged_at=0), "diverged_at must be an integer >= 1"),
+        (lambda file: file["runs"][1].update(iterations=7), "has iterations 7, not 10"),
+        (lambda file: file["runs"][0]["curves"].update(loss=[1e308] * 10), "its loss has something other than numbers"),
+        (lambda file: file["runs"][0].update(final_loss="0.3"), "its final_loss has something other than numbers"),
+        (lambda file: [row.update(label="$x$") for row in file["runs"][:2]], "a label must be words"),
+        (lambda file: file["numerics"].update(enable_x64=True), "has jax's enable_x64 True, not False"),
+        (lambda file: file["options"].update(sigma=[1]), r"has --sigma \[1\], not 3.2"),
     ],
 )
 def test_a_file_of_anything_else_is_one_line(stored, tmp_path, change, message):
@@ -127,14 +129,14 @@ def test_no_file_is_one_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_was_made_otherwise_is_said(stored, tmp_path):
+def test_stored_runs_of_other_versions_or_images_are_warned_of(stored, tmp_path):
     def change(document):
         document["versions"]["jax"] = "0.1"
         document["runs"][0]["curves"]["loss"][0] *= 2
 
     read = baseline.read(changed(stored, tmp_path, change), parse(compare_optimizers, *WORDS))
     curves = next(iter(read.arms.values())).curves
-    ours = [result([own["loss"][0] / (2 if seed == 0 else 1), 0.1], seed) for seed, own in enumerate(curves)]
+    ours = [result([curve["loss"][0] / (2 if seed == 0 else 1), 0.1], seed) for seed, curve in enumerate(curves)]
     seconds, versions, unpaired = baseline.warnings(read, arm("adam", ours).values())
     assert "seconds of stored runs" in seconds
     assert "jax 0.1 (here" in versions
@@ -142,7 +144,7 @@ def test_what_was_made_otherwise_is_said(stored, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_diverged_stays_one(stored, tmp_path):
+def test_a_stored_run_that_diverged_still_counts_as_diverged(stored, tmp_path):
     def change(document):
         document["runs"][0].update(diverged_at=3, **dict.fromkeys(COLUMNS))
         document["runs"][0]["curves"]["loss"][2:] = [None] * 8

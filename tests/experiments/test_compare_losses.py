@@ -1,10 +1,12 @@
+"""The matrix of losses and judges, and the names of losses."""
+
 import numpy as np
 import pytest
 from small_runs import execute, result
 
 from experiments import compare_losses
 from experiments.compare_losses import JUDGES
-from experiments.lab import scores
+from experiments.lab.arms import compare
 from experiments.lab.stops import UsageError
 
 # (true positive, false positive, false negative, true negative, agreeing) of 8 pixels.
@@ -19,7 +21,7 @@ def test_the_matrix_has_the_mean_over_seeds_and_colours_the_best_of_each_column(
         for name, both in counts.items()
         for seed, each in enumerate(both)
     ]
-    axes = compare_losses.matrix(scores.arms(runs, lambda run: run.optimizer), "title").axes[0]
+    axes = compare_losses.matrix(compare(runs, lambda run: run.optimizer), "title").axes[0]
     written = np.reshape([text.get_text() for text in axes.texts], (2, len(JUDGES)))
     shades = dict(zip(JUDGES, axes.images[0].get_array().T, strict=True))
     column = JUDGES.index("accuracy")
@@ -31,7 +33,7 @@ def test_the_matrix_has_the_mean_over_seeds_and_colours_the_best_of_each_column(
 
 
 def test_a_single_loss_is_the_best_and_the_colours_run_from_the_worst():
-    axes = compare_losses.matrix(scores.arms([result([0.5])], lambda run: "mse"), "title").axes[0]
+    axes = compare_losses.matrix(compare([result([0.5])], lambda run: "mse"), "title").axes[0]
     assert axes.images[0].get_clim() == (0, 1)
     assert set(axes.images[0].get_array().ravel()) == {1}
 
@@ -39,10 +41,10 @@ def test_a_single_loss_is_the_best_and_the_colours_run_from_the_worst():
 def test_the_lower_loss_is_the_better():
     low, high = (result([0.5], optimizer=name) for name in ("low", "high"))
     high = high._replace(held_out=high.held_out._replace(losses={"mse": 0.4, "bce": 0.5, "dice": 0.6}))
-    axes = compare_losses.matrix(scores.arms([low, high], lambda run: run.optimizer), "title").axes[0]
+    axes = compare_losses.matrix(compare([low, high], lambda run: run.optimizer), "title").axes[0]
     assert list(axes.images[0].get_array()[:, JUDGES.index("held_out_mse")]) == [1, 0]
 
 
-def test_an_unknown_loss_is_told_which_are_known(tmp_path):
+def test_the_known_losses_are_named_beside_an_unknown_one(tmp_path):
     with pytest.raises(UsageError, match="--losses must be one of: mse, bce, dice; got 'hinge'"):
-        execute(compare_losses, "--preset", "quick", "--losses", "hinge", "--out", tmp_path / "out")
+        execute(compare_losses, "quick", "--losses", "hinge", "--out", tmp_path / "out")

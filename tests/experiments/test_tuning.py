@@ -1,17 +1,18 @@
+"""Which rates are tried for which optimizer, and the best of them."""
+
 import numpy as np
 import pytest
-from rich.console import Console
-from small_runs import RATES, arms_at, result
+from small_runs import RATES, arms_at, lab_of, result
 
-from experiments.lab import processes, scores
+from experiments.lab.arms import by_rate, compare
 from experiments.lab.options import Comparison
 from experiments.optimizers import tuning
 from experiments.optimizers.tuning import Candidate
 
 
 def test_candidates_have_the_common_grid_or_their_own():
-    found = tuning.candidates(["sgd", "optax:lion=1e-3,1e-5"], [0.1, 0.01])
-    assert found == [Candidate("sgd", "sgd", (0.01, 0.1)), Candidate("optax:lion", "optax:lion", (1e-5, 1e-3))]
+    candidates = tuning.candidates(["sgd", "optax:lion=1e-3,1e-5"], [0.1, 0.01])
+    assert candidates == [Candidate("sgd", "sgd", (0.01, 0.1)), Candidate("optax:lion", "optax:lion", (1e-5, 1e-3))]
 
 
 def test_a_candidate_may_have_options_beside_its_rates():
@@ -33,20 +34,38 @@ def test_a_candidate_may_have_a_label():
     ]
 
 
-def test_every_candidate_is_planned_at_every_rate_over_the_seeds():
-    given = [Candidate("plain", "sgd", (0.01, 0.1)), Candidate("adam", "adam", (1e-3,))]
-    planned = [(run.optimizer, run.learning_rate, run.seed) for run in tuning.plan(given, range(2), Comparison())]
-    assert planned == [(name, rate, seed) for _, name, rates in given for rate in rates for seed in (0, 1)]
+def trained(loss):
+    """A lab whose runs end at the loss that `loss(run)` gives, and the runs that it was asked for."""
+    runs = []
+
+    def train_run(run):
+        runs.append(run)
+        return result([1.0, loss(run)], run.seed, run.learning_rate, optimizer=run.optimizer)
+
+    return lab_of(train_run), runs
 
 
-def test_trials_give_every_result_to_its_candidate():
-    """Two candidates may be one optimizer at one rate: the results are those of the plan, in its order."""
-    given = [Candidate("a", "adam", (0.1, 1.0)), Candidate("b", "adam", (1.0,))]
-    order = [result([0.5], seed, rate) for rate in (0.1, 1.0, 1.0) for seed in (0, 1)]
-    trials = tuning.trials(given, order, 2)
+def test_every_candidate_is_trained_at_every_rate_over_the_seeds():
+    candidates = [Candidate("plain", "sgd", (0.01, 0.1)), Candidate("adam", "adam", (1e-3,))]
+    lab, runs = trained(lambda run: 0.5)
+    trials = tuning.train(candidates, range(2), Comparison(), lab)
+    expected = [(name, rate, seed) for _, name, rates in candidates for rate in rates for seed in (0, 1)]
+    assert [(run.optimizer, run.learning_rate, run.seed) for run in runs] == expected
+    assert {label: list(arms) for label, arms in trials.items()} == {
+        "plain": ["plain 0.01", "plain 0.1"],
+        "adam": ["adam 0.001"],
+    }
+
+
+def test_every_candidate_has_its_results():
+    """Two candidates may be one optimizer at one rate."""
+    candidates = [Candidate("a", "adam", (0.1, 1.0)), Candidate("b", "adam", (1.0,))]
+    lab, _ = trained(lambda run: run.learning_rate / 2)
+    trials = tuning.train(candidates, range(2), Comparison(), lab)
     assert {label: list(arms) for label, arms in trials.items()} == {"a": ["a 0.1", "a 1"], "b": ["b 1"]}
     assert [own.run.seed for own in trials["a"]["a 1"].results] == [0, 1]
     assert trials["a"]["a 1"].run == trials["b"]["b 1"].run
+    assert trials["a"]["a 0.1"].values("final_loss") == pytest.approx([0.05, 0.05])
 
 
 @pytest.mark.parametrize(
@@ -101,13 +120,13 @@ def test_the_grid_extends_itself_beyond_its_edge(losses, beyond):
 
 def test_the_grid_does_not_extend_for_ever():
     # Three rates below the grid that was asked for, the lowest still the best.
-    given = [Candidate("adam", "adam", (1.0, 2.0))]
-    assert tuning.extension(tuning.grid({"adam": arms_at([0.1, 0.2, 0.3])}), given) == {}
+    candidates = [Candidate("adam", "adam", (1.0, 2.0))]
+    assert tuning.extension(tuning.grid({"adam": arms_at([0.1, 0.2, 0.3])}), candidates) == {}
 
 
 def test_the_grid_extends_to_no_number_that_float32_does_not_hold():
     for ends, losses in (((1e-30, 1e-10), [0.1, 0.2]), ((1e10, 1e30), [0.2, 0.1])):
-        arms = scores.arms([result([1.0, it], 0, rate) for rate, it in zip(ends, losses, strict=True)], scores.by_rate)
+        arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(ends, losses, strict=True)], by=by_rate)
         assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", ends)]) == {}
 
 
@@ -118,25 +137,43 @@ def test_where_every_rate_diverged_the_grid_extends_downwards():
 
 def test_close_rates_have_nothing_new_beyond_them():
     close = (0.001, 0.0010000001)
-    arms = scores.arms(
-        [result([1.0, loss], 0, rate) for rate, loss in zip(close, (0.1, 0.2), strict=True)], scores.by_rate
-    )
+    arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(close, (0.1, 0.2), strict=True)], by=by_rate)
     assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", close)]) == {}
 
 
-def test_every_process_extends_by_the_rates_of_the_first(monkeypatch):
-    asked = []
-    answers = iter([[10.0, np.nan], [np.nan, np.nan]])
-    monkeypatch.setattr(processes, "broadcast", lambda rates: asked.append(rates) or np.array(next(answers)))
-    trained = []
-    given = [Candidate("adam", "adam", (0.1, 1.0)), Candidate("sgd", "sgd", (0.1, 1.0))]
-    assert tuning.search(given, lambda some: trained.append(some) or {}, True, Console(quiet=True)) == {}
-    assert np.isnan(asked).all()
-    assert trained == [given, [given[0]._replace(rates=(0.1, 1.0, 10.0)), given[1]]]
+def test_a_search_tries_rates_beyond_an_edge_of_those_that_have_their_best_there():
+    """Adam is better at every higher rate, SGD best in the middle, and RMSprop diverges above 0.02."""
+
+    def loss(run):
+        if run.optimizer == "rmsprop":
+            return 2.0 if run.learning_rate > 0.02 else 0.5
+        return 0.5 / run.learning_rate**0.1 if run.optimizer == "adam" else abs(run.learning_rate - 0.1) / 10
+
+    candidates = [Candidate(label, label, (0.05, 0.1, 0.2)) for label in ("adam", "sgd", "rmsprop")]
+    lab, runs = trained(loss)
+    trials = tuning.search(candidates, range(2), Comparison(), lab, extend=True)
+    assert {label: [arm.run.learning_rate for arm in arms.values()] for label, arms in trials.items()} == {
+        # Three are added, and no more.
+        "adam": [0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
+        "sgd": [0.05, 0.1, 0.2],
+        # It diverges at the first that is added too; of the other two, whose losses are equal, the lower is an edge.
+        "rmsprop": [0.00625, 0.0125, 0.025, 0.05, 0.1, 0.2],
+    }
+    assert lab.lines[:2] == [
+        "the best rate of adam is an edge of its grid: trying 0.4",
+        "some seed of rmsprop diverged at every rate: trying 0.025",
+    ]
+    assert len(lab.lines) == 6
+    del runs[:], lab.lines[:]
+    assert list(tuning.search(candidates, range(2), Comparison(), lab, extend=False)) == ["adam", "sgd", "rmsprop"]
+    assert len(runs) == 3 * 3 * 2
+    assert lab.lines == []
 
 
-def test_figures_show_where_runs_diverged():
+def test_the_figure_and_the_table_show_the_grid():
     grid = tuning.grid({"adam": arms_at([0.3, 0.2, np.nan])})
-    assert tuning.range_figure(grid, "title").axes[0].get_ylabel() == "mean loss, last tenth"
+    heading, figure = tuning.drawing(grid, "title")
+    assert heading == "Loss against learning rate"
+    assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
     (row,) = tuning.table({"adam": arms_at([0.3, 0.2, np.nan])}, grid, 10, "0").rows
     assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]
