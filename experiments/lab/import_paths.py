@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +18,15 @@ import optax.contrib
 from experiments.lab.names import exact
 from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
-# Arguments of an update that training does not give -> why the optimizer is refused.
-_LACKING = {
+# Functions that some optimizers call in their update and training does not offer -> why they are refused.
+_NOT_OFFERED = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
     "obj_fn": "it takes second derivatives of the loss, which training does not offer",
 }
+
+
+class _NotOfferedError(Exception):
+    """An optimizer calls one of `_NOT_OFFERED`; the message is the reason."""
 
 
 class RefusedError(ValueError):
@@ -76,31 +80,24 @@ def optimizer(name: str) -> Optimizer:
 
 def _fault(factory: Callable[..., Any]) -> str:
     """Why training cannot use an optimizer; empty if it can."""
-    weights = trial_weights()
-    parameters = inspect.signature(factory).parameters.values()
-    required = [parameter.name for parameter in parameters if _is_required(parameter)]
-    if any(parameter.name.endswith("optimizer") for parameter in parameters):
+    required = [name for name, parameter in inspect.signature(factory).parameters.items() if _is_required(parameter)]
+    if any(name.endswith("optimizer") for name in required):
         return "it takes an optimizer, and no rate: put both together in a function of your own"
     if len(required) > 1:
         listed = ", ".join(required)
         return f"it needs more than a rate ({listed}): give it the rest in brackets, or in a function of your own"
-    transformation = factory(1e-3)
-    if not hasattr(transformation, "init"):
-        return "its result is no optax transformation"
-    state = transformation.init(weights)
-    for parameter in inspect.signature(transformation.update).parameters.values():
-        if _is_required(parameter) and parameter.name in _LACKING:
-            return _LACKING[parameter.name]
-
-    def trial(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
-        transformation = factory(learning_rate)
-        # As in `segjax.training.train_step`.
-        state, value = transformation.init(params), jnp.ones(())
-        return optax.with_extra_args_support(transformation).update(params, state, params, value=value, grad=params)
-
-    # One small update finds, before an hour of training, what asks for more than gradients. The rate is traced, as it
-    # is in training: a factory that makes a number of it fails there.
-    jax.eval_shape(trial, jnp.asarray(1e-3), weights)
+    for name, reason in _NOT_OFFERED.items():
+        try:
+            _trace_update(factory, **{name: partial(_refuse, reason)})
+        except _NotOfferedError as error:
+            return str(error)
+        # It may lack another argument; then the update below says so.
+        except Exception:
+            continue
+    # One small update finds, before an hour of training, what asks for more than gradients.
+    _trace_update(factory)
+    weights = trial_weights()
+    state = factory(1e-3).init(weights)
     if judge := eval_params(factory, state):
         judged = judge(state, weights)
         if jax.tree.map(jnp.shape, judged) != jax.tree.map(jnp.shape, weights):
@@ -111,6 +108,22 @@ def _fault(factory: Callable[..., Any]) -> str:
     if not _share_of_square_left(factory, weights, 1e-6, 10) <= 1.001:
         return "on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is"
     return ""
+
+
+def _trace_update(factory: Callable[..., Any], **extra_args: Any) -> None:
+    """Traces an update as `segjax.training.train_step` makes it. The rate is traced: a factory that makes a number of
+    it fails here."""
+
+    def update(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
+        transformation = optax.with_extra_args_support(factory(learning_rate))
+        state = transformation.init(params)
+        return transformation.update(params, state, params, value=jnp.ones(()), grad=params, **extra_args)
+
+    jax.eval_shape(update, jnp.asarray(1e-3), trial_weights())
+
+
+def _refuse(reason: str, *_: Any, **__: Any) -> NoReturn:
+    raise _NotOfferedError(reason)
 
 
 def _is_required(parameter: inspect.Parameter) -> bool:

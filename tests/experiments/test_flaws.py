@@ -1,11 +1,11 @@
 from small_runs import result
 
-from experiments.lab import scores
+from experiments.lab.arms import by_rate, compare
 from experiments.notebook import flaws
 
 
 def arms_of(*results):
-    return scores.arms(results, scores.by_rate)
+    return compare(results, by=by_rate)
 
 
 def test_every_flaw_is_shown_with_what_is_finished():
@@ -19,7 +19,7 @@ def test_every_flaw_is_shown_with_what_is_finished():
     assert "gaussian_kernel sums to 1." in none[7].shown
 
 
-def test_paired_differences_are_adam_less_rmsprop():
+def test_paired_differences_are_adam_minus_rmsprop():
     arms = arms_of(
         result([0.2, 0.2], 0),
         result([0.3, 0.3], 0, agreeing=[0, 1], optimizer="rmsprop"),
@@ -32,8 +32,8 @@ def test_paired_differences_are_adam_less_rmsprop():
 
 def test_the_plotted_curve_is_another_run_s_sum():
     arms = arms_of(result([0.5] * 4, optimizer="sgd"), result([0.2, 0.1], optimizer="rmsprop"))
-    said = "from 2 down to 1.000, where RMSprop's own running mean ends at 0.1500"
-    assert said in flaws.other_sum(arms, 2)
+    sentence = "from 2 down to 1.000, where RMSprop's own running mean ends at 0.1500"
+    assert sentence in flaws.other_sum(arms, 2)
     # A run that is no longer than RMSprop's is not the long one.
     assert flaws.other_sum(arms, 4) == "(not run)"
 

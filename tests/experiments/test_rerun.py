@@ -6,7 +6,7 @@ import pytest
 from small_runs import SHORT, Command, execute, parse
 
 from experiments import compare_losses, compare_optimizers, rerun
-from experiments.lab import cli, store
+from experiments.lab import cli, question
 from experiments.lab.stops import UsageError
 from experiments.rerun import Options
 
@@ -46,7 +46,7 @@ def test_other_numbers_are_named(results, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "1 of" in said
     assert "runs[1].curves.loss[2]: " in said
-    assert "Not made alike: versions jax: 0, now" in said
+    assert "Provenance differs: versions jax: 0, now" in said
     # Another commit is said, and is no difference.
     written = json.loads((tmp_path / "again" / "rerun.json").read_text())
     assert [difference["place"] for difference in written["differences"]] == ["runs[1].curves.loss[2]"]
@@ -99,7 +99,7 @@ def test_refuses_to_write_over_the_results(results):
         ({"optimizers": {"evil:factory": ["another:factory"]}}, ["evil", "another"]),
         ({"optimizers": ("évil:factory=\n1",)}, ["évil"]),
         ({"optimizers": ("sgd=0.1",), "nested": {"a": ("other.module:factory",)}}, ["other.module"]),
-        ({"out": Path("a:b"), "loss": "mse", "coordinator": ""}, []),
+        ({"out": Path("a:b"), "loss": "mse", "cluster": ""}, []),
     ],
 )
 def test_finds_what_options_would_import(options, modules):
@@ -110,8 +110,8 @@ def test_finds_what_options_would_import(options, modules):
 def test_code_of_another_module_runs_only_where_it_is_allowed(results, tmp_path, monkeypatch):
     (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w'); from optax import adam as factory")
     monkeypatch.syspath_prepend(tmp_path)
-    named = parse(compare_optimizers, "--preset", "quick", "--optimizers", "stranger:factory")
-    given = {**json.loads(results.read_text()), "experiment": "compare_optimizers", "options": vars(named)}
+    named = parse(compare_optimizers, "quick", "--optimizers", "stranger:factory")
+    given = {**json.loads(results.read_text()), "experiment": "compare_optimizers", "options": named.flat}
     folder = tmp_path / "results"
     folder.mkdir()
     (folder / "results.json").write_text(json.dumps(given, default=str))
@@ -131,11 +131,11 @@ def test_deterministic_results_are_repeated_so(results, tmp_path, monkeypatch):
     document["options"]["deterministic"] = True
     changed = tmp_path / "results.json"
     changed.write_text(json.dumps(document))
-    seen = []
-    monkeypatch.setattr(store, "claim", lambda *_: seen.append(os.environ["XLA_FLAGS"]) or 1 / 0)
+    flags = []
+    monkeypatch.setattr(question.Folder, "claimed", lambda *_: flags.append(os.environ["XLA_FLAGS"]) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         rerun.main(Options(changed, str(tmp_path / "again")))
-    assert seen == ["--given --xla_gpu_exclude_nondeterministic_ops=true"]
+    assert flags == ["--given --xla_gpu_exclude_nondeterministic_ops=true"]
 
 
 @pytest.mark.slow

@@ -8,15 +8,15 @@ from experiments.optimizers import tuning
 
 def test_rates_are_different(tmp_path):
     with pytest.raises(UsageError, match="--rates must be different"):
-        execute(tune_learning_rate, "--preset", "quick", "--rates", "1", "1", "--out", tmp_path / "out")
+        execute(tune_learning_rate, "quick", "--rates", "1", "1", "--out", tmp_path / "out")
 
 
 def test_findings_name_the_best_the_edge_and_what_diverged():
     trials = {"adam": arms_at([0.1, 0.2, float("nan")]), "sgd": arms_at([2.0, 3.0, 4.0], "sgd")}
-    said = tune_learning_rate.findings(tuning.grid(trials))
-    assert said[0].startswith("adam: best rate 0.001 (loss 0.1000), at the lowest edge of its grid")
-    assert said[0].endswith("; some seed diverged at 0.1.")
-    assert said[1] == "sgd: some seed diverged at every rate."
+    sentences = tune_learning_rate.findings(tuning.grid(trials))
+    assert sentences[0].startswith("adam: best rate 0.001 (loss 0.1000), at the lowest edge of its grid")
+    assert sentences[0].endswith("; some seed diverged at 0.1.")
+    assert sentences[1] == "sgd: some seed diverged at every rate."
 
 
 @pytest.mark.slow
