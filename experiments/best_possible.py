@@ -37,7 +37,7 @@ from experiments.lab.report import Report, Table
 from experiments.lab.runs import Result, Run, Texture
 from experiments.lab.train import progress_bar, train_all
 from segjax import edges, oracle, plotting
-from segjax.checks import check_count, check_sigma
+from segjax._checks import check_count, check_sigma
 
 # The notebook's network as it is trained there, and the best that we know, with the loss and the peak rate of
 # `train_best_model`: here over the whole cosine, and on batches of 8.

@@ -37,7 +37,7 @@ from experiments.lab.train import train_all
 from experiments.lab.tuning import Candidate, Grid
 from experiments.notebook.published import ADAM_RATES
 from segjax import OPTIMIZERS
-from segjax.checks import check_positive
+from segjax._checks import check_positive
 
 # The columns that are estimated, and the two that decide: where training ended, and its worth on other images.
 ESTIMATED = ("final_loss", "loss", "iou")

@@ -31,7 +31,7 @@ from experiments.lab.report import Report, Table
 from experiments.lab.runs import CHUNK_SIZE
 from experiments.lab.train import progress_bar
 from segjax import LOSSES, OPTIMIZERS, plotting, range_test
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 from segjax.schedules import scheduled
 
 

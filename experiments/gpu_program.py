@@ -38,7 +38,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Images
 from experiments.lab.report import Report, Table
 from segjax import OPTIMIZERS, plotting
-from segjax.checks import check_count
+from segjax._checks import check_count
 
 KINDS = ("fusions", "cuDNN", "products", "copies", "others")
 INSTALL = "pip install '.[experiments,gpu-program]' in an environment of its own"

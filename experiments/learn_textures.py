@@ -28,7 +28,7 @@ from experiments.lab.clock import Snapshot
 from experiments.lab.report import Report
 from experiments.lab.runs import HELD_OUT_KEY
 from segjax import plotting
-from segjax.checks import check_positive, check_share
+from segjax._checks import check_positive, check_share
 from segjax.exemplars import generate_crops
 
 # The share of each photograph that training never sees.

@@ -40,7 +40,7 @@ from experiments.notebook.published import (
     quantity,
 )
 from segjax import metrics, plotting, statistics
-from segjax.checks import check_count
+from segjax._checks import check_count
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ from experiments.lab.saved_models import SavedModel
 from experiments.lab.stops import UsageError
 from experiments.lab.train import progress_bar
 from segjax import plotting, tiling
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 
 # Shorter than this no texture can be seen.
 SMALLEST = 16

@@ -33,7 +33,7 @@ from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from experiments.lab.train import progress_bar
 from segjax import metrics, oracle, plotting
-from segjax.checks import check_count, check_sigma
+from segjax._checks import check_count, check_sigma
 from segjax.losses import binary_cross_entropy
 from segjax.optimizers import adam
 from segjax.schedules import cosine, scheduled

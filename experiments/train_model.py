@@ -30,7 +30,7 @@ from experiments.lab.runs import CHUNK_SIZE, Result, held_out_batch
 from experiments.lab.stops import UsageError
 from experiments.lab.train import train_all
 from segjax import plotting
-from segjax.checks import check_count
+from segjax._checks import check_count
 
 # Rows of the last figure; each picture is a file of its own as well.
 MOST_ROWS = 8

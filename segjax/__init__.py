@@ -1,7 +1,7 @@
 """Image segmentation of Gaussian textures, from random key to trained network, as pure functions of JAX.
 
-A tour of the modules, in the order in which data walks through them. Each is reachable as `segjax.NAME`; what a
-research script needs most is also at the top level.
+What a research script needs most is at the top level: `segjax.__all__`. Everything else is in a module, an attribute of
+the package: `segjax.losses`, for example. The modules, in the order in which data passes through them:
 
     textures       generate_data(key) -> Batch(image, mask): two textures, split by a random smooth mask
     exemplars      generate_crops(key, first, second) -> Batch: the same from photographs of two materials
@@ -23,7 +23,6 @@ research script needs most is also at the top level.
     torch_weights  weights to and from PyTorch's state_dict
     tiling         segment: a picture of any size, in bounded memory
     plotting       arrays -> Figure
-    checks         the argument checks of all the others
 
 `plotting` loads at first use, since it needs matplotlib.
 
@@ -35,28 +34,26 @@ research script needs most is also at the top level.
 import importlib
 from typing import TYPE_CHECKING
 
-from segjax import (
-    checkpoints,
-    checks,
-    convolution,
-    edges,
-    evaluation,
-    exemplars,
-    layers,
-    losses,
-    metrics,
-    models,
-    optimizers,
-    oracle,
-    range_test,
-    schedules,
-    statistics,
-    sweeps,
-    textures,
-    tiling,
-    torch_weights,
-    training,
-)
+# By `as`, type checkers see a module of the package, though `__all__` does not name it.
+from segjax import checkpoints as checkpoints
+from segjax import convolution as convolution
+from segjax import edges as edges
+from segjax import evaluation as evaluation
+from segjax import exemplars as exemplars
+from segjax import layers as layers
+from segjax import losses as losses
+from segjax import metrics as metrics
+from segjax import models as models
+from segjax import optimizers as optimizers
+from segjax import oracle as oracle
+from segjax import range_test as range_test
+from segjax import schedules as schedules
+from segjax import statistics as statistics
+from segjax import sweeps as sweeps
+from segjax import textures as textures
+from segjax import tiling as tiling
+from segjax import torch_weights as torch_weights
+from segjax import training as training
 from segjax.evaluation import eval_variables, evaluate, recalibrate
 from segjax.losses import LOSSES
 from segjax.models import PatchCNN, SegmentationCNN, UNet, count_parameters, parameter_table, predict
@@ -68,7 +65,7 @@ from segjax.training import History, TrainState, make_fit, make_train
 
 # Type checkers see the lazy module as an import. They must not see `__getattr__`: it would accept any name.
 if TYPE_CHECKING:
-    from segjax import plotting
+    from segjax import plotting as plotting
 else:
 
     def __getattr__(name):
@@ -88,37 +85,16 @@ __all__ = [
     "SegmentationCNN",
     "TrainState",
     "UNet",
-    "checkpoints",
-    "checks",
     "compose_batch",
-    "convolution",
     "count_parameters",
-    "edges",
     "eval_variables",
     "evaluate",
-    "evaluation",
-    "exemplars",
     "gaussian_kernel",
     "generate_data",
-    "layers",
-    "losses",
     "make_fit",
     "make_train",
-    "metrics",
-    "models",
-    "optimizers",
-    "oracle",
     "parameter_table",
-    "plotting",
     "predict",
-    "range_test",
     "recalibrate",
-    "schedules",
-    "statistics",
     "sweep",
-    "sweeps",
-    "textures",
-    "tiling",
-    "torch_weights",
-    "training",
 ]

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-from segjax.checks import check_array, check_images
+from segjax._checks import check_array, check_images
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # The kernel's gradient sums over the images, one number of a vector register each: an AVX2 register has 8 of float32.

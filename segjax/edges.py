@@ -12,7 +12,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from segjax.checks import check_array, check_count, check_images, check_logits, check_pixels, check_positive
+from segjax._checks import check_array, check_count, check_images, check_logits, check_pixels, check_positive
 from segjax.metrics import ratio
 
 # Ends of the bands of distance in pixels; the last band is all beyond.

@@ -17,7 +17,7 @@ from flax.errors import FlaxError
 from jax import lax
 
 from segjax import metrics
-from segjax.checks import (
+from segjax._checks import (
     check_callable,
     check_count,
     check_key,

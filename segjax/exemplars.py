@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
+from segjax._checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
 from segjax.textures import EDGE_SIGMA, Batch, blur, rescale
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_logits
+from segjax._checks import check_logits
 
 # (logits, mask), each (batch, ...) -> (batch,).
 Loss = Callable[[jax.Array, jax.Array], jax.Array]

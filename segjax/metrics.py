@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.checks import check_array, check_logits, check_pixels, check_real
+from segjax._checks import check_array, check_logits, check_pixels, check_real
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 # An untrained network's loss moves by a few hundredths of itself from batch to batch; a fifth is no such chance.

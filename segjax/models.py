@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict
 
-from segjax.checks import check_count, check_flag, check_images, check_network, check_variables
+from segjax._checks import check_count, check_flag, check_images, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
 # What `model.init` gives: "params" and, where there is BatchNorm, "batch_stats".

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
-from segjax.checks import check_callable
+from segjax._checks import check_callable
 
 # A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule

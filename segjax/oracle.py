@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from segjax.checks import check_callable, check_count, check_images, check_key, check_sigma
+from segjax._checks import check_callable, check_count, check_images, check_key, check_sigma
 from segjax.textures import EDGE_SIGMA, _band, _gaussian_profile, generate_data
 
 # The range of an image in standard deviations of its rougher texture, over which its grey levels are spread.

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from segjax.checks import check_count, check_positive, check_real
+from segjax._checks import check_count, check_positive, check_real
 from segjax.schedules import Schedule
 
 # The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large to

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_callable, check_count, check_optimizer, check_positive
+from segjax._checks import check_callable, check_count, check_optimizer, check_positive
 from segjax.optimizers import Optimizer, Rate
 
 # (peak of the learning rate, number of steps) -> (step -> learning rate).

@@ -24,7 +24,7 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from segjax.checks import check_count, check_flag, check_positive, check_real
+from segjax._checks import check_count, check_flag, check_positive, check_real
 
 # At 10,000 draws the chance in an interval's ends is about 1 % of its width.
 NUM_RESAMPLES = 10_000

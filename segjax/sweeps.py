@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from segjax.checks import check_callable, check_count, check_positive, check_real
+from segjax._checks import check_callable, check_count, check_positive, check_real
 from segjax.metrics import diverged_at
 from segjax.training import History, Train, TrainState
 

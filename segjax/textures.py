@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_flag, check_key, check_pixels, check_sigma
+from segjax._checks import check_array, check_count, check_flag, check_key, check_pixels, check_sigma
 
 # Width in pixels of the last blur, which hides the jump between the two textures; the notebook's number.
 EDGE_SIGMA = 1.0

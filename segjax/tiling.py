@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from segjax.checks import check_array, check_count, check_network, check_variables
+from segjax._checks import check_array, check_count, check_network, check_variables
 from segjax.models import Variables, predict
 
 

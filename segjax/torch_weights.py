@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from segjax import checkpoints
-from segjax.checks import check_variables
+from segjax._checks import check_variables
 from segjax.models import SegmentationCNN, Variables
 
 # Only the notebook's depth has names in its state_dict.

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from segjax import checks
+from segjax import _checks as checks
 
 MOST = 2**31 - 1
 F32 = jnp.finfo(np.float32)

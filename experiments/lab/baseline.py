@@ -16,7 +16,7 @@ from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
 from experiments.lab.scores import COLUMNS, CURVES, Arm, Arms
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 
 EXPERIMENT = "compare_optimizers"
 # Options that say which images a run sees, beside those that its own row tells.

@@ -27,7 +27,7 @@ from experiments.lab.report import Report, Table
 from experiments.lab.runs import CHUNK_SIZE, Begun, held_out_of
 from experiments.lab.train import in_chunks, progress_bar
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES, plotting
-from segjax.checks import check_count, check_pixels, check_positive
+from segjax._checks import check_count, check_pixels, check_positive
 
 # Shares of the time at which a snapshot is kept.
 SNAPSHOTS = np.linspace(0.1, 1, 10)

@@ -21,7 +21,7 @@ from experiments.lab import provenance
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
-from segjax.checks import check_count, check_pixels, check_positive, check_sigma
+from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
 # Options that change no result: an unfinished folder can be gone on with under other values of them. The width, like
 # the number of devices, changes rounding alone; so what was too wide for the memory can go on with a smaller one.

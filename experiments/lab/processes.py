@@ -26,7 +26,7 @@ from jax.experimental import multihost_utils
 from experiments.lab.names import printable
 from experiments.lab.options import difference
 from experiments.lab.stops import Finished, Interrupted, UsageError, usage_errors
-from segjax.checks import check_count
+from segjax._checks import check_count
 
 # To find one another at the start, and to say good-bye at the end.
 PATIENCE_S = 60

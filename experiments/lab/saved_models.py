@@ -17,7 +17,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
 from segjax import checkpoints, generate_data, torch_weights
-from segjax.checks import check_count
+from segjax._checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"

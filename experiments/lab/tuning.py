@@ -16,7 +16,7 @@ from experiments.lab.report import Table
 from experiments.lab.runs import Result, Run
 from experiments.lab.scores import Arm, Arms
 from segjax import OPTIMIZERS, plotting, statistics
-from segjax.checks import check_positive
+from segjax._checks import check_positive
 from segjax.statistics import Best
 
 # The smallest and the largest rate that float32 holds with all its digits.
