@@ -315,7 +315,7 @@ def draw(
         log=True,
         x=np.array(options.windows, float),
         xlabel="side of the window (pixels)",
-        levels={
+        horizontal_lines={
             f"{name}, sees {ARCHITECTURES[name].receptive_field}": float(errors[name, options.sigma2].mean())
             for name in NETWORKS
         },

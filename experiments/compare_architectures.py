@@ -186,10 +186,12 @@ def draw(options: Options, found: Found) -> dict[str, Figure]:
     size = f"{options.size} images, {options.over_seeds}"
     panels = (f"{STEPS}: {options.iterations}", f"{SECONDS}: those of {options.architectures[0]}")
     ylabel = f"held-out accuracy after {options.iterations} steps"
-    levels = {bounds.heading(found.bound): 1 - found.bound.error.expected} if found.bound else {}
+    lines = {bounds.heading(found.bound): 1 - found.bound.error.expected} if found.bound else {}
     return {
         "budgets": plotting.scores(both, panels, ("held-out accuracy",) * 2, size),
-        "cost_and_quality": plotting.tradeoff(points, "time of a training step (ms)", ylabel, size, levels=levels),
+        "cost_and_quality": plotting.tradeoff(
+            points, "time of a training step (ms)", ylabel, size, horizontal_lines=lines
+        ),
     }
 
 

@@ -126,7 +126,7 @@ def report(options: Options, losses: np.ndarray) -> Report:
         x=rates,
         xlabel="learning rate, growing in the run",
         xlog=True,
-        marks={f"suggestion {suggested:.2g}": suggested} if np.isfinite(suggested) else {},
+        vertical_lines={f"suggestion {suggested:.2g}": suggested} if np.isfinite(suggested) else {},
     )
     title = f"Range test of {options.optimizer}, {options.steps} steps"
     figures = {"range_test": plotting.training_curves([panel], title)}

@@ -129,7 +129,7 @@ def programs(options: Options) -> dict[str, Program]:
     prediction = limits.prediction(model, options.batch_size, options.image_size)
 
     def evaluate(variables: Any, key: jax.Array) -> segjax.metrics.Counts:
-        return segjax.evaluate(model, variables, key, **sizes)
+        return segjax.evaluate(key, model, variables, **sizes)
 
     found["evaluate"] = Program(evaluate, (variables, key), 1, prediction)
     return found

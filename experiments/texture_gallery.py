@@ -93,7 +93,7 @@ def work(options: Options, console: Console) -> list[dict[str, float]]:
         optimizer, steps = scheduled(adam, cosine, options.map_steps), options.map_steps
         train = segjax.make_train(model, optimizer=optimizer, loss=binary_cross_entropy, num_steps=steps, **widths)
         state, _ = train(train_key, MAP_RATE)
-        return 1 - metrics.accuracy(segjax.evaluate(model, state.variables, held_out_key, **widths))
+        return 1 - metrics.accuracy(segjax.evaluate(held_out_key, model, state.variables, **widths))
 
     pairs, window = list(itertools.combinations(sorted(options.map_sigmas), 2)), min(model.receptive_field, size)
     rows = []

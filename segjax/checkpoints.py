@@ -26,7 +26,7 @@ FORMAT = 1
 _ENTRY = "segjax"
 
 
-class OfAnotherError(ValueError):
+class ForeignFileError(ValueError):
     """A safetensors file that another program wrote."""
 
 
@@ -182,7 +182,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
     if end > len(content):
         raise ValueError(f"{path} is truncated: it has {len(content)} of {end} bytes")
     if not isinstance(entries, dict) or _ENTRY not in entries:
-        raise OfAnotherError(f"{path} is a safetensors file, but not one of segjax")
+        raise ForeignFileError(f"{path} is a safetensors file, but not one of segjax")
     try:
         entry = json.loads(entries[_ENTRY])
         return {**entry}

@@ -8,7 +8,7 @@ On a CPU, XLA has one fast convolution, NHWC x HWIO, and two traps around it:
   runs. Here a batch of convolutions is a loop over them.
 
 Where the optional package `segjax-native` is installed (native/), float32 on a CPU goes to its C++ instead: a training
-step takes half as long (docs/performance.md). `on_cpu` decides.
+step takes half as long (docs/performance.md). `cpu_backend` decides.
 
 On other platforms this is the plain convolution with JAX's own gradients, but for one trap under `vmap` on a GPU: JAX's
 kernel gradient becomes a convolution with a kernel as large as the image, in none of cuDNN's forms for gradients. Here
@@ -114,7 +114,7 @@ def double(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def side_by_side() -> str:
+def _vmap_strategy() -> str:
     """How runs under `vmap` are computed where it is not on a CPU: all at once, "groups", or one by one, "loop".
 
     SEGJAX_RUNS says which; groups is the default.
@@ -129,7 +129,7 @@ def side_by_side() -> str:
     return runs
 
 
-def on_cpu() -> str:
+def cpu_backend() -> str:
     """What computes float32 on a CPU: "native" where `segjax-native` is installed and SEGJAX_NATIVE is not 0, or "xla".
 
     Raises:
@@ -163,11 +163,11 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:
-    return sequential_vmap(function) if side_by_side() == "loop" else function
+    return sequential_vmap(function) if _vmap_strategy() == "loop" else function
 
 
 def _in_cpp(array: jax.Array) -> bool:
-    return array.dtype == jnp.float32 and on_cpu() == "native"
+    return array.dtype == jnp.float32 and cpu_backend() == "native"
 
 
 @cache

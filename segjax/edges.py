@@ -25,25 +25,25 @@ class EdgeCounts(NamedTuple):
 
     Attributes:
         pixels, wrong: (5,), all pixels and the wrong ones at 0-1, 1-2, 2-4, 4-8 and more than 8 pixels from the edge.
-        edge, found: pixels at the true edge, and those of them that have a predicted edge near.
-        given, right: pixels at the predicted edge, and those of them that have the true edge near.
+        true_edge, true_matched: pixels at the true edge, and those of them that have a predicted edge near.
+        predicted_edge, predicted_matched: pixels at the predicted edge, and those that have the true edge near.
     """
 
     pixels: jax.Array
     wrong: jax.Array
-    edge: jax.Array
-    found: jax.Array
-    given: jax.Array
-    right: jax.Array
+    true_edge: jax.Array
+    true_matched: jax.Array
+    predicted_edge: jax.Array
+    predicted_matched: jax.Array
 
 
-def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts:
+def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCounts:
     """Counts over all pixels of a batch: to be jitted.
 
     Args:
         logits, mask: (batch, height, width, 1); the mask is 0 or 1, and predicted where a logit is above 0. Of a
             probability p, such as the oracle's, pass p - 0.5. A NaN predicts no mask.
-        within: what is near another edge, in pixels, at most 8, a number.
+        tolerance: what is near another edge, in pixels, at most 8, a number.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -52,8 +52,8 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
         raise ValueError(f"mask must have shape (batch, height, width, 1), got {mask.shape}")
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
-    if cast(float, check_positive("within", within)) > BANDS[-1]:
-        raise ValueError(f"within must be at most {BANDS[-1]} pixels, got {within}")
+    if cast(float, check_positive("tolerance", tolerance)) > BANDS[-1]:
+        raise ValueError(f"tolerance must be at most {BANDS[-1]} pixels, got {tolerance}")
     wanted, given = mask[..., 0] > 0.5, jax.nn.sigmoid(logits[..., 0]) > 0.5
     distance = edge_distance(wanted)
     band = jnp.sum(distance.ravel() > jnp.array(BANDS, float)[:, None], axis=0)
@@ -62,7 +62,7 @@ def count(logits: jax.Array, mask: jax.Array, within: float = 2.0) -> EdgeCounts
     # An edge is the pixels on both of its sides: at half a pixel, and no others are.
     true_edge, given_edge = distance < 0.75, edge_distance(given, reach=1) < 0.75
     to_given, to_true = _distances_to(given_edge, true_edge)
-    found, right = true_edge & (to_given <= within), given_edge & (to_true <= within)
+    found, right = true_edge & (to_given <= tolerance), given_edge & (to_true <= tolerance)
     totals = [inside, wrong, *(part.ravel() for part in (true_edge, found, given_edge, right))]
     return EdgeCounts(*(jnp.sum(part, axis=-1, dtype=jnp.int32) for part in totals))
 
@@ -77,7 +77,10 @@ def boundary_f(counts: EdgeCounts) -> jax.Array:
 
     The boundary F of Csurka et al. (2013); an edge is the pixels on both of its sides. 1 if neither mask has an edge.
     """
-    recall, precision = ratio(counts.found, counts.edge), ratio(counts.right, counts.given)
+    recall, precision = (
+        ratio(counts.true_matched, counts.true_edge),
+        ratio(counts.predicted_matched, counts.predicted_edge),
+    )
     both = precision + recall
     return jnp.where(both > 0, 2 * precision * recall / jnp.where(both > 0, both, 1), 0.0)
 

@@ -35,10 +35,10 @@ from segjax.training import Generate, TrainState
 
 
 def eval_variables(
+    key: jax.Array,
     model: nn.Module,
     optimizer: Optimizer,
     state: TrainState,
-    key: jax.Array,
     num_batches: int = 16,
     generate: Generate = generate_data,
     **generate_options: Any,
@@ -66,15 +66,15 @@ def eval_variables(
 
     def of_run(state: TrainState) -> Variables:
         variables = {"params": judge(state.opt_state, state.params), "batch_stats": state.batch_stats}
-        return recalibrate(model, variables, key, num_batches, generate, **generate_options)
+        return recalibrate(key, model, variables, num_batches, generate, **generate_options)
 
     return _over_runs(of_run, jnp.shape(state.step), state)
 
 
 def recalibrate(
+    key: jax.Array,
     model: nn.Module,
     variables: Variables,
-    key: jax.Array,
     num_batches: int = 16,
     generate: Generate = generate_data,
     **generate_options: Any,
@@ -134,9 +134,9 @@ def recalibrate(
 
 
 def evaluate(
+    key: jax.Array,
     model: nn.Module,
     variables: Variables,
-    key: jax.Array,
     num_batches: int = 16,
     generate: Generate = generate_data,
     **generate_options: Any,
@@ -158,7 +158,7 @@ def evaluate(
     >>> model, sizes = segjax.SegmentationCNN(num_channels=2, depth=1), {"batch_size": 2, "image_size": 16, "sigma": 3}
     >>> train, keys = segjax.make_train(model, num_steps=5, **sizes), jax.random.split(jax.random.key(0), 3)
     >>> states = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-3, 1e-2]))(keys).states
-    >>> counts = jax.jit(lambda states: segjax.evaluate(model, states.variables, jax.random.key(1), **sizes))(states)
+    >>> counts = jax.jit(lambda states: segjax.evaluate(jax.random.key(1), model, states.variables, **sizes))(states)
     >>> segjax.metrics.iou(counts).shape
     (3, 2)
     """

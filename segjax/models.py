@@ -22,7 +22,7 @@ _SIZES: Mapping[str, range] = MappingProxyType(
         "num_channels": range(1, 4096 + 1),
         "kernel_size": range(1, 255 + 1),
         "depth": range(1, 256 + 1),
-        "levels": range(8 + 1),
+        "num_halvings": range(8 + 1),
         "patch": range(1, 64 + 1),
     }
 )
@@ -140,33 +140,33 @@ class UNet(_Sight):
     Attributes:
         num_channels: width of the first level.
         kernel_size: side of the kernels in pixels of their level.
-        levels: number of halvings.
+        num_halvings: how many times the image is halved.
     """
 
     num_channels: int = 16
     kernel_size: int = 3
-    levels: int = 2
+    num_halvings: int = 2
     batch_statistics: ClassVar[bool] = False
     standardize: ClassVar[bool] = False
 
     @property
     def multiple(self) -> int:
-        return 2**self.levels
+        return 2**self.num_halvings
 
     def _seen(self, pixel: int) -> tuple[int, int]:
         before, after = _sides(self.kernel_size)
         # From the logit back to the image: a convolution adds its sides, and halving rounds down to a square.
         first, last = pixel - before, pixel + after
-        for _ in range(self.levels):
+        for _ in range(self.num_halvings):
             first, last = (first - before) // 2, (last + after) // 2
         first, last = first - 2 * before, last + 2 * after
-        for _ in range(self.levels):
+        for _ in range(self.num_halvings):
             first, last = 2 * first - before, 2 * last + 1 + after
         return first, last
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of 2^levels."""
+        """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of 2^num_halvings."""
         check_images("image", image)
         _check_options(self)
 
@@ -176,14 +176,14 @@ class UNet(_Sight):
 
         x = _pad_to_multiple(image, self.multiple)
         skips = []
-        for level in range(self.levels):
+        for level in range(self.num_halvings):
             x = block(x, self.num_channels * 2**level, f"down{level}")
             skips.append(x)
             x = halve(x)
         # Halving the image and doubling the width keeps the cost of a convolution, and halves the size of its maps.
         for name in ("bottom1", "bottom2"):
-            x = block(x, self.num_channels * 2**self.levels, name)
-        for level in reversed(range(self.levels)):
+            x = block(x, self.num_channels * 2**self.num_halvings, name)
+        for level in reversed(range(self.num_halvings)):
             # Repeated pixels instead of the paper's transposed convolution: no parameters, and no checkerboard pattern.
             x = jnp.concatenate([double(x), skips[level]], axis=-1)
             x = block(x, self.num_channels * 2**level, f"up{level}")
@@ -334,7 +334,7 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     """The network that `to_config` described; an option that is missing has its default.
 
     The sizes have bounds, so that no file can ask for a network without end: num_channels to 4096, kernel_size to 255,
-    depth to 256, levels to 8, patch to 64.
+    depth to 256, num_halvings to 8, patch to 64.
 
     Raises:
         ValueError: if the network or one of its options is unknown here, of another type, or out of bounds.

@@ -86,7 +86,7 @@ def interior_error(
     *,
     window: int = 17,
     image_size: int = 128,
-    levels: int | None = 256,
+    grey_levels: int | None = 256,
     num_windows: int = 4000,
 ) -> tuple[float, float]:
     """The least possible error on windows that lie in one texture, both equally likely.
@@ -98,7 +98,7 @@ def interior_error(
         sigma1, sigma2: widths of the textures in pixels, numbers.
         window: side of a window in pixels.
         image_size: n, as in `texture_covariance`.
-        levels: grey levels of an image; None for float32, whose step is 2^-24 of the range.
+        grey_levels: grey levels of an image; None for float32, whose step is 2^-24 of the range.
         num_windows: half of them from each texture, rounded up.
 
     Returns:
@@ -111,7 +111,7 @@ def interior_error(
     window, image_size = _check_window(window, image_size)
     each = -(-check_count("num_windows", num_windows, 2) // 2)
     widths = _number("sigma1", sigma1), _number("sigma2", sigma2)
-    step = _step(widths, image_size, levels)
+    step = _step(widths, image_size, grey_levels)
     with jax.enable_x64(True):
         # T (x) T + step^2 / 12 has the eigenvectors V (x) V: no large matrix is ever made.
         spectra = [np.linalg.eigh(_toeplitz(window, image_size, width, EDGE_SIGMA)) for width in widths]
@@ -151,7 +151,7 @@ def posterior(
     *,
     window: int = 17,
     num_masks: int = 2000,
-    levels: int | None = 256,
+    grey_levels: int | None = 256,
     border: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
@@ -168,7 +168,7 @@ def posterior(
         sigma1, sigma2, sigma: widths in pixels, numbers: those the images were made with.
         window: side of the window in pixels, odd; shifted inwards where the image ends.
         num_masks: the more, the closer; each takes 56 bytes.
-        levels: as in `interior_error`.
+        grey_levels: as in `interior_error`.
         border: pixels nearer to the border than this are left out: NaN.
         progress: is called with the number of masks done and `num_masks`, from time to time.
 
@@ -186,7 +186,7 @@ def posterior(
     if np.all(np.asarray(images) >= 0) and np.any(np.asarray(images) > 0):
         raise ValueError("images must be on their own scale, as generate_data(..., rescaled=False) gives them")
     size, masks = images.shape[1], check_count("num_masks", num_masks, 2)
-    law = _law(sigma1, sigma2, sigma, window, size, levels)
+    law = _law(sigma1, sigma2, sigma, window, size, grey_levels)
     if 2 * check_count("border", border, 0) >= size:
         raise ValueError(f"border must be below half of the image's side, {size / 2:g}, got {border}")
     sides = slice(border, size - border)
@@ -205,7 +205,7 @@ def bayes_error(
     image_size: int = 128,
     window: int = 17,
     num_masks: int = 2000,
-    levels: int | None = 256,
+    grey_levels: int | None = 256,
     num_images: int = 16,
     pixels_per_image: int = 256,
     progress: Callable[[int, int], None] | None = None,
@@ -218,7 +218,7 @@ def bayes_error(
     Args:
         key: one key of `jax.random`.
         sigma1, sigma2, sigma, image_size: as in `generate_data`, numbers.
-        window, num_masks, levels, progress: as in `posterior`.
+        window, num_masks, grey_levels, progress: as in `posterior`.
         num_images: the standard errors are those over images, at least two.
         pixels_per_image: drawn without replacement, as far as there are as many.
 
@@ -230,7 +230,7 @@ def bayes_error(
         TypeError, ValueError: naming the argument that is out of range.
     """
     _check_concrete("key", check_key(key))
-    law = _law(sigma1, sigma2, sigma, window, check_count("image_size", image_size, 2), levels)
+    law = _law(sigma1, sigma2, sigma, window, check_count("image_size", image_size, 2), grey_levels)
     num_images = check_count("num_images", num_images, 2)
     pixels = check_count("pixels_per_image", pixels_per_image, 1)
     reach = margin(window, sigma1, sigma2)
@@ -280,7 +280,7 @@ class _Law(NamedTuple):
     step: float
 
 
-def _law(sigma1: float, sigma2: float, sigma: float, window: int, size: int, levels: int | None) -> _Law:
+def _law(sigma1: float, sigma2: float, sigma: float, window: int, size: int, grey_levels: int | None) -> _Law:
     window, size = _check_window(window, size)
     widths, width = (_number("sigma1", sigma1), _number("sigma2", sigma2)), _number("sigma", sigma)
     side, half = window + 2 * _MARGIN, window // 2
@@ -303,7 +303,7 @@ def _law(sigma1: float, sigma2: float, sigma: float, window: int, size: int, lev
     root = root[:, ::-1]
     # Of the field's slope: times a distance, it is the field's value at the centre of masks with an edge so far away.
     slope = np.sqrt(2 * max(1 - field[side // 2, side // 2 + 1], 1e-12))
-    step = _step(widths, size, levels)
+    step = _step(widths, size, grey_levels)
     textures = np.stack([_toeplitz(side, size, own) for own in widths])
     scales = np.minimum(1.0, slope * np.array([_NEAREST, max(half, _NEAREST), np.inf]))
     return _Law(blur, textures, root, field[side // 2], scales, step)
@@ -425,10 +425,10 @@ def _toeplitz(side: int, image_size: int, *widths: float) -> np.ndarray:
     return correlation[np.abs(np.subtract.outer(np.arange(side), np.arange(side)))]
 
 
-def _step(widths: tuple[float, float], image_size: int, levels: int | None) -> float:
+def _step(widths: tuple[float, float], image_size: int, grey_levels: int | None) -> float:
     """Of the grey levels: the range of the texture with the larger variance, in equal parts."""
     deviation = max(_toeplitz(1, image_size, width, EDGE_SIGMA)[0, 0] for width in widths)
-    parts = 2**24 if levels is None else check_count("levels", levels, 2) - 1
+    parts = 2**24 if grey_levels is None else check_count("grey_levels", grey_levels, 2) - 1
     return float(_RANGE * deviation / parts)
 
 

@@ -43,8 +43,8 @@ class Panel(NamedTuple):
         x: (points,), or None for iterations 1, 2, ...
         xlabel: with its unit.
         xlog: a logarithmic horizontal axis.
-        marks: text -> the x of a vertical line.
-        levels: text -> the y of a horizontal line.
+        vertical_lines: text -> the x of a vertical line.
+        horizontal_lines: text -> the y of a horizontal line.
         bands: name -> lower and upper edge, (points,) each, in place of the lowest and the highest run.
         ylim: ends of the vertical axis; None lets the data choose.
         ordered: the curves are of a growing quantity, such as a learning rate, and go from dark to light.
@@ -56,8 +56,8 @@ class Panel(NamedTuple):
     x: np.ndarray | None = None
     xlabel: str = "iteration"
     xlog: bool = False
-    marks: Mapping[str, float] = {}
-    levels: Mapping[str, float] = {}
+    vertical_lines: Mapping[str, float] = {}
+    horizontal_lines: Mapping[str, float] = {}
     bands: Mapping[str, Band] = {}
     ylim: tuple[float, float] | None = None
     ordered: bool = False
@@ -90,9 +90,9 @@ def training_curves(panels: Sequence[Panel], title: str) -> Figure:
             if len(runs) > 1 or name in panel.bands:
                 band = panel.bands.get(name, (runs.min(axis=0), runs.max(axis=0)))
                 axes.fill_between(x, *band, color=style["color"], alpha=0.2, linewidth=0)
-        for index, (text, place) in enumerate(panel.marks.items()):
+        for index, (text, place) in enumerate(panel.vertical_lines.items()):
             axes.axvline(place, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
-        _draw_levels(axes, panel.levels)
+        _draw_horizontal_lines(axes, panel.horizontal_lines)
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.margins(x=0)
         if panel.x is None:
@@ -359,15 +359,15 @@ def tradeoff(
     ylabel: str,
     title: str,
     xlog: bool = True,
-    levels: Mapping[str, float] = MappingProxyType({}),
+    horizontal_lines: Mapping[str, float] = MappingProxyType({}),
 ) -> Figure:
-    """A point (x, y) for each name, with a legend; a horizontal line for each of `levels`, text -> y."""
+    """A point (x, y) for each name, with a legend; a horizontal line for each of `horizontal_lines`, text -> y."""
     figure, axes = _single(7.6, 4.9)
     for index, (name, (x, y)) in enumerate(points.items()):
         # The markers shift with each round of the colours, so that no two of 36 names look the same.
         marker = _MARKERS[(index + index // len(COLOURS)) % len(_MARKERS)]
         axes.plot(x, y, marker, color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
-    _draw_levels(axes, levels)
+    _draw_horizontal_lines(axes, horizontal_lines)
     axes.margins(0.12)
     axes.set(xlabel=xlabel, ylabel=ylabel)
     if xlog:
@@ -404,8 +404,8 @@ def _balanced(text: str, width: int) -> str:
     return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _draw_levels(axes: Axes, levels: Mapping[str, float]) -> None:
-    for index, (text, place) in enumerate(levels.items()):
+def _draw_horizontal_lines(axes: Axes, horizontal_lines: Mapping[str, float]) -> None:
+    for index, (text, place) in enumerate(horizontal_lines.items()):
         axes.axhline(place, color="black", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=text)
 
 

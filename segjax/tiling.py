@@ -22,11 +22,11 @@ def segment(
     model: nn.Module,
     variables: Variables,
     image: np.ndarray,
-    image_size: int = 128,
+    image_size: int,
     tile_size: int = 256,
-    report: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
-    """Probability of the mask at each pixel of one picture, on any scale of grey: `level`, then `predict_tiled`.
+    """Probability of the mask at each pixel of one picture on any grey scale: `to_training_scale` and `predict_tiled`.
 
     Args:
         model: a Linen module with the attributes of `segjax.models.Network`; with `batch_statistics` the result changes
@@ -34,7 +34,7 @@ def segment(
         variables: of the model, for images of one channel.
         image: (height, width), real and finite.
         image_size: side in pixels of the images that the model was trained on.
-        tile_size, report: as in `predict_tiled`.
+        tile_size, progress: as in `predict_tiled`.
 
     Returns:
         (height, width) float32; above 0.5 is the first texture.
@@ -43,14 +43,14 @@ def segment(
         TypeError, ValueError: naming the argument that is out of range.
     """
     check_network(model, "standardize")
-    image = level(image, image_size)
+    image = to_training_scale(image, image_size)
     if model.standardize:
         # With the mean and variance of the whole picture: those of single tiles would show as steps between them.
         mean, variance = float(image.mean(dtype=np.float64)), float(image.var(dtype=np.float64))
         # 1e-8 as in the network: a constant picture stays 0.
         image = (image - mean) / math.sqrt(variance + 1e-8)
         model = model.clone(standardize=False)
-    return predict_tiled(model, variables, image, tile_size, report)
+    return predict_tiled(model, variables, image, tile_size, progress)
 
 
 def predict_tiled(
@@ -58,7 +58,7 @@ def predict_tiled(
     variables: Variables,
     image: np.ndarray,
     tile_size: int = 256,
-    report: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> np.ndarray:
     """The sigmoid of `predict` for one image, (height, width) float32, in bounded memory.
 
@@ -69,7 +69,7 @@ def predict_tiled(
         variables: of the model, for images of one channel.
         image: (height, width) on the scale of the training images.
         tile_size: side in pixels of the part of a tile that is kept; memory grows with its square.
-        report: called after each tile with the number of tiles done and the number of all tiles.
+        progress: called after each tile with the number of tiles done and the number of all tiles.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -95,12 +95,12 @@ def predict_tiled(
         window = np.asarray(image[seen_rows, seen_columns], np.float32)[None, ..., None]
         seen = np.asarray(_probability(model, variables, window))[0, ..., 0]
         result[rows, columns] = seen[_within(rows, seen_rows), _within(columns, seen_columns)]
-        if report is not None:
-            report(done, len(tiles))
+        if progress is not None:
+            progress(done, len(tiles))
     return result[:height, :width]
 
 
-def level(image: np.ndarray, image_size: int) -> np.ndarray:
+def to_training_scale(image: np.ndarray, image_size: int) -> np.ndarray:
     """A picture on the scale of training images of `image_size` x `image_size` pixels: (height, width) float32.
 
     A training image has its darkest pixel at 0 and its brightest at 1. The extremes of a larger picture lie further

@@ -56,12 +56,12 @@ class History(NamedTuple):
 
 # (key, **options) -> a batch.
 Generate = Callable[..., Batch]
-# (key, learning_rate, begun=None, **numbers) -> a whole run, as `make_train` says.
+# (key, learning_rate, resume_from=None, **numbers) -> a whole run, as `make_train` says.
 Train = Callable[..., tuple[TrainState, History]]
 # Called with the state and the history of each chunk of `Fit`.
 Report = Callable[[TrainState, History], None]
 # A run so far: its state, and the history of every step up to it.
-Begun = tuple[TrainState, History]
+PartialRun = tuple[TrainState, History]
 # What the loop hands from step to step: the state, the losses and the counts, a row each.
 _Carry = tuple[TrainState, jax.Array, jax.Array]
 
@@ -73,7 +73,7 @@ class _Keys(NamedTuple):
 
 
 def create_state(
-    model: nn.Module, optimizer: Optimizer, key: jax.Array, image: jax.Array, learning_rate: jax.typing.ArrayLike
+    key: jax.Array, model: nn.Module, optimizer: Optimizer, image: jax.Array, learning_rate: jax.typing.ArrayLike
 ) -> TrainState:
     """Initial weights and optimizer state; of `image`, (batch, height, width, channels), only shape and dtype count."""
     return _start(optimizer, _weights(model, key, image), learning_rate)
@@ -122,14 +122,14 @@ def make_train(
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Train:
-    """Makes `train(key, learning_rate, begun=None, **numbers) -> (state, history)`: a whole run, for one XLA program.
+    """Makes `train(key, learning_rate, resume_from=None, **traced_options) -> (state, history)`: a whole run.
 
-    `train` is to be jitted. Its arguments:
+    Jit `train`: the run is then one XLA program. Its arguments:
 
     - key, learning_rate: one key of `jax.random`, one number > 0;
-    - begun: (state, history) of this run so far, to resume from. The result is the same bit for bit on a CPU, and the
-      history again begins at the first step;
-    - numbers: options of `generate` that may be traced, such as sigma1; they replace the ones given here.
+    - resume_from: (state, history) of this run so far. On a CPU the result is bit for bit that of an uninterrupted run,
+      and the history contains all steps from the first;
+    - traced_options: options of `generate` that may be traced, such as sigma1; they replace those of `make_train`.
 
     The run is a loop that cannot be differentiated. On a GPU its convolutions round to TF32, unless it is traced under
     `jax.default_matmul_precision("highest")`. A CPU repeats a run's bits, as long as the process may use
@@ -162,20 +162,20 @@ def make_train(
     def train(
         key: jax.Array,
         learning_rate: jax.typing.ArrayLike,
-        begun: Begun | None = None,
+        resume_from: PartialRun | None = None,
         **numbers: jax.typing.ArrayLike,
     ) -> tuple[TrainState, History]:
         key, learning_rate = _check_run(key, learning_rate)
-        if begun is None:
+        if resume_from is None:
             state, done = init(key, learning_rate), 0
         else:
-            state, done = _check_begun(begun, num_steps, jax.eval_shape(init, key, learning_rate))
+            state, done = _check_begun(resume_from, num_steps, jax.eval_shape(init, key, learning_rate))
             if done == num_steps:
-                return begun
+                return resume_from
         left = num_steps - done
         state, history = advance(key, state, learning_rate, left, left, numbers)
-        if begun is not None:
-            history = jax.tree.map(lambda *rows: jnp.concatenate(rows), begun[1], history)
+        if resume_from is not None:
+            history = jax.tree.map(lambda *rows: jnp.concatenate(rows), resume_from[1], history)
         return state, history
 
     return train
@@ -204,25 +204,25 @@ class Fit(NamedTuple):
         key: jax.Array,
         learning_rate: jax.typing.ArrayLike,
         report: Report | None = None,
-        begun: Begun | None = None,
+        resume_from: PartialRun | None = None,
     ) -> tuple[TrainState, History]:
         """Trains for `num_steps`; the history is of NumPy arrays.
 
         Args:
             key, learning_rate: as for `train`.
             report: called after each chunk with the state, valid until the next chunk, and the chunk's history.
-            begun: as for `train`.
+            resume_from: as for `train`.
 
         Raises:
             TypeError, ValueError: naming the argument that is out of range.
         """
         key, learning_rate = _check_run(key, learning_rate)
-        if begun is None:
+        if resume_from is None:
             state, chunks, done = self.init(key, learning_rate), [], 0
         else:
-            state, done = _check_begun(begun, self.num_steps, jax.eval_shape(self.init, key, learning_rate))
-            # A copy, since `advance` consumes its state: the caller can still use the one in `begun`.
-            state, chunks = jax.tree.map(jnp.copy, state), [begun[1]]
+            state, done = _check_begun(resume_from, self.num_steps, jax.eval_shape(self.init, key, learning_rate))
+            # A copy, since `advance` consumes its state: the caller can still use the one in `resume_from`.
+            state, chunks = jax.tree.map(jnp.copy, state), [resume_from[1]]
         for start in range(done, self.num_steps, self.chunk_size):
             num_steps = min(self.chunk_size, self.num_steps - start)
             state, history = self.advance(key, state, learning_rate, num_steps)
@@ -248,7 +248,7 @@ def make_fit(
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Fit:
-    """Makes `fit(key, learning_rate, report=None, begun=None) -> (state, history)`: `make_train`'s run, in chunks.
+    """Makes `fit(key, learning_rate, report=None, resume_from=None) -> (state, history)`: the same run, in chunks.
 
     Args:
         chunk_size: number of steps between two calls of `report`, >= 1.
@@ -372,23 +372,25 @@ def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[jax
     return check_key(key), jnp.asarray(check_positive("learning_rate", learning_rate), float)
 
 
-def _check_begun(begun: Begun, num_steps: int, template: TrainState) -> tuple[TrainState, int]:
-    """The state in `begun`, laid out as the template, and the number of its steps: the length of its history."""
-    pair = isinstance(begun, tuple | list) and len(begun) == 2
-    if not pair or not isinstance(begun[0], TrainState) or not isinstance(begun[1], History):
-        raise TypeError(f"begun must be the pair (state, history) of a run, got {begun!r:.60}")
-    state, history = begun
+def _check_begun(resume_from: PartialRun, num_steps: int, template: TrainState) -> tuple[TrainState, int]:
+    """The state in `resume_from`, laid out as the template, and the number of its steps: the length of its history."""
+    pair = isinstance(resume_from, tuple | list) and len(resume_from) == 2
+    if not pair or not isinstance(resume_from[0], TrainState) or not isinstance(resume_from[1], History):
+        raise TypeError(f"resume_from must be the pair (state, history) of a run, got {resume_from!r:.60}")
+    state, history = resume_from
     # Flax takes no notice of layers that a network does not have: it would train the others alone.
     found, wanted = _layout(state), _layout(template)
     for name in [*wanted, *found]:
         if found.get(name) != wanted.get(name):
             there, here = (layout.get(name, "missing") for layout in (found, wanted))
-            raise ValueError(f"begun must be of this model and optimizer: {name} is {there} there, and {here} here")
+            raise ValueError(
+                f"resume_from must be of this model and optimizer: {name} is {there} there, and {here} here"
+            )
     done = len(history.loss)
     # Inside `jit` the counter has no value yet, but the length of the history is static.
     steps = done if isinstance(state.step, jax.core.Tracer) else int(state.step)
     if done != steps or done > num_steps:
-        raise ValueError(f"begun must be a state of at most {num_steps} steps and their history, got {steps}")
+        raise ValueError(f"resume_from must be a state of at most {num_steps} steps and their history, got {steps}")
     return state, done
 
 

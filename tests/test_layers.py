@@ -9,7 +9,7 @@ import segjax
 from segjax import layers
 
 IMAGE = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
-MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm=False), segjax.UNet(4, levels=1)]
+MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm=False), segjax.UNet(4, num_halvings=1)]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)

@@ -102,11 +102,11 @@ def test_chunks_change_no_bit(run, fit, chunk_size):
 @pytest.mark.parametrize("stop", [1, 4, STEPS])
 @pytest.mark.parametrize("name", ["train", "fit"])
 def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resumed, stop):
-    begun = fit._replace(num_steps=stop)(KEY, 1e-2)
+    partial_run = fit._replace(num_steps=stop)(KEY, 1e-2)
     # As a file gives them back.
-    begun = jax.device_get(begun)
+    partial_run = jax.device_get(partial_run)
     before = model.inits
-    chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+    chex.assert_trees_all_equal(resumed(KEY, 1e-2, resume_from=partial_run), run)
     assert model.inits == before
     resumed(KEY, 1e-2)
     assert model.inits == before + 1
@@ -115,9 +115,9 @@ def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resum
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "fit"])
 def test_a_state_can_be_resumed_from_twice(run, fit, resumed):
-    begun = fit._replace(num_steps=4)(KEY, 1e-2)
+    partial_run = fit._replace(num_steps=4)(KEY, 1e-2)
     for _ in range(2):
-        chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+        chex.assert_trees_all_equal(resumed(KEY, 1e-2, resume_from=partial_run), run)
 
 
 def test_a_run_has_the_notebook_s_length():
@@ -127,17 +127,17 @@ def test_a_run_has_the_notebook_s_length():
 
 
 @pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
-def test_refuses_what_was_not_begun(run, make):
+def test_refuses_what_is_no_partial_run(run, make):
     state, history = run
     resumed = make(MODEL, num_steps=STEPS, **SMALL)
-    message = "begun must be a state of at most {} steps and their history, got 7"
+    message = "resume_from must be a state of at most {} steps and their history, got 7"
     with pytest.raises(ValueError, match=message.format(STEPS)):
-        resumed(KEY, 1e-2, begun=(state, jax.tree.map(lambda leaf: leaf[1:], history)))
+        resumed(KEY, 1e-2, resume_from=(state, jax.tree.map(lambda leaf: leaf[1:], history)))
     with pytest.raises(ValueError, match=message.format(3)):
-        make(MODEL, num_steps=3, **SMALL)(KEY, 1e-2, begun=run)
+        make(MODEL, num_steps=3, **SMALL)(KEY, 1e-2, resume_from=run)
     for other in (state, 3, (3, history), (state, None)):
-        with pytest.raises(TypeError, match=r"begun must be the pair \(state, history\) of a run"):
-            resumed(KEY, 1e-2, begun=other)
+        with pytest.raises(TypeError, match=r"resume_from must be the pair \(state, history\) of a run"):
+            resumed(KEY, 1e-2, resume_from=other)
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +159,21 @@ def shapes():
 def test_refuses_what_another_network_or_optimizer_began(shapes, make, changes, message):
     optimizer = segjax.OPTIMIZERS["adam" if changes else "sgd"]
     resumed = make(MODEL.clone(**changes), optimizer=optimizer, num_steps=STEPS + 1, generate=flat)
-    with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
-        resumed(KEY, 1e-2, begun=shapes)
+    with pytest.raises(ValueError, match=f"resume_from must be of this model and optimizer: {message}"):
+        resumed(KEY, 1e-2, resume_from=shapes)
     # A program sees a state as traced.
     if make is segjax.make_train:
-        with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
+        with pytest.raises(ValueError, match=f"resume_from must be of this model and optimizer: {message}"):
             jax.eval_shape(resumed, KEY, 1e-2, shapes)
 
 
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_numbers(run, fit):
     train = segjax.make_train(MODEL, num_steps=STEPS, batch_size=2, image_size=16, sigma=2.0)
-    begun = fit._replace(num_steps=3)(KEY, 1e-2)
+    partial_run = fit._replace(num_steps=3)(KEY, 1e-2)
     keys = jnp.stack([KEY, KEY])
-    _, histories = jax.jit(jax.vmap(lambda key: train(key, 1e-2, begun, sigma=4.0)))(keys)
-    np.testing.assert_array_equal(histories.loss[:, :3], np.stack(2 * [begun[1].loss]))
+    _, histories = jax.jit(jax.vmap(lambda key: train(key, 1e-2, partial_run, sigma=4.0)))(keys)
+    np.testing.assert_array_equal(histories.loss[:, :3], np.stack(2 * [partial_run[1].loss]))
     # As in a whole run under vmap, the first steps tell.
     np.testing.assert_allclose(histories.loss[1, :5], run[1].loss[:5], rtol=1e-3)
 
@@ -250,10 +250,10 @@ def test_only_a_cpu_is_not_told_how_many_steps_there_are():
     assert lengths("cpu", train, KEY, 1e-2) == [None]
     assert lengths("cuda", train, KEY, 1e-2) == [STEPS]
     fit = segjax.make_fit(Plain(), num_steps=STEPS, chunk_size=4, **SMALL)
-    begun = KEY, jax.eval_shape(fit.init, KEY, 1e-2), 1e-2
-    assert lengths("cpu", fit.advance, *begun, 4) == [None]
+    start = KEY, jax.eval_shape(fit.init, KEY, 1e-2), 1e-2
+    assert lengths("cpu", fit.advance, *start, 4) == [None]
     # One for full chunks, one for the last.
-    assert lengths("cuda", fit.advance, *begun, 4) == [4, None]
+    assert lengths("cuda", fit.advance, *start, 4) == [4, None]
 
 
 @pytest.mark.slow
@@ -300,8 +300,8 @@ def test_one_compilation_for_every_rate_seed_and_length():
 
 
 def test_a_run_begins_with_the_state_of_its_first_key():
-    create = jax.jit(partial(segjax.training.create_state, Plain(), segjax.OPTIMIZERS["adam"]))
-    state = create(jax.random.split(KEY)[0], flat(KEY).image, 1e-2)
+    create = partial(segjax.training.create_state, model=Plain(), optimizer=segjax.OPTIMIZERS["adam"])
+    state = jax.jit(create)(jax.random.split(KEY)[0], image=flat(KEY).image, learning_rate=1e-2)
     chex.assert_trees_all_equal(segjax.make_fit(Plain(), num_steps=1, generate=flat).init(KEY, 1e-2), state)
 
 

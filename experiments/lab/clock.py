@@ -211,7 +211,7 @@ def quality_figures(
     }
     ylabel = "held-out error (share of pixels)"
     xlabel = "time since the start (s)" if options.count_compilation else "time of training (s)"
-    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=levels)
+    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, horizontal_lines=levels)
     return {"quality_over_time": plotting.training_curves([panel], title)}
 
 

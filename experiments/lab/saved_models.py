@@ -91,7 +91,7 @@ def load(path: Path) -> SavedModel:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if path.is_dir() else OSError("no regular file")
         try:
             variables, metadata = checkpoints.load(path)
-        except checkpoints.OfAnotherError:
+        except checkpoints.ForeignFileError:
             saved = _of_pytorch(path)
         else:
             saved = _of_files(variables, metadata)
