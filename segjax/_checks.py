@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_FACTORY = "a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
+
 
 # The default maximum is int32's, in which XLA counts steps and sizes.
 def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -> int:
@@ -181,34 +183,54 @@ def check_callable(name: str, function: Any) -> Callable[..., Any]:
     return cast(Callable[..., Any], function)
 
 
-def check_optimizer(optimizer: Any) -> Callable[..., Any]:
-    """Returns `optimizer`, a function of the learning rate; raises TypeError with what to pass otherwise."""
-    if callable(optimizer):
-        return cast(Callable[..., Any], optimizer)
-    wanted = "optimizer must be a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
-    # A transformation has a rate already; runs of one program have many.
-    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
-        raise TypeError(f"{wanted}: pass the factory, optax.adam, and not optax.adam(1e-3)")
-    raise TypeError(f"{wanted}, got {optimizer!r:.60}")
+def is_ready(optimizer: Any) -> bool:
+    """Whether an optimizer is a ready optax transformation, with `init` and `update`, and no factory of one."""
+    # `optax.GradientTransformation` itself has both names, as a class.
+    return not isinstance(optimizer, type) and all(
+        callable(getattr(optimizer, name, None)) for name in ("init", "update")
+    )
+
+
+def check_optimizer(optimizer: Any) -> Any:
+    """Returns `optimizer`, a function of the learning rate or an optax transformation; raises TypeError otherwise."""
+    if not callable(optimizer) and not is_ready(optimizer):
+        raise TypeError(
+            f"optimizer must be {_FACTORY}, or an optax transformation, such as optax.adam(1e-3), got {optimizer!r:.60}"
+        )
+    return optimizer
+
+
+def check_factory(optimizer: Any) -> Callable[..., Any]:
+    """Returns `optimizer`, a function of the learning rate; raises TypeError otherwise, also for a transformation."""
+    if is_ready(optimizer):
+        raise TypeError(f"optimizer must be {_FACTORY}: pass the factory, optax.adam, and not optax.adam(1e-3)")
+    if not callable(optimizer):
+        raise TypeError(f"optimizer must be {_FACTORY}, got {optimizer!r:.60}")
+    return cast(Callable[..., Any], optimizer)
+
+
+def options_of(function: Any) -> list[str] | None:
+    """Names of the options of a function, its arguments after the first; None if it takes any, or has no signature."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return None if takes_any else [parameter.name for parameter in parameters[1:]]
 
 
 def check_options(caller: Callable[..., Any], function: Callable[..., Any], options: Iterable[str]) -> None:
-    """Raises TypeError for an option that `caller` would hand on to a function that does not take it.
+    """Raises TypeError for an option that `caller` would pass on to a function that does not take it.
 
     The error lists the options of both functions, since a misspelt one may belong to either.
     """
-    try:
-        both = [list(inspect.signature(it).parameters.values()) for it in (caller, function)]
-    # Not every callable has a signature.
-    except (TypeError, ValueError):
+    if (accepted := options_of(function)) is None:
         return
-    if any(it.kind is it.VAR_KEYWORD for it in both[1]):
-        return
-    # The first argument of the function is what `caller` gives it.
-    own, theirs = ([it.name for it in part if it.kind is not it.VAR_KEYWORD] for part in (both[0], both[1][1:]))
     for name in options:
-        if name not in theirs:
-            known = list(dict.fromkeys([*own, *theirs]))
+        if name not in accepted:
+            parameters = inspect.signature(caller).parameters.values()
+            callers = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+            known = list(dict.fromkeys([*callers, *accepted]))
             close = difflib.get_close_matches(name, known, 3, 0.6)
             listed = ", ".join([*close, *(it for it in known if it not in close)])
             raise TypeError(f"{caller.__name__} has no option {name}; its options, the closest first: {listed}")

@@ -42,7 +42,9 @@ def generate_crops(
     sigma: jax.typing.ArrayLike = 25.6,
     contrast: jax.typing.ArrayLike = 0.2,
 ) -> Batch:
-    """Draws a batch of images and masks from two exemplars: a pure function of `key`, for `make_train(generate=...)`.
+    """Draws a batch of images and masks from two exemplars: a pure function of `key`.
+
+    For training, bind the exemplars: `make_train(model, generate=partial(generate_crops, first=..., second=...))`.
 
     Args:
         key: one key of `jax.random`.

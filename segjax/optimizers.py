@@ -1,7 +1,10 @@
 """The notebook's four optimizers, as PyTorch defines them: learning rate -> optax transformation.
 
-Any function of that form is an optimizer here, such as `optax.lion`. The rate is a number, which may be traced, or one
-of optax's schedules. One that is to be judged by other weights than it trains has an attribute `eval_params`:
+Any function of that form is an optimizer here, such as `optax.lion`: a factory. The rate is a number, which may be
+traced, or one of optax's schedules. A ready optax transformation is an optimizer too, such as `optax.adam(1e-3)` or an
+`optax.chain` with its own schedule. It has its rate already, so a run of it takes none.
+
+An optimizer whose runs are evaluated with other weights than the trained ones has an attribute `eval_params`:
 
     def averaged(learning_rate): ...
     averaged.eval_params = lambda opt_state, params: opt_state.average
@@ -17,14 +20,16 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
-from segjax._checks import check_callable
+from segjax._checks import check_callable, is_ready
 
 # A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
-# The rate comes as an argument, and training calls the optimizer inside the compiled function: one program then serves
-# every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of Adam's betas and epsilon,
-# and the run drifts away from PyTorch's.
-Optimizer = Callable[[Rate], optax.GradientTransformation]
+# (learning rate, **options) -> optax transformation. Training calls it with a traced rate inside the compiled function:
+# one program then serves every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of
+# Adam's betas and epsilon, and the run drifts away from PyTorch's.
+Factory: TypeAlias = Callable[..., optax.GradientTransformation]
+# A factory, or a ready transformation: any object with `init` and `update`.
+Optimizer: TypeAlias = Factory | optax.GradientTransformation
 # (state of the optimizer, weights that it trains) -> weights to judge it by.
 EvalParams = Callable[[Any, Any], Any]
 # What cocob, dog, dowg, madgrad and prodigy of optax call the weights at the start.
@@ -74,6 +79,25 @@ def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
 OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam})
 
 
+def transformation(optimizer: Optimizer, learning_rate: Rate | None = None, **options: Any) -> Any:
+    """The optax transformation of an optimizer: the factory's at this rate, or the ready one.
+
+    Args:
+        options: of the factory, such as b1 of `optax.adam`.
+
+    Raises:
+        TypeError: if a factory gets no rate, or a ready transformation gets one.
+    """
+    if not is_ready(optimizer):
+        if learning_rate is None:
+            raise TypeError("learning_rate must be a finite number > 0, got None: the optimizer is a function of it")
+        return optimizer(learning_rate, **options)
+    if learning_rate is not None:
+        must = "learning_rate must be None for a ready transformation, which has its rate already"
+        raise TypeError(f"{must}, got {learning_rate!r:.60}; a factory, such as optax.adam, takes one")
+    return optimizer
+
+
 def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
     """The function that gives the weights to judge an optimizer by.
 
@@ -115,7 +139,7 @@ def copies_of_weights(optimizer: Optimizer, params: Any) -> list[str]:
             return False
         return all(map(np.array_equal, jax.tree.leaves(node), jax.tree.leaves(params)))
 
-    opt_state = optimizer(1e-3).init(params)
+    opt_state = transformation(optimizer, None if is_ready(optimizer) else 1e-3).init(params)
     if eval_params(optimizer, opt_state):
         return []
     parts, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=is_copy)

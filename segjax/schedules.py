@@ -7,13 +7,14 @@ A bad peak or number of steps raises TypeError or ValueError.
 from collections.abc import Callable
 from functools import wraps
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from segjax._checks import check_callable, check_count, check_optimizer, check_positive
-from segjax.optimizers import Optimizer, Rate
+from segjax._checks import check_callable, check_count, check_factory, check_positive
+from segjax.optimizers import Factory, Rate
 
 # (peak of the learning rate, number of steps) -> (step -> learning rate).
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
@@ -90,7 +91,7 @@ SCHEDULES = MappingProxyType(
 )
 
 
-def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optimizer:
+def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory:
     """The optimizer under a schedule: the rate that it is given is its peak (of `range_test.growing`, its start).
 
     Args:
@@ -105,14 +106,14 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     >>> optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=5)
     >>> train = segjax.make_train(segjax.SegmentationCNN(), optimizer=optimizer, num_steps=5, image_size=16, sigma=3)
     """
-    check_optimizer(optimizer)
+    check_factory(optimizer)
     check_callable("schedule", schedule)
     num_steps = check_count("num_steps", num_steps, minimum=1)
 
     # The schedule is built from the traced peak: one program serves every rate. Wrapped: the weights to judge by stay.
     @wraps(optimizer)
-    def with_peak(learning_rate: Rate) -> optax.GradientTransformation:
-        return optimizer(schedule(learning_rate, num_steps))
+    def with_peak(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
+        return optimizer(schedule(learning_rate, num_steps), **options)
 
     return with_peak
 

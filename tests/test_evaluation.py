@@ -152,6 +152,16 @@ def test_many_runs_are_recalibrated_in_one_call_as_each_alone():
     assert_each_is_as_alone(lambda it: segjax.recalibrate(KEY, MODEL, it, num_batches=2, **SMALL), many(drawn(MODEL)))
 
 
+def test_a_ready_transformation_is_judged_by_the_weights_of_its_state():
+    variables = drawn(MODEL)
+    for optimizer, judged in ((optax.adam(0.1), True), (optax.contrib.schedule_free_sgd(0.1), False)):
+        state = state_of(lambda rate, ready=optimizer: ready, variables)
+        found = jax.eval_shape(partial(segjax.eval_variables, KEY, MODEL, optimizer, **SMALL), state)
+        chex.assert_trees_all_equal_shapes(found, variables)
+        assert (segjax.optimizers.eval_params(optimizer, state.opt_state) is None) == judged
+    assert segjax.optimizers.copies_of_weights(optax.adam(0.1), variables["params"]) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [halved, optax.contrib.schedule_free_sgd, segjax.OPTIMIZERS["adam"]])
 def test_many_runs_are_judged_in_one_call_as_each_alone(optimizer):

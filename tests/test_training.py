@@ -437,3 +437,69 @@ def test_refuses_a_rate_out_of_range(make, rate):
 def test_refuses_what_is_not_a_key():
     with pytest.raises(TypeError, match="key must come from"):
         segjax.make_train(MODEL, **SMALL)(0, 1e-3)
+
+
+READY = {
+    "adam": optax.adam(1e-2),
+    "a chain with its schedule": optax.chain(optax.clip(1.0), optax.sgd(optax.linear_schedule(1e-2, 1e-3, 5))),
+}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_transformation_trains_without_a_rate(name):
+    train = segjax.make_train(Plain(), optimizer=READY[name], num_steps=3, generate=flat)
+    expected = jax.jit(segjax.make_train(Plain(), optimizer=lambda rate: READY[name], num_steps=3, generate=flat))(
+        KEY, 1
+    )
+    chex.assert_trees_all_equal(jax.jit(train)(KEY), expected)
+    fit = segjax.make_fit(Plain(), optimizer=READY[name], num_steps=3, chunk_size=2, generate=flat)
+    fit.compile(KEY)
+    chex.assert_trees_all_equal(fit(KEY), expected)
+    partial_run = fit._replace(num_steps=2)(KEY)
+    chex.assert_trees_all_equal(train(KEY, resume_from=partial_run), expected)
+    chex.assert_trees_all_equal(fit(KEY, resume_from=partial_run), expected)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+def test_only_a_factory_takes_a_rate(make):
+    run = make(Plain(), optimizer=READY["adam"], num_steps=3, generate=flat)
+    with pytest.raises(TypeError, match="learning_rate must be None for a ready transformation, which has its rate"):
+        run(KEY, 1e-2)
+    with pytest.raises(TypeError, match="learning_rate must be a finite number > 0, got None: the optimizer is a func"):
+        make(Plain(), num_steps=3, generate=flat)(KEY)
+
+
+def test_options_of_the_optimizer_may_be_traced():
+    train = segjax.make_train(Plain(), optimizer=optax.adam, num_steps=3, generate=flat)
+    state, history = jax.jit(train)(KEY, 1e-2, b1=0.5)
+    half = partial(optax.adam, b1=0.5)
+    expected, others = jax.jit(segjax.make_train(Plain(), optimizer=half, num_steps=3, generate=flat))(KEY, 1e-2)
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-6)
+    np.testing.assert_allclose(history.loss, others.loss, rtol=1e-6)
+    assert history.loss[2] != jax.jit(train)(KEY, 1e-2)[1].loss[2]
+    partial_run = jax.jit(segjax.make_train(Plain(), optimizer=optax.adam, num_steps=1, generate=flat))(
+        KEY, 1e-2, b1=0.5
+    )
+    chex.assert_trees_all_close(jax.jit(train)(KEY, 1e-2, partial_run, b1=0.5), (state, history), rtol=1e-6)
+
+
+def test_an_option_of_both_is_refused():
+    def generate(key, b1=1.0):
+        return flat(key)
+
+    train = segjax.make_train(Plain(), optimizer=optax.adam, num_steps=1, generate=generate)
+    with pytest.raises(TypeError, match="b1 must be an option of the optimizer or of generate, got one of both"):
+        train(KEY, 1e-2, b1=0.5)
+    # Without it there is nothing to decide; nor with an optimizer that has no options.
+    train(KEY, 1e-2)
+    segjax.make_train(Plain(), num_steps=1, generate=generate)(KEY, 1e-2, b1=0.5)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+def test_options_may_be_bound_to_generate(make):
+    drawn_at = partial(segjax.generate_data, image_size=16, sigma=4.0)
+    _, history = make(Plain(), num_steps=2, generate=drawn_at, batch_size=2)(KEY, 1e-2)
+    _, expected = make(Plain(), num_steps=2, batch_size=2, image_size=16, sigma=4.0)(KEY, 1e-2)
+    chex.assert_trees_all_equal(history, expected)
+    with pytest.raises(TypeError, match="has no option sgima; its options, the closest first: sigma, "):
+        make(Plain(), num_steps=2, generate=drawn_at, sgima=4.0)
