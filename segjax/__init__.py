@@ -5,20 +5,20 @@ the package: `segjax.losses`, for example. The modules, in the order in which da
 
     textures       generate_data(key) -> Batch(image, mask): two textures, split by a random smooth mask
     exemplars      generate_crops(key, first, second) -> Batch: the same from photographs of two materials
-    convolution    conv2d and the layer Conv: a convolution that stays fast in loops and under vmap
+    convolution    conv2d and the layer Conv: a convolution that is fast in loops and under vmap
     models         SegmentationCNN, UNet, PatchCNN: image -> logits; Network; predict, count_parameters, parameter_table
-    layers         what each convolution of a trained network gives, and what happens without it
+    layers         the output of each convolution of a trained network, and predictions with one output replaced
     losses         LOSSES: (logits, mask) -> a loss for each example
     metrics        additive counts, then accuracy, IoU, precision, recall, F1; which runs diverged
-    edges          additive counts by distance to the true edge, and how well the edges meet
-    oracle         the best possible segmentation: Bayes' rule with the textures' own law
+    edges          additive counts by distance to the true edge, and the agreement of the edges
+    oracle         the best possible segmentation: Bayes' rule with the known generative model
     optimizers     OPTIMIZERS: sgd, momentum, rmsprop and adam, as PyTorch defines them
     schedules      SCHEDULES: learning rates that change during a run, from constant to one_cycle
     training       make_train: a whole run as one pure function; make_fit: the same run in chunks
     sweeps         sweep: every seed at every rate in one program, on one device or many
-    evaluation     evaluate: counts on fresh images, of a run or a sweep; eval_variables: the weights to judge by
-    range_test     the learning-rate range test: one short run in which the rate grows
-    statistics     what a few seeds say: intervals, paired differences and verdicts, the best rate, time to a target
+    evaluation     evaluate: counts on fresh images, of a run or a sweep; eval_variables: the evaluation weights
+    range_test     the learning-rate range test: one short run with a growing rate
+    statistics     of a few seeds: intervals, paired differences and verdicts, the best rate, time to a target
     checkpoints    a tree of arrays and its metadata in one file
     torch_weights  weights to and from PyTorch's state_dict
     tiling         segment: a picture of any size, in bounded memory
@@ -34,7 +34,7 @@ the package: `segjax.losses`, for example. The modules, in the order in which da
 import importlib
 from typing import TYPE_CHECKING
 
-# By `as`, type checkers see a module of the package, though `__all__` does not name it.
+# `as` marks the modules as public for type checkers, although `__all__` does not contain them.
 from segjax import checkpoints as checkpoints
 from segjax import convolution as convolution
 from segjax import edges as edges
@@ -63,7 +63,7 @@ from segjax.sweeps import sweep
 from segjax.textures import Batch, compose_batch, gaussian_kernel, generate_data
 from segjax.training import History, TrainState, make_fit, make_train
 
-# Type checkers see the lazy module as an import. They must not see `__getattr__`: it would accept any name.
+# For type checkers, the lazy module is an import. They must not see `__getattr__`, which would accept any name.
 if TYPE_CHECKING:
     from segjax import plotting as plotting
 else:

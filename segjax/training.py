@@ -297,18 +297,10 @@ def _make_run(
     # state that `advance` consumes if the optimizer keeps the weights too.
     weights, start = _jitted_weights(model), jax.jit(partial(_start, optimizer))
 
-    def init(
-        key: jax.Array, learning_rate: jax.Array | None = None, of_optimizer: _Options = _NO_OPTIONS
-    ) -> TrainState:
+    def init(key: jax.Array, learning_rate: Any = None, of_optimizer: _Options = _NO_OPTIONS) -> TrainState:
         # Zeros serve as the image, since the initial weights depend on the key alone.
-        image_of_zeros = jnp.zeros(image.shape, image.dtype)
-        return start(weights(_split(key).init, image_of_zeros), learning_rate, dict(of_optimizer))
-
-    def step(
-        data_key: jax.Array, state: TrainState, learning_rate: Any, of_optimizer: _Options, of_generate: _Options
-    ) -> tuple[TrainState, History]:
-        batch = generate(jax.random.fold_in(data_key, state.step), **of_generate)
-        return train_step(model, optimizer, loss, state, batch, learning_rate, **of_optimizer)
+        variables = weights(_split(key).init, jnp.zeros(image.shape, image.dtype))
+        return start(variables, learning_rate, dict(of_optimizer))
 
     def advance(
         key: jax.Array,
@@ -321,8 +313,12 @@ def _make_run(
     ) -> tuple[TrainState, History]:
         # Before the loop: XLA would not move it out.
         data_key = _split(key).data
-        one_step = partial(step, of_optimizer=of_optimizer, of_generate=of_generate)
-        _, row = jax.eval_shape(one_step, data_key, state, learning_rate)
+
+        def step(state: TrainState) -> tuple[TrainState, History]:
+            batch = generate(jax.random.fold_in(data_key, state.step), **of_generate)
+            return train_step(model, optimizer, loss, state, batch, learning_rate, **of_optimizer)
+
+        _, row = jax.eval_shape(step, state)
         losses = jnp.zeros(capacity, row.loss.dtype)
         # One array for all counts: on a GPU, five would be five launches.
         counts = jnp.zeros((capacity, len(row.counts)), row.counts[0].dtype)
@@ -331,7 +327,7 @@ def _make_run(
         @jax.jit
         def body(index: jax.Array, carry: _Carry) -> _Carry:
             state, losses, counts = carry
-            state, row = one_step(data_key, state, learning_rate)
+            state, row = step(state)
             # Not `.at[index].set`: its bounds check is one more launch on a GPU.
             losses = lax.dynamic_update_index_in_dim(losses, row.loss, index, 0)
             return state, losses, lax.dynamic_update_index_in_dim(counts, jnp.stack(row.counts), index, 0)
@@ -418,10 +414,10 @@ def _check_partial_run(resume_from: PartialRun, num_steps: int, template: TrainS
         raise TypeError(f"resume_from must be the pair (state, history) of a run, got {resume_from!r:.60}")
     state, history = resume_from
     # Flax ignores the parameters of layers that the network does not have, and would train the others.
-    found, wanted = _layout(state), _layout(template)
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            there, here = (layout.get(name, "missing") for layout in (found, wanted))
+    given, expected = _layout(state), _layout(template)
+    for name in [*expected, *given]:
+        if given.get(name) != expected.get(name):
+            there, here = (layout.get(name, "missing") for layout in (given, expected))
             raise ValueError(
                 f"resume_from must be of this model and optimizer: {name} is {there} there, and {here} here"
             )

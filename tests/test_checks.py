@@ -241,7 +241,7 @@ def test_an_optimizer_is_a_factory_or_a_transformation():
     for optimizer in ready:
         with pytest.raises(TypeError, match=r"pass the factory, optax.adam, and not optax.adam\(1e-3\)"):
             checks.check_factory(optimizer)
-    with pytest.raises(TypeError, match=r"\['adam'\] or optax.adam, or an optax transformation, .*, got 'adam'"):
+    with pytest.raises(TypeError, match=r"\['adam'\] or optax.adam, or an optax transformation, got 'adam'"):
         checks.check_optimizer("adam")
     with pytest.raises(TypeError, match=r"such as segjax.OPTIMIZERS\['adam'\] or optax.adam, got 'adam'"):
         checks.check_factory("adam")

@@ -113,5 +113,5 @@ def test_refuses_a_network_of_other_convolutions():
             return nn.Conv(1, (3, 3))(image)
 
     model = Plain()
-    with pytest.raises(ValueError, match="model must have convolutions of segjax"):
+    with pytest.raises(ValueError, match=r"model must have layers of the class segjax.convolution.Conv, got none"):
         layers.feature_maps(model, drawn(model), IMAGE)

@@ -169,7 +169,12 @@ BAYES = {"key": KEY, "sigma": 6.4, "image_size": 32, "window": 5, "num_masks": 2
         (oracle.posterior, POSTERIOR, {"images": IMAGES[..., 0]}, "images must have shape"),
         (oracle.posterior, POSTERIOR, {"images": IMAGES[:, :30]}, "images must have shape"),
         (oracle.posterior, POSTERIOR, {"images": IMAGES.astype(int)}, "images must be of a floating dtype"),
-        (oracle.posterior, POSTERIOR, {"images": IMAGES + 0.5}, "images must be on their own scale"),
+        (
+            oracle.posterior,
+            POSTERIOR,
+            {"images": IMAGES + 0.5},
+            "images must be those of .*rescaled=False",
+        ),
         (oracle.posterior, POSTERIOR, {"window": 4}, "window must be odd"),
         (oracle.posterior, POSTERIOR, {"window": 0}, "window must be an integer >= 1"),
         (oracle.posterior, POSTERIOR, {"window": 25}, "window must be at most the image's side less 10, 22"),

@@ -72,7 +72,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     assert names["histories"].loss.shape == (4, 10)
     assert names["result"].histories.loss.shape == (4, 2, 2, 10)
     assert names["probability"].shape == (80, 90)
-    assert names["where"].pixels.sum() == 2 * 32**2
+    assert names["edge_counts"].pixels.sum() == 2 * 32**2
     assert names["adam"].shape == names["lion"].shape == (5,)
     assert re.search(r"^lion at .* (better|worse|not told apart)$", capsys.readouterr().out, re.MULTILINE)
 
