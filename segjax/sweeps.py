@@ -19,7 +19,7 @@ from segjax._checks import check_callable, check_count, check_positive, check_re
 from segjax.metrics import diverged_at
 from segjax.training import History, Train, TrainState
 
-_SWEPT = "a sweep takes several learning rates, and several values of options that may be traced"
+_SWEPT = "a sweep takes learning_rates, one or more, if the optimizer does, and values of options that may be traced"
 
 
 class Sweep(NamedTuple):
@@ -91,7 +91,7 @@ def sweep(
             raise ValueError(f"{argument} must have shape (values,), at least one, got {axes[name].shape}: {_SWEPT}")
     for rate in concrete.pop("learning_rate", ()):
         check_positive("each of learning_rates", rate)
-    if concrete:
+    if concrete or learning_rates is None:
         _check_options(train, axes, concrete)
     # All combinations in one axis, which devices can share evenly; the results are reshaped at the end.
     shape = tuple(values.size for values in axes.values())
