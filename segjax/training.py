@@ -85,7 +85,7 @@ def create_state(
     learning_rate: jax.typing.ArrayLike | None = None,
     **optimizer_options: Any,
 ) -> TrainState:
-    """Initial weights and optimizer state, for images of the shape (batch, height, width, channels) of `image`."""
+    """Initial weights and optimizer state. Only shape and dtype of `image`, (batch, height, width, channels), count."""
     return _start(optimizer, _weights(model, key, image), learning_rate, optimizer_options)
 
 
