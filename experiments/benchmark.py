@@ -42,7 +42,7 @@ from experiments.lab.experiment import Lab
 from experiments.lab.options import Command
 from experiments.lab.report import Report, Table
 from segjax import plotting
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 
 
 @dataclass(frozen=True, kw_only=True)

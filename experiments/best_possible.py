@@ -37,7 +37,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import Result, Texture
 from segjax import edges, oracle, plotting
-from segjax.checks import check_count, check_sigma
+from segjax._checks import check_count, check_sigma
 
 # The notebook's network as it is trained there, and the best that we know, with the loss and the peak rate of
 # `train_best_model`: here over the whole cosine, and on batches of 8.
@@ -327,7 +327,7 @@ def window_panel(options: Options, bayes: BayesErrors, networks: NetworkErrors) 
         for name in NETWORKS
     }
     x = np.array(options.windows, float)
-    return plotting.Panel(YLABEL, curves, log=True, x=x, xlabel="side of the window (pixels)", levels=levels)
+    return plotting.Panel(YLABEL, curves, log=True, x=x, xlabel="side of the window (pixels)", horizontal_lines=levels)
 
 
 def sigma2_panel(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> plotting.Panel:

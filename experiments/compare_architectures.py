@@ -34,7 +34,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import Run, arguments, program
 from segjax import plotting
-from segjax.checks import check_positive
+from segjax._checks import check_positive
 
 STEPS, SECONDS = "equal steps", "equal seconds"
 
@@ -222,7 +222,7 @@ def drawings(
             plotting.scores(both, panels, ("held-out accuracy",) * 2, setting),
         ),
         "cost_and_quality": Drawing(
-            "Accuracy against the time of a step", plotting.tradeoff(points, *labels, setting, levels=levels)
+            "Accuracy against the time of a step", plotting.tradeoff(points, *labels, setting, horizontal_lines=levels)
         ),
     }
 

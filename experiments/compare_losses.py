@@ -23,7 +23,7 @@ from experiments.lab.options import Comparison, Data, Seeds, Training, check_nam
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
 from segjax import LOSSES, plotting
-from segjax.checks import check_positive
+from segjax._checks import check_positive
 
 # The columns that judge each training loss, by the two tables that they fill.
 METRICS = ("accuracy", "iou", "precision", "recall")

@@ -34,7 +34,7 @@ from experiments.optimizers.baseline import Baseline
 from experiments.optimizers.contest import DECISIVE, Contest, Target
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS
-from segjax.checks import check_positive
+from segjax._checks import check_positive
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import CHUNK_SIZE
 from segjax import LOSSES, OPTIMIZERS, plotting, range_test
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 from segjax.schedules import scheduled
 
 
@@ -134,7 +134,7 @@ def drawing(options: Options, rates: np.ndarray, smoothed: np.ndarray, suggested
         x=rates,
         xlabel="learning rate, growing in the run",
         xlog=True,
-        marks={f"suggestion {suggested:.2g}": suggested} if np.isfinite(suggested) else {},
+        vertical_lines={f"suggestion {suggested:.2g}": suggested} if np.isfinite(suggested) else {},
     )
     title = f"Range test of {options.optimizer}, {options.steps} steps"
     return Drawing("Loss while the rate grows", plotting.training_curves([panel], title))

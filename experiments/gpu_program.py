@@ -38,7 +38,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Images
 from experiments.lab.report import Report, Table
 from segjax import OPTIMIZERS, plotting
-from segjax.checks import check_count
+from segjax._checks import check_count
 
 KINDS = ("fusions", "cuDNN", "products", "copies", "others")
 INSTALL = "pip install '.[experiments,gpu-program]' in an environment of its own"
@@ -129,7 +129,7 @@ def programs(options: Options) -> dict[str, Program]:
     prediction = limits.prediction(model, options.batch_size, options.image_size)
 
     def evaluate(variables: Any, key: jax.Array) -> segjax.metrics.Counts:
-        return segjax.evaluate(model, variables, key, **sizes)
+        return segjax.evaluate(key, model, variables, **sizes)
 
     found["evaluate"] = Program(evaluate, (variables, key), 1, prediction)
     return found

@@ -30,7 +30,7 @@ from experiments.pictures import novelty, photographs, saved_models
 from experiments.timed import clock
 from experiments.timed.clock import Snapshot
 from segjax import plotting
-from segjax.checks import check_positive, check_share
+from segjax._checks import check_positive, check_share
 from segjax.exemplars import generate_crops
 
 # The share of each photograph that training never sees.

@@ -34,7 +34,7 @@ from experiments.notebook import comparison
 from experiments.notebook.flaws import Flaw, demonstrate
 from experiments.notebook.published import ADAM_RATES, AGREEMENT, LOSS, PUBLISHED, quantity
 from segjax import metrics, plotting
-from segjax.checks import check_count
+from segjax._checks import check_count
 
 
 @dataclass(frozen=True, kw_only=True)

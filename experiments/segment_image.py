@@ -46,7 +46,7 @@ from experiments.lab.train import progress_bar
 from experiments.pictures import novelty, photographs, saved_models
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 
 # Shorter than this no texture can be seen.
 SMALLEST = 16

@@ -33,7 +33,7 @@ from experiments.lab.options import Command, Data, Seed
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from segjax import metrics, oracle, plotting
-from segjax.checks import check_count, check_sigma
+from segjax._checks import check_count, check_sigma
 from segjax.losses import binary_cross_entropy
 from segjax.optimizers import adam
 from segjax.schedules import cosine, scheduled
@@ -100,7 +100,7 @@ def measure(options: Options, lab: Lab) -> list[Row]:
         optimizer, steps = scheduled(adam, cosine, options.map_steps), options.map_steps
         train = segjax.make_train(model, optimizer=optimizer, loss=binary_cross_entropy, num_steps=steps, **texture)
         state, _ = train(train_key, MAP_RATE)
-        return 1 - metrics.accuracy(segjax.evaluate(model, state.variables, held_out_key, **texture))
+        return 1 - metrics.accuracy(segjax.evaluate(held_out_key, model, state.variables, **texture))
 
     pairs = list(itertools.combinations(sorted(options.map_sigmas), 2))
     window, rows = min(model.receptive_field, options.map_size), []

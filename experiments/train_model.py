@@ -33,7 +33,7 @@ from experiments.lab.stops import UsageError
 from experiments.lab.train import Watch
 from experiments.pictures import saved_models
 from segjax import plotting
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 
 # Rows of the last figure; each picture is a file of its own as well.
 MOST_ROWS = 8

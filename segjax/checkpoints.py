@@ -1,8 +1,8 @@
 """A tree of arrays and its metadata in one safetensors file, written completely or not at all.
 
-The file contains no pickle; PyTorch, NumPy and others open it as well. A tree is any pytree of dicts, tuples and
-NamedTuples; the path of a leaf becomes its array's name, as in "params/conv1/kernel". A checksum over names, shapes,
-dtypes, numbers and metadata finds every damaged bit.
+The file contains no pickle; PyTorch, NumPy and others read it too. A tree is any pytree of dicts, tuples and
+NamedTuples; the path of a leaf is the name of its array, as in "params/conv1/kernel". A checksum over names, shapes,
+dtypes, values and metadata detects every changed bit.
 """
 
 import contextlib
@@ -21,22 +21,22 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 FORMAT = 1
-# The one entry of the safetensors header holds format, checksum and metadata as JSON. With several entries their order
+# The safetensors header has one entry, which holds format, checksum and metadata as JSON. The order of several entries
 # would be random, and two files of the same arrays would differ.
 _ENTRY = "segjax"
 
 
-class OfAnotherError(ValueError):
+class ForeignFileError(ValueError):
     """A safetensors file that another program wrote."""
 
 
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
-    """Writes a pytree of arrays and metadata of JSON's types; a crash leaves the old file or the new one.
+    """Writes a pytree of arrays, and metadata of JSON's types; a crash leaves the old file or the new one.
 
     Raises:
         OSError: if the file cannot be written; an older file of this name is then unchanged.
         TypeError: if the metadata is not of JSON's types.
-        ValueError: if a key holds a / and the arrays' names clash, as in {"a": {"b": x}, "a/b": y}.
+        ValueError: if a key contains a / and two arrays have one name, as in {"a": {"b": x}, "a/b": y}.
     """
     write(path, to_bytes(tree, metadata))
 
@@ -47,13 +47,13 @@ def to_bytes(tree: Any, metadata: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: as `save`.
     """
-    # As `load` gives it back, keys as text and tuples as lists: the checksum is of that.
+    # The checksum is computed from the metadata as `load` returns it, with text keys, and lists in place of tuples.
     metadata = json.loads(json.dumps(dict(metadata)))
-    # Copied in C order, since safetensors writes the memory as it lies.
-    # `device_get` of the whole tree: the copies of all leaves run at the same time.
-    arrays = {name: np.array(leaf, order="C") for name, leaf in _named(jax.device_get(tree)).items()}
-    if len(arrays) < len(jax.tree.leaves(tree)) or _both(arrays):
-        raise ValueError("tree must give each array a name of its own; a key that holds a / takes another's")
+    # Copied in C order, since safetensors writes the memory as it is.
+    # `device_get` of the whole tree copies all leaves at the same time.
+    arrays = {name: np.array(leaf, order="C") for name, leaf in _by_name(jax.device_get(tree)).items()}
+    if len(arrays) < len(jax.tree.leaves(tree)) or _prefix_conflicts(arrays):
+        raise ValueError("tree must give each array a name of its own, got a key with a / that repeats another name")
     entry = {"format": FORMAT, "metadata": metadata, "sha256": _checksum(arrays, metadata)}
     return safetensors.save(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)})
 
@@ -67,7 +67,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     path = Path(path)
     unfinished = temporary(path)
     try:
-        # A link that was left under this name is removed, not followed: it may lead to somebody else's file.
+        # A link under this name is removed, not followed: it may point to somebody else's file.
         unfinished.unlink(missing_ok=True)
         with unfinished.open("xb") as file:
             file.write(content)
@@ -75,7 +75,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(file.fileno())
         unfinished.replace(path)
     except BaseException as error:
-        # Of a name that is too long this fails as well, and would name the wrong file.
+        # If the name is too long this fails too, and its error would name the temporary file.
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         if not isinstance(error, OSError):
@@ -91,17 +91,17 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
 
 
 def temporary(path: str | os.PathLike[str]) -> Path:
-    """The file that `write` writes before it renames it: a crash may leave it."""
-    # In the same folder, since a rename is atomic only within a file system.
+    """The temporary file that `write` renames at the end; a crash may leave it."""
+    # In the same folder, since a rename is atomic only within one file system.
     return Path(path).with_name(f".{Path(path).name}.tmp")
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays that `save` wrote, bit for bit, as nested dicts by their names, and the metadata.
+    """The arrays that `save` wrote, bit for bit, as nested dicts, and the metadata.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if `save` did not write it, or if it is truncated, damaged or of a newer format.
+        ValueError: if `save` did not write the file, or if it is truncated, damaged or of a newer format.
     """
     content = Path(path).read_bytes()
     entry = _entry(path, content)
@@ -112,21 +112,21 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
         arrays = safetensors.load(content)
         intact = _checksum(arrays, entry["metadata"]) == entry["sha256"]
-    # A checksum tells of damage, not of who wrote the file: the metadata can be anything that JSON can say.
+    # A correct checksum does not prove that `save` wrote the file: the metadata can be any JSON.
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if not intact:
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
-    if both := _both(arrays):
-        raise ValueError(f"{path} is no tree: {both[0]} is an array, and has others below it")
+    if conflicts := _prefix_conflicts(arrays):
+        raise ValueError(f"{path} is no tree: {conflicts[0]} is an array, and has others below it")
     return unflatten_dict(arrays, sep="/"), entry["metadata"]
 
 
 def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
-    """A tree with the structure of `template` and the arrays that `load` gave.
+    """A tree with the structure of `template` and the arrays that `load` returned.
 
     Args:
-        template: a pytree of arrays or of `jax.ShapeDtypeStruct`s, as `jax.eval_shape` gives.
+        template: a pytree of arrays or of `jax.ShapeDtypeStruct`s, as `jax.eval_shape` returns.
         arrays: nested dicts of arrays, by the names in `template`.
 
     Raises:
@@ -135,39 +135,39 @@ def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(f"arrays must be nested dicts of arrays, got {arrays!r:.60}")
-    flat, wanted = flatten_dict(dict(arrays), sep="/"), _named(template)
-    for name, leaf in wanted.items():
+    flat, leaves = flatten_dict(dict(arrays), sep="/"), _by_name(template)
+    for name, leaf in leaves.items():
         if name not in flat:
             raise ValueError(f"the file holds another tree: it has no {name}")
-        found = flat[name]
-        if found.shape != leaf.shape or found.dtype != leaf.dtype:
+        array = flat[name]
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
             expected = f"{leaf.dtype} of shape {tuple(leaf.shape)}"
             raise ValueError(
-                f"the file holds another tree: {name} is {found.dtype} of shape {found.shape}, not {expected}"
+                f"the file holds another tree: {name} is {array.dtype} of shape {array.shape}, not {expected}"
             )
-    if extra := sorted(flat.keys() - wanted.keys()):
+    if extra := sorted(flat.keys() - leaves.keys()):
         raise ValueError(f"the file holds another tree: it has {extra[0]} as well")
-    return jax.tree.unflatten(jax.tree.structure(template), [flat[name] for name in wanted])
+    return jax.tree.unflatten(jax.tree.structure(template), [flat[name] for name in leaves])
 
 
-def _named(tree: Any) -> dict[str, Any]:
+def _by_name(tree: Any) -> dict[str, Any]:
     """Name -> leaf, in the order of the tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(place, simple=True, separator="/"): leaf for place, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
-def _both(arrays: Mapping[str, Any]) -> list[str]:
-    """Names of arrays that have others below them: no nested dict has both."""
-    parents = {name[:end] for name in arrays for end, letter in enumerate(name) if letter == "/"}
+def _prefix_conflicts(arrays: Mapping[str, Any]) -> list[str]:
+    """Names of arrays that are prefixes of others: a nested dict cannot hold both."""
+    parents = {name[:end] for name in arrays for end, character in enumerate(name) if character == "/"}
     return sorted(parents & arrays.keys())
 
 
 def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
-    """The entry that `save` put into the header; the lengths in the header must agree with the file's."""
+    """The header's entry that `save` wrote; the lengths in the header must agree with that of the file."""
     if not content:
         raise ValueError(f"{path} is empty")
-    # A safetensors file begins with the length of its JSON header, 8 bytes, little-endian. Parsed here, because the
-    # library's own errors do not tell a truncated file from another one.
+    # A safetensors file begins with the length of its JSON header, 8 bytes, little-endian. It is parsed here, because
+    # the errors of safetensors do not distinguish a truncated file from another format.
     size = struct.unpack("<Q", content[:8])[0] if len(content) >= 8 else 0
     try:
         header = json.loads(content[8 : 8 + size])
@@ -175,14 +175,14 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
         entries = header.get("__metadata__", {})
         end = 8 + size + max(ends, default=0)
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
-        # A length above 4 GB means that the first 8 bytes were text or another format.
+        # A length above 4 GB means that the first 8 bytes are text or another format.
         truncated = len(content) < 8 + size < 2**32
-        what = "is truncated, or no checkpoint" if truncated else "is not a checkpoint"
-        raise ValueError(f"{path} {what}: its header cannot be read") from error
+        fault = "is truncated, or no checkpoint" if truncated else "is not a checkpoint"
+        raise ValueError(f"{path} {fault}: its header cannot be read") from error
     if end > len(content):
         raise ValueError(f"{path} is truncated: it has {len(content)} of {end} bytes")
     if not isinstance(entries, dict) or _ENTRY not in entries:
-        raise OfAnotherError(f"{path} is a safetensors file, but not one of segjax")
+        raise ForeignFileError(f"{path} is a safetensors file, but not one of segjax")
     try:
         entry = json.loads(entries[_ENTRY])
         return {**entry}
@@ -191,7 +191,7 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
 
 
 def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
-    # Sorted, since safetensors orders arrays by itself.
+    # Sorted, since safetensors changes the order of the arrays.
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])

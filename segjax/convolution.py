@@ -1,18 +1,19 @@
-"""A convolution that is fast in loops and under `vmap`: the one place that knows how XLA must be fed.
+"""A convolution that is fast in loops and under `vmap`: the only module that depends on how XLA compiles one.
 
-On a CPU, XLA has one fast convolution, NHWC x HWIO, and two traps around it:
+On a CPU, XLA has one fast convolution, NHWC x HWIO, and two cases that it compiles badly:
 
-- Inside `scan`, the gradients that JAX derives arrive with permuted dimensions, which XLA runs on an unoptimised path:
-  a training step takes 20 times as long. Here both gradients are written as NHWC x HWIO convolutions.
-- Under `vmap` over kernels (many runs at once) they become grouped convolutions, which are 40 times slower than single
-  runs. Here a batch of convolutions is a loop over them.
+- Inside `scan`, the gradients that JAX derives have permuted dimensions, for which XLA has no optimised path: a
+  training step takes 20 times as long. Here both gradients are written as NHWC x HWIO convolutions.
+- Under `vmap` over kernels (many runs at once), convolutions become grouped convolutions, which are 40 times slower
+  than single runs. Here a batch of convolutions is a loop over them.
 
-Where the optional package `segjax-native` is installed (native/), float32 on a CPU goes to its C++ instead: a training
-step takes half as long (docs/performance.md). `on_cpu` decides.
+If the optional package `segjax-native` is installed (native/), its C++ computes float32 on a CPU instead: a training
+step takes half as long (docs/performance.md). `cpu_backend` decides.
 
-On other platforms this is the plain convolution with JAX's own gradients, but for one trap under `vmap` on a GPU: JAX's
-kernel gradient becomes a convolution with a kernel as large as the image, in none of cuDNN's forms for gradients. Here
-the runs become groups of channels before the gradient is derived, and it stays cuDNN's own (docs/gpu.md).
+On other platforms this is the plain convolution with JAX's gradients, except under `vmap` on a GPU. There JAX's
+gradient with respect to the kernel becomes a convolution with a kernel as large as the image, which is none of cuDNN's
+gradient convolutions. Here the runs become groups of channels before the gradient is derived, and cuDNN computes it
+(docs/gpu.md).
 
 `Conv` is the layer; `halve`, `double`, `space_to_depth` and `depth_to_space` change the resolution between layers.
 """
@@ -30,18 +31,18 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-from segjax.checks import check_array, check_images
+from segjax._checks import check_array, check_images
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-# The kernel's gradient sums over the images, one number of a vector register each: an AVX2 register has 8 of float32.
+# The gradient with respect to the kernel sums over images, one per lane of a vector register: AVX2 has 8 of float32.
 _FULL_BATCH = 8
 
 
 def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Cross-correlation with stride 1, zero-padded to the same size: what PyTorch calls a convolution.
+    """Cross-correlation with stride 1, zero-padded to the same size: PyTorch's convolution.
 
-    An even kernel pads one more zero after than before, as PyTorch's `padding="same"` does. Only reverse-mode
-    differentiation works: the gradient is written by hand, so `jax.jvp` and `jax.hessian` raise TypeError.
+    For an even kernel, one more zero is added after the image than before it, as by PyTorch's `padding="same"`. Only
+    reverse-mode differentiation works, with custom gradients: `jax.jvp` and `jax.hessian` raise TypeError.
 
     Args:
         inputs: (batch, height, width, channels_in).
@@ -51,7 +52,7 @@ def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         (batch, height, width, channels_out).
 
     Raises:
-        TypeError, ValueError: naming the argument with another shape or dtype.
+        TypeError, ValueError: naming the argument whose shape or dtype is wrong.
     """
     check_images("inputs", inputs)
     check_array("kernel", kernel)
@@ -66,8 +67,8 @@ def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 class Conv(nn.Module):
     """`conv2d` with a bias, initialised as in PyTorch's Conv2d: all parameters uniform within +-1/sqrt(fan_in)."""
 
-    # Not `flax.linen.Conv`: its hook for another convolution is deprecated, and its bias initialiser does not know the
-    # fan-in.
+    # Not `flax.linen.Conv`: its argument for another convolution is deprecated, and its bias initialiser does not get
+    # the fan-in.
     features: int
     kernel_size: int
 
@@ -77,7 +78,7 @@ class Conv(nn.Module):
         fan_in = self.kernel_size**2 * x.shape[-1]
 
         def initialiser(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-            # Drawn flat: the same bits. XLA takes 6 times as long to compile the draw along four short axes.
+            # Drawn as one axis, which gives the same bits: XLA compiles a draw along four short axes 6 times as long.
             flat = jax.random.uniform(key, (math.prod(shape),), dtype, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
             return flat.reshape(shape)
 
@@ -89,7 +90,7 @@ class Conv(nn.Module):
 
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:
     """(b, h, w, c) -> (b, h / side, w / side, side * side * c); h and w are multiples of `side`."""
-    # From Shi et al. (2016); PyTorch's PixelUnshuffle puts the channels in another order.
+    # From Shi et al. (2016); PyTorch's PixelUnshuffle orders the channels differently.
     batch, height, width, channels = x.shape
     x = x.reshape(batch, height // side, side, width // side, side, channels).swapaxes(2, 3)
     return x.reshape(batch, height // side, width // side, side * side * channels)
@@ -114,38 +115,38 @@ def double(x: jax.Array) -> jax.Array:
     return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
-def side_by_side() -> str:
-    """How runs under `vmap` are computed where it is not on a CPU: all at once, "groups", or one by one, "loop".
+def _vmap_strategy() -> str:
+    """How convolutions under `vmap` are computed on other platforms than a CPU: all at once, "groups", or in a "loop".
 
-    SEGJAX_RUNS says which; groups is the default.
+    The environment variable SEGJAX_RUNS chooses; the default is groups.
 
     Raises:
         ValueError: if SEGJAX_RUNS is neither.
     """
-    # Which is faster on a GPU, nobody has measured. Groups have a tenth of the launches and two thirds of the memory.
-    runs = os.environ.get("SEGJAX_RUNS", "groups")
-    if runs not in ("groups", "loop"):
-        raise ValueError(f"SEGJAX_RUNS must be groups or loop, got {runs!r}")
-    return runs
+    # Private until a GPU has been measured. Groups have a tenth of the launches and two thirds of the memory.
+    strategy = os.environ.get("SEGJAX_RUNS", "groups")
+    if strategy not in ("groups", "loop"):
+        raise ValueError(f"SEGJAX_RUNS must be groups or loop, got {strategy!r}")
+    return strategy
 
 
-def on_cpu() -> str:
-    """What computes float32 on a CPU: "native" where `segjax-native` is installed and SEGJAX_NATIVE is not 0, or "xla".
+def cpu_backend() -> str:
+    """What computes float32 on a CPU: "native" if `segjax-native` is installed and SEGJAX_NATIVE is not 0, else "xla".
 
     Raises:
-        ValueError: if SEGJAX_NATIVE is neither 0 nor 1, or 1 where the package is not installed.
+        ValueError: if SEGJAX_NATIVE is neither 0 nor 1, or if it is 1 and the package is not installed.
     """
-    chosen, installed = os.environ.get("SEGJAX_NATIVE"), find_spec("segjax_native") is not None
-    if chosen not in (None, "0", "1"):
-        raise ValueError(f"SEGJAX_NATIVE must be 0 or 1, got {chosen!r}")
-    if chosen == "1" and not installed:
+    switch, installed = os.environ.get("SEGJAX_NATIVE"), find_spec("segjax_native") is not None
+    if switch not in (None, "0", "1"):
+        raise ValueError(f"SEGJAX_NATIVE must be 0 or 1, got {switch!r}")
+    if switch == "1" and not installed:
         raise ValueError("SEGJAX_NATIVE must be 0 where the package segjax-native is not installed, got '1'")
-    return "native" if installed and chosen != "0" else "xla"
+    return "native" if installed and switch != "0" else "xla"
 
 
 @jax.custom_vjp
 def _conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
-    # The choice is made when the program is lowered, so one traced function serves every platform.
+    # The platform is chosen when the program is lowered, so one traced function serves all platforms.
     cpu = _forward_in_cpp if _in_cpp(inputs) else _forward_on_cpu
     return lax.platform_dependent(inputs, kernel, cpu=cpu, default=_elsewhere(_plain))
 
@@ -163,11 +164,11 @@ _conv2d.defvjp(_conv2d_forward, _conv2d_backward)
 
 
 def _elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:
-    return sequential_vmap(function) if side_by_side() == "loop" else function
+    return sequential_vmap(function) if _vmap_strategy() == "loop" else function
 
 
 def _in_cpp(array: jax.Array) -> bool:
-    return array.dtype == jnp.float32 and on_cpu() == "native"
+    return array.dtype == jnp.float32 and cpu_backend() == "native"
 
 
 @cache
@@ -209,16 +210,16 @@ def _plain(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _plain_backward(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
-    # JAX's own rules batch the inputs' gradient well: it is a convolution of the cotangent with the kernel.
+    # JAX's batching of the gradient with respect to the inputs is fast: it convolves the cotangent with the kernel.
     (inputs_gradient,) = jax.linear_transpose(lambda inputs: _plain(inputs, kernel), inputs)(cotangent)
     return inputs_gradient, _plain_kernel_gradient(inputs, cotangent, kernel.shape[:2])
 
 
 def _plain_kernel_gradient(inputs: jax.Array, cotangent: jax.Array, size: Sequence[int], groups: int = 1) -> jax.Array:
-    """The gradient by the kernel, (*size, channels_in / groups, channels_out), of a convolution of that many groups.
+    """Gradient of a grouped convolution with respect to its kernel, (*size, channels_in / groups, channels_out).
 
-    Under `vmap` the runs become groups of channels or, where they share the inputs or the cotangent, more channels of
-    one dense convolution. Another `vmap` around it does the same again.
+    Under `vmap` the runs become groups of channels or, if they share the inputs or the cotangent, more channels of one
+    dense convolution. A second `vmap` does the same again.
     """
 
     @custom_vmap
@@ -230,7 +231,7 @@ def _plain_kernel_gradient(inputs: jax.Array, cotangent: jax.Array, size: Sequen
     @gradient.def_vmap
     def of_runs(runs: int, batched: Sequence[bool], inputs: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, bool]:
         if groups > 1 and not all(batched):
-            # More channels of each group would not lie side by side.
+            # More channels of each group would not be contiguous.
             inputs, cotangent = (
                 array if has_runs else jnp.broadcast_to(array, (runs, *array.shape))
                 for array, has_runs in zip((inputs, cotangent), batched, strict=True)
@@ -241,7 +242,7 @@ def _plain_kernel_gradient(inputs: jax.Array, cotangent: jax.Array, size: Sequen
             for array, has_runs in zip((inputs, cotangent), batched, strict=True)
         )
         kernels = _plain_kernel_gradient(inputs, cotangent, size, groups * runs if all(batched) else groups)
-        # The runs are in channels_out, or in channels_in where the inputs alone have them.
+        # The axis of runs is in channels_out, or in channels_in if only the inputs have it.
         channels = 3 if batched[1] else 2
         shape = [*kernels.shape[:channels], runs, kernels.shape[channels] // runs, *kernels.shape[channels + 1 :]]
         return jnp.moveaxis(kernels.reshape(shape), channels, 0), True
@@ -249,21 +250,21 @@ def _plain_kernel_gradient(inputs: jax.Array, cotangent: jax.Array, size: Sequen
     return gradient(inputs, cotangent)
 
 
-# A loop over the runs: 4 runs under `vmap` take 1.06 times as long as 4 single runs; as grouped convolutions, 41 times.
+# A loop over the runs: 4 runs under `vmap` take 1.06 times as long as 4 single runs; grouped convolutions, 41 times.
 _forward_on_cpu = sequential_vmap(_plain)
 
 
 @sequential_vmap
 def _backward_on_cpu(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Both gradients as NHWC x HWIO convolutions."""
-    # Without a barrier around each transpose, XLA folds it into the convolution's dimension numbers: the slow path.
+    # Without a barrier around each transpose, XLA folds it into the convolution's dimension numbers, which is slow.
     fence = lax.optimization_barrier
     padding = _same_padding(kernel)
-    # The inputs' gradient is the cotangent, correlated with the flipped kernel; an even kernel's padding changes sides.
+    # With respect to the inputs: the cotangent correlated with the flipped kernel, and the padding mirrored.
     flipped = fence(kernel[::-1, ::-1].swapaxes(2, 3))
     inputs_gradient = _convolve(cotangent, flipped, [(after, before) for before, after in padding])
-    # The kernel's gradient correlates the inputs with the cotangent: channels_in take the place of the batch, the batch
-    # takes that of the channels, and the cotangent is a kernel as large as the image.
+    # With respect to the kernel: the inputs correlated with the cotangent. Batch and channels_in are exchanged, and the
+    # cotangent is a kernel as large as the image.
     inputs, cotangent, padding = _fill_batch(inputs, cotangent, padding)
     images = fence(inputs.transpose(3, 1, 2, 0))
     image_sized_kernel = fence(cotangent.transpose(1, 2, 0, 3))
@@ -274,17 +275,17 @@ def _backward_on_cpu(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array)
 def _fill_batch(
     inputs: jax.Array, cotangent: jax.Array, padding: list[tuple[int, int]]
 ) -> tuple[jax.Array, jax.Array, list[tuple[int, int]]]:
-    """Cuts fewer than 8 images into bands of rows, and pads each input band with the rows around it.
+    """Cuts a batch of fewer than 8 images into bands of rows, and pads each band of the inputs with the rows around it.
 
-    A step on 1, 2 or 4 images of 128 x 128 takes 0.29, 0.51 or 0.80 of the time that it takes on whole images.
+    A step on 1, 2 or 4 images of 128 x 128 takes 0.29, 0.51 or 0.80 times as long as on whole images.
     """
     (batch, height, _, _), (above, below) = cotangent.shape, padding[0]
-    # A band no higher than the kernel would be mostly rows that its neighbours have, too.
+    # A band no higher than the kernel would consist mostly of rows that its neighbours contain too.
     bands = min(-(-_FULL_BATCH // max(batch, 1)), height // (above + below + 1))
     if bands < 2:
         return inputs, cotangent, padding
     rows = -(-height // bands)
-    # The last band is filled up with rows whose cotangent is 0, which add nothing to the gradient.
+    # The last band is padded with rows of cotangent 0, which add nothing to the gradient.
     missing = bands * rows - height
     inputs = jnp.pad(inputs, ((0, 0), (above, below + missing), (0, 0), (0, 0)))
     cotangent = jnp.pad(cotangent, ((0, 0), (0, missing), (0, 0), (0, 0)))

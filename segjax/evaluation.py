@@ -1,8 +1,8 @@
-"""What a training run is worth: the weights to judge it by, their running statistics, and counts on fresh images.
+"""Evaluation of a training run: the evaluation weights, their running statistics, and counts on fresh images.
 
-Each function takes one run, or many at once: the states of a sweep, whose leaves have leading axes. The result then has
-the same axes, and is bit for bit what each run gives alone. Runs are taken one after the other, so that more of them
-need more memory for their results only.
+Each function takes one run, or many: the states of a sweep, whose leaves have leading axes. The result then has the
+same axes, and equals the results of the single runs bit for bit. Runs are evaluated one after the other, so that more
+runs need more memory for their results only.
 """
 
 import math
@@ -17,7 +17,7 @@ from flax.errors import FlaxError
 from jax import lax
 
 from segjax import metrics
-from segjax.checks import (
+from segjax._checks import (
     check_callable,
     check_count,
     check_key,
@@ -35,23 +35,23 @@ from segjax.training import Generate, TrainState
 
 
 def eval_variables(
+    key: jax.Array,
     model: nn.Module,
     optimizer: Optimizer,
     state: TrainState,
-    key: jax.Array,
     num_batches: int = 16,
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Variables:
-    """The variables to judge a run by: to be jitted.
+    """The variables with which a run is evaluated: to be jitted.
 
-    Most optimizers are judged by the weights that they train: `state.variables`. Some are judged by weights that follow
-    from their state (`segjax.optimizers.eval_params`), to which the running statistics of the training do not belong:
-    those are computed anew (`recalibrate`).
+    For most optimizers these are the trained weights: `state.variables`. For some, the evaluation weights are computed
+    from the optimizer's state (`segjax.optimizers.eval_params`). Training's running statistics do not fit those, so
+    they are computed again (`recalibrate`).
 
     Args:
         model, optimizer: those of the run.
-        state: at its end, or at any step; of one run or of many.
+        state: at the end of the run, or at any step; of one run or of many.
         key, num_batches, generate, generate_options: for `recalibrate`.
 
     Raises:
@@ -60,36 +60,36 @@ def eval_variables(
     check_optimizer(optimizer)
     if not isinstance(state, TrainState):
         raise TypeError(f"state must be a TrainState, got {state!r:.60}")
-    judge = eval_params(optimizer, state.opt_state)
-    if judge is None:
+    weights = eval_params(optimizer, state.opt_state)
+    if weights is None:
         return state.variables
 
     def of_run(state: TrainState) -> Variables:
-        variables = {"params": judge(state.opt_state, state.params), "batch_stats": state.batch_stats}
-        return recalibrate(model, variables, key, num_batches, generate, **generate_options)
+        variables = {"params": weights(state.opt_state, state.params), "batch_stats": state.batch_stats}
+        return recalibrate(key, model, variables, num_batches, generate, **generate_options)
 
     return _over_runs(of_run, jnp.shape(state.step), state)
 
 
 def recalibrate(
+    key: jax.Array,
     model: nn.Module,
     variables: Variables,
-    key: jax.Array,
     num_batches: int = 16,
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Variables:
-    """The same weights with BatchNorm's running statistics computed anew, as means over fresh batches: to be jitted.
+    """Replaces BatchNorm's running statistics by their means over fresh batches, for the same weights: to be jitted.
 
-    For weights that training never saw, such as averages (Izmailov et al., 2018). Each running mean and variance
-    becomes the plain mean of the batches' own; training weighs the last batches most. A network without BatchNorm stays
-    as it is. Layers that share one BatchNorm get one mixture of the statistics of all, as in training: useless for
-    prediction.
+    It serves weights that are not the trained ones, such as averages (Izmailov et al., 2018). Each running mean and
+    variance is the plain mean of those of the batches; in training, the last batches have the largest weight. A network
+    without BatchNorm is returned unchanged. Layers that share one BatchNorm get one mixture of the statistics of all,
+    as in training, which is useless for prediction.
 
     Args:
+        key: for the batches, another key than that of a training run.
         model: any Linen module, image -> logits, with a `train` argument.
-        variables: "params" and "batch_stats", of one run or of many; the old statistics do not count.
-        key: of the batches, another than that of a training run.
+        variables: "params" and "batch_stats", of one run or of many; the old statistics have no effect.
         num_batches: number of batches, >= 1.
         generate, generate_options: as in `segjax.make_train`.
 
@@ -105,50 +105,51 @@ def recalibrate(
     if not jax.tree.leaves(statistics):
         return variables
 
-    def moved(variables: Variables, image: jax.Array, running: Any) -> Any:
-        given = {"params": variables["params"], "batch_stats": running}
+    def updated(variables: Variables, image: jax.Array, running: Any) -> Any:
+        variables = {"params": variables["params"], "batch_stats": running}
         try:
-            return model.apply(given, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
+            return model.apply(variables, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
         # Flax's errors name the parameter, but they are not ValueErrors.
         except FlaxError as error:
             raise ValueError(f"variables do not fit the model: {error}") from error
 
     def of_batch(variables: Variables, index: jax.Array) -> Any:
         image = generate(jax.random.fold_in(key, index), **generate_options).image
-        # A layer gives m running + (1 - m) batch for a momentum m that only it knows. From 0 that is first =
-        # (1 - m) batch, and from there second = (1 + m) first. (From 1, large statistics would hide the digits of m.)
-        first = moved(variables, image, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
-        second = moved(variables, image, first)
+        # A layer returns m running + (1 - m) batch, with a momentum m that only the layer knows. Starting at 0, that is
+        # first = (1 - m) batch, and then second = (1 + m) first. (Starting at 1, large statistics would cancel the
+        # digits of m.)
+        first = updated(variables, image, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
+        second = updated(variables, image, first)
         return jax.tree.map(lambda a, b: jnp.where(a == 0, 0, a * (a / jnp.where(a == 0, 1, 2 * a - b))), first, second)
 
     def of_run(variables: Variables) -> Any:
         # One batch after the other, as in `evaluate`.
-        found = lax.map(partial(of_batch, variables), jnp.arange(num_batches))
-        return jax.tree.map(lambda leaf: leaf.mean(axis=0), found)
+        of_batches = lax.map(partial(of_batch, variables), jnp.arange(num_batches))
+        return jax.tree.map(lambda leaf: leaf.mean(axis=0), of_batches)
 
     image = jax.eval_shape(partial(generate, **generate_options), key).image
-    axes, wanted = _axes_of_runs(model, variables, key, image)
-    if jax.tree.map(lambda leaf: jnp.shape(leaf)[len(axes) :], statistics) != jax.tree.map(jnp.shape, wanted):
+    axes, expected = _axes_of_runs(model, variables, key, image)
+    if jax.tree.map(lambda leaf: jnp.shape(leaf)[len(axes) :], statistics) != jax.tree.map(jnp.shape, expected):
         raise ValueError("variables must be those of the model: it has other running statistics")
     return {**variables, "batch_stats": _over_runs(of_run, axes, variables)}
 
 
 def evaluate(
+    key: jax.Array,
     model: nn.Module,
     variables: Variables,
-    key: jax.Array,
     num_batches: int = 16,
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> metrics.Counts:
-    """Counts of `segjax.predict` over fresh batches, the same ones for every model given one key: to be jitted.
+    """Counts of `segjax.predict` over fresh batches, which depend on the key alone: to be jitted.
 
     Args:
+        key: for the held-out images, another key than that of a training run.
         model: a Linen module with the attribute `batch_statistics` of `segjax.models.Network`.
         variables: `state.variables` after training, or those of `eval_variables`; of one run or of many.
-        key: of the held-out images, another than the key of a training run.
-        num_batches: number of batches, >= 1, of at most 2^31 - 1 pixels in all; their size matters to models that
-            predict with batch statistics.
+        num_batches: number of batches, >= 1, of at most 2^31 - 1 pixels in all. Their size changes the result of models
+            that predict with batch statistics.
         generate, generate_options: as in `make_train`.
 
     Raises:
@@ -158,7 +159,7 @@ def evaluate(
     >>> model, sizes = segjax.SegmentationCNN(num_channels=2, depth=1), {"batch_size": 2, "image_size": 16, "sigma": 3}
     >>> train, keys = segjax.make_train(model, num_steps=5, **sizes), jax.random.split(jax.random.key(0), 3)
     >>> states = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-3, 1e-2]))(keys).states
-    >>> counts = jax.jit(lambda states: segjax.evaluate(model, states.variables, jax.random.key(1), **sizes))(states)
+    >>> counts = jax.jit(lambda states: segjax.evaluate(jax.random.key(1), model, states.variables, **sizes))(states)
     >>> segjax.metrics.iou(counts).shape
     (3, 2)
     """
@@ -183,27 +184,28 @@ def evaluate(
 
 
 def _axes_of_runs(model: nn.Module, variables: Variables, key: jax.Array, image: Any) -> tuple[tuple[int, ...], Any]:
-    """The axes before those of the model's own parameters, and the model's running statistics; shapes alone.
+    """The leading axes of the parameters beyond the model's shapes, and the shapes of the model's running statistics.
 
-    Variables that do not fit the model have no such axes, and `model.apply` says what is wrong with them.
+    If the variables do not fit the model, there are no such axes, and `model.apply` raises the error.
     """
-    wanted = jax.eval_shape(partial(model.init, train=False), key, image)
-    given, own = (list(map(jnp.shape, jax.tree.leaves(it.get("params")))) for it in (variables, wanted))
-    found = {shape[: len(shape) - len(rest)] for shape, rest in zip(given, own, strict=False)}
-    (axes,) = found if len(found) == 1 else ((),)
-    if given != [axes + rest for rest in own]:
-        return (), wanted.get("batch_stats", {})
-    given, own = (list(map(jnp.shape, jax.tree.leaves(it.get("batch_stats", {})))) for it in (variables, wanted))
-    # Of other axes, a run would get a part of its statistics, and broadcasting would hide it.
-    if given != [axes + rest for rest in own]:
-        runs = f"with the axes {axes} of the parameters before their own" if axes else "of one run"
+    expected = jax.eval_shape(partial(model.init, train=False), key, image)
+    shapes, of_one_run = (list(map(jnp.shape, jax.tree.leaves(tree.get("params")))) for tree in (variables, expected))
+    leading = {shape[: len(shape) - len(one)] for shape, one in zip(shapes, of_one_run, strict=False)}
+    (axes,) = leading if len(leading) == 1 else ((),)
+    if shapes != [axes + one for one in of_one_run]:
+        return (), expected.get("batch_stats", {})
+    statistics = expected.get("batch_stats", {})
+    shapes = list(map(jnp.shape, jax.tree.leaves(variables.get("batch_stats", {}))))
+    # With other axes, a run would get a part of its statistics, and broadcasting would hide it.
+    if shapes != [axes + jnp.shape(leaf) for leaf in jax.tree.leaves(statistics)]:
+        runs = f"with the leading axes {axes} of the parameters" if axes else "of one run"
         raise ValueError(f"variables must be those of the model: it has other running statistics, {runs}")
-    return axes, wanted.get("batch_stats", {})
+    return axes, statistics
 
 
 def _over_runs(function: Callable[[Any], Any], axes: tuple[int, ...], tree: Any) -> Any:
-    """`function` of each run, where every leaf of the tree has these leading axes."""
+    """Applies `function` to each run; every leaf of the tree has these leading axes."""
     if not axes:
         return function(tree)
-    line = jax.tree.map(lambda leaf: jnp.reshape(leaf, (math.prod(axes), *leaf.shape[len(axes) :])), tree)
-    return jax.tree.map(lambda leaf: leaf.reshape(*axes, *leaf.shape[1:]), map_runs(function, line))
+    runs = jax.tree.map(lambda leaf: jnp.reshape(leaf, (math.prod(axes), *leaf.shape[len(axes) :])), tree)
+    return jax.tree.map(lambda leaf: leaf.reshape(*axes, *leaf.shape[1:]), map_runs(function, runs))

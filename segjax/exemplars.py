@@ -1,12 +1,12 @@
-"""Images of two photographed textures, split by the same random smooth masks: training data without hand-made labels.
+"""Images of two photographed textures, split by the same random smooth masks: training data without manual labels.
 
-The law, from one exemplar (a photograph) of each material:
+The generative model, for one exemplar (a photograph) of each material:
 
     mask  = (b * g_sigma) > 0                        as in `textures`
     image = rescale(w crop1 + (1 - w) crop2)         w: the mask blurred by g_1, as the notebook blurs its edge
 
-A crop lies anywhere in its exemplar, is flipped and turned by quarters at random, and has its contrast changed. Away
-from the edge of the mask the pixels are the photograph's; the notebook's last blur would soften them all.
+A crop has a random position in its exemplar, random flips and quarter turns, and a random contrast. Away from the edge
+of the mask, the pixels are those of the photograph; the notebook's last blur would smooth all of them.
 """
 
 from typing import NamedTuple, cast
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
+from segjax._checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
 from segjax.textures import EDGE_SIGMA, Batch, blur, rescale
 
 
@@ -42,20 +42,22 @@ def generate_crops(
     sigma: jax.typing.ArrayLike = 25.6,
     contrast: jax.typing.ArrayLike = 0.2,
 ) -> Batch:
-    """Draws a batch of images and masks from two exemplars: a pure function of `key`, for `make_train(generate=...)`.
+    """Draws a batch of images and masks from two exemplars: a pure function of `key`.
+
+    For training, bind the exemplars: `make_train(model, generate=partial(generate_crops, first=..., second=...))`.
 
     Args:
         key: one key of `jax.random`.
-        first: the material where the mask is 1, (height, width) in floating point, finite, on any scale whose crops are
-            finite too; both sides are at least `image_size`.
+        first: the material where the mask is 1, (height, width) in floating point, on any scale on which its crops are
+            finite; both sides are at least `image_size`.
         second: the material where the mask is 0, on the same scale and of the same dtype.
         batch_size, image_size: as in `generate_data`, static.
-        sigma: width in pixels of the mask's kernel; may be traced.
-        contrast: in [0, 1); each crop's distance from its exemplar's mean is multiplied by a number drawn evenly from
-            [1 - contrast, 1 + contrast]. May be traced.
+        sigma: standard deviation in pixels of the mask's kernel; may be traced.
+        contrast: in [0, 1); each crop's difference from its exemplar's mean is multiplied by a factor that is uniform
+            in [1 - contrast, 1 + contrast]. May be traced.
 
     Returns:
-        A `Batch` in the exemplars' dtype; in float32 for float64 unless x64 is enabled.
+        A `Batch` in the dtype of the exemplars; float64 becomes float32 unless x64 is enabled.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -74,43 +76,43 @@ def generate_crops(
     check_share("contrast", contrast)
     for name, exemplar in (("first", first), ("second", second)):
         _check_exemplar(name, exemplar, image_size)
-    dtype, other = jnp.result_type(first), jnp.result_type(second)
-    if dtype != other:
-        raise TypeError(f"second must be of the dtype of first, {dtype}, got {other}")
+    dtype, second_dtype = jnp.result_type(first), jnp.result_type(second)
+    if dtype != second_dtype:
+        raise TypeError(f"second must be of the dtype of first, {dtype}, got {second_dtype}")
     check_sigma("sigma", sigma, dtype)
     _check_range(first, second, contrast)
-    # One key each: the mask is then the same for all exemplars and contrasts.
+    # Separate keys: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
     inside = _crops(keys.first, first, batch_size, image_size, contrast)
     outside = _crops(keys.second, second, batch_size, image_size, contrast)
-    # Flat, as in `textures.generate_data`.
+    # Drawn as one axis, as in `textures.generate_data`.
     noise = jax.random.normal(keys.mask, (inside.size,), inside.dtype).reshape(inside.shape)
     return mix_crops(blur(noise, sigma) > 0, inside, outside)
 
 
 def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
     """The deterministic part: a boolean mask (batch, n, n) and two crops of that shape -> images and masks."""
-    wanted = mask.astype(first.dtype)
-    # The kernel is as large as the image. An odd one has a middle; an even one would move the edge by half a pixel.
-    size = wanted.shape[-1]
-    odd = jnp.pad(wanted, [(0, 0)] + 2 * [(0, 1 - size % 2)], mode="edge")
-    # A blur sees zeros beyond the image, which are neither material: divide by what it makes of ones.
-    share = (blur(odd, EDGE_SIGMA) / blur(jnp.ones_like(odd), EDGE_SIGMA))[:, :size, :size]
-    image = rescale(share * first + (1 - share) * second)
-    return Batch(image[..., None], wanted[..., None])
+    floating_mask = mask.astype(first.dtype)
+    # The kernel is as large as the image. An odd kernel has a centre; an even one would move the edge by half a pixel.
+    size = mask.shape[-1]
+    odd = jnp.pad(floating_mask, [(0, 0)] + 2 * [(0, 1 - size % 2)], mode="edge")
+    # A blur pads the image with zeros, which are neither material: the blur of ones corrects for it.
+    weight = (blur(odd, EDGE_SIGMA) / blur(jnp.ones_like(odd), EDGE_SIGMA))[:, :size, :size]
+    image = rescale(weight * first + (1 - weight) * second)
+    return Batch(image[..., None], floating_mask[..., None])
 
 
 def _crops(
     key: jax.Array, exemplar: jax.Array | np.ndarray, number: int, size: int, contrast: jax.typing.ArrayLike
 ) -> jax.Array:
-    """(number, size, size) squares of an exemplar, flipped and turned."""
-    # Before `jnp.asarray`: NumPy's mean is computed once, where JAX's would be computed again at every step.
+    """Squares of an exemplar, flipped and turned at random: (number, size, size)."""
+    # Before `jnp.asarray`: NumPy's mean is computed once, JAX's would be computed again at every step.
     mean = exemplar.mean()
     exemplar = jnp.asarray(exemplar)
     keys = _CropKeys(*jax.random.split(key, len(_CropKeys._fields)))
     rows = jax.random.randint(keys.row, (number,), 0, exemplar.shape[0] - size + 1)
     columns = jax.random.randint(keys.column, (number,), 0, exemplar.shape[1] - size + 1)
-    # The upper end of `randint` is exclusive: the last place still has `size` pixels to its end.
+    # The upper end of `randint` is exclusive: the last position still has `size` pixels after it.
     turns = jax.random.bernoulli(keys.turn, shape=(number, 3))
     factors = 1 + jnp.asarray(contrast, exemplar.dtype) * jax.random.uniform(
         keys.contrast, (number,), exemplar.dtype, -1, 1
@@ -118,7 +120,7 @@ def _crops(
 
     def crop(row: jax.Array, column: jax.Array, turn: jax.Array, factor: jax.Array) -> jax.Array:
         square = lax.dynamic_slice(exemplar, (row, column), (size, size))
-        # Two flips and a transposition, each with probability 1/2, give all eight symmetries of a square: the quarter
+        # Two flips and a transposition, each with probability 1/2, generate all eight symmetries of a square: quarter
         # turns are products of them. `jnp.where` and not `cond`, which computes both branches under `vmap` anyway.
         square = jnp.where(turn[0], square[::-1], square)
         square = jnp.where(turn[1], square[:, ::-1], square)
@@ -138,18 +140,19 @@ def _check_exemplar(name: str, exemplar: jax.Array | np.ndarray, image_size: int
 
 
 def _check_range(first: jax.Array | np.ndarray, second: jax.Array | np.ndarray, contrast: jax.typing.ArrayLike) -> None:
-    """Raises a ValueError where a crop, or the difference of two, could be infinite; traced exemplars pass."""
-    most = 2.0 if isinstance(contrast, jax.core.Tracer) else 1 + float(cast(float, contrast))
+    """Raises ValueError if a crop, or the difference of two, may be infinite; traced exemplars pass."""
+    factor = 2.0 if isinstance(contrast, jax.core.Tracer) else 1 + float(cast(float, contrast))
     ends: list[float] = []
     for exemplar in (first, second):
         if not isinstance(exemplar, jax.core.Tracer):
-            # By NumPy, since within `jit` JAX would trace it.
+            # With NumPy, since JAX would trace it inside `jit`.
             array = np.asarray(exemplar)
             with np.errstate(over="ignore", invalid="ignore"):
                 mean = float(array.mean())
-            ends += [mean + most * (float(end) - mean) for end in (array.min(), array.max())]
-    # Not `>`: NaN is refused as well.
-    # That of the computation: float64 arrays of NumPy become float32 where x64 is not enabled.
+            ends += [mean + factor * (float(end) - mean) for end in (array.min(), array.max())]
+    # The dtype of the computation: NumPy's float64 becomes float32 unless x64 is enabled.
     dtype = jnp.result_type(first)
+    # `not <=`: NaN is refused too.
     if ends and not max(np.abs(ends).max(), np.ptp(ends)) <= float(jnp.finfo(dtype).max):
-        raise ValueError(f"first and second must be finite numbers whose crops are finite in {dtype}")
+        extremes = f"from {min(ends)} to {max(ends)}"
+        raise ValueError(f"first and second must be finite numbers whose crops are finite in {dtype}, got {extremes}")

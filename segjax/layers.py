@@ -1,4 +1,4 @@
-"""Looking into a trained network: what each of its convolutions gives, and what it predicts when one is changed."""
+"""Inspection of a trained network: the output of each convolution, and predictions with one output replaced."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from segjax.convolution import Conv
 from segjax.models import Variables, predict
 
-# (the layer's input, its output) -> what goes on in place of the output.
+# (input of a layer, its output) -> the replacement of the output.
 Change = Callable[[jax.Array, jax.Array], jax.Array]
 
 
@@ -32,18 +32,18 @@ def feature_maps(model: nn.Module, variables: Variables, image: jax.Array) -> di
     """
     maps: dict[str, jax.Array] = {}
 
-    def keep(name: str, before: jax.Array, after: jax.Array) -> jax.Array:
+    def store(name: str, before: jax.Array, after: jax.Array) -> jax.Array:
         maps[name] = after
         return after
 
-    _predict_through(model, variables, image, keep)
+    _predict_with(model, variables, image, store)
     if not maps:
-        raise ValueError("model must have convolutions of segjax.convolution.Conv; no other layer is seen")
+        raise ValueError("model must have layers of the class segjax.convolution.Conv, got none")
     return maps
 
 
 def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, layer: str, change: Change) -> jax.Array:
-    """Logits of the mask when `change(input, output)` takes the place of a layer's output; to be jitted or not.
+    """Logits of the mask with the output of one layer replaced by `change(input, output)`; works with or without jit.
 
     Args:
         layer: a name of `feature_maps`, such as `conv1`, or `block/conv` in a nested network.
@@ -52,15 +52,15 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
     Raises:
         ValueError: if the network has no such layer.
     """
-    seen = []
+    names = []
 
     def replace(name: str, before: jax.Array, after: jax.Array) -> jax.Array:
-        seen.append(name)
+        names.append(name)
         return change(before, after) if name == layer else after
 
-    logits = _predict_through(model, variables, image, replace)
-    if layer not in seen:
-        raise ValueError(f"layer must be one of: {', '.join(seen)}; got {layer!r}")
+    logits = _predict_with(model, variables, image, replace)
+    if layer not in names:
+        raise ValueError(f"layer must be one of: {', '.join(names)}; got {layer!r}")
     return logits
 
 
@@ -78,18 +78,18 @@ def skip(before: jax.Array, after: jax.Array) -> jax.Array:
 
 
 def average(before: jax.Array, after: jax.Array) -> jax.Array:
-    """The mean over the image in place of every channel: its level stays, its information goes."""
+    """The mean over the image in place of every channel: keeps the mean, removes spatial information."""
     return jnp.broadcast_to(after.mean(axis=(1, 2), keepdims=True), after.shape)
 
 
 def average_channel(index: int) -> Change:
-    """A change that puts the mean over the image in place of one channel.
+    """Makes a change that replaces one channel by its mean over the image.
 
-    It raises a ValueError if the layer has no such channel.
+    The change raises a ValueError if the layer has no such channel.
     """
 
     def change(before: jax.Array, after: jax.Array) -> jax.Array:
-        # JAX would drop an update beyond the end without a word.
+        # JAX would silently drop an update beyond the end.
         if not 0 <= index < after.shape[-1]:
             raise ValueError(f"index must be a channel from 0 to {after.shape[-1] - 1}, got {index}")
         return after.at[..., index].set(average(before, after)[..., index])
@@ -97,17 +97,17 @@ def average_channel(index: int) -> Change:
     return change
 
 
-def _predict_through(
-    model: nn.Module, variables: Variables, image: jax.Array, look: Callable[[str, jax.Array, jax.Array], jax.Array]
+def _predict_with(
+    model: nn.Module, variables: Variables, image: jax.Array, hook: Callable[[str, jax.Array, jax.Array], jax.Array]
 ) -> jax.Array:
-    """`predict`, where `look(layer, input, output)` gives the output of each convolution."""
+    """`predict`, with the output of each convolution replaced by `hook(layer, input, output)`."""
 
     def intercept(call: Any, arguments: Any, options: Any, context: Any) -> Any:
         result = call(*arguments, **options)
         if isinstance(context.module, Conv):
-            return look("/".join(context.module.path), arguments[0], result)
+            return hook("/".join(context.module.path), arguments[0], result)
         return result
 
-    # Linen calls the interceptor around every method of every module: no network needs to be written for this.
+    # Linen calls the interceptor for every method of every module, so it works for networks of all classes.
     with nn.intercept_methods(intercept):
         return predict(model, variables, image)

@@ -1,7 +1,7 @@
 """Losses on logits: (logits, mask) -> one number for each example; the caller averages.
 
-`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1. Gradients flow to the logits. Another shape raises
-ValueError, and what is not an array TypeError.
+`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1. The losses are differentiable with respect to the
+logits. They raise ValueError for different shapes, and TypeError for anything but arrays.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_logits
+from segjax._checks import check_logits
 
 # (logits, mask), each (batch, ...) -> (batch,).
 Loss = Callable[[jax.Array, jax.Array], jax.Array]
@@ -26,28 +26,28 @@ def mean_squared_error(logits: jax.Array, mask: jax.Array) -> jax.Array:
 def binary_cross_entropy(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """Mean over pixels of the cross entropy, in nats. Shape (batch,).
 
-    `torch.nn.BCELoss` takes the mean as well; the notebook's formula is a sum over pixels.
+    `torch.nn.BCELoss` is a mean too; the notebook's formula is a sum over pixels.
     """
     check_logits(logits, mask)
-    # On logits it is exact; BCELoss, on probabilities, clips the logarithm at -100.
+    # Exact, since it takes logits; BCELoss takes probabilities and clips the logarithm at -100.
     return _pixel_mean(optax.sigmoid_binary_cross_entropy(logits, mask))
 
 
 def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """1 - (2 sum(w p) + 1) / (sum(w) + sum(p) + 1), with w the mask and p the probability. Shape (batch,).
 
-    The sums run over the pixels of an example, as in Dice's overlap; the notebook's formula has a pixel's index.
+    The sums run over the pixels of an example, as in Dice's coefficient; the notebook's formula has a pixel index.
     """
     check_logits(logits, mask)
-    # One ratio for each example and not for the batch: an image with a small mask counts as much as any other.
+    # One ratio for each example and not for the batch: images with small and large masks have the same weight.
     probability = jax.nn.sigmoid(logits)
     axes = tuple(range(1, mask.ndim))
     overlap = jnp.sum(mask * probability, axis=axes)
-    # The ones make it 0, instead of 0 / 0, where mask and prediction are both empty.
+    # Because of the ones the loss is 0, not 0 / 0, if mask and prediction are both empty.
     return 1 - (2 * overlap + 1) / (jnp.sum(mask, axis=axes) + jnp.sum(probability, axis=axes) + 1)
 
 
-# name -> loss: the names that the commands take.
+# name -> loss, by the names of the commands.
 LOSSES = MappingProxyType({"mse": mean_squared_error, "bce": binary_cross_entropy, "dice": dice})
 
 

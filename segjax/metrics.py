@@ -5,11 +5,11 @@
 >>> float(iou(jax.tree.map(jnp.add, first, second)))
 0.75
 
-The ratios take counts of any shape. A ratio of 0 / 0 is 1. So IoU and F1 are 1 where mask and prediction are both
-empty, and 0 after one false positive on an empty mask. Precision is 1 for an empty prediction, whatever the mask, and
-recall is 1 for an empty mask, whatever the prediction.
+The ratios take counts of any shape. A ratio of 0 / 0 is 1. So IoU and F1 are 1 if mask and prediction are both empty,
+and 0 after one false positive on an empty mask. Precision is 1 for an empty prediction and any mask, recall is 1 for an
+empty mask and any prediction.
 
-`last_tenth` and `diverged_at` read the losses of a run: where it ended, and whether it failed.
+`last_tenth` and `diverged_at` take the losses of a run: its final loss, and whether it diverged.
 """
 
 from typing import Any, NamedTuple, TypeVar
@@ -18,20 +18,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax.checks import check_array, check_logits, check_pixels, check_real
+from segjax._checks import check_array, check_logits, check_pixels, check_real
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
-# An untrained network's loss moves by a few hundredths of itself from batch to batch; a fifth is no such chance.
+# The batch-to-batch noise of an untrained network's loss is a few percent, so +20 % is not noise.
 _WORSE = 1.2
 
 
 class Counts(NamedTuple):
     """Numbers of pixels, int32: exact up to 2^31 - 1 pixels in all, 16,383 batches of the notebook's size.
 
-    `segjax.metrics.count` and `segjax.evaluate` refuse more; who adds counts must stay below that.
+    `segjax.metrics.count` and `segjax.evaluate` refuse more; callers that add counts must not exceed it.
     """
 
-    # Integers add exactly; float32 would lose single pixels above 2^24, 128 batches.
+    # Sums of integers are exact; float32 would lose single pixels above 2^24, 128 batches.
     true_positive: jax.Array
     false_positive: jax.Array
     false_negative: jax.Array
@@ -42,8 +42,8 @@ class Counts(NamedTuple):
 def count(logits: jax.Array, mask: jax.Array) -> Counts:
     """Counts over all pixels of a batch; the prediction is the set of pixels whose probability is above 0.5.
 
-    `agreeing` is the notebook's own count: the pixels that are right and sure, with a probability above 0.9 in the mask
-    or below 0.1 outside it.
+    `agreeing` is the notebook's count of confidently correct pixels: a probability above 0.9 in the mask, or below 0.1
+    outside it.
 
     Args:
         logits, mask: of one shape, (batch, ...); the mask is 0 or 1.
@@ -53,19 +53,19 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     """
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
-    # Not a threshold on the logit: the notebook's 0.1 and 0.9 are on the probability, in float32.
+    # No thresholds on the logit: the notebook's 0.1 and 0.9 are thresholds on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
-    wanted = mask > 0.5
-    given = probability > 0.5
-    sure_and_right = jnp.where(wanted, probability > 0.9, probability < 0.1)
-    # int32 also where x64 is enabled, so that histories of both have one layout.
-    kinds = jnp.stack([wanted & given, ~wanted & given, wanted & ~given, ~wanted & ~given, sure_and_right])
-    # One sum: five are seven launches on a GPU, where this is two.
+    true = mask > 0.5
+    predicted = probability > 0.5
+    agreeing = jnp.where(true, probability > 0.9, probability < 0.1)
+    # int32 also if x64 is enabled, so that histories have one layout with and without it.
+    kinds = jnp.stack([true & predicted, ~true & predicted, true & ~predicted, ~true & ~predicted, agreeing])
+    # One sum is two launches on a GPU; five sums would be seven.
     return Counts(*jnp.sum(kinds.reshape(len(kinds), -1), axis=1, dtype=jnp.int32))
 
 
 def count_each(logits: jax.Array, mask: jax.Array) -> Counts:
-    """Counts of each image by itself, leaves (batch,): `iou` of them gives one IoU an image.
+    """Counts of each image, leaves (batch,): `iou` of them is one IoU per image.
 
     Args:
         logits, mask: of one shape, (batch, ...).
@@ -86,7 +86,7 @@ def accuracy(counts: Counts) -> jax.Array:
 
 def iou(counts: Counts) -> jax.Array:
     """Intersection over union of prediction and mask (Jaccard index): TP / (TP + FP + FN)."""
-    # True negatives do not count: an empty prediction scores 0, where its accuracy is the share of the background.
+    # Without true negatives: an empty prediction has IoU 0, while its accuracy is the share of the background.
     return ratio(counts.true_positive, counts.true_positive + counts.false_positive + counts.false_negative)
 
 
@@ -102,19 +102,19 @@ def recall(counts: Counts) -> jax.Array:
 
 def f1(counts: Counts) -> jax.Array:
     """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN)."""
-    # 2 TP can be twice the largest int32, which an unsigned one still holds.
+    # 2 TP can be twice the largest int32, which is still below the largest uint32.
     counts = jax.tree.map(_unsigned, counts)
-    twice = 2 * counts.true_positive
-    return ratio(twice, twice + counts.false_positive + counts.false_negative)
+    doubled = 2 * counts.true_positive
+    return ratio(doubled, doubled + counts.false_positive + counts.false_negative)
 
 
 def agreement(counts: Counts) -> jax.Array:
-    """Share of the pixels that are right and sure; the notebook prints it as "precision" and calls it IoU."""
+    """Share of the confidently correct pixels; the notebook prints it as "precision" and calls it IoU."""
     return ratio(counts.agreeing, _pixels(counts))
 
 
 def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
-    """Mean of the values so far, (..., steps) float64: the curve that the notebook plots.
+    """Running mean over steps, (..., steps) float64: the curve in the notebook's figures.
 
     Raises:
         TypeError, ValueError: if `values` are not real numbers of shape (..., steps).
@@ -122,12 +122,12 @@ def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
     values = check_real("values", values)
     if not values.ndim:
         raise ValueError("values must have shape (..., steps), got a single number")
-    # In float32 the sum over the notebook's 10,000 batches would lose up to three digits.
+    # In float32, a sum over the notebook's 10,000 batches would lose up to three digits.
     return np.cumsum(values, axis=-1) / np.arange(1, values.shape[-1] + 1)
 
 
 def last_tenth(values: Array) -> Array:
-    """The last tenth of the steps, at least one: their mean says where a run ended.
+    """The last tenth of the steps, at least one; the mean of the losses there is the final loss of a run.
 
     Args:
         values: (..., steps), at least one step, NumPy or traced.
@@ -144,7 +144,7 @@ def last_tenth(values: Array) -> Array:
 def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
     """The step at which a run diverged, counted from 1, or 0 for a run that did not: int32, also inside `jit`.
 
-    This is the project's one meaning of the word. A run has diverged if
+    This is the only definition of divergence in the project. A run has diverged if
 
     - a loss is not finite: at the first such step; or else
     - a parameter after the run is not finite: at the last step; or
@@ -153,25 +153,25 @@ def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
     The third rule needs a loss >= 0 and does not apply to a run of one step.
 
     Args:
-        loss: (steps,), one run's; `jax.vmap` takes several.
-        params: the parameters after the run, a pytree; None leaves out the second rule.
+        loss: (steps,), of one run; `jax.vmap` maps over several.
+        params: the parameters after the run, a pytree; with None, the second rule does not apply.
 
     Raises:
         TypeError, ValueError: if `loss` is not such an array.
     """
-    # One path for NumPy and JAX, so that the host and a compiled sweep come to the same answer.
+    # The same code for NumPy and JAX, so that the host and a compiled sweep have the same result.
     loss = jnp.asarray(check_array("loss", loss))
     if loss.ndim != 1 or not loss.size:
         raise ValueError(f"loss must have shape (steps,), at least one step, got {loss.shape}")
     num_steps = loss.size
-    lost = ~jnp.isfinite(loss)
-    # The loss of a step is taken before its update, so the last update shows only in the parameters.
+    not_finite = ~jnp.isfinite(loss)
+    # The loss of a step is computed before its update, so the last update is visible only in the parameters.
     finite = [jnp.all(jnp.isfinite(check_array("params", leaf))) for leaf in jax.tree.leaves(params)]
     failed = ~jnp.all(jnp.array(finite, bool))
-    # Of one step the last tenth is the first loss itself.
+    # In a run of one step, the last tenth is the first loss.
     if num_steps > 1:
         failed |= jnp.mean(last_tenth(loss)) > _WORSE * loss[0]
-    return jnp.where(lost.any(), jnp.argmax(lost) + 1, jnp.where(failed, num_steps, 0)).astype(jnp.int32)
+    return jnp.where(not_finite.any(), jnp.argmax(not_finite) + 1, jnp.where(failed, num_steps, 0)).astype(jnp.int32)
 
 
 def _pixels(counts: Counts) -> jax.Array:
@@ -179,11 +179,11 @@ def _pixels(counts: Counts) -> jax.Array:
 
 
 def _unsigned(counts: jax.Array) -> jax.Array:
-    # Means of counts are floating, and stay so.
+    # Means of counts are floating, and are not changed.
     return jnp.asarray(counts, jnp.uint32) if jnp.result_type(counts) == jnp.int32 else counts
 
 
 def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """One count in another, 1 where the whole is 0."""
-    # The inner choice keeps 0 / 0 from being computed at all: `jax_debug_nans` would stop there.
+    """`part / whole`, and 1 where the whole is 0."""
+    # The inner `where` avoids computing 0 / 0, which would be an error under `jax_debug_nans`.
     return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 1.0)

@@ -11,18 +11,19 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict
 
-from segjax.checks import check_count, check_flag, check_images, check_network, check_variables
+from segjax._checks import check_count, check_flag, check_images, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
-# What `model.init` gives: "params" and, where there is BatchNorm, "batch_stats".
+# What `model.init` returns: "params" and, for a network with BatchNorm, "batch_stats".
 Variables = dict[str, Any]
-# What a network's sizes may be in a file, which can say anything; one that is built here may be larger.
+# Allowed sizes of a network that is read from a file, which can hold any number. Networks built in Python have no
+# upper bounds.
 _SIZES: Mapping[str, range] = MappingProxyType(
     {
         "num_channels": range(1, 4096 + 1),
         "kernel_size": range(1, 255 + 1),
         "depth": range(1, 256 + 1),
-        "levels": range(8 + 1),
+        "num_halvings": range(8 + 1),
         "patch": range(1, 64 + 1),
     }
 )
@@ -31,19 +32,19 @@ _FINE_KERNEL = 5
 
 
 class Network(Protocol):
-    """What `predict` and `tiling` ask of a network beside Linen's `init` and `apply`; training needs none of it.
+    """What `predict` and `tiling` require of a network besides Linen's `init` and `apply`; training does not.
 
-    Give a Linen module of your own these attributes, as class attributes or properties, and a `__call__(image, train)`.
-    All distances are in pixels; they ignore what a layer takes from the whole image, such as batch statistics.
+    Your own Linen module has these attributes, as class attributes or properties, and a `__call__(image, train)`. All
+    distances are in pixels; they do not include what a layer reads from the whole image, such as batch statistics.
 
     Attributes:
-        receptive_field: side of the square of the image that one logit sees, at most.
-        margin: pixels that a logit sees beyond its own, on the further side: how far tiles must overlap.
-        multiple: images whose sides are multiples of it are not padded; 1 where no image is.
+        receptive_field: largest side of the square of pixels on which one logit depends.
+        margin: largest distance from a logit's pixel to another on which it depends; tiles overlap by this much.
+        multiple: images whose sides are multiples of it are not padded; 1 if no image is padded.
         batch_statistics: True if the network predicts with the statistics of the batch, `train=True`, since its running
-            ones do not work; False if it predicts with the running ones, or has no BatchNorm.
+            statistics do not work; False if it predicts with the running ones, or has no BatchNorm.
         standardize: True if the network first brings each image to mean 0 and variance 1; `clone(standardize=False)`
-            must then give the network without this step.
+            must then be the network without this step.
     """
 
     @property
@@ -58,32 +59,32 @@ class Network(Protocol):
     def standardize(self) -> bool: ...
 
 
-class _Sight(nn.Module):
-    """`receptive_field` and `margin` from `_seen`: pixel of a row -> the first and the last one that its logit sees."""
+class _InputRange(nn.Module):
+    """`receptive_field` and `margin` from `_input_range`: pixel of a row -> first and last pixel its logit reads."""
 
-    # Both depend on the pixel's place in its square of `multiple` pixels: the largest counts.
+    # Both depend on the pixel's position in its square of `multiple` pixels: the maximum is taken.
     @property
     def receptive_field(self) -> int:
-        return max(last - first + 1 for first, last in map(self._seen, range(self.multiple)))
+        return max(last - first + 1 for first, last in map(self._input_range, range(self.multiple)))
 
     @property
     def margin(self) -> int:
-        seen = [(pixel, *self._seen(pixel)) for pixel in range(self.multiple)]
-        return max(max(pixel - first, last - pixel) for pixel, first, last in seen)
+        ranges = [(pixel, *self._input_range(pixel)) for pixel in range(self.multiple)]
+        return max(max(pixel - first, last - pixel) for pixel, first, last in ranges)
 
 
-class SegmentationCNN(_Sight):
-    """The notebook's network: `depth` times conv - ReLU - BatchNorm, then a convolution to one logit a pixel.
+class SegmentationCNN(_InputRange):
+    """The notebook's network: `depth` times conv - ReLU - BatchNorm, then a convolution to one logit per pixel.
 
-    The notebook ends in a sigmoid; here the losses and metrics apply it, since they are exact on logits.
+    The notebook's network ends in a sigmoid; here the losses and metrics apply it, since they are exact on logits.
 
     With `shared_norm=True` all hidden layers share one BatchNorm, as in the notebook. Its running statistics mix the
     layers, so that `train=False` predicts at chance level: predict with batch statistics (`segjax.predict` does).
     With `shared_norm=False` each layer has its own BatchNorm, and the running statistics work at prediction.
 
     Attributes:
-        num_channels: width of the hidden layers.
-        kernel_size: side of the kernels in pixels; an even one keeps the image's size here, unlike the notebook's.
+        num_channels: of the hidden layers.
+        kernel_size: side of the kernels in pixels; an even one keeps the image's size here, unlike in the notebook.
         shared_norm: one BatchNorm for all layers (the notebook), or one for each layer.
         depth: number of hidden layers, 3 in the notebook.
     """
@@ -92,7 +93,7 @@ class SegmentationCNN(_Sight):
     kernel_size: int = 5
     shared_norm: bool = True
     depth: int = 3
-    # Class attributes, since as fields they would be options of the network, and part of its configuration.
+    # Class attributes: fields would be options of the network, and part of its configuration.
     multiple: ClassVar[int] = 1
     standardize: ClassVar[bool] = False
 
@@ -100,7 +101,7 @@ class SegmentationCNN(_Sight):
     def batch_statistics(self) -> bool:
         return self.shared_norm
 
-    def _seen(self, pixel: int) -> tuple[int, int]:
+    def _input_range(self, pixel: int) -> tuple[int, int]:
         before, after = _sides(self.kernel_size)
         return pixel - (self.depth + 1) * before, pixel + (self.depth + 1) * after
 
@@ -109,21 +110,21 @@ class SegmentationCNN(_Sight):
         """Logits of the mask, (batch, height, width, 1), for images (batch, height, width, channels).
 
         Args:
-            image: the parameters are made in its dtype.
-            train: normalise by the batch's statistics and update the running ones (`mutable=["batch_stats"]`).
+            image: its dtype is that of the parameters.
+            train: normalise with the batch's statistics and update the running ones (`mutable=["batch_stats"]`).
 
         Raises:
             TypeError, ValueError: naming the image or the attribute that is out of range.
         """
         check_images("image", image)
         _check_options(self)
-        # The same module three times is one set of parameters, and running statistics that each layer moves in turn.
+        # One module for all layers has one set of parameters, and each layer in turn updates its running statistics.
         if self.shared_norm:
             norms = [_batch_norm("norm", image.dtype, train)] * self.depth
         else:
             norms = [_batch_norm(f"norm{layer}", image.dtype, train) for layer in range(1, self.depth + 1)]
 
-        # BatchNorm after the ReLU is the notebook's order; Ioffe and Szegedy (2015) have it before.
+        # BatchNorm after the ReLU is the notebook's order; in Ioffe and Szegedy (2015) it comes before.
         x = image
         for layer, norm in enumerate(norms, start=1):
             x = Conv(self.num_channels, self.kernel_size, name=f"conv{layer}")(x)
@@ -131,42 +132,43 @@ class SegmentationCNN(_Sight):
         return Conv(1, self.kernel_size, name="out")(x)
 
 
-class UNet(_Sight):
-    """A small U-Net (Ronneberger, Fischer and Brox, 2015); the notebook calls its own network a simple form of one.
+class UNet(_InputRange):
+    """A small U-Net (Ronneberger, Fischer and Brox, 2015); the notebook calls its network a simple form of one.
 
-    Each level has one conv - ReLU - BatchNorm on the way down and one on the way up, with a skip between them; the
-    bottom has two. A level halves the image by averaging and doubles the width. Each layer has its own BatchNorm.
+    Each resolution has one conv - ReLU - BatchNorm on the way down and one on the way up, with a skip connection
+    between them; the lowest has two. Each step down halves the image by averaging and doubles the number of channels.
+    Each layer has its own BatchNorm.
 
     Attributes:
-        num_channels: width of the first level.
-        kernel_size: side of the kernels in pixels of their level.
-        levels: number of halvings.
+        num_channels: at full resolution.
+        kernel_size: side of the kernels, in pixels of their resolution.
+        num_halvings: how many times the image is halved.
     """
 
     num_channels: int = 16
     kernel_size: int = 3
-    levels: int = 2
+    num_halvings: int = 2
     batch_statistics: ClassVar[bool] = False
     standardize: ClassVar[bool] = False
 
     @property
     def multiple(self) -> int:
-        return 2**self.levels
+        return 2**self.num_halvings
 
-    def _seen(self, pixel: int) -> tuple[int, int]:
+    def _input_range(self, pixel: int) -> tuple[int, int]:
         before, after = _sides(self.kernel_size)
-        # From the logit back to the image: a convolution adds its sides, and halving rounds down to a square.
+        # From the logit back to the image: a convolution widens the range by its sides, and halving rounds down.
         first, last = pixel - before, pixel + after
-        for _ in range(self.levels):
+        for _ in range(self.num_halvings):
             first, last = (first - before) // 2, (last + after) // 2
         first, last = first - 2 * before, last + 2 * after
-        for _ in range(self.levels):
+        for _ in range(self.num_halvings):
             first, last = 2 * first - before, 2 * last + 1 + after
         return first, last
 
     @nn.compact
     def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
-        """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of 2^levels."""
+        """As in `SegmentationCNN`; repeats the image's last row and column up to a multiple of 2^num_halvings."""
         check_images("image", image)
         _check_options(self)
 
@@ -176,37 +178,37 @@ class UNet(_Sight):
 
         x = _pad_to_multiple(image, self.multiple)
         skips = []
-        for level in range(self.levels):
-            x = block(x, self.num_channels * 2**level, f"down{level}")
+        for step in range(self.num_halvings):
+            x = block(x, self.num_channels * 2**step, f"down{step}")
             skips.append(x)
             x = halve(x)
-        # Halving the image and doubling the width keeps the cost of a convolution, and halves the size of its maps.
+        # Half the resolution and twice the channels: the same cost of a convolution, and half the size of its maps.
         for name in ("bottom1", "bottom2"):
-            x = block(x, self.num_channels * 2**self.levels, name)
-        for level in reversed(range(self.levels)):
-            # Repeated pixels instead of the paper's transposed convolution: no parameters, and no checkerboard pattern.
-            x = jnp.concatenate([double(x), skips[level]], axis=-1)
-            x = block(x, self.num_channels * 2**level, f"up{level}")
+            x = block(x, self.num_channels * 2**self.num_halvings, name)
+        for step in reversed(range(self.num_halvings)):
+            # Repeated pixels, not the paper's transposed convolution: no parameters, and no checkerboard pattern.
+            x = jnp.concatenate([double(x), skips[step]], axis=-1)
+            x = block(x, self.num_channels * 2**step, f"up{step}")
         return Conv(1, self.kernel_size, name="out")(x)[:, : image.shape[1], : image.shape[2]]
 
 
-class PatchCNN(_Sight):
+class PatchCNN(_InputRange):
     """A fast network: one convolution on the pixels, then residual layers on squares of pixels.
 
-    A 5 x 5 convolution and a ReLU filter every pixel. Then each square of `patch` x `patch` pixels becomes one place
-    with patch^2 times the channels. This loses no detail, where pooling would blur the edge of the mask. `depth`
-    residual layers, x + BatchNorm(ReLU(conv(x))), and a last convolution give each square its patch^2 logits. A layer
-    sees `patch` times as far as a layer of `SegmentationCNN`.
+    A 5 x 5 convolution and a ReLU filter every pixel. Then each square of `patch` x `patch` pixels becomes one position
+    with patch^2 times the channels. This loses no detail, while pooling would blur the edge of the mask. `depth`
+    residual layers, x + BatchNorm(ReLU(conv(x))), and a last convolution compute the patch^2 logits of each square. The
+    input range of a layer is `patch` times that of a layer of `SegmentationCNN`.
 
     Attributes:
-        num_channels: width after the first layer, a multiple of patch^2.
+        num_channels: after the first layer, a multiple of patch^2.
         kernel_size: side of the residual layers' kernels, in squares.
         depth: number of residual layers.
         patch: side of the squares in pixels.
         standardize: first bring each image to mean 0 and variance 1. The scale of a generated image depends on two
-            pixels alone, its darkest and its brightest.
-        sharpen: give the first layer the image's Laplacian, after a BatchNorm, as a second channel. It helps to tell
-            textures apart that differ only in fine detail of low contrast (docs/best-possible.md).
+            pixels alone, the darkest and the brightest.
+        sharpen: the image's Laplacian, after a BatchNorm, is a second channel of the first layer's input. It helps to
+            distinguish textures that differ only in fine detail of low contrast (docs/best-possible.md).
     """
 
     num_channels: int = 16
@@ -221,11 +223,11 @@ class PatchCNN(_Sight):
     def multiple(self) -> int:
         return self.patch
 
-    def _seen(self, pixel: int) -> tuple[int, int]:
+    def _input_range(self, pixel: int) -> tuple[int, int]:
         before, after = _sides(self.kernel_size)
         square = pixel // self.patch
         first, last = square - (self.depth + 1) * before, square + (self.depth + 1) * after
-        # The Laplacian sees a pixel further.
+        # The Laplacian reads one more pixel on each side.
         before, after = (side + self.sharpen for side in _sides(_FINE_KERNEL))
         return self.patch * first - before, self.patch * last + self.patch - 1 + after
 
@@ -240,10 +242,10 @@ class PatchCNN(_Sight):
         x = _standardize(image) if self.standardize else image
         x = _pad_to_multiple(x, self.multiple)
         if self.sharpen:
-            # Its variance by BatchNorm, which is the same in every tile of a picture.
+            # Scaled by BatchNorm, whose running variance is the same in every tile of a picture.
             sharp = _batch_norm("norm_sharp", image.dtype, train)(_laplacian(x))
             x = jnp.concatenate([x, sharp], axis=-1)
-        # Few channels on the full image, where maps are largest: writing and reading them costs time as well.
+        # Few channels at full resolution, where maps are largest: writing and reading them takes time too.
         x = nn.relu(Conv(self.num_channels // self.patch**2, _FINE_KERNEL, name="fine")(x))
         x = _batch_norm("norm_fine", image.dtype, train)(space_to_depth(x, self.patch))
         for layer in range(1, self.depth + 1):
@@ -254,7 +256,7 @@ class PatchCNN(_Sight):
 
 
 def _options(network: Any) -> list[dataclasses.Field[Any]]:
-    # `parent` and `name` are Linen's own fields, about the network's place in a larger one.
+    # `parent` and `name` are fields that Linen adds, for a module inside another.
     return [field for field in dataclasses.fields(network) if field.name not in ("parent", "name")]
 
 
@@ -267,12 +269,12 @@ def _check_options(model: nn.Module) -> None:
 
 
 def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
-    """PyTorch's BatchNorm2d, but for its running variance.
+    """PyTorch's BatchNorm2d, except for the running variance.
 
-    Flax keeps the biased variance where PyTorch keeps the unbiased one: a factor 1 + 7.6e-6 at 8 images of 128 x 128.
+    Flax's running variance is biased and PyTorch's unbiased: a factor 1 + 7.6e-6 for 8 images of 128 x 128.
     """
-    # PyTorch's momentum 0.1 weighs the new value, Flax's 0.9 the old one. By default Flax would reduce float64 images
-    # in float32.
+    # PyTorch's momentum 0.1 is the weight of the new value, Flax's 0.9 that of the old one. By default, Flax would
+    # compute the statistics of float64 images in float32.
     return nn.BatchNorm(
         use_running_average=not train,
         momentum=0.9,
@@ -286,55 +288,55 @@ def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
 def _standardize(x: jax.Array) -> jax.Array:
     """Brings each image to mean 0 and variance 1; a constant image becomes 0."""
     x = x - x.mean(axis=(1, 2, 3), keepdims=True)
-    # Rounding leaves a constant float32 image with a variance far below 1e-8, which would otherwise become 1.
+    # By rounding, a constant float32 image has a variance far below 1e-8; without the term it would become 1.
     return x / jnp.sqrt((x**2).mean(axis=(1, 2, 3), keepdims=True) + 1e-8)
 
 
 def _laplacian(x: jax.Array) -> jax.Array:
-    """Four times each pixel less its four neighbours; 0 at the border, where a slope would hide all else."""
+    """Four times each pixel minus its four neighbours; 0 at the border, where a gradient would dominate."""
     inner = 4 * x[:, 1:-1, 1:-1] - x[:, :-2, 1:-1] - x[:, 2:, 1:-1] - x[:, 1:-1, :-2] - x[:, 1:-1, 2:]
-    # In place of `pad`: of an image of one row or column nothing is inside.
+    # Not `pad`, which fails for an image of one row or column: its inner part is empty.
     return jnp.zeros_like(x).at[:, 1:-1, 1:-1].set(inner)
 
 
 def _sides(kernel_size: int) -> tuple[int, int]:
-    """Pixels that a kernel sees before and after its own: an even one sees one more after, as `conv2d` pads."""
+    """Pixels of a kernel before and after its centre; an even kernel has one more after, as in `conv2d`."""
     return (kernel_size - 1) // 2, kernel_size // 2
 
 
 def _pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     """Repeats the last row and column until both sides are multiples."""
-    # Zeros would be a dark frame, which no training image has.
+    # Zeros would be a dark border, which no training image has.
     return jnp.pad(x, ((0, 0), (0, -x.shape[1] % multiple), (0, -x.shape[2] % multiple), (0, 0)), mode="edge")
 
 
-# Typed as `Network`, so that mypy checks all three against the protocol.
+# The type `Network` makes mypy check all three against the protocol.
 _NETWORKS: Mapping[str, Callable[..., Network]] = MappingProxyType(
     {"SegmentationCNN": SegmentationCNN, "UNet": UNet, "PatchCNN": PatchCNN}
 )
 
 
 def to_config(model: nn.Module) -> dict[str, Any]:
-    """A network of this module in JSON's types, to be kept beside its variables.
+    """A network of this module in JSON's types, to be saved with its variables.
 
     Raises:
         TypeError, ValueError: if the network is not of this module, or an attribute is out of range.
     """
-    # By the class, not by its name alone: a class of somebody else may have the same.
+    # Compare classes, not names: another module may define a class of the same name.
     if _NETWORKS.get(type(model).__name__) is not type(model):
         raise ValueError(f"model must be one of: {', '.join(_NETWORKS)}; got {type(model).__name__}")
     _check_options(model)
     return {
         "network": type(model).__name__,
-        **{it.name: type(it.default)(getattr(model, it.name)) for it in _options(model)},
+        **{field.name: type(field.default)(getattr(model, field.name)) for field in _options(model)},
     }
 
 
 def from_config(config: Mapping[str, Any]) -> nn.Module:
-    """The network that `to_config` described; an option that is missing has its default.
+    """The network that `to_config` described; a missing option has its default.
 
-    The sizes have bounds, so that no file can ask for a network without end: num_channels to 4096, kernel_size to 255,
-    depth to 256, levels to 8, patch to 64.
+    The sizes have upper bounds, so that a file cannot describe a network that exhausts the memory: num_channels 4096,
+    kernel_size 255, depth 256, num_halvings 8, patch 64.
 
     Raises:
         ValueError: if the network or one of its options is unknown here, of another type, or out of bounds.
@@ -346,7 +348,7 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     if not isinstance(network, str) or network not in _NETWORKS:
         raise ValueError(f"config must name one of the networks {', '.join(_NETWORKS)}; got {network!r:.60}")
     defaults = {field.name: field.default for field in _options(_NETWORKS[network])}
-    # A file of a newer version may have options that this one does not know.
+    # A file of a newer version may have options that this version does not know.
     if unknown := [name for name in options if name not in defaults]:
         raise ValueError(f"config has options that {network} does not have: {unknown!r:.60}")
     for name, value in options.items():
@@ -360,12 +362,12 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     return cast(nn.Module, _NETWORKS[network](**options))
 
 
-# `nn.Module` here and in `tiling`, since Python has no type for a Linen module that is a `Network` as well.
+# `nn.Module` here and in `tiling`, since Python has no type for a Linen module that is also a `Network`.
 def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Array:
     """Logits of the mask for images (batch, height, width, channels); their sigmoid is the probability.
 
-    A network with `batch_statistics`, that is with a shared BatchNorm, predicts with those of the batch: its logits for
-    an image then depend a little on the other images. Other networks use their running statistics.
+    A network with `batch_statistics`, that is, with a shared BatchNorm, predicts with the statistics of the batch: its
+    logits for an image then depend slightly on the other images. Other networks use their running statistics.
 
     Args:
         model: a Linen module with the attribute `batch_statistics` of `Network`.
@@ -380,7 +382,7 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     check_images("image", image)
     try:
         if model.batch_statistics:
-            # The update of the running statistics is thrown away: predicting changes no variable.
+            # The updated running statistics are discarded: a prediction changes no variable.
             return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
         return cast(jax.Array, model.apply(variables, image, train=False))
     # Flax's errors name the parameter, but they are not ValueErrors.
@@ -389,13 +391,13 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
 
 
 def count_parameters(variables: Variables) -> int:
-    """Number of trained parameters; running statistics do not count. 13,681 for the notebook's network."""
+    """Number of trained parameters, without running statistics: 13,681 for the notebook's network."""
     check_variables(variables)
     return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
 
 
 def parameter_table(variables: Variables) -> str:
-    """A text table with a line for each layer: its arrays, their shapes, and the number of parameters.
+    """A text table with one line per layer: its arrays, their shapes, and the number of parameters.
 
     Raises:
         TypeError: if `variables` are not those of a model.
@@ -403,7 +405,7 @@ def parameter_table(variables: Variables) -> str:
     check_variables(variables)
     layers: dict[str, dict[str, Any]] = {}
     for (*path, name), array in flatten_dict(variables["params"]).items():
-        # An array of the network itself, outside of all layers, has a line of its own.
+        # An array of the network itself, outside of all layers, has its own line.
         layers.setdefault("/".join(path) or name, {})[name] = array
     rows = []
     for layer, arrays in layers.items():

@@ -1,7 +1,10 @@
 """The notebook's four optimizers, as PyTorch defines them: learning rate -> optax transformation.
 
-Any function of that form is an optimizer here, such as `optax.lion`. The rate is a number, which may be traced, or one
-of optax's schedules. One that is to be judged by other weights than it trains has an attribute `eval_params`:
+Any function of that form is an optimizer here, such as `optax.lion`: a factory. The rate is a number, which may be
+traced, or one of optax's schedules. A ready optax transformation is an optimizer too, such as `optax.adam(1e-3)` or an
+`optax.chain` with its own schedule. It has its rate already, so a run of it takes none.
+
+An optimizer whose runs are evaluated with other weights than the trained ones has an attribute `eval_params`:
 
     def averaged(learning_rate): ...
     averaged.eval_params = lambda opt_state, params: opt_state.average
@@ -17,22 +20,24 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
-from segjax.checks import check_callable
+from segjax._checks import check_callable, is_ready
 
 # A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
-# The rate comes as an argument, and training calls the optimizer inside the compiled function: one program then serves
-# every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of Adam's betas and epsilon,
-# and the run drifts away from PyTorch's.
-Optimizer = Callable[[Rate], optax.GradientTransformation]
-# (state of the optimizer, weights that it trains) -> weights to judge it by.
+# (learning rate, **options) -> optax transformation. Training calls it with a traced rate inside the compiled function:
+# one program then serves every rate. `optax.inject_hyperparams` would also do that, but it makes float32 arrays of
+# Adam's betas and epsilon, and the run drifts away from PyTorch's.
+Factory: TypeAlias = Callable[..., optax.GradientTransformation]
+# A factory, or a ready transformation: any object with `init` and `update`.
+Optimizer: TypeAlias = Factory | optax.GradientTransformation
+# (state of the optimizer, trained weights) -> evaluation weights.
 EvalParams = Callable[[Any, Any], Any]
-# What cocob, dog, dowg, madgrad and prodigy of optax call the weights at the start.
+# Names of the initial weights in the states of optax's cocob, dog, dowg, madgrad and prodigy.
 _STARTING_POINTS = ("init_params", "init_particles", "params0", "x0")
 
 
 def sgd(learning_rate: Rate) -> optax.GradientTransformation:
-    """`torch.optim.SGD(lr)`. The notebook's run of this name had momentum 0.9."""
+    """`torch.optim.SGD(lr)`. The notebook's run of this name used momentum 0.9."""
     return optax.sgd(learning_rate)
 
 
@@ -43,83 +48,100 @@ def momentum(learning_rate: Rate) -> optax.GradientTransformation:
 
 def rmsprop(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.RMSprop(lr)`: decay 0.99, and epsilon 1e-8 added outside the square root."""
-    # optax's own defaults are decay 0.9 and epsilon inside the root, which matters for gradients as small as 1e-4.
+    # optax's defaults are decay 0.9 and epsilon inside the root, which matters for gradients as small as 1e-4.
     return optax.rmsprop(learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False)
 
 
 def adam(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.Adam(lr)`: betas 0.9 and 0.999, epsilon 1e-8 outside the square root."""
-    # These are optax's defaults, too.
+    # These are optax's defaults too.
     return optax.adam(learning_rate)
 
 
 def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
     """`optax.contrib.muon` for convolutions: a kernel is the matrix (height * width * channels_in, channels_out).
 
-    optax's own takes two-dimensional weights alone, and leaves all kernels to AdamW. Here AdamW has what is left:
-    biases, and the scales of BatchNorm.
+    optax's default applies Muon to two-dimensional weights only, and AdamW to all kernels. Here AdamW trains only the
+    biases and the scales of BatchNorm.
 
     Args:
         options: of `optax.contrib.muon`.
     """
 
-    def matrices(params: Any) -> Any:
+    def dimension_numbers(params: Any) -> Any:
         shapes = {2: MuonDimensionNumbers(), 4: MuonDimensionNumbers((0, 1, 2), 3)}
         return jax.tree.map(lambda leaf: shapes.get(leaf.ndim), params)
 
-    return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=matrices, **options)
+    return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=dimension_numbers, **options)
 
 
 # name -> optimizer: the four of the notebook.
 OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam})
 
 
-def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
-    """The function that gives the weights to judge an optimizer by.
+def transformation(optimizer: Optimizer, learning_rate: Rate | None = None, **options: Any) -> Any:
+    """The optax transformation of an optimizer: `factory(learning_rate, **options)`, or the ready one.
 
-    It is the optimizer's attribute `eval_params`, which is also found through a `functools.partial`, a schedule, or a
-    function made with `functools.wraps`. The schedule-free optimizers of optax.contrib are known (Defazio et al.,
-    2024): they are judged by the average x, while gradients are taken at y.
+    Raises:
+        TypeError: if a factory gets no rate, or a ready transformation gets one.
+    """
+    if not is_ready(optimizer):
+        if learning_rate is None:
+            raise TypeError("learning_rate must be a finite number > 0, got None: the optimizer is a function of it")
+        return optimizer(learning_rate, **options)
+    if learning_rate is not None:
+        must = "learning_rate must be None for a ready transformation, which has its rate already"
+        raise TypeError(f"{must}, got {learning_rate!r:.60}; a factory, such as optax.adam, takes one")
+    return optimizer
+
+
+def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
+    """The function that computes an optimizer's evaluation weights from its state.
+
+    It is the optimizer's attribute `eval_params`, also inside a `functools.partial`, a schedule, or a function made
+    with `functools.wraps`. The schedule-free optimizers of optax.contrib are recognised (Defazio et al., 2024): their
+    evaluation weights are the average x, while gradients are computed at y.
 
     Args:
         opt_state: a state of the optimizer, or its shapes.
 
     Returns:
-        (opt_state, params) -> params; None where they are the weights that are trained. The state is the whole one: of
-        an `optax.chain` a tuple.
+        (opt_state, params) -> params; None if the evaluation weights are the trained ones. The argument is the whole
+        state: a tuple for an `optax.chain`.
 
     Raises:
         TypeError: if the attribute is no function.
     """
-    if own := getattr(optimizer, "eval_params", None):
-        return check_callable("eval_params", own)
+    if attribute := getattr(optimizer, "eval_params", None):
+        return check_callable("eval_params", attribute)
     if inner := optimizer.func if isinstance(optimizer, partial) else getattr(optimizer, "__wrapped__", None):
         return eval_params(inner, opt_state)
     return _schedule_free if _schedule_free_states(opt_state) else None
 
 
 def copies_of_weights(optimizer: Optimizer, params: Any) -> list[str]:
-    """Parts of an optimizer's state that begin as copies of the weights; none if `eval_params` knows its weights.
+    """Parts of an optimizer's initial state that are copies of the weights; none if `eval_params` is known.
 
-    Such a part may be an average that the optimizer is to be judged by: its author knows. Copies of the starting point,
-    from which the distance optimizers of optax measure, are left out. An average that begins at 0 is not found.
+    Such a part may be an average that is meant for evaluation: only the author of the optimizer knows. Copies of the
+    initial weights, from which optax's distance-based optimizers measure distances, are left out. An average that
+    starts at 0 is not detected.
 
     Args:
         params: weights that are not all equal.
     """
 
-    wanted: Any = jax.tree.structure(params)
+    structure: Any = jax.tree.structure(params)
 
     def is_copy(node: Any) -> bool:
-        if wanted != jax.tree.structure(node):
+        if structure != jax.tree.structure(node):
             return False
         return all(map(np.array_equal, jax.tree.leaves(node), jax.tree.leaves(params)))
 
-    opt_state = optimizer(1e-3).init(params)
+    opt_state = transformation(optimizer, None if is_ready(optimizer) else 1e-3).init(params)
     if eval_params(optimizer, opt_state):
         return []
     parts, _ = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=is_copy)
-    names = [jax.tree_util.keystr(place, simple=True, separator="/") for place, node in parts if is_copy(node)]
+    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, node in parts if is_copy(node)]
     return [name for name in names if name.rpartition("/")[2] not in _STARTING_POINTS]
 
 

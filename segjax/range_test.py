@@ -1,6 +1,6 @@
-"""The learning-rate range test (Smith, 2017): a short run in which the rate grows, and the rate that it suggests.
+"""The learning-rate range test (Smith, 2017): a short run with a growing rate, and the rate that it suggests.
 
-The run is one of `make_train` like any other, with a schedule of its own:
+The run is a run of `make_train` with a special schedule:
 
     optimizer = scheduled(OPTIMIZERS["adam"], range_test.growing(10.0 / 1e-5), num_steps)
     state, history = jax.jit(make_train(model, optimizer=optimizer, num_steps=num_steps))(key, 1e-5)
@@ -12,19 +12,19 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from segjax.checks import check_count, check_positive, check_real
+from segjax._checks import check_count, check_positive, check_real
 from segjax.schedules import Schedule
 
-# The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large to
-# be kept for long, and past it the run falls apart.
+# The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large for a
+# long run, and soon after it the run diverges.
 SAFETY = 3.0
-# Standard deviation of the smoothing, as a share of the steps: the losses of single batches scatter too much to be
-# compared, and a minimum is wider than this.
+# Standard deviation of the smoothing, as a share of the steps. Losses of single batches are too noisy to be compared,
+# and a minimum is wider than this.
 SMOOTHING = 0.03
 
 
 def growing(ratio: float) -> Schedule:
-    """A schedule whose rate grows geometrically, from the one that it is given to `ratio` times it at the last step."""
+    """A schedule whose rate grows geometrically, to `ratio` times the first rate at the last step."""
 
     check_positive("ratio", ratio)
 
@@ -43,9 +43,9 @@ def rates(low: float, high: float, num_steps: int) -> np.ndarray:
 
 
 def smooth(losses: ArrayLike) -> np.ndarray:
-    """The losses of a run, (steps,), averaged as logarithms under a Gaussian over steps.
+    """The losses of a run, (steps,), smoothed over steps by a Gaussian mean of their logarithms.
 
-    They are infinite from the first loss that is not finite: the run has diverged there, whatever follows.
+    They are infinite from the first loss that is not finite, at which the run has diverged.
 
     Raises:
         TypeError, ValueError: if the losses are not real numbers of one run.
@@ -56,7 +56,7 @@ def smooth(losses: ArrayLike) -> np.ndarray:
     end = int(np.argmax(~np.isfinite(losses))) if not np.isfinite(losses).all() else len(losses)
     steps = np.arange(end)
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / (SMOOTHING * len(losses))) ** 2)
-    # A loss of 0 has no logarithm.
+    # The logarithm of a loss of 0 is not finite.
     logs = np.log(np.maximum(losses[:end], np.finfo(np.float32).tiny))
     smoothed = np.exp(weights @ logs / weights.sum(axis=1))
     return np.concatenate([smoothed, np.full(len(losses) - end, np.inf)])
@@ -66,7 +66,7 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
     """A third of the rate at which the mean over runs (runs, steps), or one run (steps,), is lowest.
 
     Returns:
-        NaN where that mean is finite at no rate.
+        The rate; NaN if the mean is finite at no rate.
 
     Raises:
         ValueError: if the last axis of `smoothed` is not that of `rates`.
@@ -78,15 +78,15 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
 
 
 def regret(rate: float, rates: np.ndarray, losses: np.ndarray) -> float | None:
-    """How much higher a sweep's loss is at `rate` than at its best rate, as a share of the latter.
+    """Relative increase of a sweep's loss at `rate` over the loss at its best rate.
 
     Args:
         rates: (rates,) of the sweep, ascending.
         losses: (rates,) of the sweep, NaN where it diverged.
 
     Returns:
-        The regret, by a straight line in log-log between two rates; None outside of the sweep's rates, or beside one
-        that diverged.
+        The regret, interpolated linearly in log-log between two rates; None outside the sweep's rates, or next to a
+        rate that diverged.
     """
     if not rates[0] <= rate <= rates[-1]:
         return None

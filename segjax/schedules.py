@@ -1,19 +1,20 @@
 """Learning rates that change during a run: (peak rate, number of steps) -> the rate at each step, as optax takes it.
 
-The peak may be traced; the number of steps is static. `scheduled` puts a schedule into an optimizer, for `make_train`.
-A bad peak or number of steps raises TypeError or ValueError.
+The peak may be traced; the number of steps is static. `scheduled` combines a schedule and an optimizer for
+`make_train`. A bad peak or number of steps raises TypeError or ValueError.
 """
 
 from collections.abc import Callable
 from functools import wraps
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from segjax.checks import check_callable, check_count, check_optimizer, check_positive
-from segjax.optimizers import Optimizer, Rate
+from segjax._checks import check_callable, check_count, check_factory, check_positive
+from segjax.optimizers import Factory, Rate
 
 # (peak of the learning rate, number of steps) -> (step -> learning rate).
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
@@ -26,20 +27,20 @@ def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sched
 
 
 def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
-    """The notebook's 0.95^epoch: what `torch.optim.lr_scheduler.LambdaLR` gives when stepped once an epoch.
+    """The notebook's 0.95^epoch: `torch.optim.lr_scheduler.LambdaLR`, stepped once per epoch.
 
-    An epoch is a hundredth of the run, as in the notebook, whose epochs have 100 batches. A run of 100 steps or more
-    ends at 0.95^99, about 0.6 % of the peak.
+    The run has 100 epochs, as in the notebook, where an epoch has 100 batches. A run of 100 steps or more ends at
+    0.95^99, about 0.6 % of the peak.
     """
     num_steps = _check(learning_rate, num_steps)
-    # The notebook also updated the weights only once an epoch, on a loss that is always 0: a flaw, not kept.
+    # The notebook also updated the weights only once per epoch, on a loss that is always 0: a flaw, not reproduced.
     return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * jnp.asarray(step) // num_steps)
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to 0 (Loshchilov and Hutter, 2017)."""
     num_steps = _check(learning_rate, num_steps)
-    # The last step is num_steps - 1, whose rate is still above 0: no step is wasted.
+    # The last step is num_steps - 1, at which the rate is still above 0: no step is wasted.
     return optax.cosine_decay_schedule(learning_rate, num_steps)
 
 
@@ -54,7 +55,7 @@ def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The product of `warmup` and `cosine`: small steps at both ends."""
     num_steps = _check(learning_rate, num_steps)
-    # Both at a peak of 1, since their product would else have its square.
+    # Both have the peak 1; the product of two peaks would be its square.
     rising, falling = warmup(1.0, num_steps), cosine(1.0, num_steps)
     return lambda step: jnp.asarray(learning_rate) * rising(step) * falling(step)
 
@@ -77,7 +78,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
     return rate
 
 
-# name -> schedule: the names that the commands take.
+# name -> schedule, by the names of the commands.
 SCHEDULES = MappingProxyType(
     {
         "constant": constant,
@@ -90,13 +91,13 @@ SCHEDULES = MappingProxyType(
 )
 
 
-def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optimizer:
-    """The optimizer under a schedule: the rate that it is given is its peak (of `range_test.growing`, its start).
+def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory:
+    """The optimizer with a schedule: its learning rate is the peak (for `range_test.growing`, the first rate).
 
     Args:
         optimizer: learning rate -> optax transformation.
         schedule: one of `SCHEDULES`, or any (peak, num_steps) -> (step -> rate).
-        num_steps: those of the run; nothing checks that the two agree.
+        num_steps: that of the run; it is not checked that the two agree.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -105,14 +106,14 @@ def scheduled(optimizer: Optimizer, schedule: Schedule, num_steps: int) -> Optim
     >>> optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=5)
     >>> train = segjax.make_train(segjax.SegmentationCNN(), optimizer=optimizer, num_steps=5, image_size=16, sigma=3)
     """
-    check_optimizer(optimizer)
+    check_factory(optimizer)
     check_callable("schedule", schedule)
     num_steps = check_count("num_steps", num_steps, minimum=1)
 
-    # The schedule is built from the traced peak: one program serves every rate. Wrapped: the weights to judge by stay.
+    # The schedule is built from the traced peak: one program serves every rate. `wraps` keeps `eval_params`.
     @wraps(optimizer)
-    def with_peak(learning_rate: Rate) -> optax.GradientTransformation:
-        return optimizer(schedule(learning_rate, num_steps))
+    def with_peak(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
+        return optimizer(schedule(learning_rate, num_steps), **options)
 
     return with_peak
 

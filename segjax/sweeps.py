@@ -1,6 +1,6 @@
 """The axis of runs: one program that trains every seed at every rate, on one device or on many.
 
-Runs share nothing: no device waits for another before all its runs are over, and a run that diverges disturbs no other.
+Runs share nothing: a device waits for no other before all its runs have ended, and a run that diverges disturbs none.
 """
 
 import math
@@ -15,18 +15,19 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from segjax.checks import check_callable, check_count, check_positive, check_real
+from segjax._checks import check_callable, check_count, check_positive, check_real
 from segjax.metrics import diverged_at
 from segjax.training import History, Train, TrainState
 
-_SWEPT = "a sweep takes several learning rates, and several values of options of generate that may be traced"
+_SWEPT = "a sweep takes learning_rates, one or more, if the optimizer does, and values of options that may be traced"
 
 
 class Sweep(NamedTuple):
     """The result of a sweep. Every leaf outside `axes` has one leading axis for each of `axes`, in their order.
 
     Attributes:
-        axes: name -> values, (length,): "key", "learning_rate", then the other numbers in the order of the call.
+        axes: name -> values, (length,): "key", "learning_rate" if there is one, then the traced options in the order of
+            the call.
         states: at the end of each run.
         histories: leaves (..., num_steps).
         diverged_at: int32; the step at which a run diverged, as `metrics.diverged_at` finds it, or 0.
@@ -41,25 +42,26 @@ class Sweep(NamedTuple):
 def sweep(
     train: Train,
     keys: jax.Array,
-    learning_rates: jax.typing.ArrayLike,
+    learning_rates: jax.typing.ArrayLike | None = None,
     *,
     width: int = 1,
     mesh: Mesh | None = None,
-    **numbers: jax.typing.ArrayLike,
+    **traced_options: jax.typing.ArrayLike,
 ) -> Sweep:
-    """Runs `train(key, learning_rate, **numbers)` for every combination, paired by key: to be jitted.
+    """Runs `train(key, learning_rate, **traced_options)` for every combination, paired by key: to be jitted.
 
-    Working memory grows with `width`, not with the number of runs: a run that has ended leaves only its result.
+    Working memory grows with `width`, not with the number of runs: only the result of a finished run is kept.
     With jax 0.10 several devices of a CPU give the bits of one; with 0.12 a few last digits differ.
 
     Args:
         train: from `make_train`.
         keys: (seeds,) typed keys.
-        learning_rates: (rates,), each > 0.
-        width: number of runs side by side on one device. 1 is the fastest on a CPU; no GPU has been measured.
+        learning_rates: (rates,), each > 0; None if the optimizer of `train` is a ready transformation.
+        width: number of runs that one device computes at a time. 1 is the fastest on a CPU; no GPU has been measured.
         mesh: devices that share the runs, such as `jax.make_mesh((jax.device_count(),), ("runs",))`; its axes may have
             any names. None for the default device.
-        numbers: name -> (length,) values of an option of `generate` that may be traced, such as sigma1.
+        traced_options: name -> (length,) values of a traced option of `train`: sigma1 of `generate_data`, for example,
+            or b1 of `optax.adam`.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range. A traced value has no number yet and passes.
@@ -77,46 +79,47 @@ def sweep(
     if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
         raise ValueError("keys must be typed keys of shape (seeds,), as jax.random.split(jax.random.key(0), n) gives")
     axes, concrete = OrderedDict(key=keys), {}
-    for name, given in {"learning_rate": learning_rates, **numbers}.items():
+    rates = {} if learning_rates is None else {"learning_rate": learning_rates}
+    for name, values in {**rates, **traced_options}.items():
         argument = "learning_rates" if name == "learning_rate" else name
-        if not isinstance(given, jax.core.Tracer):
-            concrete[name] = check_real(argument, given)
-        # One dtype for Python and NumPy numbers alike: no second trace.
+        if not isinstance(values, jax.core.Tracer):
+            concrete[name] = check_real(argument, values)
+        # One dtype for Python and NumPy numbers: no second trace.
         with np.errstate(over="ignore"):
-            axes[name] = jnp.asarray(given, float)
+            axes[name] = jnp.asarray(values, float)
         if axes[name].ndim != 1 or not axes[name].size:
             raise ValueError(f"{argument} must have shape (values,), at least one, got {axes[name].shape}: {_SWEPT}")
     for rate in concrete.pop("learning_rate", ()):
         check_positive("each of learning_rates", rate)
-    if concrete:
-        _check_numbers(train, axes, concrete)
-    # All combinations in one axis, which devices can share evenly; the result gets its axes back at the end.
+    if concrete or learning_rates is None:
+        _check_options(train, axes, concrete)
+    # All combinations in one axis, which devices can share evenly; the results are reshaped at the end.
     shape = tuple(values.size for values in axes.values())
     places = jnp.unravel_index(jnp.arange(math.prod(shape)), shape)
     runs = {name: values[place] for (name, values), place in zip(axes.items(), places, strict=True)}
 
-    def one(run: dict[str, jax.Array]) -> tuple[TrainState, History, jax.Array]:
+    def train_one(run: dict[str, jax.Array]) -> tuple[TrainState, History, jax.Array]:
         state, history = train(**run)
         return state, history, diverged_at(history.loss, state.params)
 
-    results = map_runs(one, runs, width=width, mesh=mesh)
+    results = map_runs(train_one, runs, width=width, mesh=mesh)
     return Sweep(axes, *jax.tree.map(lambda leaf: leaf.reshape(*shape, *leaf.shape[1:]), results))
 
 
-def _check_numbers(train: Train, axes: Mapping[str, jax.Array], concrete: Mapping[str, np.ndarray]) -> None:
-    """Has `generate` check the smallest and the largest of each concrete number; in the loop it sees no number."""
-    ends = [{name: end(values) for name, values in concrete.items()} for end in (np.min, np.max)]
-    others = {name: jax.ShapeDtypeStruct((), it.dtype) for name, it in axes.items() if name not in concrete}
-    # A trace takes 0.2 to 0.5 s where the compilation takes 7.
-    for numbers in ends if ends[0] != ends[1] else ends[:1]:
+def _check_options(train: Train, axes: Mapping[str, jax.Array], concrete: Mapping[str, np.ndarray]) -> None:
+    """Traces a run with the smallest and the largest value of each option: in the loop no value is concrete."""
+    extremes = [{name: extreme(values) for name, values in concrete.items()} for extreme in (np.min, np.max)]
+    others = {name: jax.ShapeDtypeStruct((), axis.dtype) for name, axis in axes.items() if name not in concrete}
+    # A trace takes 0.2 to 0.5 s; the compilation takes 7.
+    for options in extremes if extremes[0] != extremes[1] else extremes[:1]:
         try:
-            jax.eval_shape(partial(train, **numbers), **others)
+            jax.eval_shape(partial(train, **options), **others)
         except TypeError as error:
             raise TypeError(f"{error}: {_SWEPT}") from error
 
 
 def map_runs(function: Callable[..., Any], *arguments: Any, width: int = 1, mesh: Mesh | None = None) -> Any:
-    """`function` over the leading axis of every leaf of its arguments, as `jax.vmap` would: to be jitted.
+    """Maps `function` over the leading axis of every leaf of its arguments, as `jax.vmap` does: to be jitted.
 
     Each device of the mesh takes an equal share of the runs and computes `width` of them at a time.
 
@@ -130,20 +133,20 @@ def map_runs(function: Callable[..., Any], *arguments: Any, width: int = 1, mesh
     width = check_count("width", width, minimum=1)
 
     def share(*arguments: Any) -> Any:
-        # `lax.map` and not `jax.vmap`: on a CPU, 4 runs side by side cost 6 % more than single runs, and 4.4 times the
-        # memory. A batch of one would still go through the batching rules.
+        # `lax.map` and not `jax.vmap`: on a CPU, 4 runs under `vmap` take 6 % longer than 4 single runs, and 4.4 times
+        # the memory. A batch of one would still go through the batching rules.
         return lax.map(lambda run: function(*run), arguments, batch_size=width if width > 1 else None)
 
     if mesh is None:
         return share(*arguments)
     num_runs = len(jax.tree.leaves(arguments)[0])
-    # `shard_map` wants equal shares: the last run is computed again to fill them.
+    # `shard_map` requires equal shares: the last run is repeated to fill them.
     places = jnp.minimum(jnp.arange(-(-num_runs // mesh.size) * mesh.size), num_runs - 1)
-    # Any kind of mesh becomes one axis of devices.
-    line = Mesh(mesh.devices.reshape(-1), ("runs",))
+    # A mesh of any shape becomes one axis of devices.
+    row = Mesh(mesh.devices.reshape(-1), ("runs",))
     # No value is the same on all devices, so `shard_map` has no replication to check.
-    dealt = jax.shard_map(
-        share, mesh=line, in_specs=PartitionSpec("runs"), out_specs=PartitionSpec("runs"), check_vma=False
+    shared = jax.shard_map(
+        share, mesh=row, in_specs=PartitionSpec("runs"), out_specs=PartitionSpec("runs"), check_vma=False
     )
-    results = dealt(*jax.tree.map(lambda leaf: leaf[places], arguments))
+    results = shared(*jax.tree.map(lambda leaf: leaf[places], arguments))
     return jax.tree.map(lambda leaf: leaf[:num_runs], results)

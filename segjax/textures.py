@@ -1,13 +1,13 @@
 """Images of two Gaussian textures, split by the sign of a smooth random field: the notebook's data.
 
-The law, from white noise `b`, `b1`, `b2` and Gaussian kernels `g`:
+The generative model, with white noise `b`, `b1`, `b2` and Gaussian kernels `g`:
 
     mask  = (b * g_sigma) > 0
     image = rescale((mask ? b1 * g_sigma1 : b2 * g_sigma2) * g_1)      rescale: min -> 0, max -> 1
 
 where `*` is the zero-padded "same" cross-correlation with a kernel as large as the image. The kernel is an outer
-product, so a blur is two products with an n x n banded matrix: O(n^3) for an image, where the notebook's dense
-convolution is O(n^4), for the same numbers to rounding.
+product, so a blur is two products with an n x n banded matrix: O(n^3) per image. The notebook's dense convolution takes
+O(n^4) and has the same result up to rounding.
 """
 
 import math
@@ -18,16 +18,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax.checks import check_array, check_count, check_flag, check_key, check_pixels, check_sigma
+from segjax._checks import check_array, check_count, check_flag, check_key, check_pixels, check_sigma
 
-# Width in pixels of the last blur, which hides the jump between the two textures; the notebook's number.
+# Standard deviation in pixels of the last blur, which smooths the edge between the textures; as in the notebook.
 EDGE_SIGMA = 1.0
 
 
 class Batch(NamedTuple):
     """Images and their masks, each (batch, image_size, image_size, 1), in [0, 1]; the mask is 0 or 1.
 
-    Images that are not rescaled lie around 0.
+    Images that are not rescaled vary around 0.
     """
 
     image: jax.Array
@@ -46,17 +46,18 @@ def generate_data(
 ) -> Batch:
     """Draws a batch of images and masks: a pure function of `key`.
 
-    The same key gives the same white noise for all sigmas, so that they can be compared on one draw. The defaults are
-    those of the notebook's training; its function has the defaults sigma1 1.0, sigma2 0.2, sigma 25.
+    One key draws the same white noise for all sigmas, so that they can be compared on one draw. The defaults are those
+    of the notebook's training; the notebook's function has the defaults sigma1 1.0, sigma2 0.2, sigma 25.
 
     Args:
         key: one key of `jax.random`.
         batch_size: number of images, >= 1, static.
         image_size: height and width in pixels, >= 2, odd or even, static; a batch has at most 2^31 - 1 pixels.
-        sigma1: width in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may be traced.
+        sigma1: standard deviation in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may
+            be traced.
         sigma2: the same where the mask is 0; may be traced.
-        sigma: width in pixels of the mask's kernel; may be traced.
-        rescaled: False leaves the images on the scale of their law, as `segjax.oracle` takes them; static.
+        sigma: standard deviation in pixels of the mask's kernel; may be traced.
+        rescaled: if False, the images are not rescaled, as `segjax.oracle` requires; static.
 
     Returns:
         A `Batch` in jax's default float dtype (float64 where x64 is enabled).
@@ -73,9 +74,9 @@ def generate_data(
     batch_size = check_count("batch_size", batch_size, minimum=1)
     image_size = check_count("image_size", image_size, minimum=2)
     check_pixels("batch_size * image_size^2", batch_size * image_size**2)
-    # Drawing it is half of the time of a batch (threefry, on a CPU); the blurs are a third.
+    # The draw takes half of the time of a batch (threefry, on a CPU), the blurs a third.
     shape = (3, batch_size, image_size, image_size)
-    # Drawn flat: the same bits. XLA takes 2 to 3 times as long to compile the draw along four axes.
+    # Drawn as one axis, which gives the same bits: XLA compiles a draw along four axes 2 to 3 times as long.
     noise = jax.random.normal(key, (math.prod(shape),)).reshape(shape)
     return compose_batch(noise, sigma1, sigma2, sigma, rescaled=rescaled)
 
@@ -108,7 +109,7 @@ def compose_batch(
     check_flag("rescaled", rescaled)
 
     # One product for the three fields: a third of the launches on a GPU.
-    bands = jnp.stack([_band(shape[3], width, dtype) for width in (sigma, sigma1, sigma2)])
+    bands = jnp.stack([_band(shape[3], each, dtype) for each in (sigma, sigma1, sigma2)])
     region, inside, outside = jnp.einsum("fij,fbjk,flk->fbil", bands, noise, bands, precision=lax.Precision.HIGHEST)
     mask = region > 0
     image = blur(jnp.where(mask, inside, outside), EDGE_SIGMA)
@@ -117,13 +118,13 @@ def compose_batch(
 
 
 def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
-    """The notebook's kernel `g`: (image_size, image_size), symmetric, summing to 1.
+    """The notebook's kernel `g`: (image_size, image_size), symmetric, with sum 1.
 
     The grid is `linspace(-n/2, n/2, n)`, as in the notebook: its spacing is n/(n-1), and an even n has no point at 0.
 
     Args:
         image_size: n, in pixels, static.
-        sigma: width in pixels; may be traced.
+        sigma: standard deviation in pixels; may be traced.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -136,20 +137,20 @@ def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
 
 
 def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array | np.ndarray:
-    """One side of the separable kernel, (n,), summing to 1; NumPy's, so a constant, unless sigma is traced."""
-    # NumPy makes the static grid in float64: linspace in float32 changes the kernel by 5e-5 of itself at sigma 0.2.
+    """One factor of the separable kernel, (n,), with sum 1; a NumPy array, thus a constant, unless sigma is traced."""
+    # NumPy computes the static grid in float64: in float32 the kernel changes by a relative 5e-5 at sigma 0.2.
     squares = np.linspace(-image_size / 2, image_size / 2, image_size) ** 2
-    # The smallest square is subtracted: the largest weight is then exp(0) = 1 at any sigma. The notebook's sum
-    # underflows at widths below about 0.035, and its image is NaN. Clipped, since in float16 the squares at the ends of
-    # more than 512 pixels are infinite.
+    # The smallest square is subtracted, so that the largest weight is exp(0) = 1 at any sigma. The notebook's sum
+    # underflows at sigmas below about 0.035, and its image is NaN. Clipped, since for images of more than 512 pixels
+    # the squares at the ends are infinite in float16.
     excess = np.minimum(squares - squares.min(), float(jnp.finfo(dtype).max))
     if not isinstance(sigma, jax.core.Tracer):
-        # A training loop would compute it again at every step: XLA does not move it out.
-        width = np.asarray(sigma, np.float64)
-        weights = np.exp(-0.5 * excess / width / width)
+        # In NumPy, since a training loop would compute it at every step: XLA does not move it out of the loop.
+        sigma = np.asarray(sigma, np.float64)
+        weights = np.exp(-0.5 * excess / sigma / sigma)
         return (weights / weights.sum()).astype(dtype)
     sigma = jnp.asarray(sigma, dtype)
-    # XLA makes one division by the square of it, for which `check_sigma` has its bound.
+    # XLA divides once, by the square of sigma: hence the bound in `check_sigma`.
     return jax.nn.softmax(-0.5 * jnp.asarray(excess, dtype) / sigma / sigma)
 
 
@@ -157,12 +158,12 @@ def blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
     """Cross-correlates each (n, n) field of (batch, n, n) with the n x n Gaussian, zero-padded as PyTorch does."""
     band = _band(fields.shape[-1], sigma, fields.dtype)
     # No FFT: the kernel is separable, and XLA's FFT is slow in a large program on a CPU.
-    # Full precision, because TF32 products, a GPU's default, would move the edge of the mask.
+    # Full precision, because products in TF32, the default of a GPU, would move the edge of the mask.
     return jnp.einsum("ij,bjk,lk->bil", band, fields, band, precision=lax.Precision.HIGHEST)
 
 
 def _band(size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array | np.ndarray:
-    """The banded matrix whose product with a column is the column's correlation with the profile, (size, size)."""
+    """The banded matrix, (size, size), whose product with a column is the column's correlation with the profile."""
     # out[i] = sum_k in[i + k - left] profile[k], so row i of the banded matrix holds profile[j - i + left].
     offset = np.arange(size)[None, :] - np.arange(size)[:, None] + (size - 1) // 2
     profile = _gaussian_profile(size, sigma, dtype)[np.clip(offset, 0, size - 1)]
@@ -172,8 +173,9 @@ def _band(size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array
 
 def rescale(images: jax.Array) -> jax.Array:
     """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1; a constant image becomes 0."""
-    # One reduction for both, a launch of a GPU. Rounding keeps the order: the peak is the shifted images' maximum.
+    # One reduction for both, which is one launch on a GPU. Rounding is monotonic, so the peak is the maximum of the
+    # shifted image.
     minus_low, high = jnp.max(jnp.stack([-images, images]), axis=(-2, -1), keepdims=True)
     peak = high + minus_low
-    # PyTorch's rescaling divides 0 by 0 in a constant image and gives NaN.
+    # The notebook's rescaling divides 0 by 0 for a constant image, which is NaN.
     return (images + minus_low) / jnp.where(peak > 0, peak, 1)

@@ -1,11 +1,11 @@
-"""The notebook's PyTorch weights to and from ours, by the names of its `state_dict`, without PyTorch.
+"""Conversion of weights to and from the notebook's PyTorch network, by the names of its `state_dict`, without PyTorch.
 
-`variables` into the `MyFirstsCNN` of the notebook:
+From `variables` to the notebook's `MyFirstsCNN`:
 
     torch_weights.save("model.safetensors", variables)
     MyFirstsCNN().load_state_dict(safetensors.torch.load_file("model.safetensors"))     # in PyTorch
 
-A `network` of PyTorch into `variables`:
+From a `network` of PyTorch to `variables`:
 
     safetensors.torch.save_model(network, "model.safetensors")                          # in PyTorch
     variables = torch_weights.load("model.safetensors")
@@ -14,10 +14,10 @@ A `network` of PyTorch into `variables`:
 The names in a `state_dict`:
 
     conv{1,2,3}.0.{weight,bias}                     convolutions, (out, in, height, width) in PyTorch
-    bn.{weight,bias,running_mean,running_var,...}   the shared BatchNorm, and again as conv{1,2,3}.2.*
+    bn.{weight,bias,running_mean,running_var,...}   the shared BatchNorm, repeated as conv{1,2,3}.2.*
     out.{weight,bias}                               the last convolution
 
-A network with one BatchNorm a layer has the same names without `bn.*`, and its own arrays in each `conv{i}.2.*`.
+A network with one BatchNorm per layer has the same names without `bn.*`, and different arrays in each `conv{i}.2.*`.
 """
 
 import os
@@ -32,12 +32,12 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from segjax import checkpoints
-from segjax.checks import check_variables
+from segjax._checks import check_variables
 from segjax.models import SegmentationCNN, Variables
 
-# Only the notebook's depth has names in its state_dict.
+# The names of the state_dict exist for the notebook's depth only.
 _LAYERS = (1, 2, 3)
-# (ours in its collection, PyTorch's)
+# (name in segjax, name in PyTorch)
 _NORM_PARAMS = (("scale", "weight"), ("bias", "bias"))
 _NORM_STATS = (("mean", "running_mean"), ("var", "running_var"))
 
@@ -45,7 +45,7 @@ _NORM_STATS = (("mean", "running_mean"), ("var", "running_var"))
 def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
     """The variables of a `SegmentationCNN`, {"params", "batch_stats"}, from the arrays of a state_dict.
 
-    Names with `bn.*` make a network with `shared_norm`. Float64 arrays stay float64 where x64 is enabled.
+    With names `bn.*` the network has `shared_norm`. Float64 arrays stay float64 if x64 is enabled.
 
     Raises:
         TypeError: if `arrays` is not a mapping of names.
@@ -62,7 +62,7 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
         weight = jnp.asarray(arrays[f"{theirs}.weight"])
         if weight.ndim != 4:
             raise ValueError(f"{theirs}.weight must have shape (out, in, height, width), got {weight.shape}")
-        # PyTorch keeps (out, in, height, width), JAX (height, width, in, out); both cross-correlate, so nothing flips.
+        # PyTorch has (out, in, height, width), JAX (height, width, in, out); both cross-correlate: nothing is flipped.
         params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
     for ours, theirs in _norms(shared):
         params[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_PARAMS}
@@ -73,11 +73,11 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
 
 
 def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[str, np.ndarray]:
-    """NumPy arrays by PyTorch's names, new and writable, for `load_state_dict` after `torch.from_numpy`.
+    """NumPy arrays by PyTorch's names, copied and writable, for `load_state_dict` after `torch.from_numpy`.
 
     Args:
         variables: of a `SegmentationCNN` of depth 3.
-        num_batches_tracked: PyTorch's counter of forward passes, which we do not keep; it has no effect there.
+        num_batches_tracked: PyTorch's counter of forward passes, which segjax does not have; PyTorch ignores it.
 
     Raises:
         TypeError, ValueError: if the variables are not those of a network of the notebook's depth.
@@ -90,10 +90,10 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
         raise ValueError(f"variables must have batch_stats of {', '.join(missing)}")
     arrays = {}
     for ours, theirs in _convolutions():
-        # Copied: a transposed view is not contiguous, and safetensors would write its memory in our order.
+        # Copied: a transposed view is not contiguous, and safetensors would write it in the order of its memory.
         arrays[f"{theirs}.weight"] = np.array(params[ours]["kernel"]).transpose(3, 2, 0, 1).copy()
         arrays[f"{theirs}.bias"] = np.array(params[ours]["bias"])
-    # PyTorch's state_dict repeats the shared BatchNorm under the name of every layer that uses it.
+    # PyTorch's state_dict repeats the shared BatchNorm under a name for each layer that uses it.
     aliases = [("norm", f"conv{layer}.2") for layer in _LAYERS] if shared else []
     for ours, theirs in [*_norms(shared), *aliases]:
         arrays |= {f"{theirs}.{other}": np.array(params[ours][name]) for name, other in _NORM_PARAMS}
@@ -105,7 +105,7 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
 def load(path: str | os.PathLike[str]) -> Variables:
     """The variables in a safetensors file of the notebook's state_dict, as `safetensors.torch` writes it.
 
-    Files of `save_model`, which keeps one name of the shared BatchNorm, and of `save_file` both work.
+    It reads files of `save_model`, which stores one name of the shared BatchNorm, and of `save_file`.
 
     Raises:
         OSError: if the file cannot be read.
@@ -117,14 +117,14 @@ def load(path: str | os.PathLike[str]) -> Variables:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     except KeyError as error:
         # Such as bfloat16, which NumPy does not have.
-        raise ValueError(f"{path} holds numbers of a kind that NumPy does not have: {error}") from error
+        raise ValueError(f"{path} holds arrays of a dtype that NumPy does not have: {error}") from error
     return from_state_dict(arrays)
 
 
 def save(path: str | os.PathLike[str], variables: Variables, num_batches_tracked: int = 0) -> None:
     """Writes `to_state_dict` as a safetensors file, completely or not at all, for the notebook's `load_state_dict`.
 
-    With one BatchNorm a layer the file has no `bn.*`; PyTorch then needs a class with one BatchNorm a layer as well.
+    With one BatchNorm per layer the file has no `bn.*`; the class in PyTorch then needs one BatchNorm per layer too.
 
     Raises:
         OSError: if the file cannot be written.
@@ -146,7 +146,7 @@ def model_of(variables: Variables) -> SegmentationCNN:
     """
     check_variables(variables)
     _check_layers(params := variables["params"])
-    # The first kernel tells all: `from_state_dict` has checked that the others agree with it.
+    # The first kernel is sufficient: `from_state_dict` has checked that the others agree with it.
     size, other, _, num_channels = params["conv1"]["kernel"].shape
     if size != other:
         raise ValueError(f"variables must have square kernels, got {size} x {other}")
@@ -171,10 +171,10 @@ def _check_names(arrays: Mapping[str, jax.typing.ArrayLike], shared: bool) -> No
     needed = {f"{theirs}.{name}" for _, theirs in _convolutions() for name in ("weight", "bias")}
     norm_names = [theirs for _, theirs in (*_NORM_PARAMS, *_NORM_STATS)]
     needed |= {f"{theirs}.{name}" for _, theirs in _norms(shared) for name in norm_names}
-    # `save_model` leaves the aliases out, `save_file` keeps them: both are right.
+    # `save_model` omits the aliases, `save_file` writes them: both are valid.
     aliases = {f"conv{layer}.2.{name}" for layer in _LAYERS for name in norm_names} if shared else set()
     missing = sorted(needed - set(arrays))
-    # The counter is dropped: a BatchNorm with a momentum never reads it.
+    # The counter is ignored: a BatchNorm with a momentum never reads it.
     unknown = sorted(name for name in set(arrays) - needed - aliases if not name.endswith(".num_batches_tracked"))
     if missing or unknown:
         raise ValueError(f"arrays must be the notebook's state_dict; missing: {missing}, unknown: {unknown}")
@@ -189,14 +189,14 @@ def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
 
 
 def _check_shapes(variables: Variables) -> None:
-    """Each layer must take the channels that the layer before it gives, and each vector must match its convolution."""
+    """The input channels of a layer must be the output channels of the one before, and vectors must fit kernels."""
     params = variables["params"]
-    # JAX would take kernels of other channels for another network, and fail far from here.
-    width, kernel_size = params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[:2]
+    # JAX would accept kernels with other channels as another network, and fail only when it is applied.
+    num_channels, kernel_size = params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[:2]
     for layer, arrays in params.items():
         for name, array in {**arrays, **variables["batch_stats"].get(layer, {})}.items():
-            features = 1 if layer == "out" else width
-            channels = params["conv1"]["kernel"].shape[2] if layer == "conv1" else width
-            wanted = (*kernel_size, channels, features) if name == "kernel" else (features,)
-            if array.shape != wanted:
-                raise ValueError(f"arrays: {layer} {name} must have shape {wanted}, got {array.shape}")
+            features = 1 if layer == "out" else num_channels
+            channels = params["conv1"]["kernel"].shape[2] if layer == "conv1" else num_channels
+            expected = (*kernel_size, channels, features) if name == "kernel" else (features,)
+            if array.shape != expected:
+                raise ValueError(f"arrays: {layer} {name} must have shape {expected}, got {array.shape}")

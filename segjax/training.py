@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from segjax import metrics
-from segjax.checks import (
+from segjax._checks import (
     check_callable,
     check_count,
     check_key,
@@ -25,10 +25,12 @@ from segjax.checks import (
     check_optimizer,
     check_options,
     check_positive,
+    is_ready,
+    options_of,
 )
 from segjax.losses import Loss, mean_squared_error
 from segjax.models import Variables
-from segjax.optimizers import Optimizer, adam
+from segjax.optimizers import Optimizer, adam, transformation
 from segjax.textures import Batch, generate_data
 
 
@@ -56,27 +58,35 @@ class History(NamedTuple):
 
 # (key, **options) -> a batch.
 Generate = Callable[..., Batch]
-# (key, learning_rate, begun=None, **numbers) -> a whole run, as `make_train` says.
+# (key, learning_rate=None, resume_from=None, **traced_options) -> a whole run, as `make_train` says.
 Train = Callable[..., tuple[TrainState, History]]
-# Called with the state and the history of each chunk of `Fit`.
+# Called after each chunk of `Fit`, with the state and the history of the chunk.
 Report = Callable[[TrainState, History], None]
 # A run so far: its state, and the history of every step up to it.
-Begun = tuple[TrainState, History]
-# What the loop hands from step to step: the state, the losses and the counts, a row each.
+PartialRun = tuple[TrainState, History]
+# Loop carry: state, losses, counts; one row per step.
 _Carry = tuple[TrainState, jax.Array, jax.Array]
+# Option -> value, which may be traced.
+_Options = Mapping[str, jax.typing.ArrayLike]
+_NO_OPTIONS: _Options = MappingProxyType({})
 
 
-# Two keys, so that networks of any number of layers see the same images.
+# Two keys: the images then do not depend on the number of layers, each of which draws from the first key.
 class _Keys(NamedTuple):
     init: jax.Array
     data: jax.Array
 
 
 def create_state(
-    model: nn.Module, optimizer: Optimizer, key: jax.Array, image: jax.Array, learning_rate: jax.typing.ArrayLike
+    key: jax.Array,
+    model: nn.Module,
+    optimizer: Optimizer,
+    image: jax.Array,
+    learning_rate: jax.typing.ArrayLike | None = None,
+    **optimizer_options: Any,
 ) -> TrainState:
-    """Initial weights and optimizer state; of `image`, (batch, height, width, channels), only shape and dtype count."""
-    return _start(optimizer, _weights(model, key, image), learning_rate)
+    """Initial weights and optimizer state. Only shape and dtype of `image`, (batch, height, width, channels), count."""
+    return _start(optimizer, _weights(model, key, image), learning_rate, optimizer_options)
 
 
 def train_step(
@@ -85,7 +95,8 @@ def train_step(
     loss: Loss,
     state: TrainState,
     batch: Batch,
-    learning_rate: jax.typing.ArrayLike,
+    learning_rate: jax.typing.ArrayLike | None = None,
+    **optimizer_options: Any,
 ) -> tuple[TrainState, History]:
     """One gradient step on one batch, in train mode; the returned `History` has scalar leaves.
 
@@ -93,7 +104,8 @@ def train_step(
         model, optimizer, loss: as in `make_train`.
         state: before the step.
         batch: images and masks.
-        learning_rate: one number, which may be traced.
+        learning_rate: one number, which may be traced; None for a ready transformation.
+        optimizer_options: of a factory, such as b1 of `optax.adam`; they may be traced.
     """
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
@@ -104,9 +116,9 @@ def train_step(
 
     (value, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     # Built here, from the traced rate: a rate that was a Python number would be part of the compiled program.
-    # Some ask for the loss's value, such as momo and polyak_sgd of optax, and some for the gradient by its name.
-    transformation = optax.with_extra_args_support(optimizer(learning_rate))
-    updates, opt_state = transformation.update(gradient, state.opt_state, state.params, value=value, grad=gradient)
+    # Some optimizers, such as momo and polyak_sgd of optax, need the loss value or the gradient as extra arguments.
+    update = optax.with_extra_args_support(transformation(optimizer, learning_rate, **optimizer_options)).update
+    updates, opt_state = update(gradient, state.opt_state, state.params, value=value, grad=gradient)
     params = optax.apply_updates(state.params, updates)
     # Counted on the logits of the gradient: no second forward pass.
     history = History(value, metrics.count(logits, batch.mask))
@@ -122,25 +134,28 @@ def make_train(
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Train:
-    """Makes `train(key, learning_rate, begun=None, **numbers) -> (state, history)`: a whole run, for one XLA program.
+    """Makes `train(key, learning_rate=None, resume_from=None, **traced_options) -> (state, history)`: a whole run.
 
-    `train` is to be jitted. Its arguments:
+    Jit `train`: the run is then one XLA program. Its arguments:
 
-    - key, learning_rate: one key of `jax.random`, one number > 0;
-    - begun: (state, history) of this run so far, to resume from. The result is the same bit for bit on a CPU, and the
-      history again begins at the first step;
-    - numbers: options of `generate` that may be traced, such as sigma1; they replace the ones given here.
+    - key: one key of `jax.random`;
+    - learning_rate: one number > 0; none for a ready transformation, which has its rate already;
+    - resume_from: (state, history) of this run so far. On a CPU the result is bit for bit that of an uninterrupted run,
+      and the history contains all steps from the first;
+    - traced_options: options that may be traced, of `generate`, such as sigma1, or named by the signature of the
+      optimizer's factory, such as b1 of `optax.adam`. They replace those given to `make_train`.
 
     The run is a loop that cannot be differentiated. On a GPU its convolutions round to TF32, unless it is traced under
-    `jax.default_matmul_precision("highest")`. A CPU repeats a run's bits, as long as the process may use
-    as many cores; a GPU does so only with `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
+    `jax.default_matmul_precision("highest")`. A CPU reproduces a run bit for bit if the process may use the same number
+    of cores; a GPU does so only with `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
 
     Args:
         model: any Linen module, image -> logits, with a `train` argument; its BatchNorm state is carried along.
-        optimizer: learning rate -> optax transformation, such as those of `OPTIMIZERS`.
+        optimizer: a factory, learning rate -> optax transformation, such as those of `OPTIMIZERS` or `optax.lion`; or a
+            ready transformation, such as `optax.adam(1e-3)`.
         loss: (logits, mask) -> (batch,).
         num_steps: number of updates, >= 1.
-        generate: (key, **generate_options) -> Batch, pure.
+        generate: (key, **generate_options) -> Batch, pure, such as `partial(generate_crops, first=..., second=...)`.
         generate_options: for `generate_data`: batch_size, image_size, sigma1, sigma2, sigma; the sigmas may be traced.
 
     Raises:
@@ -161,34 +176,36 @@ def make_train(
 
     def train(
         key: jax.Array,
-        learning_rate: jax.typing.ArrayLike,
-        begun: Begun | None = None,
-        **numbers: jax.typing.ArrayLike,
+        learning_rate: jax.typing.ArrayLike | None = None,
+        resume_from: PartialRun | None = None,
+        **traced_options: jax.typing.ArrayLike,
     ) -> tuple[TrainState, History]:
         key, learning_rate = _check_run(key, learning_rate)
-        if begun is None:
-            state, done = init(key, learning_rate), 0
+        of_optimizer, of_generate = _split_options(optimizer, generate, traced_options)
+        if resume_from is None:
+            state, done = init(key, learning_rate, of_optimizer), 0
         else:
-            state, done = _check_begun(begun, num_steps, jax.eval_shape(init, key, learning_rate))
+            template = jax.eval_shape(init, key, learning_rate, of_optimizer)
+            state, done = _check_partial_run(resume_from, num_steps, template)
             if done == num_steps:
-                return begun
-        left = num_steps - done
-        state, history = advance(key, state, learning_rate, left, left, numbers)
-        if begun is not None:
-            history = jax.tree.map(lambda *rows: jnp.concatenate(rows), begun[1], history)
+                return resume_from
+        remaining = num_steps - done
+        state, history = advance(key, state, learning_rate, remaining, remaining, of_optimizer, of_generate)
+        if resume_from is not None:
+            history = jax.tree.map(lambda *rows: jnp.concatenate(rows), resume_from[1], history)
         return state, history
 
     return train
 
 
 class Fit(NamedTuple):
-    """A run in compiled chunks, between which the host can look, report and stop; made by `make_fit`.
+    """A run in compiled chunks, made by `make_fit`: between two chunks the host can read the state, report and stop.
 
-    `fit(key, learning_rate)` gives what `train` gives, bit for bit on a CPU, for any chunk size. Rates, keys and
+    `fit(key, learning_rate)` returns what `train` returns, bit for bit on a CPU, for any chunk size. Rates, keys and
     lengths are arguments of the compiled programs: one compilation serves them all.
 
     Attributes:
-        init: (key, learning_rate) -> state.
+        init: (key, learning_rate) -> state. The rate is None for a ready transformation.
         advance: (key, state, learning_rate, n) -> (state, history) for n <= chunk_size steps; only the first n rows of
             the history are valid. It consumes `state`, whose buffers it reuses.
         num_steps, chunk_size: as given to `make_fit`.
@@ -202,38 +219,37 @@ class Fit(NamedTuple):
     def __call__(
         self,
         key: jax.Array,
-        learning_rate: jax.typing.ArrayLike,
+        learning_rate: jax.typing.ArrayLike | None = None,
         report: Report | None = None,
-        begun: Begun | None = None,
+        resume_from: PartialRun | None = None,
     ) -> tuple[TrainState, History]:
-        """Trains for `num_steps`; the history is of NumPy arrays.
+        """Trains for `num_steps`; the history consists of NumPy arrays.
 
         Args:
-            key, learning_rate: as for `train`.
+            key, learning_rate, resume_from: as for `train`.
             report: called after each chunk with the state, valid until the next chunk, and the chunk's history.
-            begun: as for `train`.
 
         Raises:
             TypeError, ValueError: naming the argument that is out of range.
         """
         key, learning_rate = _check_run(key, learning_rate)
-        if begun is None:
+        if resume_from is None:
             state, chunks, done = self.init(key, learning_rate), [], 0
         else:
-            state, done = _check_begun(begun, self.num_steps, jax.eval_shape(self.init, key, learning_rate))
-            # A copy, since `advance` consumes its state: the caller can still use the one in `begun`.
-            state, chunks = jax.tree.map(jnp.copy, state), [begun[1]]
+            state, done = _check_partial_run(resume_from, self.num_steps, jax.eval_shape(self.init, key, learning_rate))
+            # A copy, since `advance` consumes its argument: the caller can still use the state in `resume_from`.
+            state, chunks = jax.tree.map(jnp.copy, state), [resume_from[1]]
         for start in range(done, self.num_steps, self.chunk_size):
             num_steps = min(self.chunk_size, self.num_steps - start)
             state, history = self.advance(key, state, learning_rate, num_steps)
-            # To the host at once, so that the device holds the history of one chunk alone.
+            # Copied to the host at once, so that the device holds the history of one chunk only.
             chunks.append(jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], history))
             if report is not None:
                 report(state, chunks[-1])
         return state, jax.tree.map(lambda *leaves: np.concatenate(leaves), *chunks)
 
-    def compile(self, key: jax.Array, learning_rate: jax.typing.ArrayLike) -> None:
-        """Compiles the run by doing 0 steps of it, so that a later call can be timed without compilation."""
+    def compile(self, key: jax.Array, learning_rate: jax.typing.ArrayLike | None = None) -> None:
+        """Compiles the run by running 0 steps of it, so that a later call can be timed without compilation."""
         key, learning_rate = _check_run(key, learning_rate)
         jax.block_until_ready(self.advance(key, self.init(key, learning_rate), learning_rate, 0))
 
@@ -248,7 +264,7 @@ def make_fit(
     generate: Generate = generate_data,
     **generate_options: Any,
 ) -> Fit:
-    """Makes `fit(key, learning_rate, report=None, begun=None) -> (state, history)`: `make_train`'s run, in chunks.
+    """Makes `fit(key, learning_rate=None, report=None, resume_from=None) -> (state, history)`: the run in chunks.
 
     Args:
         chunk_size: number of steps between two calls of `report`, >= 1.
@@ -262,8 +278,8 @@ def make_fit(
     chunk_size = check_count("chunk_size", chunk_size, minimum=1)
     check_options(make_fit, check_callable("generate", generate), generate_options)
     init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
-    # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and a chunk of one step is
-    # on a CPU the same loop as any other, rounding included. Reused buffers save page faults: 72 against 86 ms a step.
+    # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and on a CPU a chunk of
+    # one step is the same loop as any other, rounding included. Reused buffers save page faults: 72 ms a step, not 86.
     advance_chunk = jax.jit(partial(advance, capacity=chunk_size), donate_argnums=1)
     return Fit(init, advance_chunk, num_steps, chunk_size)
 
@@ -271,65 +287,68 @@ def make_fit(
 def _make_run(
     model: nn.Module, optimizer: Optimizer, loss: Loss, generate: Generate
 ) -> tuple[Callable[..., TrainState], Callable[..., tuple[TrainState, History]]]:
-    """The two pure functions of a run: `init` makes its first state, `advance` does n further steps."""
+    """The two pure functions of a run: `init` returns its first state, `advance` does n further steps."""
     check_model(model)
     check_optimizer(optimizer)
     check_callable("loss", loss)
-    # Traced here as well, so that a bad option raises where it is given and not when the run starts.
+    # Traced here as well, so that a bad option raises in `make_train` and not when the run starts.
     image = jax.eval_shape(generate, jax.random.key(0)).image
-    # Jitted: operation by operation, an initialisation compiles each of them, and where an optimizer keeps the weights
-    # too, a buffer would stand twice in a state that `advance` consumes.
+    # Jitted: without it, each operation of an initialisation is compiled alone, and one buffer would occur twice in a
+    # state that `advance` consumes if the optimizer keeps the weights too.
     weights, start = _jitted_weights(model), jax.jit(partial(_start, optimizer))
 
-    def init(key: jax.Array, learning_rate: jax.Array) -> TrainState:
+    def init(key: jax.Array, learning_rate: Any = None, of_optimizer: _Options = _NO_OPTIONS) -> TrainState:
         # Zeros serve as the image, since the initial weights depend on the key alone.
-        return start(weights(_split(key).init, jnp.zeros(image.shape, image.dtype)), learning_rate)
-
-    def step(
-        data_key: jax.Array, state: TrainState, learning_rate: jax.Array, numbers: Mapping[str, jax.typing.ArrayLike]
-    ) -> tuple[TrainState, History]:
-        batch = generate(jax.random.fold_in(data_key, state.step), **numbers)
-        return train_step(model, optimizer, loss, state, batch, learning_rate)
+        variables = weights(_split(key).init, jnp.zeros(image.shape, image.dtype))
+        return start(variables, learning_rate, dict(of_optimizer))
 
     def advance(
         key: jax.Array,
         state: TrainState,
-        learning_rate: jax.Array,
+        learning_rate: jax.Array | None,
         num_steps: jax.Array | int,
         capacity: int,
-        numbers: Mapping[str, jax.typing.ArrayLike] = MappingProxyType({}),
+        of_optimizer: _Options = _NO_OPTIONS,
+        of_generate: _Options = _NO_OPTIONS,
     ) -> tuple[TrainState, History]:
-        # Outside of the loop, from which XLA does not move it.
+        # Before the loop: XLA would not move it out.
         data_key = _split(key).data
-        _, row = jax.eval_shape(partial(step, numbers=numbers), data_key, state, learning_rate)
+
+        def step(state: TrainState) -> tuple[TrainState, History]:
+            batch = generate(jax.random.fold_in(data_key, state.step), **of_generate)
+            return train_step(model, optimizer, loss, state, batch, learning_rate, **of_optimizer)
+
+        _, row = jax.eval_shape(step, state)
         losses = jnp.zeros(capacity, row.loss.dtype)
-        # One array for all counts: each would be a launch of its own on a GPU.
+        # One array for all counts: on a GPU, five would be five launches.
         counts = jnp.zeros((capacity, len(row.counts)), row.counts[0].dtype)
 
-        # Jitted, so that it is traced once for the three loops that it is the body of.
+        # Jitted, so that it is traced once for the three loops below.
         @jax.jit
         def body(index: jax.Array, carry: _Carry) -> _Carry:
             state, losses, counts = carry
-            state, row = step(data_key, state, learning_rate, numbers)
-            # Not `.at[index].set`, which looks whether the index is inside: a launch of its own on a GPU.
+            state, row = step(state)
+            # Not `.at[index].set`: its bounds check is one more launch on a GPU.
             losses = lax.dynamic_update_index_in_dim(losses, row.loss, index, 0)
             return state, losses, lax.dynamic_update_index_in_dim(counts, jnp.stack(row.counts), index, 0)
 
-        def on_cpu(num_steps: jax.Array, carry: _Carry) -> _Carry:
-            # The compiler must not know the number of steps: with a known one it compiles another loop, whose rounding
-            # differs from the second step on (1.5e-8 in the weights after 7 steps). Runs and chunks of all lengths
-            # share this one.
+        def loop_on_cpu(num_steps: jax.Array, carry: _Carry) -> _Carry:
+            # The barrier hides the number of steps from the compiler. With a known number it compiles another loop,
+            # whose rounding differs from the second step on (1.5e-8 in the weights after 7 steps). Runs and chunks of
+            # all lengths share this loop.
             return lax.fori_loop(0, lax.optimization_barrier(num_steps), body, carry)
 
-        def elsewhere(num_steps: jax.Array, carry: _Carry) -> _Carry:
+        def loop_elsewhere(num_steps: jax.Array, carry: _Carry) -> _Carry:
             # A GPU's loop of unknown length asks the host after each step. Only a last, shorter chunk is such a loop.
             full, part = partial(lax.fori_loop, 0, capacity, body), partial(lax.fori_loop, 0, num_steps, body)
             return full(carry) if known_to_be_full else lax.cond(num_steps == capacity, full, part, carry)
 
-        # A whole run is: it needs no second loop.
+        # True for a whole run, which needs no second loop.
         known_to_be_full = isinstance(num_steps, int) and num_steps == capacity
         carry = (state, losses, counts)
-        state, losses, counts = lax.platform_dependent(jnp.int32(num_steps), carry, cpu=on_cpu, default=elsewhere)
+        state, losses, counts = lax.platform_dependent(
+            jnp.int32(num_steps), carry, cpu=loop_on_cpu, default=loop_elsewhere
+        )
         return state, History(losses, metrics.Counts(*counts.T))
 
     return init, advance
@@ -340,26 +359,38 @@ def _weights(model: nn.Module, key: jax.Array, image: jax.Array) -> Variables:
     return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
 
 
-def _start(optimizer: Optimizer, variables: Variables, learning_rate: jax.typing.ArrayLike) -> TrainState:
+def _start(
+    optimizer: Optimizer, variables: Variables, learning_rate: jax.typing.ArrayLike | None, options: _Options
+) -> TrainState:
     params = variables["params"]
-    return TrainState(params, variables["batch_stats"], optimizer(learning_rate).init(params), jnp.int32(0))
+    opt_state = transformation(optimizer, learning_rate, **options).init(params)
+    return TrainState(params, variables["batch_stats"], opt_state, jnp.int32(0))
+
+
+def _split_options(optimizer: Optimizer, generate: Generate, options: _Options) -> tuple[_Options, _Options]:
+    """The options of the optimizer's factory, by its signature, and those of `generate`: all others."""
+    accepted = [] if is_ready(optimizer) else options_of(optimizer) or []
+    of_optimizer = {name: value for name, value in options.items() if name in accepted}
+    if both := sorted(of_optimizer.keys() & set(options_of(generate) or ())):
+        raise TypeError(f"{both[0]} must be an option of the optimizer or of generate, got one of both")
+    return of_optimizer, {name: value for name, value in options.items() if name not in of_optimizer}
 
 
 def _jitted_weights(model: nn.Module) -> Callable[[jax.Array, jax.Array], Variables]:
     """`_weights` of a network: one program for the runs of all optimizers, which takes 1 to 1.5 s to compile."""
-    # What only has the methods of a Linen module can be changed between two runs.
+    # A wrapper that is no Linen module is mutable, so its program cannot be shared between runs.
     if isinstance(model, nn.Module):
         try:
             return _shared_weights(model, repr(model))
         except TypeError:
-            # With a list or an array among its attributes it has no hash.
+            # A list or an array among its attributes: it has no hash.
             pass
     return jax.jit(partial(_weights, model))
 
 
 @lru_cache(maxsize=32)
 def _shared_weights(model: nn.Module, attributes: str) -> Callable[[jax.Array, jax.Array], Variables]:
-    # By `attributes` as well: a network of 1 equals that of 1.0, whose weights are of another dtype.
+    # `attributes` is part of the cache's key: a network of 1 equals that of 1.0, whose weights have another dtype.
     return jax.jit(partial(_weights, model))
 
 
@@ -367,28 +398,34 @@ def _split(key: jax.Array) -> _Keys:
     return _Keys(*jax.random.split(key))
 
 
-def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike) -> tuple[jax.Array, jax.Array]:
-    # One dtype for Python and NumPy numbers alike: no second trace.
-    return check_key(key), jnp.asarray(check_positive("learning_rate", learning_rate), float)
+def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
+    check_key(key)
+    # Whether the optimizer takes a rate shows in `transformation`.
+    if learning_rate is None:
+        return key, None
+    # One dtype for Python and NumPy numbers: no second trace.
+    return key, jnp.asarray(check_positive("learning_rate", learning_rate), float)
 
 
-def _check_begun(begun: Begun, num_steps: int, template: TrainState) -> tuple[TrainState, int]:
-    """The state in `begun`, laid out as the template, and the number of its steps: the length of its history."""
-    pair = isinstance(begun, tuple | list) and len(begun) == 2
-    if not pair or not isinstance(begun[0], TrainState) or not isinstance(begun[1], History):
-        raise TypeError(f"begun must be the pair (state, history) of a run, got {begun!r:.60}")
-    state, history = begun
-    # Flax takes no notice of layers that a network does not have: it would train the others alone.
-    found, wanted = _layout(state), _layout(template)
-    for name in [*wanted, *found]:
-        if found.get(name) != wanted.get(name):
-            there, here = (layout.get(name, "missing") for layout in (found, wanted))
-            raise ValueError(f"begun must be of this model and optimizer: {name} is {there} there, and {here} here")
+def _check_partial_run(resume_from: PartialRun, num_steps: int, template: TrainState) -> tuple[TrainState, int]:
+    """The state in `resume_from`, of the template's layout, and the number of its steps: the length of its history."""
+    pair = isinstance(resume_from, tuple | list) and len(resume_from) == 2
+    if not pair or not isinstance(resume_from[0], TrainState) or not isinstance(resume_from[1], History):
+        raise TypeError(f"resume_from must be the pair (state, history) of a run, got {resume_from!r:.60}")
+    state, history = resume_from
+    # Flax ignores the parameters of layers that the network does not have, and would train the others.
+    given, expected = _layout(state), _layout(template)
+    for name in [*expected, *given]:
+        if given.get(name) != expected.get(name):
+            there, here = (layout.get(name, "missing") for layout in (given, expected))
+            raise ValueError(
+                f"resume_from must be of this model and optimizer: {name} is {there} there, and {here} here"
+            )
     done = len(history.loss)
-    # Inside `jit` the counter has no value yet, but the length of the history is static.
+    # Inside `jit` the counter is traced, but the length of the history is static.
     steps = done if isinstance(state.step, jax.core.Tracer) else int(state.step)
     if done != steps or done > num_steps:
-        raise ValueError(f"begun must be a state of at most {num_steps} steps and their history, got {steps}")
+        raise ValueError(f"resume_from must be a state of at most {num_steps} steps and their history, got {steps}")
     return state, done
 
 

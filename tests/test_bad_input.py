@@ -91,12 +91,12 @@ FUNCTIONS = {
     "dice": (segjax.losses.dice, {"logits": IMAGE, "mask": IMAGE}),
     "count": (segjax.metrics.count, {"logits": IMAGE, "mask": IMAGE}),
     "count_each": (segjax.metrics.count_each, {"logits": IMAGE, "mask": IMAGE}),
-    "edges.count": (segjax.edges.count, {"logits": IMAGE, "mask": IMAGE, "within": 2.0}),
+    "edges.count": (segjax.edges.count, {"logits": IMAGE, "mask": IMAGE, "tolerance": 2.0}),
     "edge_distance": (segjax.edges.edge_distance, {"mask": np.zeros((1, 8, 8), bool)}),
     "texture_covariance": (segjax.oracle.texture_covariance, {"window": 3, "sigma": 0.2, "image_size": 8}),
     "interior_error": (
         segjax.oracle.interior_error,
-        {"key": KEY, "sigma1": 0.2, "sigma2": 1.2, "window": 2, "image_size": 8, "levels": 256, "num_windows": 4},
+        {"key": KEY, "sigma1": 0.2, "sigma2": 1.2, "window": 2, "image_size": 8, "grey_levels": 256, "num_windows": 4},
     ),
     "running_mean": (segjax.metrics.running_mean, {"values": [1.0, 2.0]}),
     "last_tenth": (segjax.metrics.last_tenth, {"values": np.ones(20)}),
@@ -118,7 +118,7 @@ FUNCTIONS = {
         segjax.make_fit,
         {"model": TINY, "num_steps": 2, "chunk_size": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0},
     ),
-    "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "begun": None, "sigma1": 0.2}),
+    "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "resume_from": None, "sigma1": 0.2}),
     "evaluate": (segjax.evaluate, {"model": TINY, "variables": drawn(TINY), **BATCHES}),
     "recalibrate": (segjax.recalibrate, {"model": TINY, "variables": drawn(TINY), **BATCHES}),
     "eval_variables": (segjax.eval_variables, {"model": TINY, "optimizer": AVERAGED, "state": STATE, **BATCHES}),
@@ -157,7 +157,7 @@ FUNCTIONS = {
         tiling.segment,
         {"model": MODEL, "variables": VARIABLES, "image": IMAGE[0, ..., 0], "image_size": 8, "tile_size": 4},
     ),
-    "level": (tiling.level, {"image": IMAGE[0, ..., 0], "image_size": 4}),
+    "to_training_scale": (tiling.to_training_scale, {"image": IMAGE[0, ..., 0], "image_size": 4}),
     "model_of": (torch_weights.model_of, {"variables": VARIABLES}),
     "from_state_dict": (torch_weights.from_state_dict, {"arrays": torch_weights.to_state_dict(VARIABLES)}),
     "to_state_dict": (torch_weights.to_state_dict, {"variables": VARIABLES}),
@@ -166,7 +166,7 @@ FUNCTIONS = {
 
 
 # Loops over pieces of arrays that are there: nothing can be traced.
-ON_THE_HOST = ("segment", "level", "interior_error")
+ON_THE_HOST = ("segment", "to_training_scale", "interior_error")
 PACKAGE = str(Path(segjax.__file__).parent)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from segjax import checks
+from segjax import _checks as checks
 
 MOST = 2**31 - 1
 F32 = jnp.finfo(np.float32)
@@ -226,12 +226,32 @@ def test_logits_are_floating_and_have_the_shape_of_the_mask():
         checks.check_logits(IMAGES, None)
 
 
-def test_an_optimizer_is_a_factory():
-    assert checks.check_optimizer(optax.adam) is optax.adam
-    with pytest.raises(TypeError, match=r"pass the factory, optax.adam, and not optax.adam\(1e-3\)"):
-        checks.check_optimizer(optax.adam(1e-3))
-    with pytest.raises(TypeError, match=r"such as segjax.OPTIMIZERS\['adam'\] or optax.adam, got 'adam'"):
+def test_an_optimizer_is_a_factory_or_a_transformation():
+    class Transformation:
+        def init(self, params): ...
+
+        def update(self, gradient, state, params): ...
+
+    ready = (optax.adam(1e-3), optax.chain(optax.clip(1.0), optax.sgd(0.1)), Transformation())
+    for optimizer in (optax.adam, *ready):
+        assert checks.check_optimizer(optimizer) is optimizer
+        assert checks.is_ready(optimizer) == (optimizer is not optax.adam)
+    assert checks.check_factory(optax.adam) is optax.adam
+    assert not checks.is_ready(Transformation)
+    for optimizer in ready:
+        with pytest.raises(TypeError, match=r"pass the factory, optax.adam, and not optax.adam\(1e-3\)"):
+            checks.check_factory(optimizer)
+    with pytest.raises(TypeError, match=r"\['adam'\] or optax.adam, or an optax transformation, got 'adam'"):
         checks.check_optimizer("adam")
+    with pytest.raises(TypeError, match=r"such as segjax.OPTIMIZERS\['adam'\] or optax.adam, got 'adam'"):
+        checks.check_factory("adam")
+
+
+def test_options_of_a_function_are_those_after_its_first_argument():
+    assert checks.options_of(lambda key, a, *, b=1: None) == ["a", "b"]
+    assert checks.options_of(partial(lambda key, a, b=1: None, a=2)) == ["a", "b"]
+    assert checks.options_of(lambda key, **options: None) is None
+    assert checks.options_of(getattr) is None
 
 
 def test_unknown_options_name_those_of_both():

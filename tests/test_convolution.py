@@ -107,13 +107,13 @@ def descend(kernel):
 def test_native_where_it_is_not_installed_is_an_error(monkeypatch):
     monkeypatch.setattr(convolution, "find_spec", lambda name: None)
     monkeypatch.delenv("SEGJAX_NATIVE", raising=False)
-    assert convolution.on_cpu() == "xla"
+    assert convolution.cpu_backend() == "xla"
     monkeypatch.setenv("SEGJAX_NATIVE", "1")
     with pytest.raises(ValueError, match="SEGJAX_NATIVE must be 0 where the package segjax-native is not installed"):
-        convolution.on_cpu()
+        convolution.cpu_backend()
     monkeypatch.setenv("SEGJAX_NATIVE", "yes")
     with pytest.raises(ValueError, match="SEGJAX_NATIVE must be 0 or 1, got 'yes'"):
-        convolution.on_cpu()
+        convolution.cpu_backend()
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="the traps and their cures are XLA's on CPU")

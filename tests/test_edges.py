@@ -24,7 +24,7 @@ def of_scipy(mask):
     return np.where(mask, *(scipy.ndimage.distance_transform_edt(part) for part in (mask, ~mask))) - 0.5
 
 
-def by_hand(given, wanted, within):
+def by_hand(given, wanted, tolerance):
     """A plain loop over the pixels of one image: the counts, from distances between all pairs of pixels."""
     pixels = list(itertools.product(*map(range, wanted.shape)))
 
@@ -45,7 +45,7 @@ def by_hand(given, wanted, within):
         for place, (mask, other) in enumerate([(wanted, given), (given, wanted)]):
             if at_edge(mask, pixel):
                 rest[2 * place] += 1
-                rest[2 * place + 1] += nearest(pixel, lambda p, m=other: at_edge(m, p)) <= within
+                rest[2 * place + 1] += nearest(pixel, lambda p, m=other: at_edge(m, p)) <= tolerance
     return counted, wrong, rest
 
 
@@ -63,11 +63,11 @@ def test_distances_are_those_of_scipy(seed):
     assert np.isinf(found[~near]).all()
 
 
-@pytest.mark.parametrize("within", [1.0, 2.0])
-def test_counts_are_those_of_a_plain_loop(within):
+@pytest.mark.parametrize("tolerance", [1.0, 2.0])
+def test_counts_are_those_of_a_plain_loop(tolerance):
     wanted, given = masks(0), masks(1)
-    found = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], within)
-    hand = [by_hand(given[image], wanted[image], within) for image in range(len(wanted))]
+    found = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], tolerance)
+    hand = [by_hand(given[image], wanted[image], tolerance) for image in range(len(wanted))]
     pixels, wrong, rest = (np.sum([own[part] for own in hand], axis=0) for part in range(3))
     np.testing.assert_array_equal(found.pixels, pixels)
     np.testing.assert_array_equal(found.wrong, wrong)
@@ -85,7 +85,7 @@ def test_a_straight_edge():
     np.testing.assert_allclose(edges.error(counted), [0.5, 0, 0, 0, 0])
     assert edges.boundary_f(counted) == 1
     # Off by a pixel, two of its four columns of edge pixels are on the other's.
-    close = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], within=0.5)
+    close = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], tolerance=0.5)
     assert edges.boundary_f(close) == pytest.approx(0.5)
 
 
@@ -97,15 +97,15 @@ def test_without_an_edge():
     assert edges.boundary_f(counted) == 1
     # One that is not there is no edge found.
     one = edges.count(logits(masks(0, (1, 12, 12))), nothing)
-    assert one.edge == 0
-    assert one.given > 0
+    assert one.true_edge == 0
+    assert one.predicted_edge > 0
     assert edges.boundary_f(one) == 0
 
 
 def test_a_nan_predicts_no_mask():
     mask = jnp.zeros((1, 12, 12, 1))
     counted = edges.count(jnp.full_like(mask, jnp.nan), mask)
-    assert counted.wrong.sum() == counted.given == 0
+    assert counted.wrong.sum() == counted.predicted_edge == 0
 
 
 @settings(max_examples=10)
@@ -126,8 +126,8 @@ def test_counts_add(first, second):
         ((np.zeros((1, 4, 4)), np.zeros((1, 4, 4))), "mask must have shape"),
         ((np.zeros((1, 4, 4, 1)), np.zeros((1, 5, 4, 1))), "logits must have the shape of mask"),
         ((np.zeros((1, 4, 4, 2)), np.zeros((1, 4, 4, 2))), "mask must have shape .batch, height, width, 1."),
-        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 9), "within must be at most 8 pixels"),
-        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 0), "within must be a finite number > 0"),
+        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 9), "tolerance must be at most 8 pixels"),
+        ((np.zeros((1, 4, 4, 1)), np.zeros((1, 4, 4, 1)), 0), "tolerance must be a finite number > 0"),
     ],
 )
 def test_refuses(arguments, message):

@@ -31,7 +31,7 @@ def state_of(optimizer, variables):
 @pytest.mark.slow
 def test_evaluate_is_the_mean_over_fresh_batches():
     variables = drawn(MODEL)
-    counts = jax.jit(partial(segjax.evaluate, MODEL, num_batches=3, **SMALL))(variables, KEY)
+    counts = jax.jit(partial(segjax.evaluate, model=MODEL, num_batches=3, **SMALL))(KEY, variables=variables)
     assert int(sum(counts[:4])) == 3 * 2 * 16 * 16
 
     @jax.jit
@@ -46,7 +46,7 @@ def test_evaluate_is_the_mean_over_fresh_batches():
 
 def test_running_statistics_are_the_means_of_the_batches_own():
     variables = drawn(MODEL)
-    found = jax.jit(partial(segjax.recalibrate, MODEL, num_batches=3, **SMALL))(variables, KEY)
+    found = jax.jit(partial(segjax.recalibrate, model=MODEL, num_batches=3, **SMALL))(KEY, variables=variables)
 
     @jax.jit
     def inputs_of_the_norm(index):
@@ -68,8 +68,8 @@ def test_running_statistics_are_the_means_of_the_batches_own():
 def test_old_statistics_do_not_count():
     variables = drawn(MODEL)
     other = {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf + 7, variables["batch_stats"])}
-    recalibrate = jax.jit(partial(segjax.recalibrate, MODEL, num_batches=2, **SMALL))
-    chex.assert_trees_all_equal(recalibrate(variables, KEY), recalibrate(other, KEY))
+    recalibrate = jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, **SMALL))
+    chex.assert_trees_all_equal(recalibrate(variables), recalibrate(other))
 
 
 @pytest.mark.slow
@@ -80,7 +80,7 @@ def test_large_statistics_keep_their_digits():
 
     variables = drawn(MODEL)
     small, large = (
-        jax.jit(partial(segjax.recalibrate, MODEL, num_batches=2, generate=generate))(scaled, KEY)["batch_stats"]
+        jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, generate=generate))(scaled)["batch_stats"]
         for generate, scaled in (
             (lambda key: segjax.generate_data(key, **SMALL), variables),
             (
@@ -98,35 +98,33 @@ def test_large_statistics_keep_their_digits():
 @pytest.mark.parametrize("statistics", [{"x": np.ones(2)}, {"norm1": {"mean": np.ones(7), "var": np.ones(7)}}])
 def test_statistics_of_another_network_are_refused(statistics):
     with pytest.raises(ValueError, match="it has other running statistics"):
-        segjax.recalibrate(MODEL, {**drawn(MODEL), "batch_stats": statistics}, KEY, **SMALL)
+        segjax.recalibrate(KEY, MODEL, {**drawn(MODEL), "batch_stats": statistics}, **SMALL)
     with pytest.raises(ValueError, match="it has other running statistics"):
-        segjax.recalibrate(MODEL, drawn(MODEL.clone(num_channels=3)), KEY, **SMALL)
+        segjax.recalibrate(KEY, MODEL, drawn(MODEL.clone(num_channels=3)), **SMALL)
     with pytest.raises(ValueError, match="variables do not fit the model"):
-        segjax.recalibrate(MODEL, drawn(MODEL.clone(kernel_size=5)), KEY, **SMALL)
+        segjax.recalibrate(KEY, MODEL, drawn(MODEL.clone(kernel_size=5)), **SMALL)
 
 
 def test_a_network_without_batchnorm_has_no_statistics():
     variables = {"params": {"kernel": jnp.ones(2)}}
-    assert segjax.recalibrate(MODEL, variables, KEY) is variables
+    assert segjax.recalibrate(KEY, MODEL, variables) is variables
 
 
 def test_most_optimizers_are_judged_by_the_weights_that_they_train():
     variables = drawn(MODEL)
     for optimizer in segjax.OPTIMIZERS.values():
-        found = segjax.eval_variables(MODEL, optimizer, state_of(optimizer, variables), KEY, **SMALL)
+        found = segjax.eval_variables(KEY, MODEL, optimizer, state_of(optimizer, variables), **SMALL)
         chex.assert_trees_all_equal(found, variables)
 
 
 @pytest.mark.slow
 def test_others_by_their_own_with_statistics_of_those():
     variables = drawn(MODEL)
-    judge = jax.jit(partial(segjax.eval_variables, MODEL, halved, key=KEY, num_batches=2, **SMALL))
+    judge = jax.jit(partial(segjax.eval_variables, KEY, MODEL, halved, num_batches=2, **SMALL))
     found, own = judge(state_of(halved, variables)), halved.eval_params((), variables["params"])
     chex.assert_trees_all_equal(found["params"], own)
-    recalibrated = jax.jit(partial(segjax.recalibrate, MODEL, num_batches=2, **SMALL))(
-        {**variables, "params": own}, KEY
-    )
-    chex.assert_trees_all_close(found, recalibrated, rtol=1e-6)
+    recalibrate = jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, **SMALL))
+    chex.assert_trees_all_close(found, recalibrate({**variables, "params": own}), rtol=1e-6)
 
 
 def many(tree, axes=(3, 2)):
@@ -146,12 +144,22 @@ def assert_each_is_as_alone(function, trees):
 @pytest.mark.slow
 @pytest.mark.parametrize("model", [MODEL, MODEL.clone(shared_norm=True)])
 def test_many_runs_are_evaluated_in_one_call_as_each_alone(model):
-    assert_each_is_as_alone(lambda it: segjax.evaluate(model, it, KEY, num_batches=2, **SMALL), many(drawn(model)))
+    assert_each_is_as_alone(lambda it: segjax.evaluate(KEY, model, it, num_batches=2, **SMALL), many(drawn(model)))
 
 
 @pytest.mark.slow
 def test_many_runs_are_recalibrated_in_one_call_as_each_alone():
-    assert_each_is_as_alone(lambda it: segjax.recalibrate(MODEL, it, KEY, num_batches=2, **SMALL), many(drawn(MODEL)))
+    assert_each_is_as_alone(lambda it: segjax.recalibrate(KEY, MODEL, it, num_batches=2, **SMALL), many(drawn(MODEL)))
+
+
+def test_a_ready_transformation_is_judged_by_the_weights_of_its_state():
+    variables = drawn(MODEL)
+    for optimizer, judged in ((optax.adam(0.1), True), (optax.contrib.schedule_free_sgd(0.1), False)):
+        state = state_of(lambda rate, ready=optimizer: ready, variables)
+        found = jax.eval_shape(partial(segjax.eval_variables, KEY, MODEL, optimizer, **SMALL), state)
+        chex.assert_trees_all_equal_shapes(found, variables)
+        assert (segjax.optimizers.eval_params(optimizer, state.opt_state) is None) == judged
+    assert segjax.optimizers.copies_of_weights(optax.adam(0.1), variables["params"]) == []
 
 
 @pytest.mark.slow
@@ -159,15 +167,15 @@ def test_many_runs_are_recalibrated_in_one_call_as_each_alone():
 def test_many_runs_are_judged_in_one_call_as_each_alone(optimizer):
     """The schedule-free state has numbers of each run beside its weights."""
     states = many(state_of(optimizer, drawn(MODEL)))
-    assert_each_is_as_alone(lambda it: segjax.eval_variables(MODEL, optimizer, it, KEY, num_batches=2, **SMALL), states)
+    assert_each_is_as_alone(lambda it: segjax.eval_variables(KEY, MODEL, optimizer, it, num_batches=2, **SMALL), states)
 
 
 @pytest.mark.slow
 def test_memory_of_many_runs_is_that_of_one():
     def temporaries(axes):
         variables = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*axes, *leaf.shape)), drawn(MODEL))
-        program = jax.jit(partial(segjax.evaluate, MODEL, num_batches=2, **SMALL))
-        return program.lower(variables, KEY).compile().memory_analysis().temp_size_in_bytes
+        program = jax.jit(partial(segjax.evaluate, model=MODEL, num_batches=2, **SMALL))
+        return program.lower(KEY, variables=variables).compile().memory_analysis().temp_size_in_bytes
 
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(drawn(MODEL)))
     # One batch's feature maps are 8 KiB; the counts of a run are 20 bytes, and XLA may copy what it loops over.
@@ -177,7 +185,7 @@ def test_memory_of_many_runs_is_that_of_one():
 def test_variables_of_another_network_have_no_runs():
     other = drawn(MODEL.clone(num_channels=3))
     with pytest.raises(ValueError, match="variables or image do not fit the model"):
-        segjax.evaluate(MODEL, other, KEY, **SMALL)
+        segjax.evaluate(KEY, MODEL, other, **SMALL)
 
 
 @pytest.mark.parametrize("function", [segjax.evaluate, segjax.recalibrate])
@@ -189,21 +197,21 @@ def test_statistics_must_have_the_axes_of_the_runs(function):
         {**all_of_them, "batch_stats": many(one["batch_stats"], (2, 3))},
     ):
         with pytest.raises(ValueError, match="variables must be those of the model: it has other running statistics"):
-            function(MODEL, variables, KEY, **SMALL)
+            function(KEY, MODEL, variables, **SMALL)
 
 
 def test_refuses_what_is_no_argument():
     for function in (segjax.evaluate, segjax.recalibrate):
         with pytest.raises(TypeError, match="key must come from"):
-            function(MODEL, drawn(MODEL), 0, generate=lambda key: segjax.generate_data(KEY, **SMALL))
+            function(0, MODEL, drawn(MODEL), generate=lambda key: segjax.generate_data(KEY, **SMALL))
         with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
-            function(MODEL, drawn(MODEL), KEY, num_batches=0)
+            function(KEY, MODEL, drawn(MODEL), num_batches=0)
     with pytest.raises(TypeError, match="optimizer must be"):
-        segjax.eval_variables(MODEL, "adam", state_of(halved, drawn(MODEL)), KEY)
+        segjax.eval_variables(KEY, MODEL, "adam", state_of(halved, drawn(MODEL)))
 
 
 @pytest.mark.parametrize(("num_batches", "batch_size"), [(2**22, 2), (2, 2**22)])
 def test_evaluate_refuses_more_pixels_than_counts_can_hold(num_batches, batch_size):
     message = r"num_batches times the pixels of a batch must be at most 2\^31 - 1 pixels, got 2147483648"
     with pytest.raises(ValueError, match=message):
-        segjax.evaluate(MODEL, {}, KEY, num_batches=num_batches, **{**SMALL, "batch_size": batch_size})
+        segjax.evaluate(KEY, MODEL, {}, num_batches=num_batches, **{**SMALL, "batch_size": batch_size})

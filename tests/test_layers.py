@@ -9,7 +9,7 @@ import segjax
 from segjax import layers
 
 IMAGE = np.random.default_rng(0).uniform(size=(2, 16, 16, 1)).astype(np.float32)
-MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm=False), segjax.UNet(4, levels=1)]
+MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm=False), segjax.UNet(4, num_halvings=1)]
 
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
@@ -113,5 +113,5 @@ def test_refuses_a_network_of_other_convolutions():
             return nn.Conv(1, (3, 3))(image)
 
     model = Plain()
-    with pytest.raises(ValueError, match="model must have convolutions of segjax"):
+    with pytest.raises(ValueError, match=r"model must have layers of the class segjax.convolution.Conv, got none"):
         layers.feature_maps(model, drawn(model), IMAGE)

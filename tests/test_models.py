@@ -168,7 +168,11 @@ NETWORKS = [
     segjax.UNet(2),
     PatchCNN(9, 2, depth=2, patch=3, standardize=False),
 ]
-MORE_NETWORKS = [segjax.UNet(2, levels=0), segjax.UNet(2, 4, levels=1), PatchCNN(4, depth=1, standardize=False)]
+MORE_NETWORKS = [
+    segjax.UNet(2, num_halvings=0),
+    segjax.UNet(2, 4, num_halvings=1),
+    PatchCNN(4, depth=1, standardize=False),
+]
 MORE_NETWORKS.append(PatchCNN(4, depth=1, standardize=False, sharpen=True))
 every_network = pytest.mark.parametrize(
     "model", [*NETWORKS, *(pytest.param(model, marks=pytest.mark.slow) for model in MORE_NETWORKS)], ids=str
@@ -260,13 +264,13 @@ def test_predict_refuses_a_network_that_does_not_tell():
     with pytest.raises(TypeError, match=message):
         segjax.predict(model, {"params": {}}, IMAGE)
     with pytest.raises(TypeError, match=message):
-        segjax.evaluate(model, {"params": {}}, KEY)
+        segjax.evaluate(KEY, model, {"params": {}})
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])
 @pytest.mark.parametrize(
     "model",
-    [segjax.UNet(2, levels=2), PatchCNN(9, depth=1, patch=3), PatchCNN(4, depth=1, sharpen=True)],
+    [segjax.UNet(2, num_halvings=2), PatchCNN(9, depth=1, patch=3), PatchCNN(4, depth=1, sharpen=True)],
     ids=str,
 )
 def test_keeps_any_size(shape, model):
@@ -306,7 +310,7 @@ def test_patch_network_sees_no_scale():
 
 def test_unet_padding_is_not_seen_where_there_is_none():
     """A larger image whose sides fit gives the same logits away from its edge."""
-    model = segjax.UNet(2, levels=1)
+    model = segjax.UNet(2, num_halvings=1)
     variables = drawn(model)
 
     @jax.jit
@@ -320,14 +324,14 @@ def test_unet_padding_is_not_seen_where_there_is_none():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [segjax.UNet(4, levels=1), PatchCNN(8, depth=2)], ids=str)
+@pytest.mark.parametrize("model", [segjax.UNet(4, num_halvings=1), PatchCNN(8, depth=2)], ids=str)
 def test_learns_and_is_evaluated_by_its_running_statistics(model):
     options = {"batch_size": 4, "image_size": 32, "sigma": 6.4}
     loss = segjax.losses.binary_cross_entropy
     optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=150)
     train = segjax.make_train(model, optimizer=optimizer, loss=loss, num_steps=150, **options)
     state, _ = jax.jit(train)(KEY, 1e-2)
-    counts = jax.jit(lambda variables: segjax.evaluate(model, variables, jax.random.key(7), 4, **options))(
+    counts = jax.jit(lambda variables: segjax.evaluate(jax.random.key(7), model, variables, 4, **options))(
         state.variables
     )
     assert segjax.metrics.accuracy(counts) > 0.8
@@ -350,8 +354,8 @@ def test_configuration_there_and_back(model):
         ({"network": "UNet", "num_channels": "x"}, "config: num_channels must be an integer >= 1, got 'x'"),
         ({"network": "UNet", "kernel_size": 3.0}, "config: kernel_size must be an integer >= 1, got 3.0"),
         ({"network": "UNet", "num_channels": True}, "config: num_channels must be an integer >= 1, got True"),
-        ({"network": "UNet", "levels": 26}, "config: levels must be an integer <= 8, got 26"),
-        ({"network": "UNet", "levels": -1}, "config: levels must be an integer >= 0, got -1"),
+        ({"network": "UNet", "num_halvings": 26}, "config: num_halvings must be an integer <= 8, got 26"),
+        ({"network": "UNet", "num_halvings": -1}, "config: num_halvings must be an integer >= 0, got -1"),
         ({"network": "PatchCNN", "patch": 0}, "config: patch must be an integer >= 1, got 0"),
         ({"network": "PatchCNN", "patch": 65}, "config: patch must be an integer <= 64, got 65"),
         ({"network": "PatchCNN", "standardize": "no"}, "config: standardize must be bool, got 'no'"),
@@ -373,7 +377,9 @@ def test_refuses_other_configurations(config, message):
     [
         (segjax.SegmentationCNN(num_channels=4097, kernel_size=1, depth=1), "num_channels", 4096),
         (segjax.SegmentationCNN(num_channels=1, kernel_size=256, depth=1), "kernel_size", 255),
-        pytest.param(segjax.UNet(num_channels=1, kernel_size=1, levels=9), "levels", 8, marks=pytest.mark.slow),
+        pytest.param(
+            segjax.UNet(num_channels=1, kernel_size=1, num_halvings=9), "num_halvings", 8, marks=pytest.mark.slow
+        ),
         pytest.param(
             segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=257), "depth", 256, marks=pytest.mark.slow
         ),
@@ -421,7 +427,7 @@ def test_a_table_of_nested_layers():
 @pytest.mark.parametrize(
     ("network", "options", "message"),
     [
-        (segjax.UNet, {"levels": -1}, "levels must be an integer >= 0"),
+        (segjax.UNet, {"num_halvings": -1}, "num_halvings must be an integer >= 0"),
         (segjax.UNet, {"num_channels": 0}, "num_channels must be an integer >= 1"),
         (PatchCNN, {"patch": 0}, "patch must be an integer >= 1"),
         (PatchCNN, {"num_channels": 6}, r"num_channels must be a multiple of patch\^2 = 4, got 6"),
@@ -433,7 +439,7 @@ def test_other_networks_refuse_sizes_out_of_range(network, options, message):
 
 
 def test_a_level_of_a_unet_doubles_the_width_and_has_a_skip():
-    _, variables = shapes(segjax.UNet(3, levels=2))
+    _, variables = shapes(segjax.UNet(3, num_halvings=2))
     found = {name: tuple(own["kernel"].shape[2:]) for name, own in variables["params"].items() if "kernel" in own}
     assert found == {
         "conv_down0": (1, 3),

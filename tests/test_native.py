@@ -114,11 +114,11 @@ def test_float32_alone_is_computed_in_c_plus_plus(x64, monkeypatch):
 
 
 def test_the_environment_chooses(monkeypatch):
-    assert convolution.on_cpu() == "native"
+    assert convolution.cpu_backend() == "native"
     monkeypatch.delenv("SEGJAX_NATIVE")
-    assert convolution.on_cpu() == "native"
+    assert convolution.cpu_backend() == "native"
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
-    assert convolution.on_cpu() == "xla"
+    assert convolution.cpu_backend() == "xla"
 
 
 def test_a_gpu_gets_its_own_convolution():

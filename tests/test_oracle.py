@@ -89,13 +89,13 @@ def test_four_pixels_by_a_plain_integral():
 def test_more_to_see_is_less_to_err():
     errors = [oracle.interior_error(KEY, 0.2, 0.5, window=window, image_size=64)[0] for window in (1, 5, 9)]
     assert errors[0] > errors[1] > errors[2]
-    levels = [oracle.interior_error(KEY, 0.2, 0.5, window=9, image_size=64, levels=n)[0] for n in (2, 256, None)]
+    levels = [oracle.interior_error(KEY, 0.2, 0.5, window=9, image_size=64, grey_levels=n)[0] for n in (2, 256, None)]
     assert levels[0] > levels[1] > levels[2]
 
 
 def test_smooth_textures_in_large_windows_give_numbers():
     """Where float64's rounding is larger than the smallest eigenvalues."""
-    assert np.isfinite(oracle.interior_error(KEY, 10.0, 12.0, window=33, levels=None, num_windows=20)).all()
+    assert np.isfinite(oracle.interior_error(KEY, 10.0, 12.0, window=33, grey_levels=None, num_windows=20)).all()
 
 
 def test_equal_textures_cannot_be_told_apart():
@@ -169,12 +169,17 @@ BAYES = {"key": KEY, "sigma": 6.4, "image_size": 32, "window": 5, "num_masks": 2
         (oracle.posterior, POSTERIOR, {"images": IMAGES[..., 0]}, "images must have shape"),
         (oracle.posterior, POSTERIOR, {"images": IMAGES[:, :30]}, "images must have shape"),
         (oracle.posterior, POSTERIOR, {"images": IMAGES.astype(int)}, "images must be of a floating dtype"),
-        (oracle.posterior, POSTERIOR, {"images": IMAGES + 0.5}, "images must be on their own scale"),
+        (
+            oracle.posterior,
+            POSTERIOR,
+            {"images": IMAGES + 0.5},
+            "images must be those of .*rescaled=False",
+        ),
         (oracle.posterior, POSTERIOR, {"window": 4}, "window must be odd"),
         (oracle.posterior, POSTERIOR, {"window": 0}, "window must be an integer >= 1"),
         (oracle.posterior, POSTERIOR, {"window": 25}, "window must be at most the image's side less 10, 22"),
         (oracle.posterior, POSTERIOR, {"num_masks": 1}, "num_masks must be an integer >= 2"),
-        (oracle.posterior, POSTERIOR, {"levels": 1}, "levels must be an integer >= 2"),
+        (oracle.posterior, POSTERIOR, {"grey_levels": 1}, "grey_levels must be an integer >= 2"),
         (oracle.posterior, POSTERIOR, {"border": 16}, "border must be below half of the image's side, 16"),
         (oracle.posterior, POSTERIOR, {"progress": 3}, "progress must be a function"),
         (oracle.posterior, POSTERIOR, {"border": -1}, "border must be an integer >= 0"),
@@ -183,7 +188,7 @@ BAYES = {"key": KEY, "sigma": 6.4, "image_size": 32, "window": 5, "num_masks": 2
         (oracle.interior_error, INTERIOR, {"sigma1": None}, "sigma1 must be a finite number > 0"),
         (oracle.interior_error, INTERIOR, {"window": 17}, "window must be an integer <= 16"),
         (oracle.interior_error, INTERIOR, {"num_windows": 1}, "num_windows must be an integer >= 2"),
-        (oracle.interior_error, INTERIOR, {"levels": 2.5}, "levels must be an integer >= 2"),
+        (oracle.interior_error, INTERIOR, {"grey_levels": 2.5}, "grey_levels must be an integer >= 2"),
         (oracle.bayes_error, BAYES, {"num_images": 1}, "num_images must be an integer >= 2"),
         (oracle.bayes_error, BAYES, {"pixels_per_image": 0}, "pixels_per_image must be an integer >= 1"),
         (oracle.bayes_error, BAYES, {"image_size": 16, "sigma2": 3.0}, "image_size must be above 24 for this"),

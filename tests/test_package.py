@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 PACKAGE = Path(segjax.__file__).parent
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
 
 
 @pytest.mark.slow
@@ -37,15 +37,15 @@ assert segjax.plotting.bars and "matplotlib" in sys.modules
 def test_every_module_is_reachable(name):
     module = getattr(segjax, name)
     assert module.__name__ == f"segjax.{name}"
-    assert name in segjax.__all__
+    assert name in dir(segjax) or name == "plotting"
     assert re.search(rf"^    {name} +\w", segjax.__doc__, re.MULTILINE), "the tour leaves it out"
 
 
-def test_public_names_are_the_modules_and_their_own():
-    assert len(segjax.__all__) == len(set(segjax.__all__))
+def test_public_names_are_few_and_those_of_the_modules():
+    assert 15 <= len(segjax.__all__) == len(set(segjax.__all__)) <= 22
     for name in segjax.__all__:
         value = getattr(segjax, name)
-        assert name in MODULES or any(getattr(getattr(segjax, module), name, None) is value for module in MODULES)
+        assert any(getattr(getattr(segjax, module), name, None) is value for module in MODULES)
     with pytest.raises(AttributeError, match="module 'segjax' has no attribute 'plot'"):
         _ = segjax.plot
 
@@ -72,7 +72,7 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     assert names["histories"].loss.shape == (4, 10)
     assert names["result"].histories.loss.shape == (4, 2, 2, 10)
     assert names["probability"].shape == (80, 90)
-    assert names["where"].pixels.sum() == 2 * 32**2
+    assert names["edge_counts"].pixels.sum() == 2 * 32**2
     assert names["adam"].shape == names["lion"].shape == (5,)
     assert re.search(r"^lion at .* (better|worse|not told apart)$", capsys.readouterr().out, re.MULTILINE)
 

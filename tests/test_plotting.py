@@ -102,7 +102,9 @@ def test_bars():
 
 def test_curves_over_another_quantity():
     x = np.geomspace(1e-3, 1, 4)
-    panel = plotting.Panel("loss", {"all": np.ones((2, 4))}, x=x, xlabel="rate", xlog=True, marks={"best": 0.1})
+    panel = plotting.Panel(
+        "loss", {"all": np.ones((2, 4))}, x=x, xlabel="rate", xlog=True, vertical_lines={"best": 0.1}
+    )
     axes = plotting.training_curves([panel], "title").axes[0]
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), x)
     assert (axes.get_xlabel(), axes.get_xscale()) == ("rate", "log")

@@ -3,11 +3,13 @@ import os
 import subprocess
 import sys
 import textwrap
+from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import assert_are_cudnn_s, convolutions_on_gpu
 
@@ -248,3 +250,24 @@ def test_traced_numbers_pass_beside_concrete_ones():
 
     shapes = jax.eval_shape(program, KEYS, jnp.array([-1.0, 1.0, 2.0]), jnp.array([-1.0, 0.0]))
     assert shapes.diverged_at.shape == (2, 3, 2, 2)
+
+
+def test_a_ready_transformation_is_swept_over_keys_alone():
+    train = segjax.make_train(MODEL, num_steps=3, **{**OPTIONS, "optimizer": optax.sgd(1e-2)})
+    result = jax.eval_shape(lambda keys: segjax.sweep(train, keys, sigma1=[0.2, 0.5, 0.7]), KEYS)
+    assert list(result.axes) == ["key", "sigma1"]
+    assert result.histories.loss.shape == (2, 3, 3)
+    with pytest.raises(TypeError, match="learning_rate must be None for a ready transformation"):
+        segjax.sweep(train, KEYS, RATES)
+    with pytest.raises(TypeError, match="learning_rate must be a finite number > 0, got None"):
+        segjax.sweep(TRAIN, KEYS)
+
+
+@pytest.mark.slow
+def test_options_of_the_optimizer_are_swept():
+    train = segjax.make_train(MODEL, num_steps=3, **{**OPTIONS, "optimizer": optax.adam})
+    result = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-2], b1=[0.5, 0.9]))(KEYS)
+    assert list(result.axes) == ["key", "learning_rate", "b1"]
+    for index, b1 in enumerate((0.5, 0.9)):
+        alone = segjax.make_train(MODEL, num_steps=3, **{**OPTIONS, "optimizer": partial(optax.adam, b1=b1)})
+        np.testing.assert_allclose(result.histories.loss[1, 0, index], jax.jit(alone)(KEYS[1], 1e-2)[1].loss, rtol=1e-4)

@@ -99,7 +99,7 @@ class Mean(nn.Module):
 def test_any_network_is_tiled(standardize):
     model, image = Mean(standardize), picture(40, 33)
     variables = {"params": {"scale": np.float32(1)}}
-    whole = at_once(model, variables, tiling.level(image, 16))
+    whole = at_once(model, variables, tiling.to_training_scale(image, 16))
     np.testing.assert_allclose(tiling.segment(model, variables, image, 16, tile_size=7), whole, atol=1e-4)
 
 
@@ -117,44 +117,48 @@ def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
     assert np.abs(tiled - at_once(model, variables, image)).max() > 1e-2
 
 
-def test_level_ignores_one_spot():
+def test_the_training_scale_ignores_one_spot():
     image = picture(100, 100)
     image[50, 50] = 1e6
-    levelled = tiling.level(image, 20)
-    assert levelled.dtype == np.float32
-    assert np.percentile(levelled, 1) == pytest.approx(0, abs=0.05)
-    assert np.percentile(levelled, 99) == pytest.approx(1, abs=0.05)
+    scaled = tiling.to_training_scale(image, 20)
+    assert scaled.dtype == np.float32
+    assert np.percentile(scaled, 1) == pytest.approx(0, abs=0.05)
+    assert np.percentile(scaled, 99) == pytest.approx(1, abs=0.05)
 
 
-def test_level_of_one_square_is_rescale():
+def test_the_training_scale_of_one_square_is_rescale():
     image = picture(20, 20)
-    np.testing.assert_allclose(tiling.level(image, 20), rescale(image), atol=1e-6)
+    np.testing.assert_allclose(tiling.to_training_scale(image, 20), rescale(image), atol=1e-6)
     # Smaller than that, too; and no scale changes it.
-    np.testing.assert_allclose(tiling.level(5 * image - 2, 99), rescale(image), atol=1e-5)
+    np.testing.assert_allclose(tiling.to_training_scale(5 * image - 2, 99), rescale(image), atol=1e-5)
     whole_numbers = (255 * image).astype(np.uint8)
-    np.testing.assert_allclose(tiling.level(whole_numbers, 20), rescale(whole_numbers / np.float32(1)), atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", [np.float64, np.uint32])
-def test_level_of_a_small_contrast_on_a_large_offset(kind):
-    image = np.linspace(4_000_000_100, 4_000_001_100, 20 * 20).reshape(20, 20).astype(kind)
-    np.testing.assert_allclose(tiling.level(image, 20), np.linspace(0, 1, 20 * 20).reshape(20, 20), atol=2e-3)
-    assert tiling.level(image, 20).dtype == np.float32
-
-
-def test_level_takes_arrays_of_jax():
-    image = picture(20, 20)
-    np.testing.assert_array_equal(tiling.level(jnp.asarray(image), 20), tiling.level(image, 20))
-
-
-def test_level_of_tiny_numbers():
     np.testing.assert_allclose(
-        tiling.level(picture(20, 20).astype(float) * 1e-50, 20), rescale(picture(20, 20)), atol=1e-6
+        tiling.to_training_scale(whole_numbers, 20), rescale(whole_numbers / np.float32(1)), atol=1e-6
     )
 
 
-def test_level_of_a_constant_is_zero():
-    np.testing.assert_array_equal(tiling.level(np.full((30, 20), 7), 10), 0)
+@pytest.mark.parametrize("kind", [np.float64, np.uint32])
+def test_the_training_scale_of_a_small_contrast_on_a_large_offset(kind):
+    image = np.linspace(4_000_000_100, 4_000_001_100, 20 * 20).reshape(20, 20).astype(kind)
+    np.testing.assert_allclose(
+        tiling.to_training_scale(image, 20), np.linspace(0, 1, 20 * 20).reshape(20, 20), atol=2e-3
+    )
+    assert tiling.to_training_scale(image, 20).dtype == np.float32
+
+
+def test_the_training_scale_takes_arrays_of_jax():
+    image = picture(20, 20)
+    np.testing.assert_array_equal(tiling.to_training_scale(jnp.asarray(image), 20), tiling.to_training_scale(image, 20))
+
+
+def test_the_training_scale_of_tiny_numbers():
+    np.testing.assert_allclose(
+        tiling.to_training_scale(picture(20, 20).astype(float) * 1e-50, 20), rescale(picture(20, 20)), atol=1e-6
+    )
+
+
+def test_the_training_scale_of_a_constant_is_zero():
+    np.testing.assert_array_equal(tiling.to_training_scale(np.full((30, 20), 7), 10), 0)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +172,7 @@ def test_level_of_a_constant_is_zero():
 )
 def test_refuses_what_is_no_picture(image, message):
     model = NETWORKS["separate"]
-    for function in (tiling.segment, tiling.predict_tiled):
+    for function in (partial(tiling.segment, image_size=16), tiling.predict_tiled):
         with pytest.raises(ValueError, match=message):
             function(model, some_variables(model), image)
 
@@ -177,7 +181,7 @@ def test_refuses_other_arguments():
     model, image = NETWORKS["separate"], picture(8, 8)
     variables = some_variables(model)
     with pytest.raises(ValueError, match="tile_size must be an integer >= 1"):
-        tiling.segment(model, variables, image, tile_size=0)
+        tiling.segment(model, variables, image, 16, tile_size=0)
     with pytest.raises(ValueError, match="image_size must be an integer >= 1"):
         tiling.segment(model, variables, image, image_size=0)
     with pytest.raises(TypeError, match="model must be a Flax Linen module"):
@@ -194,4 +198,4 @@ def test_refuses_a_network_that_does_not_tell(missing):
     for name in {"margin", "multiple", "batch_statistics", "standardize"} - {missing}:
         setattr(Silent, name, getattr(model, name))
     with pytest.raises(TypeError, match=f"model must have the attribute {missing}, which segjax.models.Network desc"):
-        tiling.segment(Silent(), some_variables(model), image)
+        tiling.segment(Silent(), some_variables(model), image, 16)

@@ -102,11 +102,11 @@ def test_chunks_change_no_bit(run, fit, chunk_size):
 @pytest.mark.parametrize("stop", [1, 4, STEPS])
 @pytest.mark.parametrize("name", ["train", "fit"])
 def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resumed, stop):
-    begun = fit._replace(num_steps=stop)(KEY, 1e-2)
+    partial_run = fit._replace(num_steps=stop)(KEY, 1e-2)
     # As a file gives them back.
-    begun = jax.device_get(begun)
+    partial_run = jax.device_get(partial_run)
     before = model.inits
-    chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+    chex.assert_trees_all_equal(resumed(KEY, 1e-2, resume_from=partial_run), run)
     assert model.inits == before
     resumed(KEY, 1e-2)
     assert model.inits == before + 1
@@ -115,9 +115,9 @@ def test_a_run_resumes_bit_for_bit_without_a_second_start(run, fit, model, resum
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["train", "fit"])
 def test_a_state_can_be_resumed_from_twice(run, fit, resumed):
-    begun = fit._replace(num_steps=4)(KEY, 1e-2)
+    partial_run = fit._replace(num_steps=4)(KEY, 1e-2)
     for _ in range(2):
-        chex.assert_trees_all_equal(resumed(KEY, 1e-2, begun=begun), run)
+        chex.assert_trees_all_equal(resumed(KEY, 1e-2, resume_from=partial_run), run)
 
 
 def test_a_run_has_the_notebook_s_length():
@@ -127,17 +127,17 @@ def test_a_run_has_the_notebook_s_length():
 
 
 @pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
-def test_refuses_what_was_not_begun(run, make):
+def test_refuses_what_is_no_partial_run(run, make):
     state, history = run
     resumed = make(MODEL, num_steps=STEPS, **SMALL)
-    message = "begun must be a state of at most {} steps and their history, got 7"
+    message = "resume_from must be a state of at most {} steps and their history, got 7"
     with pytest.raises(ValueError, match=message.format(STEPS)):
-        resumed(KEY, 1e-2, begun=(state, jax.tree.map(lambda leaf: leaf[1:], history)))
+        resumed(KEY, 1e-2, resume_from=(state, jax.tree.map(lambda leaf: leaf[1:], history)))
     with pytest.raises(ValueError, match=message.format(3)):
-        make(MODEL, num_steps=3, **SMALL)(KEY, 1e-2, begun=run)
+        make(MODEL, num_steps=3, **SMALL)(KEY, 1e-2, resume_from=run)
     for other in (state, 3, (3, history), (state, None)):
-        with pytest.raises(TypeError, match=r"begun must be the pair \(state, history\) of a run"):
-            resumed(KEY, 1e-2, begun=other)
+        with pytest.raises(TypeError, match=r"resume_from must be the pair \(state, history\) of a run"):
+            resumed(KEY, 1e-2, resume_from=other)
 
 
 @pytest.fixture(scope="module")
@@ -159,21 +159,21 @@ def shapes():
 def test_refuses_what_another_network_or_optimizer_began(shapes, make, changes, message):
     optimizer = segjax.OPTIMIZERS["adam" if changes else "sgd"]
     resumed = make(MODEL.clone(**changes), optimizer=optimizer, num_steps=STEPS + 1, generate=flat)
-    with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
-        resumed(KEY, 1e-2, begun=shapes)
+    with pytest.raises(ValueError, match=f"resume_from must be of this model and optimizer: {message}"):
+        resumed(KEY, 1e-2, resume_from=shapes)
     # A program sees a state as traced.
     if make is segjax.make_train:
-        with pytest.raises(ValueError, match=f"begun must be of this model and optimizer: {message}"):
+        with pytest.raises(ValueError, match=f"resume_from must be of this model and optimizer: {message}"):
             jax.eval_shape(resumed, KEY, 1e-2, shapes)
 
 
 @pytest.mark.slow
 def test_a_resumed_run_keeps_its_numbers(run, fit):
     train = segjax.make_train(MODEL, num_steps=STEPS, batch_size=2, image_size=16, sigma=2.0)
-    begun = fit._replace(num_steps=3)(KEY, 1e-2)
+    partial_run = fit._replace(num_steps=3)(KEY, 1e-2)
     keys = jnp.stack([KEY, KEY])
-    _, histories = jax.jit(jax.vmap(lambda key: train(key, 1e-2, begun, sigma=4.0)))(keys)
-    np.testing.assert_array_equal(histories.loss[:, :3], np.stack(2 * [begun[1].loss]))
+    _, histories = jax.jit(jax.vmap(lambda key: train(key, 1e-2, partial_run, sigma=4.0)))(keys)
+    np.testing.assert_array_equal(histories.loss[:, :3], np.stack(2 * [partial_run[1].loss]))
     # As in a whole run under vmap, the first steps tell.
     np.testing.assert_allclose(histories.loss[1, :5], run[1].loss[:5], rtol=1e-3)
 
@@ -250,10 +250,10 @@ def test_only_a_cpu_is_not_told_how_many_steps_there_are():
     assert lengths("cpu", train, KEY, 1e-2) == [None]
     assert lengths("cuda", train, KEY, 1e-2) == [STEPS]
     fit = segjax.make_fit(Plain(), num_steps=STEPS, chunk_size=4, **SMALL)
-    begun = KEY, jax.eval_shape(fit.init, KEY, 1e-2), 1e-2
-    assert lengths("cpu", fit.advance, *begun, 4) == [None]
+    start = KEY, jax.eval_shape(fit.init, KEY, 1e-2), 1e-2
+    assert lengths("cpu", fit.advance, *start, 4) == [None]
     # One for full chunks, one for the last.
-    assert lengths("cuda", fit.advance, *begun, 4) == [4, None]
+    assert lengths("cuda", fit.advance, *start, 4) == [4, None]
 
 
 @pytest.mark.slow
@@ -300,8 +300,8 @@ def test_one_compilation_for_every_rate_seed_and_length():
 
 
 def test_a_run_begins_with_the_state_of_its_first_key():
-    create = jax.jit(partial(segjax.training.create_state, Plain(), segjax.OPTIMIZERS["adam"]))
-    state = create(jax.random.split(KEY)[0], flat(KEY).image, 1e-2)
+    create = partial(segjax.training.create_state, model=Plain(), optimizer=segjax.OPTIMIZERS["adam"])
+    state = jax.jit(create)(jax.random.split(KEY)[0], image=flat(KEY).image, learning_rate=1e-2)
     chex.assert_trees_all_equal(segjax.make_fit(Plain(), num_steps=1, generate=flat).init(KEY, 1e-2), state)
 
 
@@ -437,3 +437,69 @@ def test_refuses_a_rate_out_of_range(make, rate):
 def test_refuses_what_is_not_a_key():
     with pytest.raises(TypeError, match="key must come from"):
         segjax.make_train(MODEL, **SMALL)(0, 1e-3)
+
+
+READY = {
+    "adam": optax.adam(1e-2),
+    "a chain with its schedule": optax.chain(optax.clip(1.0), optax.sgd(optax.linear_schedule(1e-2, 1e-3, 5))),
+}
+
+
+@pytest.mark.parametrize("name", READY)
+def test_a_ready_transformation_trains_without_a_rate(name):
+    train = segjax.make_train(Plain(), optimizer=READY[name], num_steps=3, generate=flat)
+    expected = jax.jit(segjax.make_train(Plain(), optimizer=lambda rate: READY[name], num_steps=3, generate=flat))(
+        KEY, 1
+    )
+    chex.assert_trees_all_equal(jax.jit(train)(KEY), expected)
+    fit = segjax.make_fit(Plain(), optimizer=READY[name], num_steps=3, chunk_size=2, generate=flat)
+    fit.compile(KEY)
+    chex.assert_trees_all_equal(fit(KEY), expected)
+    partial_run = fit._replace(num_steps=2)(KEY)
+    chex.assert_trees_all_equal(train(KEY, resume_from=partial_run), expected)
+    chex.assert_trees_all_equal(fit(KEY, resume_from=partial_run), expected)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+def test_only_a_factory_takes_a_rate(make):
+    run = make(Plain(), optimizer=READY["adam"], num_steps=3, generate=flat)
+    with pytest.raises(TypeError, match="learning_rate must be None for a ready transformation, which has its rate"):
+        run(KEY, 1e-2)
+    with pytest.raises(TypeError, match="learning_rate must be a finite number > 0, got None: the optimizer is a func"):
+        make(Plain(), num_steps=3, generate=flat)(KEY)
+
+
+def test_options_of_the_optimizer_may_be_traced():
+    train = segjax.make_train(Plain(), optimizer=optax.adam, num_steps=3, generate=flat)
+    state, history = jax.jit(train)(KEY, 1e-2, b1=0.5)
+    half = partial(optax.adam, b1=0.5)
+    expected, others = jax.jit(segjax.make_train(Plain(), optimizer=half, num_steps=3, generate=flat))(KEY, 1e-2)
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-6)
+    np.testing.assert_allclose(history.loss, others.loss, rtol=1e-6)
+    assert history.loss[2] != jax.jit(train)(KEY, 1e-2)[1].loss[2]
+    partial_run = jax.jit(segjax.make_train(Plain(), optimizer=optax.adam, num_steps=1, generate=flat))(
+        KEY, 1e-2, b1=0.5
+    )
+    chex.assert_trees_all_close(jax.jit(train)(KEY, 1e-2, partial_run, b1=0.5), (state, history), rtol=1e-6)
+
+
+def test_an_option_of_both_is_refused():
+    def generate(key, b1=1.0):
+        return flat(key)
+
+    train = segjax.make_train(Plain(), optimizer=optax.adam, num_steps=1, generate=generate)
+    with pytest.raises(TypeError, match="b1 must be an option of the optimizer or of generate, got one of both"):
+        train(KEY, 1e-2, b1=0.5)
+    # Without it there is nothing to decide; nor with an optimizer that has no options.
+    train(KEY, 1e-2)
+    segjax.make_train(Plain(), num_steps=1, generate=generate)(KEY, 1e-2, b1=0.5)
+
+
+@pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
+def test_options_may_be_bound_to_generate(make):
+    drawn_at = partial(segjax.generate_data, image_size=16, sigma=4.0)
+    _, history = make(Plain(), num_steps=2, generate=drawn_at, batch_size=2)(KEY, 1e-2)
+    _, expected = make(Plain(), num_steps=2, batch_size=2, image_size=16, sigma=4.0)(KEY, 1e-2)
+    chex.assert_trees_all_equal(history, expected)
+    with pytest.raises(TypeError, match="has no option sgima; its options, the closest first: sigma, "):
+        make(Plain(), num_steps=2, generate=drawn_at, sgima=4.0)

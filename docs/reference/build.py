@@ -8,6 +8,7 @@ understood, a link that leads nowhere, a file that a browser would fetch. A warn
 """
 
 import ast
+import pkgutil
 import re
 import shutil
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 from types import ModuleType
 
 import flax.linen as nn
-from pdoc import extract, render
+from pdoc import render
 from pdoc.doc import Class, Function, Module, Variable
 
 import segjax
@@ -67,7 +68,10 @@ def _home(modules: Modules, module: ModuleType, name: str) -> Module | None:
 
 def read() -> Modules:
     """Every public module, as pdoc is to show it."""
-    modules = {name: Module.from_name(name) for name in extract.walk_specs(["segjax"])}
+    names = [f"segjax.{it.name}" for it in pkgutil.iter_modules(segjax.__path__) if not it.name.startswith("_")]
+    modules = {name: Module.from_name(name) for name in ["segjax", *names]}
+    # pdoc lists the modules that `__all__` names, and it names none.
+    vars(modules["segjax"])["submodules"] = [modules[name] for name in names]
     for module in modules.values():
         for doc in module.members.values():
             if isinstance(doc, Variable) and (home := _home(modules, module.obj, doc.name)):

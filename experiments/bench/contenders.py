@@ -18,7 +18,7 @@ from jax import lax
 import segjax
 from experiments.bench import timing
 from experiments.bench.timing import Call, Program
-from segjax.convolution import conv2d, on_cpu
+from segjax.convolution import conv2d, cpu_backend
 from segjax.optimizers import adam
 from segjax.training import train_step
 
@@ -149,7 +149,7 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, 
 
 def has_two_convolutions() -> bool:
     """Whether ours is that of `segjax-native`, and XLA's another."""
-    return jax.default_backend() == "cpu" and on_cpu() == "native"
+    return jax.default_backend() == "cpu" and cpu_backend() == "native"
 
 
 def _both_ways(programs: dict[str, Program]) -> dict[str, Program]:
@@ -219,7 +219,8 @@ def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
     draw = jax.jit(partial(segjax.generate_data, **_sizes(batch_size, image_size)))
     batch = draw(key)
     # As PyTorch's, it is there before the clock starts, and goes on from call to call.
-    state = jax.jit(partial(segjax.training.create_state, model, adam))(key, batch.image, rate)
+    create = partial(segjax.training.create_state, model=model, optimizer=adam)
+    state = jax.jit(create)(key, image=batch.image, learning_rate=rate)
     # The state is consumed and its memory used again, as in a loop: fresh memory costs a fifth of a step.
     whole = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
     update = whole.lower(state, batch, rate).compile()

@@ -60,7 +60,8 @@ def step(model: nn.Module, batch_size: int, image_size: int) -> Work:
     """A training step of a network on a batch that is there; what its optimizer does is small beside it."""
     batch = _images(batch_size, image_size)
     sgd, loss = OPTIMIZERS["sgd"], mean_squared_error
-    state = jax.eval_shape(partial(create_state, model, sgd), jax.random.key(0), batch.image, 0.1)
+    create = partial(create_state, model=model, optimizer=sgd, learning_rate=0.1)
+    state = jax.eval_shape(create, jax.random.key(0), image=batch.image)
     return work(lambda state, batch: train_step(model, sgd, loss, state, batch, 0.1), state, batch)
 
 

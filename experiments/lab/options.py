@@ -20,7 +20,7 @@ from experiments.lab import provenance
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
-from segjax.checks import check_count, check_pixels, check_positive, check_sigma
+from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
 # The values of `--precision` that jax is told; default leaves it as it is.
 PRECISIONS = ("high", "highest")

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 import segjax
-from segjax.convolution import on_cpu, side_by_side
+from segjax.convolution import cpu_backend, _vmap_strategy
 
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
 # jax's settings that change numbers, by the names that `jax.config` gives them.
@@ -42,12 +42,12 @@ def numerics() -> dict[str, Any]:
     device = jax.devices()[0]
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
     settings = {name.removeprefix("jax_"): getattr(jax.config, name) for name in _SETTINGS}
-    settings |= {"segjax_runs": side_by_side(), "convolution": _convolution(device.platform)}
+    settings |= {"segjax_runs": _vmap_strategy(), "convolution": _convolution(device.platform)}
     return {"platform": device.platform, "device": device.device_kind, **settings, "xla_flags": " ".join(sorted(flags))}
 
 
 def _convolution(platform: str) -> str:
-    native = platform == "cpu" and on_cpu() == "native"
+    native = platform == "cpu" and cpu_backend() == "native"
     return f"segjax-native {_version('segjax-native')}" if native else "xla"
 
 

@@ -174,7 +174,7 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     sizes: dict[str, Any] = {"num_steps": run.iterations, "chunk_size": chunk_size, **run.texture._asdict()}
     fit = segjax.make_fit(model, optimizer=chosen, loss=LOSSES[run.objective], **sizes)
     key = jax.random.key(CALIBRATION_KEY)
-    judge = partial(segjax.eval_variables, model, chosen, key=key, **run.texture._asdict())
+    judge = partial(segjax.eval_variables, key, model, chosen, **run.texture._asdict())
     others = eval_params(chosen, jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)])).opt_state)
     if num_runs == 1:
         judged, evaluate = jax.jit(judge) if others else None, evaluation(model, run.texture)

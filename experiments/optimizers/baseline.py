@@ -17,7 +17,7 @@ from experiments.lab.names import check_label
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
-from segjax.checks import check_count, check_positive
+from segjax._checks import check_count, check_positive
 
 EXPERIMENT = "compare_optimizers"
 # Options that say which images a run sees, beside those that its own row tells.

@@ -13,7 +13,7 @@ from experiments.lab.options import Trained
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Table
 from segjax import OPTIMIZERS, plotting, statistics
-from segjax.checks import check_positive
+from segjax._checks import check_positive
 from segjax.statistics import Best
 
 # The smallest and the largest rate that float32 holds with all its digits.

@@ -72,7 +72,7 @@ def strange_share(squares: np.ndarray, image: np.ndarray, image_size: int) -> fl
         image: (height, width) on any scale of grey.
         image_size: side of the training images in pixels.
     """
-    found = describe(tiling.level(image, image_size), side(image_size))
+    found = describe(tiling.to_training_scale(image, image_size), side(image_size))
     if not len(found) or len(squares) < 2:
         return None
     # A number that training never varies counts as it is.

@@ -17,7 +17,7 @@ from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
 from experiments.pictures import novelty
 from segjax import checkpoints, generate_data, torch_weights
-from segjax.checks import check_count
+from segjax._checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"
@@ -91,7 +91,7 @@ def load(path: Path) -> SavedModel:
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if path.is_dir() else OSError("no regular file")
         try:
             variables, metadata = checkpoints.load(path)
-        except checkpoints.OfAnotherError:
+        except checkpoints.ForeignFileError:
             saved = _of_pytorch(path)
         else:
             saved = _of_files(variables, metadata)

@@ -28,7 +28,7 @@ from experiments.lab.runs import CHUNK_SIZE, Begun, held_out_of
 from experiments.lab.train import in_chunks, progress_bar
 from experiments.pictures import saved_models
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES, plotting
-from segjax.checks import check_count, check_pixels, check_positive
+from segjax._checks import check_count, check_pixels, check_positive
 
 # Shares of the time at which a snapshot is kept.
 SNAPSHOTS = np.linspace(0.1, 1, 10)
@@ -212,7 +212,7 @@ def quality_figures(
     }
     ylabel = "held-out error (share of pixels)"
     xlabel = "time since the start (s)" if options.count_compilation else "time of training (s)"
-    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=levels)
+    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, horizontal_lines=levels)
     return {"quality_over_time": plotting.training_curves([panel], title)}
 
 

@@ -1,6 +1,6 @@
-"""segjax's convolution for CPUs in C++. `segjax.convolution` takes it where this package is installed.
+"""segjax's convolution for CPUs in C++. `segjax.convolution` uses it if this package is installed.
 
-`targets()` gives the functions to register with `jax.ffi.register_ffi_target`, by name.
+`targets()` returns the functions for `jax.ffi.register_ffi_target`, by name.
 """
 
 from segjax_native._convolution import targets

@@ -1,18 +1,19 @@
 // Convolutions of images (NHWC) with kernels (HWIO) in float32, stride 1, "same" padding, for XLA on a CPU: the forward
-// pass, which with a flipped kernel is also the gradient by the inputs, and the gradient by the kernel.
+// pass, which with a flipped kernel is also the gradient with respect to the inputs, and the gradient with
+// respect to the kernel.
 //
-// 1. Register tiles. A core starts two vector products a cycle but loads only two vectors, so each number that it loads
-//    must be used several times while it is in a register. A tile holds the sums of N pixels x V vectors of output
-//    channels. For each term it loads V vectors of the kernel and N inputs, and makes N x V products: 8 loads for 12
-//    products where N = 6 and V = 2. 12 sums, 2 vectors and an input fill 15 of AVX2's 16 registers. Fewer than 8 sums
-//    would wait for each other: a product takes 4 cycles.
-// 2. Fewer products. m neighbouring outputs of a kernel's row of k columns take m k products. They are coefficients of
-//    a product of polynomials, which its values at m + k - 1 points determine, at one product a point (Toom, 1963; Cook,
-//    1966; for networks Lavin and Gray, 2016). With 8 points, 5 columns take 8 products for 4 outputs in place of 20.
-//    `Evaluate` takes a row of the image to the points; tiles sum there over the kernel's rows and the channels;
-//    `Interpolate` takes the sums to the outputs. Along rows only: the rounding error is two to three times that of
-//    plain sums, and in both directions it would be as many times that again.
-// 3. Same bits for any number of threads: work is cut by images and rows, and each sum has a fixed order.
+// 1. Register tiles. A core starts two vector products per cycle but loads only two vectors, so each loaded value must
+//    be used several times while it is in a register. A tile holds the sums of N pixels x V vectors of output channels.
+//    For each term it loads V vectors of the kernel and N inputs, and computes N x V products: 8 loads for 12 products
+//    if N = 6 and V = 2. 12 sums, 2 vectors and an input fill 15 of AVX2's 16 registers. With fewer than 8 sums, the
+//    core would wait: a product takes 4 cycles.
+// 2. Fewer products. m neighbouring outputs of a kernel row with k columns take m k products. They are coefficients of
+//    a product of polynomials, which is determined by its values at m + k - 1 points, with one product per point (Toom,
+//    1963; Cook, 1966; for networks Lavin and Gray, 2016). With 8 points and 5 columns, 4 outputs take 8 products, not
+//    20. `Evaluate` computes a row of the image at the points; tiles sum there over the rows of the kernel and the
+//    channels; `Interpolate` computes the outputs from the sums. Only along rows: the rounding error is two to three
+//    times that of plain sums, and in both directions it would grow by this factor again.
+// 3. Same bits for any number of threads: the work is divided by images and rows, and each sum has a fixed order.
 
 #include <nanobind/nanobind.h>
 
@@ -34,35 +35,36 @@ namespace ffi = xla::ffi;
 namespace {
 
 #if defined(__AVX512F__) || defined(SEGJAX_WIDE)  // SEGJAX_WIDE: to test the code for AVX-512 on any machine
-constexpr int LANES = 16, SUMS = 24;  // numbers of a vector; sums of a tile, for 32 registers
+constexpr int LANES = 16, SUMS = 24;  // floats per vector; sums per tile, for 32 registers
 #else
 constexpr int LANES = 8, SUMS = 12;  // AVX2 has 16 registers. NEON has 32; two make one of these vectors.
 #endif
 typedef float Vector __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-// 0, 1, -1, 2, -2, 1/2, -1/2 and infinity: small numbers, since rounding errors grow with their powers.
+// 0, 1, -1, 2, -2, 1/2, -1/2 and infinity: small values, since rounding errors grow with their powers.
 constexpr int POINTS = 8;
 constexpr double FINITE_POINTS[] = {0, 1, -1, 2, -2, 0.5, -0.5};
-// Of 1, 2 and 1/2, up to the most outputs of a tile: 6.
+// Powers of 1, 2 and 1/2, up to the largest number of outputs of a tile: 6.
 constexpr float POWERS[][3] = {{1, 1, 1},        {1, 2, 1.f / 2},   {1, 4, 1.f / 4},
                                {1, 8, 1.f / 8}, {1, 16, 1.f / 16}, {1, 32, 1.f / 32}};
-// A piece of work has 4 to 16 rows, as many as give 131072 numbers at the points, 512 KB: a core's second cache. The
-// kernel's gradient sums 4 rows at a time, which the first cache holds; its shares take at most 64 MB, or 8 kernels.
+// A piece of work has 4 to 16 rows, with up to 131072 values at the points, 512 KB: a core's L2 cache. The gradient
+// with respect to the kernel sums 4 rows at a time, which fit into the L1 cache; its shares take at most 64 MB, or 8
+// kernels.
 constexpr int64_t PIECE_ROWS = 16, PIECE_NUMBERS = 131072, GRADIENT_ROWS = 4, SHARE_NUMBERS = 1 << 24;
-constexpr int64_t PIXELS = 4, VECTORS = 5;  // sums of a tile where there is one output channel
+constexpr int64_t PIXELS = 4, VECTORS = 5;  // sums of a tile if there is one output channel
 
 struct Shape {
   int64_t batch, height, width, in, out, kernel_height, kernel_width;
   int64_t above, left;  // zeros before the first row and column
 
   int64_t taps() const { return kernel_height * kernel_width; }
-  // Two columns would save little, at eight times the error of plain sums.
+  // Two columns would save little, with eight times the error of plain sums.
   bool at_points() const { return std::min(in, out) >= 8 && kernel_width > 2 && kernel_width < POINTS; }
   int64_t block() const { return out == 1 ? 1 : out > LANES ? 2 * LANES : LANES; }  // output channels of a tile
   int64_t stride() const { return (out + block() - 1) / block() * block(); }        // in whole blocks
 };
 
-// How a row of an image is stored: its values (points, tiles, channels), or itself with zeros around it, as one point.
+// Layout of a row of an image: its values (points, tiles, channels), or the row with zeros around it, as one point.
 struct Layout {
   int64_t channels, points, outputs, tiles, terms, plane;  // pixels of a tile; its products with a row of the kernel
 
@@ -71,13 +73,13 @@ struct Layout {
         tiles((s.width + outputs - 1) / outputs), terms(at_points ? s.in : s.kernel_width * s.in),
         plane(at_points ? tiles * channels + 2 * LANES : padded(s)) {}
   int64_t row() const { return points * plane; }
-  // The last vectors and tiles reach beyond the row's end.
+  // The last vectors and tiles extend beyond the end of the row.
   int64_t padded(const Shape& s) const { return (tiles * outputs + s.kernel_width + PIXELS) * channels + VECTORS * LANES; }
 };
 
 Vector Load(const float* from) { return *(const Vector*)from; }
 
-// The first `count` numbers of V vectors.
+// The first `count` values of V vectors.
 template <int V>
 void Store(float* to, const Vector* values, int64_t count = V * LANES) {
   if (count < V * LANES) return void(std::memcpy(to, values, 4 * count));
@@ -85,14 +87,14 @@ void Store(float* to, const Vector* values, int64_t count = V * LANES) {
 }
 
 float* Scratch(int64_t size) {
-  // One for each thread, as large as the largest so far: fresh memory costs page faults.
+  // One per thread, of the largest size requested so far: fresh memory costs page faults.
   thread_local std::vector<float> scratch;
   if (scratch.size() < size_t(size)) scratch.resize(size);
   return scratch.data();
 }
 
-// Runs `work(0)` to `work(count - 1)` on XLA's threads and on this one. It waits for pieces that another thread has
-// begun, never for a thread to become free: all of them may be waiting here.
+// Runs `work(0)` to `work(count - 1)` on XLA's threads and on this one. It waits for pieces that are running on another
+// thread, never for a free thread: all threads may be waiting here.
 template <typename Work>
 void Parallel(ffi::ThreadPool& pool, int64_t count, const Work& work) {
   struct State {
@@ -101,8 +103,8 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const Work& work) {
     std::condition_variable all_done;
   };
   auto state = std::make_shared<State>();
-  // A thread that comes late finds no piece, and does not touch `work`, which is gone by then. `noexcept`: without
-  // memory the process ends, since the others could not be told.
+  // A thread that starts late gets no piece, and does not access `work`, which no longer exists then. `noexcept`: if
+  // there is no memory the process ends, since the error could not reach the other threads.
   auto take = [state, count, &work]() noexcept {
     int64_t mine = 0;
     for (int64_t i; (i = state->next.fetch_add(1)) < count; ++mine) work(i);
@@ -117,7 +119,7 @@ void Parallel(ffi::ThreadPool& pool, int64_t count, const Work& work) {
   state->all_done.wait(lock, [&] { return state->done.load() == count; });
 }
 
-// A band of rows of one image: what is computed at once.
+// A band of rows of one image, which is computed at once.
 struct Pieces {
   int64_t rows, bands, count;
 
@@ -131,8 +133,8 @@ struct Pieces {
   int64_t height(const Shape& s, int64_t piece) const { return std::min(rows, s.height - first(piece)); }
 };
 
-// At the points, infinities, NaNs and numbers whose products may overflow spoil all outputs of a tile, and numbers near
-// the smallest vanish: rows of such numbers are summed plainly.
+// At the points, infinities, NaNs and values whose products may overflow affect all outputs of a tile, and values near
+// the smallest float underflow: rows with such values are summed plainly.
 bool Moderate(const float* numbers, int64_t count) {
   int wild = 0, normal = 0, any = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -142,7 +144,7 @@ bool Moderate(const float* numbers, int64_t count) {
   return !wild && (normal || !any);
 }
 
-// The values at a point and its negative: they share the sums over even powers and over odd ones.
+// The values at a point and at its negative, which share the sums over even and over odd powers.
 void StorePairs(const Layout& l, float* to, Vector zero, const Vector* even, const Vector* odd, Vector infinity) {
   Store<1>(to, &zero);
   for (int p = 0; p < 3; ++p) {
@@ -183,7 +185,7 @@ void EvaluateGradient(const Layout& l, const float* padded, float* values) {
     }
 }
 
-// The outputs of a row, from the sums (points, tiles, block) of one block of output channels.
+// The outputs of a row, computed from the sums (points, tiles, block) of one block of output channels.
 void Interpolate(const Shape& s, const Layout& l, const float* sums, int64_t channels, float* out) {
   int64_t plane = l.tiles * s.block();
   for (int64_t t = 0; t < l.tiles; ++t)
@@ -210,7 +212,7 @@ struct Columns {
 
   explicit Columns(int64_t columns) {
     for (int f = 0; f < POINTS - 1; ++f) {
-      double distances = f == 0 ? -1 : 1;  // the sign that `Evaluate` has turned
+      double distances = f == 0 ? -1 : 1;  // the sign that `Evaluate` has changed
       for (double other : FINITE_POINTS) distances *= other == FINITE_POINTS[f] ? 1 : FINITE_POINTS[f] - other;
       for (int j = 0; j < columns; ++j) weights[f][j] = std::pow(FINITE_POINTS[f], j) / distances;
     }
@@ -234,7 +236,8 @@ bool Prepare(const Shape& s, const Layout& l, const float* image, int64_t y, int
 }
 
 // The kernel as tiles read it, (blocks, points, kernel_height, terms, block), with zeros for channels beyond the last;
-// flipped, with its channels swapped, for the gradient by the inputs. Empty at the points if it is not moderate.
+// flipped, with its channels swapped, for the gradient with respect to the inputs. Empty at the points if it is not
+// moderate.
 std::vector<float> Pack(const Shape& s, const float* kernel, bool flipped, bool at_points) {
   if (at_points && !Moderate(kernel, s.taps() * s.in * s.out)) return {};
   Layout l(s, at_points, s.in);
@@ -253,7 +256,7 @@ std::vector<float> Pack(const Shape& s, const float* kernel, bool flipped, bool 
   return packed;
 }
 
-// N tiles of a row at one point times one block of output channels, over all rows of the kernel.
+// The products of N tiles of a row at one point and one block of output channels, over all rows of the kernel.
 template <int N, int V>
 void Tile(const Shape& s, const Layout& l, const float* row, const float* kernel, int64_t channels, int64_t stride,
           float* out) {
@@ -279,7 +282,7 @@ void GradientTile(const Shape& s, const Layout& l, const Layout& g, const float*
   for (int n = 0; n < N; ++n) Store<V>(out + n * s.stride(), sum[n]);
 }
 
-// Calls `tile(N, V, first)` for parts of `count`. Sums are in registers only if the compiler knows their number.
+// Calls `tile(N, V, first)` for parts of `count`. The sums are in registers only if the compiler knows their number.
 template <int V, int N = std::min(12, SUMS / V), typename Function>
 void InTiles(int64_t count, const Function& tile, int64_t first = 0) {
   for (; first + N <= count; first += N) tile(std::integral_constant<int, N>(), std::integral_constant<int, V>(), first);
@@ -287,7 +290,7 @@ void InTiles(int64_t count, const Function& tile, int64_t first = 0) {
     if (first < count) InTiles<V, N - 1>(count, tile, first);
 }
 
-// One output channel: its blocks would be empty but for one number, so vectors run over the terms.
+// For one output channel the blocks would contain one value, so the vectors are over the terms.
 void OneChannel(const Shape& s, const Layout& l, const float* row, const float* kernel, int64_t pixels, float* out) {
   Vector sum[PIXELS] = {};
   float rest[PIXELS] = {};
@@ -341,7 +344,7 @@ bool Forward(const Shape& s, bool at_points, const float* image, const float* pa
   return true;
 }
 
-// Adds the share of some rows to the gradient by the kernel, (kernel_height, kernel_width, in, out).
+// Adds the share of some rows to the gradient with respect to the kernel, (kernel_height, kernel_width, in, out).
 bool Gradient(const Shape& s, bool at_points, const float* image, const float* gradient, int64_t first, int64_t rows,
               float* out) {
   Layout l(s, at_points, s.in), g(s, at_points, s.out);
@@ -408,7 +411,7 @@ ffi::Error GradientCall(ffi::ThreadPool pool, Buffer inputs, Buffer gradient, Re
   if (k[2] != s.in || k[3] != s.out || !std::equal(x.begin(), x.begin() + 3, g.begin()) || s.taps() * s.in * s.out == 0)
     return ffi::Error::InvalidArgument("shapes of inputs, gradient and kernel do not fit");
   Pieces pieces(s);
-  // A share is the sum of some pieces, one after the other: as many as fit into memory, however many threads there are.
+  // A share is the sum of some pieces in order. The number of shares depends on the memory, not on the threads.
   int64_t size = s.taps() * s.in * s.out, most = std::max<int64_t>(8, SHARE_NUMBERS / size);
   int64_t together = std::max<int64_t>(1, (pieces.count + most - 1) / most), count = (pieces.count + together - 1) / together;
   std::vector<float> shares(count * size);

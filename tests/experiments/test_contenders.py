@@ -76,7 +76,7 @@ def test_naive_steps_train_as_ours_do():
     optimizer, loss = segjax.OPTIMIZERS["sgd"], segjax.losses.mean_squared_error
     keys = jax.random.split(jax.random.key(0), 3)
     batches = [segjax.generate_data(key, batch_size=2, image_size=8, sigma=2.0) for key in keys]
-    first = segjax.training.create_state(ours, optimizer, jax.random.key(1), batches[0].image, 0.1)
+    first = segjax.training.create_state(jax.random.key(1), ours, optimizer, batches[0].image, 0.1)
     losses = []
     for model in (naive, ours):
         state = first

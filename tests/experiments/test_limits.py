@@ -11,7 +11,7 @@ def test_work_of_a_step_is_what_xla_counts(monkeypatch):
     # XLA cannot look into a function in C++.
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
     model, image = segjax.SegmentationCNN(num_channels=4, kernel_size=3, depth=2), jnp.zeros((2, 64, 64, 1))
-    state = segjax.training.create_state(model, segjax.OPTIMIZERS["sgd"], jax.random.key(0), image, 0.1)
+    state = segjax.training.create_state(jax.random.key(0), model, segjax.OPTIMIZERS["sgd"], image, 0.1)
     step = jax.jit(
         lambda state, batch: segjax.training.train_step(
             model, segjax.OPTIMIZERS["sgd"], segjax.losses.mean_squared_error, state, batch, 0.1

@@ -46,7 +46,7 @@ def test_numerics_tell_which_convolution_a_cpu_computes(monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
     assert provenance.numerics()["convolution"] == "xla"
     monkeypatch.delenv("SEGJAX_NATIVE")
-    monkeypatch.setattr(provenance, "on_cpu", lambda: "native")
+    monkeypatch.setattr(provenance, "cpu_backend", lambda: "native")
     monkeypatch.setattr(provenance, "_version", lambda package: f"{package} 0")
     native = "segjax-native segjax-native 0" if jax.default_backend() == "cpu" else "xla"
     assert provenance.numerics()["convolution"] == native

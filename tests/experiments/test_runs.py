@@ -45,10 +45,10 @@ def test_held_out_images_are_those_of_evaluate():
     held = runs.evaluation(model, texture)(variables)
     counts, running, losses = held.counts, held.running_counts, held.losses
     key = jax.random.key(runs.HELD_OUT_KEY)
-    expected = segjax.evaluate(model, variables, key, runs.HELD_OUT_BATCHES, **texture._asdict())
+    expected = segjax.evaluate(key, model, variables, runs.HELD_OUT_BATCHES, **texture._asdict())
     chex.assert_trees_all_equal(counts, expected, running)
     # The picture's batch is the first of them.
-    first = segjax.evaluate(model, variables, key, 1, **texture._asdict())
+    first = segjax.evaluate(key, model, variables, 1, **texture._asdict())
     chex.assert_trees_all_equal(metrics.count(segjax.predict(model, variables, batch.image), batch.mask), first)
     assert set(losses) == set(segjax.LOSSES)
     assert np.isfinite(list(losses.values())).all()

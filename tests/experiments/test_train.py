@@ -97,7 +97,7 @@ def test_an_optimizer_with_weights_of_its_own_is_judged_by_them(width, tmp_path)
     # The running statistics are of the weights that are judged: of the same images, they are the same again.
     sizes = texture._asdict()
     recalibrate = jax.jit(
-        lambda variables: segjax.recalibrate(model, variables, jax.random.key(runs.CALIBRATION_KEY), **sizes)
+        lambda variables: segjax.recalibrate(jax.random.key(runs.CALIBRATION_KEY), model, variables, **sizes)
     )
     chex.assert_trees_all_close(recalibrate(found.variables), found.variables, rtol=1e-5)
 

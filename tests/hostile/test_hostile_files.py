@@ -53,7 +53,10 @@ MODELS = {
     ),
     "a broken kernel": (lambda path: write_model(path, model=CONFIG | {"kernel_size": 3.0}), "kernel_size must be"),
     "deeper than there is memory": (lambda path: write_model(path, model=CONFIG | {"depth": 2 * 10**9}), "depth must"),
-    "more levels than pixels": (lambda path: write_model(path, model=UNET | {"levels": 26}), "levels must be"),
+    "more levels than pixels": (
+        lambda path: write_model(path, model=UNET | {"num_halvings": 26}),
+        "num_halvings must be",
+    ),
     "patches of nothing": (lambda path: write_model(path, model={"network": "PatchCNN", "patch": 0}), "patch must be"),
     "an escape": (lambda path: write_model(path, model={"network": "\x1b[31m\n"}), "config must name one of"),
     "endless images": (

@@ -1,6 +1,6 @@
-"""Checks of arguments, before a program is traced: each returns the value it accepts, or names the bad argument.
+"""Argument checks, run before a program is traced: each returns a valid value, or raises an error with its name.
 
-A traced value has no number yet and passes; a bad one shows as NaN in the results.
+A traced value is not known yet and passes; a bad one shows as NaN in the results.
 """
 
 import difflib
@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+_FACTORY = "a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
 
-# The default maximum is int32's, in which XLA counts steps and sizes.
+
+# The default maximum is that of int32, the type of XLA's step counts and sizes.
 def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -> int:
     """Returns `value` as an int from `minimum` to `maximum`; raises TypeError or ValueError naming `name` otherwise."""
     try:
-        # Python's bool is an int, but True images are a mistake.
+        # Python's bool is an int, but `num_steps=True` is a mistake.
         if isinstance(value, bool):
             raise TypeError
         count = operator.index(value)
@@ -37,7 +39,8 @@ def check_positive(
 ) -> jax.typing.ArrayLike:
     """Returns `value`, one finite number above 0 or traced; raises TypeError or ValueError naming `name` otherwise.
 
-    It must be one in `dtype` as well, jax's default float dtype where None: 1e-50 is 0 in float32, and 1e39 infinite.
+    The number must be finite and above 0 in `dtype` too, by default jax's float dtype: in float32, 1e-50 is 0 and 1e39
+    is infinite.
     """
     info = jnp.finfo(jnp.result_type(float) if dtype is None else dtype)
 
@@ -46,7 +49,7 @@ def check_positive(
             return ""
         if number > float(info.max):
             return f", which is infinite in {info.dtype}"
-        # XLA computes with 0 in place of anything smaller.
+        # XLA replaces anything smaller by 0.
         return f", which is 0 in {info.dtype}" if number < float(info.tiny) else None
 
     return _check_number(name, value, "a finite number > 0", fault)
@@ -55,10 +58,10 @@ def check_positive(
 def check_sigma(
     name: str, value: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike | None = None
 ) -> jax.typing.ArrayLike:
-    """Returns `value`, the width of a Gaussian: as `check_positive`, and its square must not be 0 in `dtype` either."""
+    """Returns `value`, a Gaussian's sigma: as `check_positive`, and its square must not be 0 in `dtype` either."""
     info = jnp.finfo(jnp.result_type(float) if dtype is None else dtype)
 
-    # x / sigma / sigma is x / (sigma * sigma) in a compiled program, and 0 / 0 where the square underflows.
+    # A compiled program computes x / sigma / sigma as x / (sigma * sigma), which is 0 / 0 if the square underflows.
     def fault(number: float) -> str | None:
         return f", whose square is 0 in {info.dtype}" if number < float(info.tiny) ** 0.5 else None
 
@@ -74,42 +77,42 @@ def check_share(name: str, value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
 def _check_number(
     name: str, value: jax.typing.ArrayLike, allowed: str, fault: Callable[[float], str | None]
 ) -> jax.typing.ArrayLike:
-    """`fault` gives None for a number that fits, and otherwise what an error says behind it."""
+    """Returns `value`; `fault` returns None for a valid number, and otherwise the end of the error message."""
     if isinstance(value, jax.core.Tracer):
         if value.shape:
             raise ValueError(f"{name} must be a single number, got an array of shape {value.shape}")
         return value
     try:
-        # float() would read the text "1e-3" as a number.
+        # float() would accept the text "1e-3".
         if isinstance(value, str | bytes):
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
         raise TypeError(f"{name} must be {allowed}, got {value!r:.60}") from None
-    # An int of Python may be beyond every float.
+    # Python's int has no upper bound.
     except OverflowError:
         number = math.inf
-    if (said := fault(number)) is not None:
-        raise ValueError(f"{name} must be {allowed}, got {number}{said}")
-    # Not `number`: the value keeps its dtype, and with it the bits of what is computed from it.
+    if (explanation := fault(number)) is not None:
+        raise ValueError(f"{name} must be {allowed}, got {number}{explanation}")
+    # Not `number`, whose dtype may differ: results computed from it would differ in their last bits.
     return value
 
 
 def check_pixels(name: str, pixels: int) -> int:
     """Returns `pixels`, at most 2^31 - 1; raises ValueError naming `name` otherwise."""
-    # Counts are int32, and a larger one would wrap to a negative number without a word.
+    # Counts are int32, and a larger one would silently wrap to a negative number.
     if pixels > 2**31 - 1:
         raise ValueError(f"{name} must be at most 2^31 - 1 pixels, got {pixels}")
     return pixels
 
 
 def check_key(key: jax.Array) -> jax.Array:
-    """Returns `key`, one key of `jax.random` of either kind; raises TypeError or ValueError otherwise."""
+    """Returns `key`, one typed or raw key of `jax.random`; raises TypeError or ValueError otherwise."""
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and dtype != jnp.uint32:
         raise TypeError(f"key must come from jax.random.key(seed), got {key!r}")
-    # A key of the older kind is itself a vector: two numbers for threefry, jax's default.
+    # A raw key is itself a vector: two numbers for threefry, jax's default.
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
     return key
@@ -118,7 +121,7 @@ def check_key(key: jax.Array) -> jax.Array:
 def check_array(name: str, array: Any) -> jax.Array:
     """Returns `array`, a JAX or NumPy array of numbers; raises TypeError naming `name` otherwise.
 
-    A list fails, since it has no dtype.
+    A list is refused, since it has no dtype.
     """
     if not isinstance(array, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"{name} must be an array of numbers, got {array!r:.60}")
@@ -131,7 +134,7 @@ def check_real(name: str, values: Any) -> np.ndarray:
     """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
     try:
         array = np.asarray(values)
-    # Rows of different lengths, or keys.
+    # NumPy refuses rows of different lengths, and keys.
     except (TypeError, ValueError):
         array = np.array(None)
     if array.dtype.kind not in "biuf":
@@ -148,7 +151,7 @@ def check_flag(name: str, value: Any) -> bool:
 
 def check_model(model: Any) -> Any:
     """Returns `model`, a Flax Linen module; raises TypeError otherwise."""
-    # By its methods rather than its class: a wrapper with `init` and `apply` serves as well.
+    # By its methods and not by its class: a wrapper with `init` and `apply` is accepted too.
     if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("init", "apply")):
         raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {model!r:.60}")
     return model
@@ -164,9 +167,9 @@ def check_network(model: Any, *attributes: str) -> Any:
 
 
 def check_variables(variables: Any) -> Any:
-    """Returns `variables`, a dict of dicts with "params", as `model.init` gives; raises TypeError otherwise.
+    """Returns `variables`, a dict of dicts with "params", as `model.init` returns; raises TypeError otherwise.
 
-    Whether they fit a model shows only when the model is applied.
+    Whether they fit a model is checked only when the model is applied.
     """
     collections = variables.values() if isinstance(variables, Mapping) and "params" in variables else [None]
     if not all(isinstance(collection, Mapping) for collection in collections):
@@ -181,37 +184,53 @@ def check_callable(name: str, function: Any) -> Callable[..., Any]:
     return cast(Callable[..., Any], function)
 
 
-def check_optimizer(optimizer: Any) -> Callable[..., Any]:
-    """Returns `optimizer`, a function of the learning rate; raises TypeError with what to pass otherwise."""
-    if callable(optimizer):
-        return cast(Callable[..., Any], optimizer)
-    wanted = "optimizer must be a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
-    # A transformation has a rate already; runs of one program have many.
-    if hasattr(optimizer, "init") and hasattr(optimizer, "update"):
-        raise TypeError(f"{wanted}: pass the factory, optax.adam, and not optax.adam(1e-3)")
-    raise TypeError(f"{wanted}, got {optimizer!r:.60}")
+def is_ready(optimizer: Any) -> bool:
+    """Whether an optimizer is a ready optax transformation, with `init` and `update`, and no factory of one."""
+    # The class `optax.GradientTransformation` has both names too.
+    return hasattr(optimizer, "init") and hasattr(optimizer, "update") and not isinstance(optimizer, type)
+
+
+def check_optimizer(optimizer: Any) -> Any:
+    """Returns `optimizer`, a function of the learning rate or an optax transformation; raises TypeError otherwise."""
+    if not callable(optimizer) and not is_ready(optimizer):
+        raise TypeError(f"optimizer must be {_FACTORY}, or an optax transformation, got {optimizer!r:.60}")
+    return optimizer
+
+
+def check_factory(optimizer: Any) -> Callable[..., Any]:
+    """Returns `optimizer`, a function of the learning rate; raises TypeError otherwise, also for a transformation."""
+    if is_ready(optimizer):
+        raise TypeError(f"optimizer must be {_FACTORY}: pass the factory, optax.adam, and not optax.adam(1e-3)")
+    if not callable(optimizer):
+        raise TypeError(f"optimizer must be {_FACTORY}, got {optimizer!r:.60}")
+    return cast(Callable[..., Any], optimizer)
+
+
+def options_of(function: Any) -> list[str] | None:
+    """Names of the options of a function, its arguments after the first; None if it takes any, or has no signature."""
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return None
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    return None if takes_any else [parameter.name for parameter in parameters[1:]]
 
 
 def check_options(caller: Callable[..., Any], function: Callable[..., Any], options: Iterable[str]) -> None:
-    """Raises TypeError for an option that `caller` would hand on to a function that does not take it.
+    """Raises TypeError for an option that `caller` would pass on to a function that does not take it.
 
     The error lists the options of both functions, since a misspelt one may belong to either.
     """
-    try:
-        both = [list(inspect.signature(it).parameters.values()) for it in (caller, function)]
-    # Not every callable has a signature.
-    except (TypeError, ValueError):
+    if (accepted := options_of(function)) is None:
         return
-    if any(it.kind is it.VAR_KEYWORD for it in both[1]):
-        return
-    # The first argument of the function is what `caller` gives it.
-    own, theirs = ([it.name for it in part if it.kind is not it.VAR_KEYWORD] for part in (both[0], both[1][1:]))
     for name in options:
-        if name not in theirs:
-            known = list(dict.fromkeys([*own, *theirs]))
+        if name not in accepted:
+            parameters = inspect.signature(caller).parameters.values()
+            callers = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
+            known = list(dict.fromkeys([*callers, *accepted]))
             close = difflib.get_close_matches(name, known, 3, 0.6)
-            listed = ", ".join([*close, *(it for it in known if it not in close)])
-            raise TypeError(f"{caller.__name__} has no option {name}; its options, the closest first: {listed}")
+            ordered = ", ".join([*close, *(option for option in known if option not in close)])
+            raise TypeError(f"{caller.__name__} has no option {name}; its options, the closest first: {ordered}")
 
 
 def check_images(name: str, array: Any) -> jax.Array:
@@ -220,7 +239,7 @@ def check_images(name: str, array: Any) -> jax.Array:
     shape, dtype = jnp.shape(array), jnp.result_type(array)
     if len(shape) != 4:
         raise ValueError(f"{name} must have shape (batch, height, width, channels), got {shape}")
-    # Not converted: whether 255 or 1 is white, only the caller knows.
+    # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
     return array
@@ -229,7 +248,7 @@ def check_images(name: str, array: Any) -> jax.Array:
 def check_logits(logits: Any, mask: Any) -> jax.Array:
     """Returns `logits`, floating and of the shape of `mask`; raises TypeError or ValueError naming the bad one."""
     logits, mask = check_array("logits", logits), check_array("mask", mask)
-    # Broadcasting would hide the mistake: 8 images against the mask of one give a loss, too.
+    # Broadcasting would hide the mistake: 8 images with the mask of one have a loss too.
     if jnp.shape(logits) != jnp.shape(mask):
         raise ValueError(f"logits must have the shape of mask, {jnp.shape(mask)}, got {jnp.shape(logits)}")
     if not jnp.issubdtype(logits.dtype, jnp.floating):
