@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from segjax._checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
-from segjax.textures import EDGE_SIGMA, Batch, blur, rescale
+from segjax.textures import EDGE_SIGMA, Batch, blur, mask_sigma, rescale
 
 
 class _Keys(NamedTuple):
@@ -39,7 +39,7 @@ def generate_crops(
     second: jax.Array | np.ndarray,
     batch_size: int = 8,
     image_size: int = 128,
-    sigma: jax.typing.ArrayLike = 25.6,
+    sigma: jax.typing.ArrayLike | None = None,
     contrast: jax.typing.ArrayLike = 0.2,
 ) -> Batch:
     """Draws a batch of images and masks from two exemplars: a pure function of `key`.
@@ -52,7 +52,7 @@ def generate_crops(
             finite; both sides are at least `image_size`.
         second: the material where the mask is 0, on the same scale and of the same dtype.
         batch_size, image_size: as in `generate_data`, static.
-        sigma: standard deviation in pixels of the mask's kernel; may be traced.
+        sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5`; may be traced.
         contrast: in [0, 1); each crop's difference from its exemplar's mean is multiplied by a factor that is uniform
             in [1 - contrast, 1 + contrast]. May be traced.
 
@@ -64,7 +64,7 @@ def generate_crops(
 
     >>> import jax
     >>> first, second = jax.random.uniform(jax.random.key(1), (2, 40, 60))
-    >>> draw = jax.jit(lambda key: generate_crops(key, first, second, batch_size=2, image_size=32, sigma=6.4))
+    >>> draw = jax.jit(lambda key: generate_crops(key, first, second, batch_size=2, image_size=32))
     >>> batch = draw(jax.random.key(0))
     >>> batch.image.shape, batch.mask.shape
     ((2, 32, 32, 1), (2, 32, 32, 1))
@@ -79,7 +79,7 @@ def generate_crops(
     dtype, second_dtype = jnp.result_type(first), jnp.result_type(second)
     if dtype != second_dtype:
         raise TypeError(f"second must be of the dtype of first, {dtype}, got {second_dtype}")
-    check_sigma("sigma", sigma, dtype)
+    sigma = check_sigma("sigma", mask_sigma(sigma, image_size), dtype)
     _check_range(first, second, contrast)
     # Separate keys: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))

@@ -200,7 +200,7 @@ def bayes_error(
     key: jax.Array,
     sigma1: float = 0.2,
     sigma2: float = 1.2,
-    sigma: float = 25.6,
+    sigma: float | None = None,
     *,
     image_size: int = 128,
     window: int = 17,
@@ -230,7 +230,9 @@ def bayes_error(
         TypeError, ValueError: naming the argument that is out of range.
     """
     _check_concrete("key", check_key(key))
-    model = _window_model(sigma1, sigma2, sigma, window, check_count("image_size", image_size, 2), grey_levels)
+    size = check_count("image_size", image_size, 2)
+    sigma = size / 5 if sigma is None else sigma
+    model = _window_model(sigma1, sigma2, sigma, window, size, grey_levels)
     num_images = check_count("num_images", num_images, 2)
     pixels_per_image = check_count("pixels_per_image", pixels_per_image, 1)
     reach = margin(window, sigma1, sigma2)

@@ -40,7 +40,7 @@ def generate_data(
     image_size: int = 128,
     sigma1: jax.typing.ArrayLike = 0.2,
     sigma2: jax.typing.ArrayLike = 1.2,
-    sigma: jax.typing.ArrayLike = 25.6,
+    sigma: jax.typing.ArrayLike | None = None,
     *,
     rescaled: bool = True,
 ) -> Batch:
@@ -56,7 +56,8 @@ def generate_data(
         sigma1: standard deviation in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may
             be traced.
         sigma2: the same where the mask is 0; may be traced.
-        sigma: standard deviation in pixels of the mask's kernel; may be traced.
+        sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5` as in the notebook; may be
+            traced.
         rescaled: if False, the images are not rescaled, as `segjax.oracle` requires; static.
 
     Returns:
@@ -78,7 +79,12 @@ def generate_data(
     shape = (3, batch_size, image_size, image_size)
     # Drawn as one axis, which gives the same bits: XLA compiles a draw along four axes 2 to 3 times as long.
     noise = jax.random.normal(key, (math.prod(shape),)).reshape(shape)
-    return compose_batch(noise, sigma1, sigma2, sigma, rescaled=rescaled)
+    return compose_batch(noise, sigma1, sigma2, mask_sigma(sigma, image_size), rescaled=rescaled)
+
+
+def mask_sigma(sigma: jax.typing.ArrayLike | None, image_size: int) -> jax.typing.ArrayLike:
+    """The standard deviation of the mask's kernel; where None is given, that of the notebook's training."""
+    return image_size / 5 if sigma is None else sigma
 
 
 def compose_batch(

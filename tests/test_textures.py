@@ -235,3 +235,8 @@ def test_refuses_noise_of_another_shape(shape):
 def test_refuses_noise_of_integers():
     with pytest.raises(TypeError, match="noise must be of a floating dtype"):
         segjax.compose_batch(jnp.zeros((3, 1, 8, 8), int), 1.0, 1.0, 1.0)
+
+
+def test_the_mask_s_sigma_follows_the_image_size():
+    default, fifth = (segjax.generate_data(KEY, 2, 20, **sigma) for sigma in ({}, {"sigma": 4.0}))
+    chex.assert_trees_all_equal(default, fifth)
