@@ -100,15 +100,6 @@ class Removal(NamedTuple):
         return self.removed if self.channel is None else f"channel {self.channel}"
 
 
-class Change(NamedTuple):
-    """How a part of the network is removed."""
-
-    layer: str
-    channel: int | None
-    removed: Removed
-    output: layers.Change
-
-
 class Network(NamedTuple):
     """A trained network, and whether its training diverged."""
 
@@ -119,13 +110,19 @@ class Network(NamedTuple):
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    network = loaded(options.model) if options.model else trained(options, lab)
+    if options.model:
+        saved, texture = load_with_textures(options.model)
+        network = Network(saved.model, saved.variables, texture, saved.diverged)
+    else:
+        network = trained(options, lab)
     batch = held_out_batch(network.texture)
     maps = layers.feature_maps(network.model, network.variables, batch.image)
     removals = remove_each(network, maps, lab)
     figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, network.variables)) for layer in maps}
-    for layer, array in maps.items():
-        figures[f"features_{layer}"] = Drawing(f"Feature maps of {layer}", features(layer, array, batch))
+    figures |= {
+        f"features_{layer}": Drawing(f"Feature maps of {layer}", features(layer, array, batch))
+        for layer, array in maps.items()
+    }
     figures["removal"] = Drawing("Accuracy without each layer", removal_figure(removals))
     rows = [removal._asdict() for removal in removals]
     return Report(
@@ -138,11 +135,6 @@ def answer(options: Options, lab: Lab) -> Report:
     )
 
 
-def loaded(path: Path) -> Network:
-    saved, texture = load_with_textures(path)
-    return Network(saved.model, saved.variables, texture, saved.diverged)
-
-
 def trained(options: Options, lab: Lab) -> Network:
     # As compare_architectures does, for as few steps.
     settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
@@ -152,17 +144,16 @@ def trained(options: Options, lab: Lab) -> Network:
     return Network(ARCHITECTURES[run.architecture], result.variables, run.texture, diverged)
 
 
-def changes_of(variables: Variables, maps: dict[str, jax.Array]) -> list[Change]:
-    changes = []
+def parts_of(variables: Variables, maps: dict[str, jax.Array]) -> list[tuple[str, int | None, Removed]]:
+    """The layer, the channel and the kind of each removal."""
+    parts: list[tuple[str, int | None, Removed]] = []
     for layer, array in maps.items():
         kernel, channels = variables["params"][layer]["kernel"], array.shape[-1]
         # Only an input with as many channels can take the place of the output.
-        if kernel.shape[2] == kernel.shape[3]:
-            changes.append(Change(layer, None, Removed.SKIPPED, layers.skip))
-        changes.append(Change(layer, None, Removed.AVERAGED, layers.average))
-        for index in range(channels) if channels > 1 else ():
-            changes.append(Change(layer, index, Removed.AVERAGED, layers.average_channel(index)))
-    return changes
+        parts += [(layer, None, Removed.SKIPPED)] if kernel.shape[2] == kernel.shape[3] else []
+        parts.append((layer, None, Removed.AVERAGED))
+        parts += [(layer, index, Removed.AVERAGED) for index in range(channels)] if channels > 1 else []
+    return parts
 
 
 def remove_each(network: Network, maps: dict[str, jax.Array], lab: Lab) -> list[Removal]:
@@ -181,11 +172,12 @@ def remove_each(network: Network, maps: dict[str, jax.Array], lab: Lab) -> list[
         Removal("", None, Removed.NOTHING, whole, 0.0),
         Removal("", None, Removed.EVERYTHING, constant, whole - constant),
     ]
-    changes = changes_of(network.variables, maps)
+    parts = parts_of(network.variables, maps)
     with lab.progress() as progress:
-        for layer, channel, removed, output in progress.track(changes, description="removing each layer and channel"):
-            logits = layers.predict_changed(network.model, network.variables, images, layer, output)
-            rest = accuracy(logits)
+        for layer, channel, removed in progress.track(parts, description="removing each layer and channel"):
+            averaged = layers.average if channel is None else layers.average_channel(channel)
+            change = layers.skip if removed is Removed.SKIPPED else averaged
+            rest = accuracy(layers.predict_changed(network.model, network.variables, images, layer, change))
             removals.append(Removal(layer, channel, removed, rest, whole - rest))
     return removals
 
@@ -287,8 +279,8 @@ def findings(removals: Sequence[Removal]) -> list[str]:
     """Averaging compares the parts. Skipping answers another question, and has a sentence of its own."""
 
     def ranked(removed: Removed, channels: bool = False) -> list[Removal]:
-        chosen = [it for it in removals if it.removed is removed and (it.channel is not None) is channels]
-        return sorted((it for it in chosen if it.layer != "out"), key=lambda it: it.accuracy)
+        chosen = [row for row in removals if row.removed is removed and (row.channel is not None) is channels]
+        return sorted((row for row in chosen if row.layer != "out"), key=lambda row: row.accuracy)
 
     (whole,), (constant,) = ranked(Removed.NOTHING), ranked(Removed.EVERYTHING)
     accuracies = {removal.layer: f"{removal.accuracy:.3f}" for removal in ranked(Removed.AVERAGED)}

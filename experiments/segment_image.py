@@ -243,8 +243,8 @@ def segment(
         buffer = io.BytesIO()
         np.save(buffer, probability)
         contents.append(buffer.getvalue())
-    small_overlay, small = (photographs.reduced(it, SHOWN_SIDE) for it in (overlay, Image.fromarray(probability)))
-    previews = {"picture": colours, "overlay": small_overlay, "probability": small}
+    large = {"overlay": overlay, "probability": Image.fromarray(probability)}
+    previews = {"picture": colours} | {name: photographs.reduced(image, SHOWN_SIDE) for name, image in large.items()}
     return describe(path, label, probability, strange_share), previews, contents
 
 
