@@ -100,25 +100,21 @@ class Removal(NamedTuple):
         return self.removed if self.channel is None else f"channel {self.channel}"
 
 
-class Network(NamedTuple):
-    """A trained network, and whether its training diverged."""
-
-    model: nn.Module
-    variables: Variables
-    texture: Texture
-    diverged: bool
-
-
 def answer(options: Options, lab: Lab) -> Report:
     if options.model:
         saved, texture = load_with_textures(options.model)
-        network = Network(saved.model, saved.variables, texture, saved.diverged)
+        model, variables, diverged = saved.model, saved.variables, saved.diverged
     else:
-        network = trained(options, lab)
-    batch = held_out_batch(network.texture)
-    maps = layers.feature_maps(network.model, network.variables, batch.image)
-    removals = remove_each(network, maps, lab)
-    figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, network.variables)) for layer in maps}
+        # As compare_architectures does, for as few steps.
+        settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
+        run = options.run(options.seed.seed, architecture=options.architecture, **settings)
+        (result,) = lab.train([run])
+        model, variables, texture = ARCHITECTURES[run.architecture], result.variables, run.texture
+        diverged = bool(arms.diverged_at(result.history.loss, variables["params"]))
+    batch = held_out_batch(texture)
+    maps = layers.feature_maps(model, variables, batch.image)
+    removals = remove_each(model, variables, texture, maps, lab)
+    figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, variables)) for layer in maps}
     figures |= {
         f"features_{layer}": Drawing(f"Feature maps of {layer}", features(layer, array, batch))
         for layer, array in maps.items()
@@ -129,19 +125,10 @@ def answer(options: Options, lab: Lab) -> Report:
         findings(removals),
         [table(removals)],
         figures,
-        results={"texture": network.texture._asdict(), "removals": rows},
+        results={"texture": texture._asdict(), "removals": rows},
         rows=rows,
-        warnings=["The training of this network diverged: its layers are of no use."] if network.diverged else [],
+        warnings=["The training of this network diverged: its layers are of no use."] if diverged else [],
     )
-
-
-def trained(options: Options, lab: Lab) -> Network:
-    # As compare_architectures does, for as few steps.
-    settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
-    run = options.run(options.seed.seed, architecture=options.architecture, **settings)
-    (result,) = lab.train([run])
-    diverged = bool(arms.diverged_at(result.history.loss, result.variables["params"]))
-    return Network(ARCHITECTURES[run.architecture], result.variables, run.texture, diverged)
 
 
 def parts_of(variables: Variables, maps: dict[str, jax.Array]) -> list[tuple[str, int | None, Removed]]:
@@ -156,28 +143,30 @@ def parts_of(variables: Variables, maps: dict[str, jax.Array]) -> list[tuple[str
     return parts
 
 
-def remove_each(network: Network, maps: dict[str, jax.Array], lab: Lab) -> list[Removal]:
+def remove_each(
+    model: nn.Module, variables: Variables, texture: Texture, maps: dict[str, jax.Array], lab: Lab
+) -> list[Removal]:
     """Held-out accuracy of the whole, and without each layer and each channel."""
-    batches = [held_out_batch(network.texture, index) for index in range(HELD_OUT_BATCHES)]
+    batches = [held_out_batch(texture, index) for index in range(HELD_OUT_BATCHES)]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 
     def accuracy(logits: jax.Array) -> float:
         return float(metrics.accuracy(metrics.count(logits, masks)))
 
     # All on the same images: a part that matters little would drown in the scatter between batches.
-    whole = accuracy(segjax.predict(network.model, network.variables, images))
+    whole = accuracy(segjax.predict(model, variables, images))
     share = float(masks.mean())
     constant = max(share, 1 - share)
     removals = [
         Removal("", None, Removed.NOTHING, whole, 0.0),
         Removal("", None, Removed.EVERYTHING, constant, whole - constant),
     ]
-    parts = parts_of(network.variables, maps)
+    parts = parts_of(variables, maps)
     with lab.progress() as progress:
         for layer, channel, removed in progress.track(parts, description="removing each layer and channel"):
             averaged = layers.average if channel is None else layers.average_channel(channel)
             change = layers.skip if removed is Removed.SKIPPED else averaged
-            rest = accuracy(layers.predict_changed(network.model, network.variables, images, layer, change))
+            rest = accuracy(layers.predict_changed(model, variables, images, layer, change))
             removals.append(Removal(layer, channel, removed, rest, whole - rest))
     return removals
 
