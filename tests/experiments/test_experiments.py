@@ -5,7 +5,6 @@ And what their package does before any of them begins.
 
 import contextlib
 import csv
-import dataclasses
 import importlib
 import inspect
 import io
@@ -22,11 +21,11 @@ from conftest import DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import ROOT, SHORT, SMALL, Command, execute, parse, ticking
+from small_runs import ROOT, SHORT, SMALL, Command, execute, options_of, parse, ticking
 
 from experiments.lab import question, stops
 from experiments.lab.folder import Folder
-from experiments.lab.options import Group, flag
+from experiments.lab.options import flag
 from experiments.lab.stops import UsageError
 
 QUESTIONS = question.questions(ROOT / "experiments")
@@ -99,13 +98,6 @@ ELSEWHERE = {"segment_image", "benchmark"}
 
 def module(name):
     return importlib.import_module(f"experiments.{name}")
-
-
-def options_of(script):
-    """The names of the options, those of groups among them."""
-    fields = dataclasses.fields(script.Options)
-    groups = [dataclasses.fields(field.default) if isinstance(field.default, Group) else [field] for field in fields]
-    return [field.name for group in groups for field in group]
 
 
 def run(name, *words):
