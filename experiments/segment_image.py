@@ -50,13 +50,13 @@ from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
 from segjax.checks import check_count, check_positive
 
-# Shorter than this no texture can be seen.
+# A picture with a shorter side shows no texture.
 SMALLEST = 16
 # Pictures in the report, and their longest side in pixels there.
 MOST_SHOWN, SHOWN_SIDE = 12, 400
 # A probability between these is no decision.
 UNSURE = (0.1, 0.9)
-# Bytes that file systems allow a name, without what is put around a picture's while its longest file is written.
+# Bytes that file systems allow for a name, minus those around a picture's name while its longest file is written.
 LONGEST = 255 - len("..tmp") - len("-probability.png")
 # How the names of the notes begin, one for each picture.
 NOTE = "picture-"
@@ -108,7 +108,7 @@ class Segmented(NamedTuple):
         digest: SHA-256 of the picture's file.
         name: how the names of its files begin.
         row: of the table, of runs.csv and of results.json.
-        previews: for the report, at most SHOWN_SIDE pixels a side: `picture` and `overlay` (height, width, 3) in 8
+        previews: for the report, at most SHOWN_SIDE pixels per side: `picture` and `overlay` (height, width, 3) in 8
             bits, `probability` (height, width). Empty where the report has no room.
     """
 

@@ -76,10 +76,10 @@ def answer(options: Options, lab: Lab) -> Report:
     if bound:
         field = ARCHITECTURES[timed.architecture].receptive_field
         findings.insert(1, bounds.sentence(bound, "this network", 1 - last["accuracy"], field))
-    levels = {bounds.heading(bound): bound.error.expected} if bound else {}
+    lines = {bounds.heading(bound): bound.error.expected} if bound else {}
     setting = f"{timed.architecture}, {timed.optimizer} at {timed.learning_rate:g}, {timed.schedule}"
     drawings = {
-        **clock.quality_drawings(timed, rows, f"{setting}, {options.data.size} images", levels),
+        **clock.quality_drawings(timed, rows, f"{setting}, {options.data.size} images", lines),
         "predictions": clock.predictions(timed, snapshots, held_out_batch(texture), "A held-out image"),
     }
     report = clock.report(timed, findings, drawings, snapshots, rows, trained_on)

@@ -158,7 +158,7 @@ def note(step: int) -> str:
 
 
 def read_prediction(folder: Folder, step: int) -> np.ndarray:
-    """The probabilities that were drawn after a step."""
+    """The probabilities after a step, from its note."""
     if (stored := folder.read_note(note(step))) is None:
         raise UsageError(f"the note of iteration {step} in {folder.path} is gone; pass --overwrite")
     arrays, metadata = stored

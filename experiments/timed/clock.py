@@ -36,7 +36,7 @@ SNAPSHOTS = np.linspace(0.1, 1, 10)
 # Steps of the schedule that the clock reads: more than a minute of training has.
 RESOLUTION = 10_000
 Generate = Callable[..., segjax.Batch]
-NO_LEVELS: Mapping[str, float] = MappingProxyType({})
+NO_LINES: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ class Snapshot(NamedTuple):
 
 @dataclass
 class Course:
-    """A training in progress: what its clock says, and what it has left behind.
+    """A training in progress, by the clock.
 
     Attributes:
         compiled: seconds on the clock when the training began.
@@ -116,7 +116,7 @@ class Course:
 
     @classmethod
     def resumed(cls, timed: Timed, partial_run: PartialRun, notes: Mapping[str, Any]) -> "Course":
-        """From a checkpoint: its clock goes on, and a second compilation is not on it."""
+        """From a checkpoint, without the time that compiling has taken again."""
         shots = (notes.get("shots", {})[number] for number in sorted(notes.get("shots", {})))
         snapshots = [
             Snapshot(float(shot["seconds"]), int(shot["step"]), float(shot["loss"]), shot["variables"])
@@ -139,7 +139,7 @@ class Course:
 
     @property
     def is_over(self) -> bool:
-        """The next chunk is expected to take as long as the last: the clock is not overrun by more than noise."""
+        """Whether the next chunk would end too late, if it took as long as the last: only noise overruns the time."""
         return bool(self.losses) and self.seconds + self.chunk_seconds >= self.timed.seconds
 
     def add_chunk(self, partial_run: PartialRun) -> None:
@@ -225,7 +225,7 @@ def report(
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
     diverged = bool(arms.diverged_at(losses, variables["params"]))
     return Report(
-        # The first says how long it trained. The others propose to use the network, which is of no use.
+        # The first is on the training. The others propose to use the network, which is of no use.
         findings[:1] if diverged else findings,
         [_table(rows), distance_table(rows[-1])],
         drawings,
@@ -237,7 +237,7 @@ def report(
 
 
 def warnings(timed: Timed, rows: Sequence[Mapping[str, Any]], diverged: bool) -> list[str]:
-    """Why a training came to nothing, where it did."""
+    """The reason why a training came to nothing, if it did."""
     if diverged:
         return [saved_models.DIVERGED]
     if rows[-1]["step"] <= CHUNK_SIZE:
@@ -247,11 +247,12 @@ def warnings(timed: Timed, rows: Sequence[Mapping[str, Any]], diverged: bool) ->
 
 
 def quality_drawings(
-    timed: Timed, rows: Sequence[Mapping[str, Any]], title: str, levels: Mapping[str, float] = NO_LEVELS
+    timed: Timed, rows: Sequence[Mapping[str, Any]], title: str, lines: Mapping[str, float] = NO_LINES
 ) -> dict[str, Drawing]:
-    """Held-out error over time, on a logarithmic axis: it shows what is left to gain, beside what is possible.
+    """Held-out error over time, on a logarithmic axis, which shows the gains at its end; no figure of one snapshot.
 
-    A single snapshot, as a time that is too short leaves, makes no figure.
+    Args:
+        lines: label -> error, to be drawn for comparison.
     """
     if len(rows) < 2:
         return {}
@@ -261,7 +262,7 @@ def quality_drawings(
     }
     ylabel = "held-out error (share of pixels)"
     xlabel = "time since the start (s)" if timed.count_compilation else "time of training (s)"
-    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=levels)
+    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=lines)
     return {"quality_over_time": Drawing("Held-out error over time", plotting.training_curves([panel], title))}
 
 
