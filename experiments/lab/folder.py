@@ -227,12 +227,12 @@ class Folder:
             raise Finished(
                 f"{self.path} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
-        found = results if results is not None else unfinished
+        holding = results if results is not None else unfinished
         what = "the results" if results is not None else "unfinished results"
-        if found is None:
+        if holding is None:
             if {path.name for path in self.path.iterdir()} - {"runs"}:
                 raise UsageError(f"--out {self.path} already holds files; name another folder, or pass --overwrite")
-        elif differs := difference(found, self.identity, free):
+        elif differs := difference(holding, self.identity, free):
             raise UsageError(f"--out {self.path} holds {what} {differs}; name another folder, or pass --overwrite")
 
     def announce(self, names: Iterable[str]) -> None:

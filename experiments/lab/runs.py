@@ -134,7 +134,7 @@ class Program(NamedTuple):
     Attributes:
         init: (keys, rates) -> state.
         advance: (keys, state, rates, n) -> (state, history) for n <= chunk_size steps. It consumes its state.
-        judged: state -> the variables that it is judged by; None where they are its own.
+        judged: state -> the variables that it is judged by; None where they are those that were trained.
         evaluate: variables -> Held.
         split: a tree of these functions -> one tree of NumPy arrays for each run.
         chunk_size: the most steps of a chunk.
@@ -223,9 +223,9 @@ def held_out_of(
         return Held(counts, of_running, edges.count(logits, batch.mask), metrics.iou(each), losses)
 
     # One batch after the other: together they would take 16 times the memory.
-    found = jax.lax.map(score, jnp.arange(num_batches))
-    summed = jax.tree.map(lambda leaf: leaf.sum(axis=0), found._replace(image_iou=None, losses={}))
-    return summed._replace(image_iou=found.image_iou.ravel(), losses=jax.tree.map(jnp.mean, found.losses))
+    batches = jax.lax.map(score, jnp.arange(num_batches))
+    sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), batches._replace(image_iou=None, losses={}))
+    return sums._replace(image_iou=batches.image_iou.ravel(), losses=jax.tree.map(jnp.mean, batches.losses))
 
 
 def held_out_batch(texture: Texture, index: jax.typing.ArrayLike = 0) -> segjax.Batch:
