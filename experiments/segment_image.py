@@ -11,6 +11,7 @@ The network is unsure of a pixel where its probability lies between 0.1 and 0.9.
 More pictures can come later: the same command with others, of the same MODEL and `--out`, adds them, and the report,
 results.json and runs.csv are of all pictures in the folder, those of an interrupted command too. A picture that has
 changed since is refused with one line, and what could not be read is tried again where it is named again.
+`experiments.rerun` repeats the last command alone.
 Of scene.png and scene.jpg the second has the NAME scene.jpg; a third scene.jpg, of another folder, scene.jpg-2.
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
