@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -36,7 +35,6 @@ SNAPSHOTS = np.linspace(0.1, 1, 10)
 # Steps of the schedule that the clock reads: more than a minute of training has.
 RESOLUTION = 10_000
 Generate = Callable[..., segjax.Batch]
-NO_LINES: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,7 +245,7 @@ def warnings(timed: Timed, rows: Sequence[Mapping[str, Any]], diverged: bool) ->
 
 
 def quality_drawings(
-    timed: Timed, rows: Sequence[Mapping[str, Any]], title: str, lines: Mapping[str, float] = NO_LINES
+    timed: Timed, rows: Sequence[Mapping[str, Any]], title: str, lines: Mapping[str, float] | None = None
 ) -> dict[str, Drawing]:
     """Held-out error over time, on a logarithmic axis, which shows the gains at its end; no figure of one snapshot.
 
@@ -262,7 +260,7 @@ def quality_drawings(
     }
     ylabel = "held-out error (share of pixels)"
     xlabel = "time since the start (s)" if timed.count_compilation else "time of training (s)"
-    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=lines)
+    panel = plotting.Panel(ylabel, curves, log=True, x=x, xlabel=xlabel, levels=lines or {})
     return {"quality_over_time": Drawing("Held-out error over time", plotting.training_curves([panel], title))}
 
 
