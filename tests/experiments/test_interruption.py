@@ -8,9 +8,9 @@ import time
 
 import jax
 import pytest
-from small_runs import SMALL, Command, parse
+from small_runs import SMALL, Command
 
-from experiments import rerun, train_model
+from experiments import rerun
 from segjax import checkpoints
 
 pytestmark = pytest.mark.slow
@@ -19,7 +19,6 @@ pytestmark = pytest.mark.slow
 SAVED = ["--checkpoint-seconds", "0.01"]
 WORDS = [*SMALL, "--architecture", "notebook", "--iterations", "200", "--show-every", "100", *SAVED]
 KILLS, PART = 20, "runs/*.part"
-RUN = f"runs/{parse(train_model, *WORDS).run(0).stem}.safetensors"
 
 
 def train(out, cache, limit=None):
@@ -62,8 +61,9 @@ def files(out):
     paths = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in timed]
     contents = {str(path.relative_to(out)): path.read_bytes() for path in paths}
     # The finished run has its seconds as well.
-    arrays, metadata = checkpoints.load(out / RUN)
-    contents[RUN] = [leaf.tobytes() for leaf in jax.tree.leaves(arrays)] + [{**metadata, "seconds": 0}]
+    (run,) = out.glob("runs/*-seed0-*.safetensors")
+    arrays, metadata = checkpoints.load(run)
+    contents[f"runs/{run.name}"] = [leaf.tobytes() for leaf in jax.tree.leaves(arrays)] + [{**metadata, "seconds": 0}]
     document = json.loads((out / "results.json").read_text())
     contents["results.json"] = json.dumps(list(rerun.leaves(document)))
     header, row = (line.split(",") for line in (out / "runs.csv").read_text().splitlines())
