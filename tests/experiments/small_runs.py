@@ -20,6 +20,7 @@ from experiments.lab.options import Comparison, Data, Group, Seeds, Training
 from experiments.lab.report import Report
 from experiments.lab.runs import Held, Result, Run, arguments
 from experiments.optimizers.contest import Contest
+from experiments.timed import clock
 from segjax import History, metrics
 from segjax.edges import EdgeCounts
 from segjax.training import Fit
@@ -187,8 +188,6 @@ def told_to_stop():
 @contextlib.contextmanager
 def ticking(tick, compiling=0.0):
     """Inside, the clock of a training moves by `tick` at each look, and by `compiling` while a program is compiled."""
-    from experiments.timed import clock
-
     moment, compiled = 0.0, Fit.compile
 
     def look():

@@ -101,8 +101,8 @@ def test_more_seeds_optimizers_and_rates_train_only_the_new_ones(tmp_path, monke
     ]
     assert list(more["summary"]) == ["sgd 0.001", "sgd 0.1", "adam 0.001", "rmsprop 0.001"]
     # The finished runs are what they were, to the second.
-    kept = {(row["optimizer"], row["seed"]): row for row in more["runs"] if row["learning_rate"] == 0.001}
-    assert {key: kept[key] for key in first} == first
+    again = {(row["optimizer"], row["seed"]): row for row in more["runs"] if row["learning_rate"] == 0.001}
+    assert {key: again[key] for key in first} == first
     del started[:]
     fewer = run(*words, "--optimizers", "adam", "--seeds", "1")
     assert [(row["optimizer"], row["seed"]) for row in fewer["runs"]] == [("adam", 0)]

@@ -205,9 +205,9 @@ def test_the_report_is_one_page_that_fetches_nothing(finished):
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "script" not in page.tags
     assert not re.search(r"url\(|@import", text)
-    shown = "\n".join(page.text)
-    assert QUESTIONS[name] in shown
-    assert json.loads((out / "results.json").read_text())["command"] in shown
+    text_of_page = "\n".join(page.text)
+    assert QUESTIONS[name] in text_of_page
+    assert json.loads((out / "results.json").read_text())["command"] in text_of_page
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
