@@ -342,7 +342,7 @@ def drawings(options: Options, errors: Errors) -> dict[str, Drawing]:
         name: Drawing(heading, plotting.training_curves([panel], f"{heading}, {fixed}: {setting}"))
         for name, (heading, fixed, panel) in panels.items()
         # A single point is no curve.
-        if np.size(panel.x) > 1
+        if panel.x is not None and len(panel.x) > 1
     }
 
 

@@ -138,17 +138,14 @@ def answer(options: Options, lab: Lab) -> Report:
         figures["launches"] = launch_drawing(options, gpu, readings)
     else:
         warnings.insert(0, NO_PLUGIN)
+    documents = [_document(name, reading, gpu) for name, reading in readings.items()]
     texts = {_file(name): reading.compiled.text.encode() for name, reading in readings.items() if reading.compiled}
     return Report(
         findings(readings),
         tables,
         figures,
-        results={
-            "gpu": msgspec.structs.asdict(gpu),
-            "plugin": has_plugin,
-            "programs": [_document(name, reading, gpu) for name, reading in readings.items()],
-        },
-        rows=[_row(name, reading, gpu) for name, reading in readings.items()],
+        results={"gpu": msgspec.structs.asdict(gpu), "plugin": has_plugin, "programs": documents},
+        rows=list(map(_row, documents)),
         warnings=warnings,
         files=texts if options.hlo else {},
     )
@@ -283,18 +280,16 @@ def _document(name: str, reading: Reading, gpu: Gpu) -> dict[str, Any]:
     }
 
 
-def _row(name: str, reading: Reading, gpu: Gpu) -> dict[str, Any]:
-    """The program's row of runs.csv."""
-    binary = reading.compiled
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in a row of runs.csv, without the convolutions."""
+    launches = document["launches"]
     return {
-        "program": name,
-        "runs": reading.program.runs,
-        "launches": binary.loop.launches.total() if binary else None,
-        **{kind: binary.loop.launches[kind] if binary else None for kind in KINDS},
-        "turns": binary.loop.trips if binary else None,
-        "temporary_bytes": binary.temporary_bytes if binary else None,
-        **reading.program.total._asdict(),
-        **{f"least_seconds_{precision}": seconds for precision, seconds in reading.program.least_seconds(gpu).items()},
+        "program": document["name"],
+        "runs": document["runs"],
+        "launches": sum(launches.values()) if launches else None,
+        **{kind: launches.get(kind, 0) if launches else None for kind in KINDS},
+        **{name: document[name] for name in ("turns", "temporary_bytes", "flops", "bytes")},
+        **{f"least_seconds_{precision}": seconds for precision, seconds in document["least_seconds"].items()},
     }
 
 
