@@ -286,8 +286,8 @@ def _row(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "program": document["name"],
         "runs": document["runs"],
-        "launches": sum(launches.values()) if launches else None,
-        **{kind: launches.get(kind, 0) if launches else None for kind in KINDS},
+        "launches": None if launches is None else sum(launches.values()),
+        **{kind: None if launches is None else launches.get(kind, 0) for kind in KINDS},
         **{name: document[name] for name in ("turns", "temporary_bytes", "flops", "bytes")},
         **{f"least_seconds_{precision}": seconds for precision, seconds in document["least_seconds"].items()},
     }

@@ -33,9 +33,10 @@ import segjax
 from experiments.lab import arms, question
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data, Seed, Trained, Training, check_training
+from experiments.lab.programs import held_out_batch
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.lab.runs import Texture, held_out_batch
+from experiments.lab.runs import Texture
 from experiments.pictures.saved_models import load_with_textures
 from segjax import layers, metrics, plotting
 from segjax.models import Variables

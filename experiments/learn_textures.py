@@ -23,9 +23,9 @@ import numpy as np
 import segjax
 from experiments.lab import question
 from experiments.lab.options import Command, Group, Seed
+from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
-from experiments.lab.runs import HELD_OUT_KEY
 from experiments.pictures import novelty, photographs, saved_models
 from experiments.timed import clock
 from experiments.timed.clock import Timed

@@ -40,9 +40,10 @@ from rich.progress import TaskID
 from tyro.conf import Positional, arg
 
 from experiments.lab import question, stops
-from experiments.lab.folder import Folder, digest
+from experiments.lab.folder import Folder
 from experiments.lab.names import printable
 from experiments.lab.options import Command
+from experiments.lab.provenance import digest
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError

@@ -21,9 +21,9 @@ from experiments.lab import bounds, question
 from experiments.lab.arms import COLUMNS
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Data, Seed
+from experiments.lab.programs import held_out_batch
 from experiments.lab.question import Lab
 from experiments.lab.report import Report
-from experiments.lab.runs import held_out_batch
 from experiments.pictures import saved_models
 from experiments.timed import clock
 from experiments.timed.clock import Timed

@@ -21,12 +21,12 @@ def ours(batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
     # What a command imports counts, `question` included.
     import jax
 
-    from experiments.lab import question, runs
+    from experiments.lab import programs, question, runs
     from experiments.lab.options import Data
 
     assert question
     run = runs.Run(seed=0, texture=Data(batch_size=batch_size, image_size=image_size).texture)
-    program, (keys, rates) = runs.program(run), runs.arguments([run])
+    program, (keys, rates) = programs.program(run), programs.arguments([run])
     state = program.init(keys, rates)
     state, _ = jax.block_until_ready(program.advance(keys, state, rates, 1))
     moment = time.time()

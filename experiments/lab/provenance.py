@@ -68,6 +68,18 @@ def circumstances() -> dict[str, Any]:
     }
 
 
+def digest(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, or in words, which are shorter, why it cannot be read."""
+    try:
+        # A pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            return "no regular file"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error.strerror or "cannot be read"
+
+
 @cache
 def code_digest() -> str:
     """A digest of the source files of segjax and of the experiments, whose versions do not tell two checkouts apart."""

@@ -26,7 +26,8 @@ from experiments.lab import cli, report, workers
 from experiments.lab.folder import Folder, identity_of
 from experiments.lab.names import exact, printable, shortened
 from experiments.lab.options import Command, Engine, Training, check_run
-from experiments.lab.runs import CHUNK_SIZE, Group, Result, Run
+from experiments.lab.programs import CHUNK_SIZE
+from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
 from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
 

@@ -19,7 +19,8 @@ from rich.table import Column
 
 import segjax
 from experiments.lab import provenance, stops
-from experiments.lab.runs import CHUNK_SIZE, Group, PartialRun, Program, Result, Run, arguments, program
+from experiments.lab.programs import CHUNK_SIZE, Program, arguments, program
+from experiments.lab.runs import Group, PartialRun, Result, Run
 
 Watch = Callable[[segjax.TrainState], None]
 # Called with the present activity, and the steps of each run that are new since the last call.

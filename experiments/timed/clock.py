@@ -21,9 +21,10 @@ from experiments.lab import arms, figures
 from experiments.lab.folder import CLOCK
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Group, check_name, check_training
+from experiments.lab.programs import CHUNK_SIZE, held_out_of
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.lab.runs import CHUNK_SIZE, PartialRun, held_out_of
+from experiments.lab.runs import PartialRun
 from experiments.lab.tables import distance_table
 from experiments.lab.train import in_chunks
 from experiments.pictures import saved_models

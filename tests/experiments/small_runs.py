@@ -17,8 +17,9 @@ import pytest
 from experiments.lab import cli, question, stops, train
 from experiments.lab.arms import Arm, by_rate, compare
 from experiments.lab.options import Comparison, Data, Group, Seeds, Training
+from experiments.lab.programs import arguments
 from experiments.lab.report import Report
-from experiments.lab.runs import Held, Result, Run, arguments
+from experiments.lab.runs import Held, Result, Run
 from experiments.optimizers.contest import Contest
 from experiments.timed import clock
 from segjax import History, metrics

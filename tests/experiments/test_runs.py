@@ -7,7 +7,7 @@ import pytest
 from conftest import drawn
 
 import segjax
-from experiments.lab import runs
+from experiments.lab import programs, runs
 from experiments.lab.arms import by_rate
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Run, Texture
@@ -41,11 +41,11 @@ def test_any_optimizer_s_name_makes_a_file_s_name(name):
 @pytest.mark.slow
 def test_held_out_images_are_those_of_evaluate():
     texture = Texture(batch_size=1, image_size=16, sigma=3.2)
-    model, batch = ARCHITECTURES["shallow"], runs.held_out_batch(texture)
+    model, batch = ARCHITECTURES["shallow"], programs.held_out_batch(texture)
     variables = drawn(model)
-    held = runs.evaluation(model, texture)(variables)
+    held = programs.evaluation(model, texture)(variables)
     counts, running, losses = held.counts, held.running_counts, held.losses
-    key = jax.random.key(runs.HELD_OUT_KEY)
+    key = jax.random.key(programs.HELD_OUT_KEY)
     expected = segjax.evaluate(model, variables, key, runs.HELD_OUT_BATCHES, **texture._asdict())
     chex.assert_trees_all_equal(counts, expected, running)
     # The picture's batch is the first of them.
