@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.lab.cli import Stream
-from experiments.lab.experiment import questions
+from experiments.lab.question import questions
 
 
 def main() -> None:

@@ -1,19 +1,19 @@
 """What do our choices cost and save here? Every time beside its peers, in one run, so that noise matters less.
 
-    python -m experiments.benchmark                    the notebook's sizes
-    python -m experiments.benchmark --preset quick     32 x 32, few repeats: shows that it works
+    python -m experiments.benchmark             the notebook's sizes
+    python -m experiments.benchmark quick       32 x 32, few repeats: shows that it works
 
 - a batch, a training step on a given batch, and a whole iteration of both: ours, and PyTorch where it is installed
   (`pip install -e ".[torch]"`), as the notebook writes it and tuned; the iteration in naive JAX as well;
-- many runs in one program, in training steps a second, its memory, and the naive `jax.vmap`;
+- many runs in one program, in training steps per second, its memory, and the naive `jax.vmap`;
 - the time from a command to its first step, and the peak of memory, in processes of their own;
 - the step against the device's limit: the rates of a matrix product and of a copy, measured here;
 - each convolution of the network alone;
-- how the cost of a step grows with image size, batch, width and number of steps.
+- how the cost of a step grows with image size, batch size, channels and number of steps.
 
 Where segjax-native is installed, all this is measured with XLA's convolution as well.
 
-Medians over repeats, taken in turns, with their range; compilation is reported apart. Expect the notebook's iteration
+Medians over repeats, taken in turns, with their range; compilation has its own column. Expect the notebook's iteration
 to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
 """
 
@@ -24,23 +24,23 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
 
 import segjax
 from experiments.bench import contenders, limits, timing
 from experiments.bench.limits import Limits, Work
 from experiments.bench.timing import Program, Timing
-from experiments.lab import experiment
-from experiments.lab.experiment import Lab
+from experiments.lab import question
 from experiments.lab.options import Command
-from experiments.lab.report import Report, Table
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
+from experiments.lab.runs import Texture
 from segjax import plotting
 from segjax._checks import check_count, check_positive
 
@@ -49,10 +49,8 @@ from segjax._checks import check_count, check_positive
 class Options(Command):
     """Measures times, rates and memory, ours beside those of others."""
 
-    image_size: int = 128
-    """Height and width of the images, in pixels."""
-    batch_size: int = 8
-    """Images a batch."""
+    image_size: int = Texture().image_size  # Height and width of the images, in pixels.
+    batch_size: int = Texture().batch_size  # Images per batch.
     steps: int = 5  # Training steps in each measurement, 2 in those of many runs.
     runs: tuple[int, ...] = (1, 4, 16, 64)  # Numbers of runs in one program.
     repeats: int = 5  # Measurements of each, taken in turns; the median counts.
@@ -64,6 +62,8 @@ class Options(Command):
 
     def check(self) -> None:
         super().check()
+        check_count("--image-size", self.image_size, 2)
+        check_count("--batch-size", self.batch_size, 1)
         check_count("--steps", self.steps, 1)
         check_count("--repeats", self.repeats, 1)
         check_positive("--budget", self.budget)
@@ -74,11 +74,12 @@ class Options(Command):
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        # Else jax would take 75 % of a GPU's memory when it first computes. PyTorch, timed in this process as well,
-        # would have a quarter, and cuDNN's fastest algorithms want memory. And `first_step`'s processes must find the
-        # device free: jax is asked what it is before `work` begins, which so takes a CUDA context (some hundred MB) and
-        # no more. The price: jax gets its memory piece by piece. It keeps what it has, and the first call of each
-        # program, which does not count, gets what is missing; should a later one need more, the median passes over it.
+        # By default jax takes 75 % of a GPU's memory when it first computes. PyTorch, timed in this process as well,
+        # would have a quarter, and cuDNN's fastest algorithms need memory. And the processes of `first_step` must find
+        # the device free: jax is asked for its device before `answer` begins, which so takes a CUDA context (some
+        # hundred MB) and no more. The price: jax gets its memory piece by piece. It keeps what it has, and the first
+        # call of each program, which does not count, gets what is missing; should a later call need more, the median
+        # ignores it.
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         with super().prepared():
             yield
@@ -92,10 +93,12 @@ PRESETS = {
 TYPED = dict(os.environ)
 # Steps of a measurement of many runs: 64 of them take long enough.
 SWEEP_STEPS = 2
-# The parts of one run; a fourth is the sweep of many.
-PARTS = ("generation", "step", "iteration")
-LAYERS = "layer"
-Times = dict[tuple[str, str], Timing]
+# The parts of one run; others are its convolutions and sweeps of many runs.
+PARTS, LAYER, SWEEP = ("generation", "step", "iteration"), "layer", "sweep"
+# Part -> program -> its times.
+Times = Mapping[str, Mapping[str, Timing]]
+# Process -> its seconds to the first step, its platform and its peaks of memory.
+Starts = Mapping[str, Mapping[str, Any]]
 
 
 class Ratio(NamedTuple):
@@ -110,7 +113,15 @@ class Ratio(NamedTuple):
     platform: str | None = None
 
 
-OURS, XLA = "ours", f"ours{contenders.XLA}"
+class Quotient(NamedTuple):
+    """A ratio that was measured, and its goal in words."""
+
+    name: str
+    value: float
+    goal: str = ""
+
+
+OURS, XLA = "ours", contenders.with_xla("ours")
 NOTEBOOK, TUNED, SEPARABLE = "PyTorch, the notebook", "PyTorch, tuned", "PyTorch, separable"
 CHANNELS_LAST, DENSE = "PyTorch, eager, channels_last", "naive JAX: dense convolutions"
 NAIVE_LOOP, STEP_BY_STEP = "naive JAX: plain convolutions in the loop", "ours, step by step"
@@ -129,28 +140,49 @@ RATIOS = (
 )
 
 
-class Found(NamedTuple):
-    """Everything that was measured: whether PyTorch was, first steps, times, the device's rates, a step's work."""
-
-    torch: bool
-    starts: dict[str, dict[str, Any]]
-    times: Times
-    device: Limits
-    step: Work
-
-
-def work(options: Options, lab: Lab) -> Found:
+def answer(options: Options, lab: Lab) -> Report:
     torch = options.torch and contenders.torch_is_installed()
     # In processes of their own, before this one computes anything: it would hold memory of the device.
     tuned = ["tuned"] if contenders.can_compile() else []
-    with lab.console.status("the first step of a command"):
+    with lab.progress() as progress:
         names = ["ours", "notebook", *tuned] if torch else ["ours"]
-        starts = {name: first_step(name, options) for name in names}
-    # Each finds its GPU by itself. Times of two kinds of device are no comparison.
+        tracked = progress.track(names, description="the first step of a command")
+        starts = {name: first_step(name, options) for name in tracked}
+    # Each finds its GPU by itself. Times of two kinds of device do not compare.
     torch = torch and starts["notebook"]["platform"] == starts["ours"]["platform"]
-    device = limits.measured(lab.console, options.repeats, options.budget)
+    device = limits.measured(lab, options.repeats, options.budget)
     step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
-    return Found(torch, starts, measure(options, torch, lab.console), device, step)
+    times = measure(parts(options, torch), options, lab)
+    growing = contenders.growth(options.batch_size, options.image_size, options.steps) if options.growth else {}
+    growth = measure(growing, options, lab)
+
+    bound = limits.as_dict(device, step, times["step"][OURS].median)
+    ratios = quotients(times, options)
+    images = f"{options.batch_size} images of {options.image_size} x {options.image_size}"
+    title = f"{images}: median and range of up to {options.repeats} repeats"
+    tables = [
+        times_table(times, title),
+        ratio_table(ratios, starts, bound),
+        sweep_table(times[SWEEP]),
+        start_table(starts),
+        limit_table(device, step, bound),
+        layer_table(times[LAYER], device, options),
+    ]
+    programs = {**times, **{f"by {quantity}": by_value for quantity, by_value in growth.items()}}
+    return Report(
+        [],
+        tables + ([growth_table(growth)] if growth else []),
+        {"times": times_drawing(times, title)},
+        results={
+            "programs": program_documents(programs),
+            "ratios": {ratio.name: ratio.value for ratio in ratios},
+            "first_steps": starts,
+            "limits": bound,
+            "pytorch": torch,
+        },
+        rows=repeat_rows(programs),
+        warnings=missing(torch, starts),
+    )
 
 
 def first_step(name: str, options: Options) -> dict[str, Any]:
@@ -165,106 +197,96 @@ def first_step(name: str, options: Options) -> dict[str, Any]:
     return {"seconds": result.pop("moment") - start, **result}
 
 
-def measure(options: Options, torch: bool, console: Console) -> Times:
-    """(part, program) -> its times."""
+def parts(options: Options, torch: bool) -> dict[str, dict[str, Program]]:
     sizes = (options.batch_size, options.image_size)
-    programs: dict[str, dict[str, Program]] = {
+    return {
         "generation": contenders.generation(*sizes, torch),
         "step": contenders.step(*sizes, options.steps, torch),
         "iteration": contenders.iteration(*sizes, options.steps, torch),
-        LAYERS: contenders.layers(*sizes),
-        "sweep": contenders.sweeps(*sizes, min(options.steps, SWEEP_STEPS), options.runs),
+        LAYER: contenders.layers(*sizes),
+        SWEEP: contenders.sweeps(*sizes, min(options.steps, SWEEP_STEPS), options.runs),
     }
-    if options.growth:
-        programs |= {f"by {name}": chosen for name, chosen in contenders.growth(*sizes, options.steps).items()}
-    times: Times = {}
+
+
+def measure(programs: Mapping[str, Mapping[str, Program]], options: Options, lab: Lab) -> Times:
+    times = {}
     for part, chosen in programs.items():
-        console.print(f"{part}:", highlight=False)
-        timed = timing.measure(chosen, options.repeats, options.budget, console)
-        times |= {(part, name): it for name, it in timed.items()}
+        lab.say(f"{part}:")
+        times[part] = timing.measure(chosen, options.repeats, options.budget, lab)
     return times
 
 
-def report(options: Options, found: Found) -> Report:
-    times, bound = found.times, limits.as_dict(found.device, found.step, found.times["step", OURS].median)
-    size = f"{options.batch_size} images of {options.image_size} x {options.image_size}"
-    title = f"{size}: median and range of up to {options.repeats} repeats"
-    ratios = quotients(times, options)
-    tables = [
-        times_table(times, title),
-        ratio_table(ratios, found.starts, bound),
-        sweep_table(times),
-        start_table(found.starts),
-        limit_table(found, bound),
-        layer_table(found, options),
-    ]
-    if options.growth:
-        tables.append(growth_table(times))
-    shown = {f"{part}: {name}": 1e3 * np.array(it.seconds) for (part, name), it in times.items() if part in PARTS}
-    figures = {"times": plotting.bars(shown, "time of a batch or a step (ms)", title)}
-    rows = [
-        {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
-        for (part, name), timed in times.items()
-        for repeat, value in enumerate(timed.seconds)
-    ]
-    results = {
-        "programs": [
-            {"part": part, "name": name, "median": timed.median, **timed._asdict()}
-            for (part, name), timed in times.items()
-        ],
-        "ratios": {name: value for name, value, _ in ratios},
-        "first_steps": found.starts,
-        "limits": bound,
-        "pytorch": found.torch,
-    }
-    return Report([], tables, figures, results, rows, missing(found))
-
-
-def missing(found: Found) -> list[str]:
-    """Says which programs were not measured."""
-    if not found.torch and "notebook" in found.starts:
-        other, own = (found.starts[name]["platform"] for name in ("notebook", "ours"))
-        return [f"PyTorch was measured up to its first step alone: it runs on a {other}, and jax on a {own}."]
-    if not found.torch:
+def missing(torch: bool, starts: Starts) -> list[str]:
+    """Warnings of programs that were not measured."""
+    if not torch and "notebook" in starts:
+        other, ours = (starts[name]["platform"] for name in ("notebook", "ours"))
+        return [f"PyTorch was measured up to its first step alone: it runs on a {other}, and jax on a {ours}."]
+    if not torch:
         return ["PyTorch was not measured."]
     sentence = "PyTorch tuned was not measured: it needs a C++ compiler and Python's headers."
     return [] if contenders.can_compile() else [sentence]
 
 
-def quotients(times: Times, options: Options) -> list[tuple[str, float, str]]:
-    """(name, value, goal in words) of every ratio whose two programs were measured."""
-    platform, found = jax.default_backend(), []
+def quotients(times: Times, options: Options) -> list[Quotient]:
+    """Every ratio whose two programs were measured."""
+    platform, ratios = jax.default_backend(), []
     for name, part, over, under, number, above, where in RATIOS:
-        if (part, over) in times and (part, under) in times:
-            wanted = number is not None and where in (None, platform)
-            goal = f"{'at least' if above else 'at most'} {number:g}" if wanted else ""
-            found.append((name, times[part, over].median / times[part, under].median, goal))
-    least, most = str(min(options.runs)), str(max(options.runs))
-    single, many = times["sweep", least].median, times["sweep", most].median
+        if over in times[part] and under in times[part]:
+            applies = number is not None and where in (None, platform)
+            goal = f"{'at least' if above else 'at most'} {number:g}" if applies else ""
+            ratios.append(Quotient(name, times[part][over].median / times[part][under].median, goal))
+    least, most = min(options.runs), max(options.runs)
+    medians = {name: timed.median for name, timed in times[SWEEP].items()}
+    single = medians[str(least)]
     if platform == "gpu":
-        many = times["sweep", f"side by side, {most}"].median
-        found.append((f"steps a second: {most} runs side by side / {least}", single / many, "at least 5"))
+        speedup = single / medians[contenders._vmap_strategy(most)]
+        ratios.append(Quotient(f"steps per second: {most} runs side by side / {least}", speedup, "at least 5"))
     else:
-        found.append((f"cost of a run: one of {most} / of {least}", many / single, "at most 1.05"))
-    for name in (name for part, name in times if part == "sweep" and not name.isdecimal()):
-        goal = "at most 1.5" if name.startswith("jax.vmap") else ""
-        found.append((f"cost of a run: {name} / {least}", times["sweep", name].median / single, goal))
-    return found
+        cost = medians[str(most)] / single
+        ratios.append(Quotient(f"cost of a run: one of {most} / of {least}", cost, "at most 1.05"))
+    goals = {contenders.vmap_name(contenders.few_runs(options.runs)): "at most 1.5"}
+    others = [name for name in medians if name not in map(str, options.runs)]
+    costs = [
+        Quotient(f"cost of a run: {name} / {least}", medians[name] / single, goals.get(name, "")) for name in others
+    ]
+    return ratios + costs
+
+
+def program_documents(times: Times) -> list[dict[str, Any]]:
+    """What results.json holds of each program."""
+    return [
+        {"part": part, "name": name, "median": timed.median, **timed._asdict()}
+        for part, by_name in times.items()
+        for name, timed in by_name.items()
+    ]
+
+
+def repeat_rows(times: Times) -> list[dict[str, Any]]:
+    """One row per repeat of each program, as runs.csv has them."""
+    return [
+        {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
+        for part, by_name in times.items()
+        for name, timed in by_name.items()
+        for repeat, value in enumerate(timed.seconds)
+    ]
+
+
+def times_drawing(times: Times, title: str) -> Drawing:
+    bars = {f"{part}: {name}": 1e3 * np.array(timed.seconds) for part in PARTS for name, timed in times[part].items()}
+    return Drawing("Time of each program", plotting.bars(bars, "time of a batch or a step (ms)", title))
 
 
 def times_table(times: Times, note: str) -> Table:
     rows = [
         [part, name, spread(timed), f"{timed.compile_seconds:.1f}"]
-        for (part, name), timed in times.items()
-        if part in PARTS
+        for part in PARTS
+        for name, timed in times[part].items()
     ]
     headings = ("what", "program", "ms", "compiling (s)")
     return Table("Times of a batch or a step", headings, rows, f"{note}. Compiling: with the first call's excess.")
 
 
-def ratio_table(
-    ratios: list[tuple[str, float, str]], starts: dict[str, dict[str, Any]], bound: dict[str, Any]
-) -> Table:
+def ratio_table(ratios: Sequence[Quotient], starts: Starts, bound: Mapping[str, Any]) -> Table:
     rows = [[name, f"{value:.3g}", goal] for name, value, goal in ratios]
     rows.append(["seconds to the first step", f"{starts[OURS]['seconds']:.1f}", "at most 5"])
     goal = "at least 0.5" if jax.default_backend() == "gpu" else ""
@@ -272,18 +294,23 @@ def ratio_table(
     return Table("Ratios", ("what", "measured", "goal, 128 x 128"), rows)
 
 
-def sweep_table(times: Times) -> Table:
-    rows = []
-    for (part, name), timed in times.items():
-        if part == "sweep":
-            rows.append([name, f"{1 / timed.median:.2f}", spread(timed), megabytes(timed.temporary_bytes)])
-            rows[-1].append(f"{timed.compile_seconds:.1f}")
-    headings = ("runs", "steps a second", "ms a step", "temporary MB", "compiling (s)")
+def sweep_table(times: Mapping[str, Timing]) -> Table:
+    rows = [
+        [
+            name,
+            f"{1 / timed.median:.2f}",
+            spread(timed),
+            megabytes(timed.temporary_bytes),
+            f"{timed.compile_seconds:.1f}",
+        ]
+        for name, timed in times.items()
+    ]
+    headings = ("runs", "steps per second", "ms per step", "temporary MB", "compiling (s)")
     note = "Numbers alone: segjax.sweep, one run after the other. Steps of all runs together."
     return Table("Many runs in one program", headings, rows, note)
 
 
-def start_table(starts: dict[str, dict[str, Any]]) -> Table:
+def start_table(starts: Starts) -> Table:
     rows = [
         [name, f"{start['seconds']:.1f}", megabytes(start["peak_bytes"]), megabytes(start["device_peak_bytes"])]
         for name, start in starts.items()
@@ -292,12 +319,12 @@ def start_table(starts: dict[str, dict[str, Any]]) -> Table:
     return Table("From a command to its first step", headings, rows, "Notebook and tuned are PyTorch's.")
 
 
-def limit_table(found: Found, bound: dict[str, Any]) -> Table:
+def limit_table(device: Limits, step: Work, bound: Mapping[str, Any]) -> Table:
     rows = [
-        ["matrix product, float32, 2048 x 2048", f"{found.device.flops / 1e9:.0f} GFLOP/s"],
-        ["copy of 256 MB, read and written", f"{found.device.bytes / 1e9:.1f} GB/s"],
-        ["operations of a step", f"{found.step.flops / 1e9:.2f} GFLOP"],
-        ["least memory that a step moves", f"{found.step.bytes / 1e6:.0f} MB"],
+        ["matrix product, float32, 2048 x 2048", f"{device.flops / 1e9:.0f} GFLOP/s"],
+        ["copy of 256 MB, read and written", f"{device.bytes / 1e9:.1f} GB/s"],
+        ["operations of a step", f"{step.flops / 1e9:.2f} GFLOP"],
+        ["least memory that a step moves", f"{step.bytes / 1e6:.0f} MB"],
         ["least time of a step", f"{milliseconds(bound['floor_seconds'])} ms"],
         ["share of the limit that is reached", f"{bound['fraction']:.2f}"],
     ]
@@ -306,29 +333,34 @@ def limit_table(found: Found, bound: dict[str, Any]) -> Table:
     return Table("The device's limit", ("what", "measured"), rows, note)
 
 
-def layer_table(found: Found, options: Options) -> Table:
+def layer_table(times: Mapping[str, Timing], device: Limits, options: Options) -> Table:
     rows = []
-    for widths in contenders.LAYERS:
-        for suffix in ("", contenders.XLA):
-            for way in contenders.WAYS:
-                name = f"{contenders.layer(*widths, way)}{suffix}"
-                if timed := found.times.get((LAYERS, name)):
-                    flops = 2.0 * options.batch_size * options.image_size**2 * 25 * math.prod(widths)
-                    rate = flops / timed.median
-                    rows.append([name, spread(timed), f"{rate / 1e9:.0f}", f"{rate / found.device.flops:.2f}"])
-    headings = ("channels, what", "ms", "GFLOP/s", "of the product's")
-    note = "By inputs, by kernel: the gradients. FLOP: a product and a sum for each tap, however many are computed."
+    for channels in contenders.LAYERS:
+        flops = 2.0 * options.batch_size * options.image_size**2 * 25 * math.prod(channels)
+        names = [contenders.layer(*channels, part) for part in contenders.PARTS]
+        for name in names + [contenders.with_xla(name) for name in names]:
+            if timed := times.get(name):
+                rate = flops / timed.median
+                rows.append([name, spread(timed), f"{rate / 1e9:.0f}", f"{rate / device.flops:.2f}"])
+    headings = ("channels, what", "ms", "GFLOP/s", "share of the product's")
+    note = (
+        "Gradients with respect to the inputs and to the kernel. FLOP: a product and a sum for each tap, however many "
+        "are computed."
+    )
     return Table("Each convolution alone", headings, rows, note)
 
 
-def growth_table(times: Times) -> Table:
-    rows, first = [], {part: timed.median for (part, _), timed in reversed(times.items()) if part.startswith("by ")}
-    for (part, value), timed in times.items():
-        if part in first and not value.endswith(contenders.XLA):
-            rows.append([part.removeprefix("by "), value, spread(timed), f"{timed.median / first[part]:.2f}"])
-            if other := times.get((part, f"{value}{contenders.XLA}")):
-                rows[-1].append(f"{timed.median / other.median:.2f}")
-    headings = ("quantity", "value", "ms a step", "x its first", "x XLA's convolution")
+def growth_table(growth: Times) -> Table:
+    rows = []
+    for quantity, times in growth.items():
+        others = {name: contenders.with_xla(name) for name in times}
+        values = [name for name in times if name not in others.values()]
+        for value in values:
+            factor = times[value].median / times[values[0]].median
+            rows.append([quantity, value, spread(times[value]), f"{factor:.2f}"])
+            if other := times.get(others[value]):
+                rows[-1].append(f"{times[value].median / other.median:.2f}")
+    headings = ("quantity", "value", "ms per step", "x its first", "x XLA's convolution")
     return Table("How the cost of an iteration grows", headings[: len(rows[0])], rows)
 
 
@@ -347,4 +379,4 @@ def megabytes(number: int | None) -> str:
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

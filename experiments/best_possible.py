@@ -89,6 +89,12 @@ class Options(Comparison):
         """Pixels at the border that no prediction is evaluated on."""
         return max(oracle.margin(max(self.windows), self.data.sigma1, sigma2) for sigma2 in self.all_sigma2s)
 
+    @property
+    def sides(self) -> dict[str, int]:
+        """Prediction -> the side of its largest window, or of its receptive field."""
+        fields = {name: ARCHITECTURES[name].receptive_field for name in NETWORKS}
+        return {**dict.fromkeys(BAYES, max(self.windows)), **fields}
+
     def texture(self, sigma2: float) -> Texture:
         return self.data.texture._replace(sigma2=sigma2)
 
@@ -126,47 +132,48 @@ class Error(NamedTuple):
         return {"error": self.mean, "standard_error": self.standard_error, **bands}
 
 
-# The error that Bayes' rule expects, and the one that is observed.
-KINDS = ("expected", "observed")
-# (window, sigma2) -> kind -> the error of Bayes' rule, and (network, sigma2) -> the observed error of each seed.
-BayesErrors = Mapping[tuple[int, float], Mapping[str, Error]]
-NetworkErrors = Mapping[tuple[str, float], Sequence[Error]]
+# The predictions: Bayes' rule has an error that it expects, and one that is observed.
+EXPECTED, OBSERVED = BAYES = ("Bayes' rule, expected", "Bayes' rule, observed")
+LABELS = (*BAYES, *NETWORKS)
+# (prediction, side of its window or receptive field, sigma2) -> its error, of networks one for each seed.
+Errors = Mapping[tuple[str, int, float], Sequence[Error]]
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    sigma2, largest = options.data.sigma2, max(options.windows)
+    sigma2, sides, largest = options.data.sigma2, options.sides, max(options.windows)
     runs = {
-        (name, value): [options.run(seed, texture=options.texture(value), **NETWORKS[name]) for seed in options.seeds]
+        (name, sides[name], value): [
+            options.run(seed, texture=options.texture(value), **settings) for seed in options.seeds
+        ]
         for value in options.all_sigma2s
-        for name in NETWORKS
+        for name, settings in NETWORKS.items()
     }
     results = {result.run: result for result in lab.train([run for group in runs.values() for run in group])}
     windows = [(window, sigma2) for window in options.windows]
     windows += [(largest, value) for value in options.all_sigma2s if value != sigma2]
-    posteriors = {(window, value): posterior(options, window, value, lab) for window, value in windows}
-    predictions = {pair: [predict(options, results[run]) for run in group] for pair, group in runs.items()}
-
-    bayes = {pair: evaluate(options, probability) for pair, probability in posteriors.items()}
-    networks = {
-        pair: [evaluate(options, probability)["observed"] for probability in group]
-        for pair, group in predictions.items()
+    bayes = {pair: posterior(options, *pair, lab) for pair in windows}
+    networks = {key: [predict(options, results[run]) for run in group] for key, group in runs.items()}
+    errors: dict[tuple[str, int, float], list[Error]] = {
+        (label, *pair): [error]
+        for pair, probability in bayes.items()
+        for label, error in zip(BAYES, evaluate(options, probability), strict=True)
     }
-    rows = error_rows(options, bayes, networks)
-    distances = {f"Bayes' rule, {kind}": bayes[largest, sigma2][kind].by_distance[None] for kind in KINDS}
-    distances |= {name: np.stack([error.by_distance for error in networks[name, sigma2]]) for name in NETWORKS}
-    first = {f"Bayes' rule, {largest} x {largest}": posteriors[largest, sigma2][0]}
-    first |= {name: predictions[name, sigma2][0][0] for name in NETWORKS}
+    for key, predictions in networks.items():
+        errors[key] = [evaluate(options, probability)[1] for probability in predictions]
+    rows = [
+        {"what": label, "window": side, "sigma2": value, "seed": None if label in BAYES else seed, **error.columns}
+        for (label, side, value), of_seeds in errors.items()
+        for seed, error in zip(options.seeds, of_seeds, strict=False)
+    ]
+    first = {f"Bayes' rule, {largest} x {largest}": bayes[largest, sigma2][0]}
+    first |= {name: networks[name, sides[name], sigma2][0][0] for name in NETWORKS}
     return Report(
-        findings(options, bayes, networks),
-        [
-            window_table(options, bayes, networks),
-            sigma2_table(options, bayes, networks),
-            distance_table(distances),
-        ],
-        {**drawings(options, bayes, networks, distances), "predictions": first_image(options, first)},
+        findings(options, errors),
+        [window_table(options, errors), sigma2_table(options, errors), distance_table(options, errors)],
+        {**drawings(options, errors), "predictions": first_image(options, first)},
         results={"errors": rows},
         rows=rows,
-        warnings=warnings(bayes) + tables.seeds_warning(options.seeds.seeds),
+        warnings=warnings(errors) + tables.seeds_warning(options.seeds.seeds),
     )
 
 
@@ -213,8 +220,8 @@ def predict(options: Options, result: Result) -> np.ndarray:
     return np.concatenate([probability(image[start : start + size]) for start in range(0, options.num_images, size)])
 
 
-def evaluate(options: Options, probability: np.ndarray) -> dict[str, Error]:
-    """Kind -> the error of a prediction: min(p, 1 - p) is expected; the masks decide which pixels are wrong."""
+def evaluate(options: Options, probability: np.ndarray) -> tuple[Error, Error]:
+    """The error that a prediction expects, of min(p, 1 - p) at each pixel, and the one that is observed."""
     # Every sigma2 has the same masks.
     mask = np.asarray(images(options, options.data.sigma2, rescaled=True).mask[..., 0]) > 0.5
     inner = (slice(None), *(slice(options.margin, -options.margin),) * 2)
@@ -230,44 +237,28 @@ def evaluate(options: Options, probability: np.ndarray) -> dict[str, Error]:
         standard_error = per_image.std(ddof=1) / np.sqrt(len(per_image))
         return Error(float(per_image.mean()), float(standard_error), by_distance)
 
-    return {"expected": error(np.minimum(probability, 1 - probability)), "observed": error((probability > 0.5) != mask)}
+    return error(np.minimum(probability, 1 - probability)), error((probability > 0.5) != mask)
 
 
-def error_rows(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> list[dict[str, Any]]:
-    """One row per error, as runs.csv has them."""
-    rows = [
-        {"what": f"Bayes' rule, {kind}", "window": window, "sigma2": sigma2, "seed": None, **error.columns}
-        for (window, sigma2), errors in bayes.items()
-        for kind, error in errors.items()
-    ]
-    for (name, sigma2), errors_of_seeds in networks.items():
-        field = ARCHITECTURES[name].receptive_field
-        rows += [
-            {"what": name, "window": field, "sigma2": sigma2, "seed": seed, **error.columns}
-            for seed, error in zip(options.seeds, errors_of_seeds, strict=True)
-        ]
-    return rows
-
-
-def findings(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> list[str]:
-    sigma1, sigma2, window = options.data.sigma1, options.data.sigma2, max(options.windows)
-    expected, observed = (bayes[window, sigma2][kind] for kind in KINDS)
+def findings(options: Options, errors: Errors) -> list[str]:
+    sigma1, sigma2, sides = options.data.sigma1, options.data.sigma2, options.sides
+    (expected,), (observed,) = (errors[label, sides[label], sigma2] for label in BAYES)
     sentences = [
-        f"sigma {sigma1:g} against {sigma2:g}: Bayes' rule on {window} x {window} pixels expects an error of "
-        f"{expected.mean:.2%} (+- {expected.standard_error:.2%}); {observed.mean:.2%} is observed."
+        f"sigma {sigma1:g} against {sigma2:g}: Bayes' rule on {sides[EXPECTED]} x {sides[EXPECTED]} pixels expects an "
+        f"error of {expected.mean:.2%} (+- {expected.standard_error:.2%}); {observed.mean:.2%} is observed."
     ]
     for name in NETWORKS:
-        error, field = mean(networks[name, sigma2]), ARCHITECTURES[name].receptive_field
+        error, field = means(errors[name, sides[name], sigma2]).mean(), sides[name]
         ratio = f", {error / expected.mean:.1f} times what Bayes' rule expects" if expected.mean > 0 else ""
         sentences.append(f"{name}, with a receptive field of {field} x {field}, has an error of {error:.2%}{ratio}.")
     return sentences
 
 
-def warnings(bayes: BayesErrors) -> list[str]:
+def warnings(errors: Errors) -> list[str]:
     """Windows for which the masks were too few, by the gap between the two errors of Bayes' rule."""
     sentences = []
-    for (window, sigma2), errors in bayes.items():
-        expected, observed = (errors[kind] for kind in KINDS)
+    for window, sigma2 in [(window, sigma2) for label, window, sigma2 in errors if label == EXPECTED]:
+        (expected,), (observed,) = (errors[label, window, sigma2] for label in BAYES)
         # At two standard errors, one of the seven windows and sigmas would warn by chance in one report of seven.
         if observed.mean - expected.mean > 3 * np.hypot(expected.standard_error, observed.standard_error):
             sentences.append(
@@ -277,15 +268,14 @@ def warnings(bayes: BayesErrors) -> list[str]:
     return sentences
 
 
-def window_table(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> Table:
+def window_table(options: Options, errors: Errors) -> Table:
     sigma2 = options.data.sigma2
     rows = [
-        [f"Bayes' rule, {window} x {window}", *(_cell(bayes[window, sigma2][kind]) for kind in KINDS)]
+        [f"Bayes' rule, {window} x {window}", *(_cell(errors[label, window, sigma2]) for label in BAYES)]
         for window in options.windows
     ]
-    for name in NETWORKS:
-        field = ARCHITECTURES[name].receptive_field
-        rows.append([f"{name}, receptive field {field} x {field}", "-", _spread(networks[name, sigma2])])
+    for name, field in ((name, options.sides[name]) for name in NETWORKS):
+        rows.append([f"{name}, receptive field {field} x {field}", "-", _cell(errors[name, field, sigma2])])
     note = (
         "Expected: the mean of min(p, 1 - p); observed: the share of wrong pixels; +- a standard error over images. "
         f"Networks: {options.seeds}."
@@ -293,73 +283,66 @@ def window_table(options: Options, bayes: BayesErrors, networks: NetworkErrors) 
     return Table(f"Error (%) at sigma2 {sigma2:g}", ("", "expected", "observed"), rows, note)
 
 
-def sigma2_table(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> Table:
-    window = max(options.windows)
+def sigma2_table(options: Options, errors: Errors) -> Table:
     rows = [
-        [
-            f"{sigma2:g}",
-            *(_cell(bayes[window, sigma2][kind]) for kind in KINDS),
-            *(_spread(networks[name, sigma2]) for name in NETWORKS),
-        ]
+        [f"{sigma2:g}", *(_cell(errors[label, options.sides[label], sigma2]) for label in LABELS)]
         for sigma2 in options.all_sigma2s
     ]
-    headings = ("sigma2", f"Bayes' rule, {window} x {window}: expected", "observed", *NETWORKS)
-    return Table(f"Error (%) against sigma2, at sigma1 {options.data.sigma1:g}", headings, rows)
+    note = "Bayes' rule on the largest window."
+    return Table(f"Error (%) against sigma2, at sigma1 {options.data.sigma1:g}", ("sigma2", *LABELS), rows, note)
 
 
-def distance_table(distances: Mapping[str, np.ndarray]) -> Table:
+def distance_table(options: Options, errors: Errors) -> Table:
     rows = [
-        [name, *(f"{100 * error:.2f}" if np.isfinite(error) else "-" for error in errors.mean(axis=0))]
-        for name, errors in distances.items()
+        [label, *(f"{100 * error:.2f}" if np.isfinite(error) else "-" for error in by_distance.mean(axis=0))]
+        for label, by_distance in distances(options, errors).items()
     ]
     note = "Pixels from the true edge; Bayes' rule on the largest window."
     return Table("Error (%) by distance", ("", *edges.BAND_NAMES), rows, note)
 
 
-def window_panel(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> plotting.Panel:
-    sigma2 = options.data.sigma2
-    curves = {
-        f"Bayes' rule, {kind}": np.array([bayes[window, sigma2][kind].mean for window in options.windows])
-        for kind in KINDS
-    }
-    levels = {
-        f"{name}, receptive field {ARCHITECTURES[name].receptive_field}": mean(networks[name, sigma2])
-        for name in NETWORKS
-    }
-    x = np.array(options.windows, float)
-    return plotting.Panel(YLABEL, curves, log=True, x=x, xlabel="side of the window (pixels)", horizontal_lines=levels)
+def distances(options: Options, errors: Errors) -> dict[str, np.ndarray]:
+    """Prediction -> (seeds, 5), its error at each distance."""
+    sigma2, sides = options.data.sigma2, options.sides
+    return {label: np.stack([error.by_distance for error in errors[label, sides[label], sigma2]]) for label in LABELS}
 
 
-def sigma2_panel(options: Options, bayes: BayesErrors, networks: NetworkErrors) -> plotting.Panel:
-    sigma2s, largest = options.all_sigma2s, max(options.windows)
-    curves = {
-        f"Bayes' rule, {largest} x {largest}": np.array([bayes[largest, sigma2]["expected"].mean for sigma2 in sigma2s])
-    }
-    for name in NETWORKS:
-        errors = [[error.mean for error in networks[name, sigma2]] for sigma2 in sigma2s]
-        curves[name] = np.array(errors).T
-    return plotting.Panel(YLABEL, curves, log=True, x=np.array(sigma2s), xlabel="sigma2 (pixels)")
-
-
-def drawings(
-    options: Options, bayes: BayesErrors, networks: NetworkErrors, distances: Mapping[str, np.ndarray]
-) -> dict[str, Drawing]:
+def drawings(options: Options, errors: Errors) -> dict[str, Drawing]:
     """Errors against distance, window and sigma2."""
-    xlabel = "distance to the true edge (pixels)"
-    by_distance = plotting.Panel(YLABEL, distances, x=np.array(MIDDLES), xlabel=xlabel)
-    at_sigma2 = f"sigma2 {options.data.sigma2:g}"
-    panels = {"by_distance": ("Error by the distance to the true edge", at_sigma2, by_distance)}
-    # A single point is no curve.
-    if len(options.windows) > 1:
-        panel = window_panel(options, bayes, networks)
-        panels["over_window"] = ("Error against the size of the window", at_sigma2, panel)
-    if len(options.all_sigma2s) > 1:
-        panel = sigma2_panel(options, bayes, networks)
-        panels["over_sigma2"] = ("Error against sigma2", f"sigma1 {options.data.sigma1:g}", panel)
+    sigma2, sides = options.data.sigma2, options.sides
+    fields = {f"{name}, receptive field {sides[name]}": means(errors[name, sides[name], sigma2]) for name in NETWORKS}
+    over_window = plotting.Panel(
+        YLABEL,
+        {label: np.stack([means(errors[label, side, sigma2]) for side in options.windows], axis=1) for label in BAYES},
+        log=True,
+        x=np.array(options.windows, float),
+        xlabel="side of the window (pixels)",
+        horizontal_lines={label: float(values.mean()) for label, values in fields.items()},
+    )
+    over_sigma2 = plotting.Panel(
+        YLABEL,
+        {
+            label: np.stack([means(errors[label, sides[label], value]) for value in options.all_sigma2s], axis=1)
+            for label in (EXPECTED, *NETWORKS)
+        },
+        log=True,
+        x=np.array(options.all_sigma2s),
+        xlabel="sigma2 (pixels)",
+    )
+    by_distance = plotting.Panel(
+        YLABEL, distances(options, errors), x=np.array(MIDDLES), xlabel="distance to the true edge (pixels)"
+    )
+    panels = {
+        "by_distance": ("Error by the distance to the true edge", f"sigma2 {sigma2:g}", by_distance),
+        "over_window": ("Error against the size of the window", f"sigma2 {sigma2:g}", over_window),
+        "over_sigma2": ("Error against sigma2", f"sigma1 {options.data.sigma1:g}", over_sigma2),
+    }
     setting = f"{options.num_images} images of {options.data.size}, {options.seeds}"
     return {
         name: Drawing(heading, plotting.training_curves([panel], f"{heading}, {fixed}: {setting}"))
         for name, (heading, fixed, panel) in panels.items()
+        # A single point is no curve.
+        if panel.x is not None and len(panel.x) > 1
     }
 
 
@@ -371,17 +354,15 @@ def first_image(options: Options, predictions: Mapping[str, np.ndarray]) -> Draw
     return Drawing("An image and its predictions", figure)
 
 
-def mean(errors: Sequence[Error]) -> float:
-    """The mean error over seeds."""
-    return float(np.mean([error.mean for error in errors]))
+def means(errors: Sequence[Error]) -> np.ndarray:
+    return np.array([error.mean for error in errors])
 
 
-def _cell(error: Error) -> str:
-    return f"{100 * error.mean:.2f}\n+- {100 * error.standard_error:.2f}"
-
-
-def _spread(errors: Sequence[Error]) -> str:
-    return tables.spread(100 * np.array([error.mean for error in errors]), ".2f")
+def _cell(errors: Sequence[Error]) -> str:
+    """The mean and range over seeds; of one error, itself and its standard error."""
+    if len(errors) > 1:
+        return tables.spread(100 * means(errors), ".2f")
+    return f"{100 * errors[0].mean:.2f}\n+- {100 * errors[0].standard_error:.2f}"
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ from experiments.lab.arms import Arms, compare
 from experiments.lab.bounds import Bound
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison, Data, Seeds, Training, check_names, check_training
+from experiments.lab.programs import arguments, program
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.lab.runs import Run, arguments, program
+from experiments.lab.runs import Run
 from segjax import plotting
 from segjax._checks import check_positive
 
@@ -61,14 +62,8 @@ class Options(Comparison):
         check_positive("--learning-rate", self.learning_rate)
 
     def run_of(self, architecture: str, seed: int, iterations: int) -> Run:
-        return self.run(
-            seed,
-            optimizer=self.optimizer,
-            learning_rate=self.learning_rate,
-            objective=self.loss,
-            architecture=architecture,
-            iterations=iterations,
-        )
+        fixed = {"optimizer": self.optimizer, "learning_rate": self.learning_rate, "objective": self.loss}
+        return self.run(seed, architecture=architecture, iterations=iterations, **fixed)
 
 
 PRESETS = {
@@ -112,10 +107,7 @@ def answer(options: Options, lab: Lab) -> Report:
         [table(options, costs, budgets)],
         drawings(options, costs, budgets, bound),
         both,
-        {
-            "costs": {name: cost._asdict() for name, cost in costs.items()},
-            "best_possible": bounds.document(bound),
-        },
+        {"costs": {name: cost._asdict() for name, cost in costs.items()}, "best_possible": bounds.document(bound)},
         warnings=tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(both),
     )
 
@@ -215,14 +207,14 @@ def drawings(
     setting, iterations = f"{options.data.size} images, {options.seeds}", options.training.iterations
     panels = (f"{STEPS}: {iterations}", f"{SECONDS}: those of {options.architectures[0]}")
     labels = ("time of a training step (ms)", f"held-out accuracy after {iterations} steps")
-    levels = {bounds.heading(bound): 1 - bound.error.expected} if bound else {}
+    lines = {bounds.heading(bound): 1 - bound.error.expected} if bound else {}
     return {
         "budgets": Drawing(
             "Accuracy at equal steps and at equal seconds",
             plotting.scores(both, panels, ("held-out accuracy",) * 2, setting),
         ),
         "cost_and_quality": Drawing(
-            "Accuracy against the time of a step", plotting.tradeoff(points, *labels, setting, horizontal_lines=levels)
+            "Accuracy against the time of a step", plotting.tradeoff(points, *labels, setting, horizontal_lines=lines)
         ),
     }
 

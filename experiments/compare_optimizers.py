@@ -77,6 +77,7 @@ class Options(Comparison):
 
     def check(self) -> None:
         super().check()
+        check_positive("--learning-rate", self.learning_rate)
         # Optimizers and the baseline are read here, where mistakes in them are the user's.
         known = self.references
         if self.reference:
@@ -84,7 +85,6 @@ class Options(Comparison):
         for candidate in self.candidates:
             for rate in () if candidate in self.tuned else candidate.rates:
                 import_paths.check_moves(f"--optimizers {candidate.label}", candidate.optimizer, rate)
-        check_positive("--learning-rate", self.learning_rate)
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)

@@ -27,9 +27,9 @@ import segjax
 from experiments.lab import folder, question
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Data, Seeds, check_training
+from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.lab.runs import CHUNK_SIZE
 from segjax import LOSSES, OPTIMIZERS, plotting, range_test
 from segjax._checks import check_count, check_positive
 from segjax.schedules import scheduled

@@ -1,24 +1,24 @@
 """What would a GPU run? The compiled programs of training, read without a GPU at hand.
 
     python -m experiments.gpu_program                      the notebook's network under Adam, for an H100
-    python -m experiments.gpu_program --gpu a100 --hlo     for another GPU, and the programs themselves
-    python -m experiments.gpu_program --preset quick       32 x 32 images, fewer programs
+    python -m experiments.gpu_program --gpu a100 --hlo     for another GPU, with the programs themselves
+    python -m experiments.gpu_program quick                32 x 32 images, fewer programs
 
-XLA compiles for a GPU that is not there. Of `train`, `jax.vmap(train)`, `sweep` at several widths and `evaluate` this
-tells the launches in one turn of the loop, every convolution, whether the compiler knows the loop's length, and the
-memory of temporaries. No time comes out of it. The least time is a bound from shapes and data sheets: the operations
-at the GPU's peak, or the bytes at its full bandwidth, whichever takes longer. It assumes that every tap is multiplied
-and that each array goes through the GPU's memory once.
+XLA compiles for a GPU that is not there. For `train`, `jax.vmap(train)`, `sweep` at several widths and `evaluate` the
+report lists the launches in one turn of the loop, every convolution, whether the compiler knows the loop's length, and
+the memory of temporaries. It has no measured time. The least time is a bound from shapes and data sheets: the
+operations at the GPU's peak, or the bytes at its full bandwidth, whichever takes longer. It assumes that every tap is
+multiplied and that each array goes through the GPU's memory once.
 
 It needs jax's CUDA plugin (`pip install ".[experiments,gpu-program]"` in an environment of its own, 5.6 GB), but no
-GPU; without the plugin it shows the convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU
+GPU. Without the plugin it lists the convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU
 cores each program takes 10 to 20 s.
 """
 
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,35 +26,42 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import msgspec
 import numpy as np
 
 import segjax
 from experiments.bench import compiled, gpus, limits
 from experiments.bench.compiled import Compiled, Convolution
+from experiments.bench.gpus import Gpu
 from experiments.bench.limits import Work
-from experiments.lab import experiment
-from experiments.lab.experiment import Lab
+from experiments.lab import question
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Images
-from experiments.lab.report import Report, Table
+from experiments.lab.options import Command, Data, Seed, check_training
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from segjax import OPTIMIZERS, plotting
 from segjax._checks import check_count
 
 KINDS = ("fusions", "cuDNN", "products", "copies", "others")
-INSTALL = "pip install '.[experiments,gpu-program]' in an environment of its own"
+NO_PLUGIN = (
+    "jax's CUDA plugin is missing, so nothing was compiled: pip install '.[experiments,gpu-program]' in an environment "
+    "of its own."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Images):
-    """Compiles training for a GPU that need not be there, and tells what it would run."""
+class Options(Command):
+    """Compiles training for a GPU that need not be there, and lists what it would run."""
 
+    data: Data = Data()
+    seed: Seed = Seed()
     gpu: str = "h100"
     """h100, h200, a100, or a JSON file with the facts of another, named as in experiments/bench/gpus.py."""
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
     iterations: int = 1000  # Training steps of a run.
     runs: int = 4  # Runs of jax.vmap.
-    widths: tuple[int, ...] = (1, 8, 64)  # Runs side by side in a sweep; each width is a program.
+    widths: tuple[int, ...] = (1, 8, 64)  # Runs that a sweep trains together; each width is a program.
     hlo: bool = False  # Write the compiled programs as well.
     out: Path = Path("results/gpu_program")
 
@@ -64,6 +71,8 @@ class Options(Images):
     def check(self) -> None:
         super().check()
         gpus.find(self.gpu)
+        check_training(self.optimizer, architecture=self.architecture)
+        check_count("--iterations", self.iterations, 1)
         check_count("--runs", self.runs, 1)
         for width in self.widths:
             check_count("--widths", width, 1)
@@ -72,24 +81,25 @@ class Options(Images):
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        # What follows in this process may want the GPU that is hidden here.
+        # What follows in this process may need the GPU that is hidden here.
         before = dict(os.environ)
         os.environ.update(compiled.ENVIRONMENT)
         # A jaxlib without CUDA does not know the flag, and would end the process.
         if compiled.plugin_is_installed():
             os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {compiled.FLAGS}".strip()
         try:
-            yield
+            with super().prepared():
+                yield
         finally:
             os.environ.clear()
             os.environ.update(before)
 
 
-PRESETS = {"notebook": Options(), "quick": Options(image_size=32, sigma=6.4, runs=2, widths=(1, 2))}
+PRESETS = {"notebook": Options(), "quick": Options(data=Data(image_size=32), runs=2, widths=(1, 2))}
 
 
 class Program(NamedTuple):
-    """A function to compile, the runs that it trains at once, and what one turn of its loop asks for in each."""
+    """A function to compile, the runs that it trains at once, and the work of one turn of its loop for each run."""
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
@@ -98,11 +108,15 @@ class Program(NamedTuple):
 
     @property
     def total(self) -> Work:
-        """What one turn asks for in all runs."""
+        """The work of one turn for all runs."""
         return Work(0, 0).plus(self.work, self.runs)
 
+    def least_seconds(self, gpu: Gpu) -> dict[str, float]:
+        """Precision -> the least seconds of one turn for all runs."""
+        return {precision: self.total.floor(rates) for precision, rates in gpu.limits.items()}
 
-class Read(NamedTuple):
+
+class Reading(NamedTuple):
     """What was read of a program; `compiled` is None without the plugin."""
 
     program: Program
@@ -110,163 +124,178 @@ class Read(NamedTuple):
     compiled: Compiled | None
 
 
+Readings = Mapping[str, Reading]
+
+
+def answer(options: Options, lab: Lab) -> Report:
+    gpu, has_plugin = gpus.find(options.gpu), compiled.plugin_is_installed()
+    readings = read(options, gpu, lab)
+    tables = [least_table(gpu, readings), convolution_table(readings)]
+    figures = {"least_times": least_drawing(options, gpu, readings)}
+    warnings = ["No GPU was measured: the least times are bounds from shapes and data sheets."]
+    if has_plugin:
+        tables.insert(0, launch_table(readings))
+        figures["launches"] = launch_drawing(options, gpu, readings)
+    else:
+        warnings.insert(0, NO_PLUGIN)
+    documents = [_document(name, reading, gpu) for name, reading in readings.items()]
+    texts = {_file(name): reading.compiled.text.encode() for name, reading in readings.items() if reading.compiled}
+    return Report(
+        findings(readings),
+        tables,
+        figures,
+        results={"gpu": msgspec.structs.asdict(gpu), "plugin": has_plugin, "programs": documents},
+        rows=list(map(_row, documents)),
+        warnings=warnings,
+        files=texts if options.hlo else {},
+    )
+
+
 def programs(options: Options) -> dict[str, Program]:
     model, optimizer = ARCHITECTURES[options.architecture], OPTIMIZERS[options.optimizer]
-    sizes: dict[str, Any] = {"batch_size": options.batch_size, "image_size": options.image_size, "sigma": options.sigma}
-    train = segjax.make_train(model, optimizer=optimizer, num_steps=options.iterations, **sizes)
-    key, rate = jax.random.key(options.seed), jnp.float32(1e-3)
-    step = limits.step(model, options.batch_size, options.image_size)
+    texture, batch_size, image_size = options.data.texture._asdict(), options.data.batch_size, options.data.image_size
+    train = segjax.make_train(model, optimizer=optimizer, num_steps=options.iterations, **texture)
+    key, rate = jax.random.key(options.seed.seed), jnp.float32(1e-3)
+    step = limits.step(model, batch_size, image_size)
     keys = jax.random.split(key, max((*options.widths, options.runs)))
-    found = {"train": Program(train, (key, rate), 1, step)}
-    found[f"vmap, {options.runs} run{'s' * (options.runs > 1)}"] = Program(
-        jax.vmap(train, (0, None)), (keys[: options.runs], rate), options.runs, step
-    )
-    for width in options.widths:
-        sweep = partial(segjax.sweep, train, width=width)
-        found[f"sweep, width {width}"] = Program(sweep, (keys, jnp.full(1, rate)), width, step)
-    image = jnp.zeros((options.batch_size, options.image_size, options.image_size, 1))
-    variables = jax.eval_shape(model.init, key, image)
-    prediction = limits.prediction(model, options.batch_size, options.image_size)
+    vmapped = Program(jax.vmap(train, (0, None)), (keys[: options.runs], rate), options.runs, step)
+    sweeps = {
+        f"sweep, width {width}": Program(
+            partial(segjax.sweep, train, width=width), (keys, jnp.full(1, rate)), width, step
+        )
+        for width in options.widths
+    }
+    variables = jax.eval_shape(model.init, key, jnp.zeros((batch_size, image_size, image_size, 1)))
+    prediction = limits.prediction(model, batch_size, image_size)
 
     def evaluate(variables: Any, key: jax.Array) -> segjax.metrics.Counts:
-        return segjax.evaluate(key, model, variables, **sizes)
+        return segjax.evaluate(key, model, variables, **texture)
 
-    found["evaluate"] = Program(evaluate, (variables, key), 1, prediction)
-    return found
+    return {
+        "train": Program(train, (key, rate), 1, step),
+        f"vmap, {options.runs} run{'s' * (options.runs > 1)}": vmapped,
+        **sweeps,
+        "evaluate": Program(evaluate, (variables, key), 1, prediction),
+    }
 
 
-def work(options: Options, lab: Lab) -> dict[str, Read]:
-    found, chosen = {}, programs(options)
-    target = gpus.target(gpus.find(options.gpu)) if compiled.plugin_is_installed() else None
-    for number, (name, program) in enumerate(chosen.items(), 1):
-        with lab.console.status(f"{name} ({number} of {len(chosen)})"):
+def read(options: Options, gpu: Gpu, lab: Lab) -> dict[str, Reading]:
+    """Compiles every program for the GPU and reads it; without the plugin, reads the lowered program."""
+    readings, chosen = {}, programs(options)
+    target = gpus.target(gpu) if compiled.plugin_is_installed() else None
+    with lab.progress() as progress:
+        bar = progress.add_task("", total=len(chosen))
+        for name, program in chosen.items():
+            progress.update(bar, description=name)
             if target:
-                made = compiled.compile_for(target, program.function, *program.arguments)
-                found[name] = Read(program, made.loop.convolutions, made)
+                binary = compiled.compile_for(target, program.function, *program.arguments)
+                readings[name] = Reading(program, binary.loop.convolutions, binary)
             else:
                 lowered = compiled.lowered_convolutions(program.function, *program.arguments)
-                found[name] = Read(program, lowered, None)
-    return found
+                readings[name] = Reading(program, lowered, None)
+            progress.advance(bar)
+    return readings
 
 
-def report(options: Options, found: dict[str, Read]) -> Report:
-    gpu = gpus.find(options.gpu)
-    least = {name: least_seconds(gpu, read.program) for name, read in found.items()}
-    results = {
-        "gpu": gpu._asdict(),
-        "plugin": compiled.plugin_is_installed(),
-        "programs": [_document(name, read, least[name]) for name, read in found.items()],
-    }
-    rows = [_row(name, read, least[name]) for name, read in found.items()]
-    tables = [least_table(gpu, found, least), convolution_table(found)]
-    warnings = ["No GPU was measured: the least times are bounds from shapes and data sheets."]
-    figures = {"least_times": least_figure(options, gpu, least)}
-    if compiled.plugin_is_installed():
-        tables.insert(0, launch_table(found))
-        figures["launches"] = launch_figure(options, gpu, found)
-    else:
-        warnings.insert(0, f"jax's CUDA plugin is missing, so nothing was compiled: {INSTALL}.")
-    files = {f"{_file(name)}.hlo": read.compiled.text.encode() for name, read in found.items() if read.compiled}
-    return Report(findings(found), tables, figures, results, rows, warnings, files if options.hlo else {})
-
-
-def least_seconds(gpu: gpus.Gpu, program: Program) -> dict[str, float]:
-    """precision -> the least seconds of one turn of the loop, of all its runs."""
-    return {precision: program.total.floor(rates) for precision, rates in gpu.limits.items()}
-
-
-def findings(found: dict[str, Read]) -> list[str]:
+def findings(readings: Readings) -> list[str]:
     sentences = []
-    for name, read in found.items():
-        if read.compiled:
-            loop = read.compiled.loop
+    for name, reading in readings.items():
+        if reading.compiled:
+            loop = reading.compiled.loop
             length = "of known length" if loop.trips else "whose length is not known: each turn waits for the host"
-            sentences.append(f"{name}: {loop.launches.total()} launches a turn, in a loop {length}.")
+            sentences.append(f"{name}: {loop.launches.total()} launches per turn, in a loop {length}.")
     return sentences
 
 
-def launch_table(found: dict[str, Read]) -> Table:
+def launch_table(readings: Readings) -> Table:
     rows = []
-    for name, read in found.items():
-        if read.compiled:
-            loop, memory = read.compiled.loop, read.compiled.temporary_bytes / read.program.runs
+    for name, reading in readings.items():
+        if reading.compiled:
+            loop, memory = reading.compiled.loop, reading.compiled.temporary_bytes / reading.program.runs
             numbers = [str(loop.launches[kind]) for kind in KINDS]
             turns = str(loop.trips) if loop.trips else "not known"
             rows.append([name, str(loop.launches.total()), *numbers, turns, f"{memory / 1e6:.0f}"])
-    headings = ("program", "launches", *KINDS, "turns", "temporary MB a run")
+    headings = ("program", "launches", *KINDS, "turns", "temporary MB per run")
     return Table("One turn of the loop, as it is compiled", headings, rows, "A turn is a step of all runs at once.")
 
 
-def least_table(gpu: gpus.Gpu, found: dict[str, Read], least: dict[str, dict[str, float]]) -> Table:
+def least_table(gpu: Gpu, readings: Readings) -> Table:
     rows = []
-    for name, read in found.items():
-        total = read.program.total
-        bounds = [f"{1e6 * seconds:.0f}" for seconds in least[name].values()]
+    for name, reading in readings.items():
+        total = reading.program.total
+        bounds = [f"{1e6 * seconds:.0f}" for seconds in reading.program.least_seconds(gpu).values()]
         rows.append([name, f"{total.flops / 1e9:.2f}", f"{total.bytes / 1e6:.0f}", *bounds, "not measured"])
-    headings = ("program", "GFLOP", "least MB", *(f"least us, {name}" for name in gpu.limits), "measured us")
-    note = f"{gpu.name}: peak rates and full bandwidth; convolutions and products alone, without the drawing of images."
-    return Table("The least that one turn could take: a bound, no measurement", headings, rows, note)
+    headings = ("program", "GFLOP", "least MB", *(f"least us, {precision}" for precision in gpu.limits), "measured us")
+    note = f"{gpu.name}: peak rates and full bandwidth; convolutions and products alone, without drawing the images."
+    return Table("The least time of one turn: a bound, no measurement", headings, rows, note)
 
 
-def convolution_table(found: dict[str, Read]) -> Table:
+def convolution_table(readings: Readings) -> Table:
     rows = [
         [name, str(number), call, window, str(groups)]
-        for name, read in found.items()
-        for (call, window, groups), number in sorted(read.convolutions.items())
+        for name, reading in readings.items()
+        for (call, window, groups), number in sorted(reading.convolutions.items())
     ]
-    lowered = any(not read.compiled for read in found.values())
-    note = "As lowered: a window as large as the image is a gradient by a kernel." if lowered else ""
+    lowered = any(not reading.compiled for reading in readings.values())
+    note = "As lowered: a window as large as the image is a gradient with respect to a kernel." if lowered else ""
     return Table("Convolutions", ("program", "number", "call", "window", "groups"), rows, note)
 
 
-def least_figure(options: Options, gpu: gpus.Gpu, least: dict[str, dict[str, float]]) -> Any:
-    bars = {f"{name}: {precision}": [1e6 * it] for name, own in least.items() for precision, it in own.items()}
-    title = f"Bounds for {gpu.name}: {options.architecture}, {options.size}"
-    return plotting.bars(
-        {name: np.array(it) for name, it in bars.items()}, "least time of a turn (us): a bound, no measurement", title
-    )
+def least_drawing(options: Options, gpu: Gpu, readings: Readings) -> Drawing:
+    bars = {
+        f"{name}: {precision}": np.array([1e6 * seconds])
+        for name, reading in readings.items()
+        for precision, seconds in reading.program.least_seconds(gpu).items()
+    }
+    title = f"Bounds for {gpu.name}: {options.architecture}, {options.data.size}"
+    figure = plotting.bars(bars, "least time of a turn (us): a bound, no measurement", title)
+    return Drawing("Least time of each program on the GPU", figure)
 
 
-def launch_figure(options: Options, gpu: gpus.Gpu, found: dict[str, Read]) -> Any:
-    totals = {name: read.compiled.loop.launches.total() for name, read in found.items() if read.compiled}
-    title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.size}"
-    bars = {name: np.array([number]) for name, number in totals.items()}
-    return plotting.bars(bars, "launches in one turn of the loop", title, log=False)
+def launch_drawing(options: Options, gpu: Gpu, readings: Readings) -> Drawing:
+    bars = {
+        name: np.array([reading.compiled.loop.launches.total()])
+        for name, reading in readings.items()
+        if reading.compiled
+    }
+    title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.data.size}"
+    figure = plotting.bars(bars, "launches in one turn of the loop", title, log=False)
+    return Drawing("Launches of each program", figure)
 
 
-def _document(name: str, read: Read, least: dict[str, float]) -> dict[str, Any]:
-    convolutions = [{**convolution._asdict(), "number": it} for convolution, it in sorted(read.convolutions.items())]
-    made: dict[str, Any] = {"launches": None, "turns": None, "temporary_bytes": None}
-    if read.compiled:
-        loop = read.compiled.loop
-        made = {"launches": dict(loop.launches), "turns": loop.trips, "temporary_bytes": read.compiled.temporary_bytes}
+def _document(name: str, reading: Reading, gpu: Gpu) -> dict[str, Any]:
+    """What results.json holds of a program."""
+    binary = reading.compiled
     return {
         "name": name,
-        "runs": read.program.runs,
-        **made,
-        "convolutions": convolutions,
-        **read.program.total._asdict(),
-        "least_seconds": least,
+        "runs": reading.program.runs,
+        "launches": dict(binary.loop.launches) if binary else None,
+        "turns": binary.loop.trips if binary else None,
+        "temporary_bytes": binary.temporary_bytes if binary else None,
+        "convolutions": [
+            {**convolution._asdict(), "number": number} for convolution, number in sorted(reading.convolutions.items())
+        ],
+        **reading.program.total._asdict(),
+        "least_seconds": reading.program.least_seconds(gpu),
     }
 
 
-def _row(name: str, read: Read, least: dict[str, float]) -> dict[str, Any]:
-    loop = read.compiled.loop if read.compiled else None
+def _row(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The same in a row of runs.csv, without the convolutions."""
+    launches = document["launches"]
     return {
-        "program": name,
-        "runs": read.program.runs,
-        "launches": loop.launches.total() if loop else None,
-        **{kind: loop.launches[kind] if loop else None for kind in KINDS},
-        "turns": loop.trips if loop else None,
-        "temporary_bytes": read.compiled.temporary_bytes if read.compiled else None,
-        **read.program.total._asdict(),
-        **{f"least_seconds_{precision}": seconds for precision, seconds in least.items()},
+        "program": document["name"],
+        "runs": document["runs"],
+        "launches": None if launches is None else sum(launches.values()),
+        **{kind: None if launches is None else launches.get(kind, 0) for kind in KINDS},
+        **{name: document[name] for name in ("turns", "temporary_bytes", "flops", "bytes")},
+        **{f"least_seconds_{precision}": seconds for precision, seconds in document["least_seconds"].items()},
     }
 
 
 def _file(name: str) -> str:
-    return name.replace(",", "").replace(" ", "_")
+    return f"{name.replace(',', '').replace(' ', '_')}.hlo"
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

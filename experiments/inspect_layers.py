@@ -33,9 +33,10 @@ import segjax
 from experiments.lab import arms, question
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data, Seed, Trained, Training, check_training
+from experiments.lab.programs import held_out_batch
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.lab.runs import Texture, held_out_batch
+from experiments.lab.runs import Texture
 from experiments.pictures.saved_models import load_with_textures
 from segjax import layers, metrics, plotting
 from segjax.models import Variables
@@ -100,92 +101,73 @@ class Removal(NamedTuple):
         return self.removed if self.channel is None else f"channel {self.channel}"
 
 
-class Change(NamedTuple):
-    """How a part of the network is removed."""
-
-    layer: str
-    channel: int | None
-    removed: Removed
-    output: layers.Change
-
-
-class Network(NamedTuple):
-    """A trained network, and whether its training diverged."""
-
-    model: nn.Module
-    variables: Variables
-    texture: Texture
-    diverged: bool
-
-
 def answer(options: Options, lab: Lab) -> Report:
-    network = loaded(options.model) if options.model else trained(options, lab)
-    batch = held_out_batch(network.texture)
-    maps = layers.feature_maps(network.model, network.variables, batch.image)
-    removals = remove_each(network, maps, lab)
-    figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, network.variables)) for layer in maps}
-    for layer, array in maps.items():
-        figures[f"features_{layer}"] = Drawing(f"Feature maps of {layer}", features(layer, array, batch))
+    if options.model:
+        saved, texture = load_with_textures(options.model)
+        model, variables, diverged = saved.model, saved.variables, saved.diverged
+    else:
+        # As compare_architectures does, for as few steps.
+        settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
+        run = options.run(options.seed.seed, architecture=options.architecture, **settings)
+        (result,) = lab.train([run])
+        model, variables, texture = ARCHITECTURES[run.architecture], result.variables, run.texture
+        diverged = bool(arms.diverged_at(result.history.loss, variables["params"]))
+    batch = held_out_batch(texture)
+    maps = layers.feature_maps(model, variables, batch.image)
+    removals = remove_each(model, variables, texture, maps, lab)
+    figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, variables)) for layer in maps}
+    figures |= {
+        f"features_{layer}": Drawing(f"Feature maps of {layer}", features(layer, array, batch))
+        for layer, array in maps.items()
+    }
     figures["removal"] = Drawing("Accuracy without each layer", removal_figure(removals))
     rows = [removal._asdict() for removal in removals]
     return Report(
         findings(removals),
         [table(removals)],
         figures,
-        results={"texture": network.texture._asdict(), "removals": rows},
+        results={"texture": texture._asdict(), "removals": rows},
         rows=rows,
-        warnings=["The training of this network diverged: its layers are of no use."] if network.diverged else [],
+        warnings=["The training of this network diverged: its layers are of no use."] if diverged else [],
     )
 
 
-def loaded(path: Path) -> Network:
-    saved, texture = load_with_textures(path)
-    return Network(saved.model, saved.variables, texture, saved.diverged)
-
-
-def trained(options: Options, lab: Lab) -> Network:
-    # As compare_architectures does, for as few steps.
-    settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
-    run = options.run(options.seed.seed, architecture=options.architecture, **settings)
-    (result,) = lab.train([run])
-    diverged = bool(arms.diverged_at(result.history.loss, result.variables["params"]))
-    return Network(ARCHITECTURES[run.architecture], result.variables, run.texture, diverged)
-
-
-def changes_of(variables: Variables, maps: dict[str, jax.Array]) -> list[Change]:
-    changes = []
+def parts_of(variables: Variables, maps: dict[str, jax.Array]) -> list[tuple[str, int | None, Removed]]:
+    """The layer, the channel and the kind of each removal."""
+    parts: list[tuple[str, int | None, Removed]] = []
     for layer, array in maps.items():
         kernel, channels = variables["params"][layer]["kernel"], array.shape[-1]
         # Only an input with as many channels can take the place of the output.
-        if kernel.shape[2] == kernel.shape[3]:
-            changes.append(Change(layer, None, Removed.SKIPPED, layers.skip))
-        changes.append(Change(layer, None, Removed.AVERAGED, layers.average))
-        for index in range(channels) if channels > 1 else ():
-            changes.append(Change(layer, index, Removed.AVERAGED, layers.average_channel(index)))
-    return changes
+        parts += [(layer, None, Removed.SKIPPED)] if kernel.shape[2] == kernel.shape[3] else []
+        parts.append((layer, None, Removed.AVERAGED))
+        parts += [(layer, index, Removed.AVERAGED) for index in range(channels)] if channels > 1 else []
+    return parts
 
 
-def remove_each(network: Network, maps: dict[str, jax.Array], lab: Lab) -> list[Removal]:
+def remove_each(
+    model: nn.Module, variables: Variables, texture: Texture, maps: dict[str, jax.Array], lab: Lab
+) -> list[Removal]:
     """Held-out accuracy of the whole, and without each layer and each channel."""
-    batches = [held_out_batch(network.texture, index) for index in range(HELD_OUT_BATCHES)]
+    batches = [held_out_batch(texture, index) for index in range(HELD_OUT_BATCHES)]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 
     def accuracy(logits: jax.Array) -> float:
         return float(metrics.accuracy(metrics.count(logits, masks)))
 
     # All on the same images: a part that matters little would drown in the scatter between batches.
-    whole = accuracy(segjax.predict(network.model, network.variables, images))
+    whole = accuracy(segjax.predict(model, variables, images))
     share = float(masks.mean())
     constant = max(share, 1 - share)
     removals = [
         Removal("", None, Removed.NOTHING, whole, 0.0),
         Removal("", None, Removed.EVERYTHING, constant, whole - constant),
     ]
-    changes = changes_of(network.variables, maps)
+    parts = parts_of(variables, maps)
     with lab.progress() as progress:
-        for layer, channel, removed, output in progress.track(changes, description="removing each layer and channel"):
-            logits = layers.predict_changed(network.model, network.variables, images, layer, output)
-            rest = accuracy(logits)
+        for layer, channel, removed in progress.track(parts, description="removing each layer and channel"):
+            averaged = layers.average if channel is None else layers.average_channel(channel)
+            change = layers.skip if removed is Removed.SKIPPED else averaged
+            rest = accuracy(layers.predict_changed(model, variables, images, layer, change))
             removals.append(Removal(layer, channel, removed, rest, whole - rest))
     return removals
 
@@ -287,8 +269,8 @@ def findings(removals: Sequence[Removal]) -> list[str]:
     """Averaging compares the parts. Skipping answers another question, and has a sentence of its own."""
 
     def ranked(removed: Removed, channels: bool = False) -> list[Removal]:
-        chosen = [it for it in removals if it.removed is removed and (it.channel is not None) is channels]
-        return sorted((it for it in chosen if it.layer != "out"), key=lambda it: it.accuracy)
+        chosen = [row for row in removals if row.removed is removed and (row.channel is not None) is channels]
+        return sorted((row for row in chosen if row.layer != "out"), key=lambda row: row.accuracy)
 
     (whole,), (constant,) = ranked(Removed.NOTHING), ranked(Removed.EVERYTHING)
     accuracies = {removal.layer: f"{removal.accuracy:.3f}" for removal in ranked(Removed.AVERAGED)}

@@ -1,7 +1,7 @@
 """Can two photographs teach a network to tell their materials apart? Without a label: random masks make them.
 
-    python -m experiments.learn_textures --first brick.png --second grass.png                   60 seconds
-    python -m experiments.learn_textures --first brick.png --second grass.png --preset quick    10 seconds, small
+    python -m experiments.learn_textures --first brick.png --second grass.png            60 seconds
+    python -m experiments.learn_textures quick --first brick.png --second grass.png      10 seconds, small
 
 Random crops of the two, flipped, turned and of changed contrast, are mixed by the notebook's smooth random masks. A
 quarter of each photograph, a strip at its end, is kept apart: the network is judged on images made of those strips, as
@@ -12,50 +12,78 @@ clock works. Expect an accuracy of 0.95 or more for materials that a person tell
 """
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import segjax
-from experiments.lab import experiment
-from experiments.lab.experiment import Lab
-from experiments.lab.report import Report
-from experiments.lab.runs import HELD_OUT_KEY
+from experiments.lab import question
+from experiments.lab.options import Command, Group, Seed
+from experiments.lab.programs import HELD_OUT_KEY
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report
 from experiments.pictures import novelty, photographs, saved_models
 from experiments.timed import clock
-from experiments.timed.clock import Snapshot
+from experiments.timed.clock import Timed
 from segjax import plotting
-from segjax._checks import check_positive, check_share
+from segjax._checks import check_count, check_pixels, check_positive, check_share, check_sigma
 from segjax.exemplars import generate_crops
 
-# The share of each photograph that training never sees.
+# The share of each photograph that is kept apart from training.
 HELD_OUT_SHARE = 0.25
 # Photographs whose largest numbers differ by a larger factor are not on one scale.
 MOST_APART = 10
+TIMED = Timed()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(clock.Options):
+class Crops(Group):
+    """The training images: crops of the photographs, mixed by masks."""
+
+    batch_size: int = 4
+    """Images per batch."""
+    image_size: int = 128
+    """Height and width of the images, in pixels."""
+    sigma: float | None = None
+    """Sigma of the mask's smooth field, in pixels; by default a fifth of the image size."""
+    contrast: float = 0.2
+    """Each crop's contrast is multiplied by a number from 1 - contrast to 1 + contrast."""
+
+    def check(self) -> None:
+        check_count("--batch-size", self.batch_size, 1)
+        check_count("--image-size", self.image_size, 2)
+        check_sigma("--sigma", self.masks["sigma"])
+        check_share("--contrast", self.contrast)
+        check_pixels("the images of a batch, --batch-size * --image-size^2,", self.batch_size * self.image_size**2)
+
+    @property
+    def masks(self) -> dict[str, Any]:
+        """The options of `generate_crops` for the masks."""
+        return {"image_size": self.image_size, "sigma": self.image_size / 5 if self.sigma is None else self.sigma}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Command):
     """Trains a network to tell two photographed materials apart."""
 
     first: Path | None = None  # A photograph of the first material, PNG, JPEG or TIFF: nothing else should be on it.
     second: Path | None = None  # The same of the second, in the same light and at the same scale.
-    contrast: float = 0.2  # Each crop's contrast is multiplied by a number from 1 - contrast to 1 + contrast.
     max_megapixels: float = 50.0  # Photographs of more million pixels than these are refused before they are unpacked.
+    crops: Crops = Crops()
+    seed: Seed = Seed()
+    timed: Timed = TIMED
     out: Path = Path("results/learn_textures")
 
     def inputs(self) -> list[Path]:
-        """Files that the results depend on."""
         return [path for path in (self.first, self.second) if path is not None]
 
     def check(self) -> None:
         super().check()
-        check_share("--contrast", self.contrast)
+        self.timed.check_held_out(self.crops.image_size)
         check_positive("--max-megapixels", self.max_megapixels)
         if len(self.inputs()) < 2:
             raise ValueError("--first and --second are needed: photographs of the two materials")
@@ -68,62 +96,48 @@ class Options(clock.Options):
 
     @cached_property
     def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Of each photograph, the part to train on and the strip to be judged on; both are read once."""
-        size = self.image_size
+        """The training part and the held-out strip of each photograph; both photographs are read once."""
+        size = self.crops.image_size
         return [split(path, photographs.read(path, self.max_megapixels, size), size) for path in self.inputs()]
-
-    @property
-    def law(self) -> dict[str, Any]:
-        """The options of `generate_crops` beside the photographs."""
-        return {"image_size": self.image_size, "sigma": self.sigma}
 
 
 PRESETS = {
     "full": Options(),
     # As in train_best_model: compiling would take half of so short a time.
-    "quick": Options(seconds=10.0, count_compilation=False, image_size=32, sigma=6.4, held_out=128),
+    "quick": Options(
+        crops=Crops(image_size=32), timed=replace(TIMED, seconds=10.0, count_compilation=False, held_out=128)
+    ),
 }
 
 
-def work(options: Options, lab: Lab) -> tuple[list[Snapshot], list[dict[str, Any]]]:
-    """Snapshots of the network, and what each is worth on images of the strips."""
-    snapshots = clock.train(options, partial(trained_on(options), batch_size=options.batch_size), lab.console)
-    return snapshots, clock.judge(options, snapshots, judged_on(options), lab.console)
-
-
-def trained_on(options: Options) -> clock.Generate:
-    (first, _), (second, _) = options.parts
-    return partial(generate_crops, first=first, second=second, contrast=options.contrast, **options.law)
-
-
-def judged_on(options: Options) -> clock.Generate:
-    """The strips as they were photographed, their contrast unchanged."""
-    (_, first), (_, second) = options.parts
-    return partial(generate_crops, first=first, second=second, contrast=0.0, **options.law)
-
-
-def report(options: Options, found: tuple[list[Snapshot], list[dict[str, Any]]]) -> Report:
-    snapshots, rows = found
-    first, second = map(photographs.label, options.inputs())
-    last, shown = rows[-1], tuple(map(photographs.figure_label, (first, second)))
-    title = f"{shown[0]} (first) and {shown[1]} (second)"
+def answer(options: Options, lab: Lab) -> Report:
+    crops, timed, seed = options.crops, options.timed, options.seed.seed
+    (first, first_strip), (second, second_strip) = options.parts
+    training = partial(generate_crops, first=first, second=second, contrast=crops.contrast, **crops.masks)
+    # The strips as they were photographed, their contrast unchanged.
+    held_out = partial(generate_crops, first=first_strip, second=second_strip, contrast=0.0, **crops.masks)
+    snapshots = clock.train(timed, seed, partial(training, batch_size=crops.batch_size), lab)
+    rows = clock.judge(timed, snapshots, held_out, lab)
+    last, names = rows[-1], [photographs.label(path) for path in options.inputs()]
     use = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
     findings = [
         f"After {last['seconds']:.1f} s, {last['step']} steps: accuracy {last['accuracy']:.4f}, IoU of the first "
-        f"{last['iou']:.4f}, in evaluation mode, on {options.held_out} images of the held-out strips.",
-        f"The model is saved; have it look at a picture with: {use}",
+        f"{last['iou']:.4f}, in evaluation mode, on {timed.held_out} images of the held-out strips.",
+        f"The model is saved; segment a picture by it with: {use}",
     ]
-    held_out, training = judged_on(options)(key=jax.random.key(HELD_OUT_KEY)), trained_on(options)
-    figures = {
-        **clock.quality_figures(options, rows, title),
-        "predictions": clock.predictions(options, snapshots, held_out, title),
-        "training_images": examples(training(key=jax.random.key(options.seed)), title),
+    title = "{} (first) and {} (second)".format(*map(photographs.figure_label, names))
+    held_out_batch = held_out(key=jax.random.key(HELD_OUT_KEY))
+    drawings = {
+        **clock.quality_drawings(timed, rows, title),
+        "predictions": clock.predictions(timed, snapshots, held_out_batch, title),
+        "training_images": examples(training(key=jax.random.key(seed)), title),
     }
-    alone_first, alone_second = (partial(training, first=part, second=part) for part, _ in options.parts)
-    # With five digits: what they are compared with scatters more.
-    squares = novelty.training_squares(training, alone_first, alone_second, options.image_size).round(5).tolist()
-    exemplars = {"first": first, "second": second, **options.law, "contrast": options.contrast, "squares": squares}
-    return clock.report(options, findings, figures, snapshots, rows, {"exemplars": exemplars})
+    alone_first, alone_second = (partial(training, first=part, second=part) for part in (first, second))
+    squares = novelty.training_squares(training, alone_first, alone_second, crops.image_size)
+    # With five digits: the distances between squares are much larger.
+    exemplars = {"contrast": crops.contrast, **crops.masks, "squares": squares.round(5).tolist()}
+    exemplars |= dict(zip(("first", "second"), names, strict=True))
+    return clock.report(timed, findings, drawings, snapshots, rows, {"exemplars": exemplars})
 
 
 def split(path: Path, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -140,16 +154,17 @@ def split(path: Path, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray
             f"{path} has {width} x {height} pixels; its longer side must have twice the --image-size, "
             f"{2 * image_size}, for crops to train on and others to judge by"
         )
-    trained, kept = np.split(exemplar, [exemplar.shape[axis] - strip], axis=axis)
-    return trained, kept
+    training, held_out = np.split(exemplar, [exemplar.shape[axis] - strip], axis=axis)
+    return training, held_out
 
 
-def examples(batch: segjax.Batch, title: str) -> Figure:
-    """Images and masks as training sees them."""
+def examples(batch: segjax.Batch, title: str) -> Drawing:
+    """Some images of a training batch and their masks."""
     images, masks = (np.asarray(part)[:4, ..., 0] for part in batch)
     grid = [[plotting.Picture("", image) for image in images], [plotting.Picture("", mask, "mask") for mask in masks]]
-    return plotting.pictures(grid, f"What training sees: {title}", ("image", "mask"))
+    figure = plotting.pictures(grid, f"Training images: {title}", ("image", "mask"))
+    return Drawing("Training images", figure)
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

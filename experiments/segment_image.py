@@ -1,4 +1,4 @@
-"""Which of its two textures does a trained network see where in a picture? Of any size, grey or colour, one or many.
+"""Where in a picture is which of the two textures that a network was trained on? Any size, grey or colour, one or many.
 
     python -m experiments.segment_image results/learn_textures/model.safetensors wall.jpg
     python -m experiments.segment_image results/train_model/model.safetensors photographs/ more/*.tif
@@ -11,13 +11,14 @@ The network is unsure of a pixel where its probability lies between 0.1 and 0.9.
 More pictures can come later: the same command with others, of the same MODEL and `--out`, adds them, and the report,
 results.json and runs.csv are of all pictures in the folder, those of an interrupted command too. A picture that has
 changed since is refused with one line, and what could not be read is tried again where it is named again.
+`experiments.rerun` repeats the last command alone.
 Of scene.png and scene.jpg the second has the NAME scene.jpg; a third scene.jpg, of another folder, scene.jpg-2.
 
 The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
 training images. A picture of something else gets a warning where its squares are unlike those of training
-(`experiments.pictures.novelty` says how that is told). A picture that cannot be read is one line on the screen, and the
-others go on; the exit code is 1 then. A NAME that is too long for a file system is cut, and made unique by eight digits
-of its SHA-256. Half a second for a million pixels on 2 CPU cores.
+(`experiments.pictures.novelty` says how that is told). A picture that cannot be read is one line on the terminal, and
+the others go on; the exit code is 1 then. A NAME that is too long for a file system is cut, and made unique by eight
+digits of its SHA-256. Half a second for a million pixels on 2 CPU cores.
 """
 
 import hashlib
@@ -25,44 +26,47 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.markup import escape
-from tyro.conf import Positional, Suppress, arg
+from rich.progress import TaskID
+from tyro.conf import Positional, arg
 
-from experiments.lab import experiment, stops, store
-from experiments.lab.experiment import Lab
+from experiments.lab import question, stops
+from experiments.lab.folder import Folder
 from experiments.lab.names import printable
-from experiments.lab.options import Command, digest
-from experiments.lab.report import Report, Table
+from experiments.lab.options import Command
+from experiments.lab.provenance import digest
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
-from experiments.lab.train import progress_bar
 from experiments.pictures import novelty, photographs, saved_models
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
 from segjax._checks import check_count, check_positive
 
-# Shorter than this no texture can be seen.
+# A picture with a shorter side shows no texture.
 SMALLEST = 16
 # Pictures in the report, and their longest side in pixels there.
 MOST_SHOWN, SHOWN_SIDE = 12, 400
 # A probability between these is no decision.
 UNSURE = (0.1, 0.9)
-# Bytes that file systems allow a name, without what is put around a picture's while its longest file is written.
+# Bytes that file systems allow for a name, minus those around a picture's name while its longest file is written.
 LONGEST = 255 - len("..tmp") - len("-probability.png")
+# How the names of the notes begin, one for each picture.
+NOTE = "picture-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Command):
     """Segments pictures by a trained network."""
-
-    preset: Suppress[str] = ""
 
     model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """A model.safetensors of these experiments, or the notebook's weights from PyTorch."""
@@ -74,23 +78,23 @@ class Options(Command):
     max_megapixels: float = 100.0  # Pictures of more million pixels than these are refused before they are unpacked.
     out: Path = Path("results/segment_image")
 
-    # What was refused before may be read with another.
-    free: ClassVar[tuple[str, ...]] = ("max_megapixels",)
+    # Each picture has a note of its own; one that was refused may be read with another limit.
+    free = ("images", "max_megapixels")
+
+    @cached_property
+    def pictures(self) -> list[Path]:
+        """The pictures that the command names, each once."""
+        return photographs.find(list(self.images))
 
     def inputs(self) -> list[Path]:
-        """Files that the results depend on."""
-        return [self.model, *photographs.find(list(self.images))]
-
-    def additions(self) -> dict[str, list[Path]]:
-        """The pictures, each of which has results of its own."""
-        return {"images": self.inputs()[1:]}
+        return [self.model, *self.pictures]
 
     def check(self) -> None:
         super().check()
         check_count("--tile-size", self.tile_size, 1)
         check_positive("--max-megapixels", self.max_megapixels)
         saved_models.load(self.model)
-        if len(self.inputs()) < 2:
+        if not self.pictures:
             raise ValueError("IMAGE must name pictures, or folders of them; none was found")
 
 
@@ -98,139 +102,171 @@ class Options(Command):
 PRESETS: dict[str, Options] = {}
 
 
-class Seen(NamedTuple):
-    """What one picture gives.
+class Segmented(NamedTuple):
+    """A picture of the folder: the content of its note.
 
     Attributes:
+        number: later pictures have larger ones.
+        digest: SHA-256 of the picture's file.
         name: how the names of its files begin.
         row: of the table, of runs.csv and of results.json.
-        shown: for the report, at most SHOWN_SIDE pixels a side: `picture` and `overlay` (height, width, 3) in 8 bits,
-            `probability` (height, width). Empty where the report has no room.
+        previews: for the report, at most SHOWN_SIDE pixels per side: `picture` and `overlay` (height, width, 3) in 8
+            bits, `probability` (height, width). Empty where the report has no room.
     """
 
+    number: int
+    digest: str
     name: str
-    row: dict[str, Any]
-    shown: dict[str, np.ndarray]
+    row: Mapping[str, Any]
+    previews: Mapping[str, np.ndarray]
 
 
-class Found(NamedTuple):
-    """The network, the pictures of the folder, and those that could not be read."""
-
-    network: SavedModel
-    seen: list[Seen]
-    refused: list[dict[str, str]]
-
-
-def work(options: Options, lab: Lab) -> Found:
-    """Segments every picture that has no results yet and can be read, and writes its files."""
-    digests = store.inputs(options.out)
-    kept: dict[Path, Seen] = {}
-    for path in options.images:
-        seen = read_note(options, path, digests[str(path)])
-        # Of two pictures of one name, the files can be those of one alone.
-        if seen and seen.name not in {it.name for it in kept.values()}:
-            kept[path] = seen
-    found = Found(saved_models.load(options.model), list(kept.values()), [])
-    to_do = [path for path in options.images if path not in kept]
-    squares = saved_models.training_squares(found.network) if to_do else None
-    with progress_bar(lab.console) as progress:
-        bar = progress.add_task("", total=len(to_do))
-        for path in to_do:
-            tiles = progress.add_task(escape(printable(path.name)), total=None)
-
-            def count(done: int, total: int, task: Any = tiles) -> None:
-                progress.update(task, completed=done, total=total)
-
-            try:
-                segment(path, options, found, squares, digests[str(path)], count)
-            except ValueError as error:
-                found.refused.append({"image": str(path), "error": str(error)})
-            progress.remove_task(tiles)
-            progress.advance(bar)
-    if not found.seen:
-        for line in found.refused[:-1]:
+def answer(options: Options, lab: Lab) -> Report:
+    network = saved_models.load(options.model)
+    pictures, refused = segment_all(options, lab, network)
+    for line in refused:
+        # No result depends on this file; another of its name may take its place.
+        lab.folder.identity["inputs"].pop(line["image"])
+    if not pictures:
+        for line in refused[:-1]:
             print(f"error: {printable(line['error'])}", file=sys.stderr)
-        raise UsageError(found.refused[-1]["error"])
-    return found
-
-
-def segment(
-    path: Path,
-    options: Options,
-    found: Found,
-    squares: np.ndarray | None,
-    named: str,
-    report: Callable[[int, int], None],
-) -> None:
-    """One picture: its files, its row, and what the report shows of it while there is room."""
-    network, tile_size = found.network, options.tile_size
-    grey, picture = photographs.read_in_colour(path, options.max_megapixels, SMALLEST, SHOWN_SIDE)
-    # One that this command does not name, but some of whose files are gone, may have changed since it was named.
-    if digest(path) != named:
-        raise ValueError(f"{path} has changed since it was named")
-    probability = tiling.segment(network.model, network.variables, grey, network.image_size, tile_size, report)
-    if not np.isfinite(probability).all():
-        raise ValueError(f"{path} gets no mask: the network's numbers for it are not finite")
-    strange = None if squares is None else novelty.strange_share(squares, grey, network.image_size)
-    called = free_name(path, {seen.name for seen in found.seen})
-    name, row = file_name(called), describe(path, called, probability, strange)
-    overlay = photographs.overlay(grey, probability)
-    shown = {}
-    if sum(bool(it.shown) for it in found.seen) < MOST_SHOWN:
-        small = photographs.reduced(Image.fromarray(probability), SHOWN_SIDE)
-        shown = {"picture": picture, "overlay": photographs.reduced(overlay, SHOWN_SIDE), "probability": small}
-    seen = Seen(name, row, shown)
-    content = {"mask": photographs.mask_png(probability), "overlay": photographs.png(overlay)}
-    if options.probability == "png":
-        content["probability"] = photographs.probability_png(probability)
-    elif options.probability == "npy":
-        buffer = io.BytesIO()
-        np.save(buffer, probability)
-        content["probability"] = buffer.getvalue()
-    # All of a picture's files are made before the first is written, and all are written once one is. The file sorts the
-    # keys of its metadata, but not a list.
-    with stops.deferred() as signals:
-        for file, written in zip(files(options, name), content.values(), strict=True):
-            store.write(options.out, file, written)
-        store.write_note(
-            options.out, store.picture(path), shown, {"digest": named, "name": name, "row": list(row.items())}
-        )
-    if signals:
-        raise stops.Interrupted(signals[0])
-    found.seen.append(seen)
-
-
-def report(options: Options, found: Found) -> Report:
-    network, seen, refused = found
-    rows = [it.row for it in seen]
-    # results.json keeps the paths as they are, which JSON can; a table of text cannot.
-    csv = [{**row, "image": printable(row["image"])} for row in rows]
-    results = {"textures": network.names, "images": rows, "refused": refused}
-    written = [file for it in seen for file in files(options, it.name)]
+        raise UsageError(refused[-1]["error"])
+    rows, drawn = [picture.row for picture in pictures], [picture for picture in pictures if picture.previews]
     return Report(
-        sentences(rows, refused, network),
+        findings(rows, refused, network),
         [table(rows, network)],
-        {"pictures": figure(seen, network)},
-        results,
-        csv,
-        warnings(network, rows),
-        written=written,
+        {"pictures": Drawing("Each picture and its segmentation", figure(drawn, len(rows), network))} if drawn else {},
+        results={"textures": network.names, "images": rows, "refused": refused},
+        # results.json keeps the paths as they are, which JSON can; a table of text cannot.
+        rows=[{**row, "image": printable(row["image"])} for row in rows],
+        warnings=warnings(network, rows),
+        written=[name for picture in pictures for name in files(options, picture.name)],
         failures=[line["error"] for line in refused],
     )
 
 
-def read_note(options: Options, path: Path, named: str) -> Seen | None:
-    """What the folder holds of a picture, None where that is not all; a UsageError where it is another picture's."""
-    if (found := store.read_note(options.out, store.picture(path))) is None:
-        return None
-    shown, metadata = found
-    if metadata["digest"] != named:
-        raise UsageError(
-            f"--out {options.out} holds the results of another {path} than is there now; give it another name, name "
-            "another folder, or pass --overwrite"
-        )
-    whole = all((options.out / file).exists() for file in files(options, metadata["name"]))
-    return Seen(metadata["name"], dict(metadata["row"]), shown) if whole else None
+def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[Segmented], list[dict[str, str]]]:
+    """All pictures of the folder, to which this adds those of the command, and why others are refused."""
+    notes, digests = read_notes(lab.folder), lab.folder.identity["inputs"]
+    segmented, refused = complete(options, lab.folder, notes), []
+    check_unchanged(options, segmented, digests)
+    new = [path for path in options.pictures if note_name(path) not in segmented]
+    squares = saved_models.training_squares(network) if new else None
+    with lab.progress() as progress:
+        bar = progress.add_task("", total=len(new))
+        for number, path in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
+            tiles = progress.add_task(escape(printable(path.name)), total=None)
+
+            def count(done: int, total: int, task: TaskID = tiles) -> None:
+                progress.update(task, completed=done, total=total)
+
+            label = free_name(path, {picture.name for picture in segmented.values()})
+            try:
+                row, previews, contents = segment(path, label, options, network, squares, count)
+                if digest(path) != digests[str(path)]:
+                    raise ValueError(f"{path} has changed since it was named")
+            except ValueError as error:
+                refused.append({"image": str(path), "error": str(error)})
+            else:
+                has_room = sum(bool(picture.previews) for picture in segmented.values()) < MOST_SHOWN
+                name, previews = file_name(label), previews if has_room else {}
+                picture = Segmented(number, digests[str(path)], name, row, previews)
+                write(options, lab.folder, note_name(path), picture, contents)
+                segmented[note_name(path)] = picture
+            progress.remove_task(tiles)
+            progress.advance(bar)
+    return list(segmented.values()), refused
+
+
+def note_name(path: Path) -> str:
+    """The same for all ways to name a file."""
+    return NOTE + hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
+
+
+def read_notes(folder: Folder) -> dict[str, Segmented]:
+    """Name of the note -> picture, in the order of their numbers."""
+    notes = {}
+    for name in folder.notes(NOTE):
+        if note := folder.read_note(name):
+            arrays, metadata = note
+            notes[name] = Segmented(previews=arrays, **{**metadata, "row": dict(metadata["row"])})
+    return dict(sorted(notes.items(), key=lambda note: note[1].number))
+
+
+def complete(options: Options, folder: Folder, notes: Mapping[str, Segmented]) -> dict[str, Segmented]:
+    """The notes of pictures whose files are all there. Of two pictures of one name, the later one has the files."""
+    last = {picture.name: name for name, picture in notes.items()}
+    return {
+        name: picture
+        for name, picture in notes.items()
+        if last[picture.name] == name and all((folder.path / file).exists() for file in files(options, picture.name))
+    }
+
+
+def check_unchanged(options: Options, segmented: Mapping[str, Segmented], digests: Mapping[str, str]) -> None:
+    """Raises a UsageError where the folder has results of another picture than a path of the command leads to."""
+    for path in options.pictures:
+        picture = segmented.get(note_name(path))
+        if picture and picture.digest != digests[str(path)]:
+            raise UsageError(
+                f"--out {options.out} holds the results of another {path} than is there now; give it another name, "
+                "name another folder, or pass --overwrite"
+            )
+
+
+def segment(
+    path: Path,
+    label: str,
+    options: Options,
+    network: SavedModel,
+    squares: np.ndarray | None,
+    count: Callable[[int, int], None],
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[bytes]]:
+    """The row of a picture, its previews, and the content of each of its `files`.
+
+    Args:
+        squares: of training, where they are known.
+        count: is called with the number of tiles done and their total.
+
+    Raises:
+        ValueError: if the picture cannot be read, or the prediction is not finite.
+    """
+    grey, colours = photographs.read_in_colour(path, options.max_megapixels, SMALLEST, SHOWN_SIDE)
+    model, variables, image_size = network.model, network.variables, network.image_size
+    probability = tiling.segment(model, variables, grey, image_size, options.tile_size, count)
+    if not np.isfinite(probability).all():
+        raise ValueError(f"{path} gets no mask: the network's numbers for it are not finite")
+    strange_share = None if squares is None else novelty.strange_share(squares, grey, image_size)
+    overlay = photographs.overlay(grey, probability)
+    contents = [photographs.mask_png(probability), photographs.png(overlay)]
+    if options.probability == "png":
+        contents.append(photographs.probability_png(probability))
+    elif options.probability == "npy":
+        buffer = io.BytesIO()
+        np.save(buffer, probability)
+        contents.append(buffer.getvalue())
+    large = {"overlay": overlay, "probability": Image.fromarray(probability)}
+    previews = {"picture": colours} | {name: photographs.reduced(image, SHOWN_SIDE) for name, image in large.items()}
+    return describe(path, label, probability, strange_share), previews, contents
+
+
+def files(options: Options, name: str) -> list[str]:
+    """The files of a picture whose files begin with this name."""
+    endings = ["mask.png", "overlay.png"] + [f"probability.{options.probability}"] * (options.probability != "none")
+    return [f"{name}-{ending}" for ending in endings]
+
+
+def write(options: Options, folder: Folder, note: str, picture: Segmented, contents: Sequence[bytes]) -> None:
+    """Writes the files of a picture and its note, all of them or none."""
+    metadata = picture._asdict()
+    # The file sorts the keys of its metadata, but not a list.
+    arrays, metadata["row"] = metadata.pop("previews"), list(picture.row.items())
+    with stops.deferred() as signals:
+        for name, content in zip(files(options, picture.name), contents, strict=True):
+            folder.write(name, content)
+        folder.write_note(note, arrays, metadata)
+    if signals:
+        raise stops.Interrupted(signals[0])
 
 
 def free_name(path: Path, taken: Collection[str]) -> str:
@@ -248,14 +284,8 @@ def file_name(name: str) -> str:
     return f"{encoded[: LONGEST - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
-def files(options: Options, name: str) -> list[str]:
-    """The files of a picture whose files begin with this name."""
-    endings = ["mask.png", "overlay.png"] + [f"probability.{options.probability}"] * (options.probability != "none")
-    return [f"{name}-{ending}" for ending in endings]
-
-
 def describe(path: Path, name: str, probability: np.ndarray, strange: float | None) -> dict[str, Any]:
-    """A picture as a row: its size, the area of each texture, and what is doubtful of it."""
+    """A picture as a row: its size, the area of each texture, and how much of it is doubtful."""
     low, high = UNSURE
     counts = {"first": (probability > 0.5).sum(), "second": (probability <= 0.5).sum()}
     counts["unsure"] = ((probability > low) & (probability < high)).sum()
@@ -266,43 +296,46 @@ def describe(path: Path, name: str, probability: np.ndarray, strange: float | No
     return {**row, "strange_share": strange}
 
 
-def sentences(rows: list[dict[str, Any]], refused: list[dict[str, Any]], network: SavedModel) -> list[str]:
+def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, str]], network: SavedModel) -> list[str]:
     total = sum(row["height"] * row["width"] for row in rows)
-    first, unsure = (sum(row[f"{what}_pixels"] for row in rows) / total for what in ("first", "unsure"))
+    first, unsure = (sum(row[f"{part}_pixels"] for row in rows) / total for part in ("first", "unsure"))
     pictures = f"{len(rows)} pictures" if len(rows) > 1 else "one picture"
-    names = map(printable, network.names)
-    said = [
-        "Of {} million pixels in {}, {:.1%} are {} and {:.1%} {}; of {:.1%} the network is unsure.".format(
-            f"{float(f'{total / 1e6:.2g}'):,g}", pictures, first, next(names), 1 - first, next(names), unsure
-        )
+    first_name, second_name = map(printable, network.names)
+    sentences = [
+        f"{float(f'{total / 1e6:.2g}'):,g} million pixels in {pictures}: {first:.1%} are {first_name} and "
+        f"{1 - first:.1%} {second_name}; the network is unsure of {unsure:.1%}."
     ]
     if (left_out := len(rows) - MOST_SHOWN) > 0:
-        said.append(f"The figure has the first {MOST_SHOWN} pictures and leaves out {left_out}, whose files are there.")
-    return said + ([f"{len(refused)} more got no mask; results.json says why, under refused."] if refused else [])
+        sentences.append(
+            f"The figure has the first {MOST_SHOWN} pictures and leaves out {left_out}, whose files are there."
+        )
+    if refused:
+        sentences.append(f"{len(refused)} more got no mask; results.json says why, under refused.")
+    return sentences
 
 
-def warnings(network: SavedModel, rows: list[dict[str, Any]]) -> list[str]:
-    said = []
+def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    sentences = []
     if network.diverged:
-        said.append("The training of this network diverged: what it sees may mean nothing. Train it at a lower rate.")
+        sentences.append("The training of this network diverged: its masks may mean nothing. Train it at a lower rate.")
     if network.model.batch_statistics:
-        said.append(
+        sentences.append(
             "The layers of this network share one BatchNorm, so it judges each tile by the tile's own statistics: its "
             "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
         )
     for row in rows:
         if (share := row["strange_share"]) is not None and share > novelty.MOST_STRANGE:
-            said.append(
+            sentences.append(
                 f"{row['name']} may show something else than {network.names[0]} and {network.names[1]}: {share:.0%} of "
                 "it is unlike all training images in brightness, contrast or fineness. Its areas may mean nothing."
             )
-    return said
+    return sentences
 
 
-def table(rows: list[dict[str, Any]], network: SavedModel) -> Table:
+def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
     cells = [
         [row["name"], f"{row['width']} x {row['height']}"]
-        + [f"{row[f'{what}_share']:.1%}\n{row[f'{what}_pixels']:,} pixels" for what in ("first", "second", "unsure")]
+        + [f"{row[f'{part}_share']:.1%}\n{row[f'{part}_pixels']:,} pixels" for part in ("first", "second", "unsure")]
         + ["-" if row["strange_share"] is None else f"{row['strange_share']:.0%}"]
         for row in rows
     ]
@@ -310,30 +343,29 @@ def table(rows: list[dict[str, Any]], network: SavedModel) -> Table:
     note += f"training; a picture with more than {novelty.MOST_STRANGE:.0%} gets a warning."
     if any(row["strange_share"] is None for row in rows):
         note += " A dash: the picture is too small for that, or the model's file of a version without training squares."
-    return Table(
-        "Area of each texture", ("picture", "pixels", *map(printable, network.names), "unsure", "strange"), cells, note
-    )
+    headings = ("picture", "pixels", *map(printable, network.names), "unsure", "strange")
+    return Table("Area of each texture", headings, cells, note)
 
 
-def figure(seen: list[Seen], network: SavedModel) -> Figure:
-    """A row for each of the first pictures: itself, where the network sees which texture, and how sure it is."""
-    drawn = [it for it in seen if it.shown][:MOST_SHOWN]
+def figure(pictures: Sequence[Segmented], total: int, network: SavedModel) -> Figure:
+    """One row for each of the first pictures, of a total: itself, its textures, and their probability."""
+    drawn = pictures[:MOST_SHOWN]
     first, second = (photographs.figure_label(printable(name)) for name in network.names)
     grid = [
         [
-            plotting.Picture("", it.shown["picture"]),
-            plotting.Picture("", it.shown["overlay"]),
-            plotting.Picture("", it.shown["probability"], "probability"),
+            plotting.Picture("", picture.previews["picture"]),
+            plotting.Picture("", picture.previews["overlay"]),
+            plotting.Picture("", picture.previews["probability"], "probability"),
         ]
-        for it in drawn
+        for picture in drawn
     ]
     titles = ("picture", f"blue: {first}\norange: {second}", "probability")
-    grid[0] = [picture._replace(title=title) for picture, title in zip(grid[0], titles, strict=True)]
-    title = "Where the network sees which texture"
-    title += f" (the first {len(drawn)} of {len(seen)} pictures)" if len(drawn) < len(seen) else ""
-    names = [photographs.figure_label(it.row["name"]) for it in drawn]
+    grid[0] = [cell._replace(title=title) for cell, title in zip(grid[0], titles, strict=True)]
+    title = "Textures in each picture"
+    title += f" (the first {len(drawn)} of {total} pictures)" if len(drawn) < total else ""
+    names = [photographs.figure_label(picture.row["name"]) for picture in drawn]
     return plotting.pictures(grid, title, names, bar=f"probability of {first}")
 
 
 if __name__ == "__main__":
-    experiment.main()
+    question.main()

@@ -26,9 +26,10 @@ from experiments.lab.arms import Arms, by_rate, compare
 from experiments.lab.folder import Folder
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Data, Seed, Trained, Training, check_training
+from experiments.lab.programs import CHUNK_SIZE, held_out_batch
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
-from experiments.lab.runs import CHUNK_SIZE, Run, held_out_batch
+from experiments.lab.runs import Run
 from experiments.lab.stops import UsageError
 from experiments.lab.train import Watch
 from experiments.pictures import saved_models
@@ -158,7 +159,7 @@ def note(step: int) -> str:
 
 
 def read_prediction(folder: Folder, step: int) -> np.ndarray:
-    """The probabilities that were drawn after a step."""
+    """The probabilities after a step, from its note."""
     if (stored := folder.read_note(note(step))) is None:
         raise UsageError(f"the note of iteration {step} in {folder.path} is gone; pass --overwrite")
     arrays, metadata = stored

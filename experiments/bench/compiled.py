@@ -1,4 +1,4 @@
-"""Programs that XLA compiles for a GPU that need not be there, and what can be read in them."""
+"""Programs that XLA compiles for a GPU that need not be there, and what their text says of launches."""
 
 import re
 from collections import Counter
@@ -10,7 +10,7 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Set before jax looks for devices. Without a GPU there is nothing to tune on, and CUDA must not look for one.
+# Set before jax looks for devices. Without a GPU nothing can be tuned, and CUDA must not look for one.
 ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "-1"}
 FLAGS = "--xla_gpu_autotune_level=0"
 # Instructions that cost no launch.
@@ -19,7 +19,7 @@ _INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.-]+) = (?:\(.*?\)|\S+) ([\w-]+)\(")
 
 
 class Convolution(NamedTuple):
-    """How a convolution is run: cuDNN's name of the call, or the instruction; its window, and its groups."""
+    """How a convolution runs: cuDNN's name of the call, or the instruction; its window, and its groups."""
 
     call: str
     window: str
@@ -27,12 +27,12 @@ class Convolution(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """What a GPU does in one turn of a program's loop.
+    """One turn of a program's loop on a GPU.
 
     Attributes:
         launches: kind -> number of kernels and library calls.
-        convolutions: -> number of calls.
-        trips: the number of turns, where the compiler knows it; otherwise each turn waits for the host.
+        convolutions: convolution -> number of calls.
+        trips: number of turns; None where the compiler does not know it, and each turn waits for the host.
     """
 
     launches: Counter[str]
@@ -53,7 +53,7 @@ def plugin_is_installed() -> bool:
 
 
 def compile_for(target: str, function: Callable[..., Any], *arguments: Any) -> Compiled:
-    """Compiles a function for the GPU that `gpus.target` describes; of the arguments only shapes and dtypes count."""
+    """Compiles a function for the GPU that `gpus.target` describes; only shapes and dtypes of the arguments matter."""
     topology = topologies.get_topology_desc("gpu", "cuda", target_config=target, topology="1x1x1")
     sharding = NamedSharding(Mesh(topology.devices, ("device",)), PartitionSpec())
     shapes = jax.tree.map(
@@ -67,23 +67,23 @@ def compile_for(target: str, function: Callable[..., Any], *arguments: Any) -> C
 
 
 def lowered_convolutions(function: Callable[..., Any], *arguments: Any) -> Counter[Convolution]:
-    """Those of a whole program, as XLA gets them for a GPU: all that is known without CUDA's plugin."""
+    """The convolutions of a whole program, as XLA gets them for a GPU: all that is known without CUDA's plugin."""
     text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     pattern = (
         r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
         r".*?, tensor<([\dx]+)x\w+>\) ->"
     )
-    found: Counter[Convolution] = Counter()
+    convolutions: Counter[Convolution] = Counter()
     for labels, batch_groups, feature_groups, shape in re.findall(pattern, text):
         sizes = zip(labels.split(", "), shape.split("x"), strict=True)
         window = "x".join(size for label, size in sizes if label.isdecimal())
-        # XLA takes groups of batches for the gradient by a kernel, as large as the image as it then looks.
-        found[Convolution("convolution", window, max(int(batch_groups), int(feature_groups)))] += 1
-    return found
+        # The gradient with respect to a kernel has groups of batches, and a window as large as the image.
+        convolutions[Convolution("convolution", window, max(int(batch_groups), int(feature_groups)))] += 1
+    return convolutions
 
 
 def main_loop(text: str) -> Loop:
-    """The loop that computes most in a compiled program: of nested ones, that over the steps."""
+    """The loop with most launches in a compiled program: the loop over the steps, where loops are nested."""
     blocks, block = {}, ""
     for line in text.splitlines():
         if begin := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):

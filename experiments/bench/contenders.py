@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import sysconfig
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,26 +19,28 @@ from jax import lax
 import segjax
 from experiments.bench import timing
 from experiments.bench.timing import Call, Program
+from experiments.lab.options import Data
 from segjax.convolution import conv2d, cpu_backend
 from segjax.optimizers import adam
 from segjax.training import train_step
 
 RATE = 1e-3
-LAYERS, WAYS = ((1, 16), (16, 16), (16, 1)), ("forward", "by inputs", "by kernel")
-XLA = ", XLA's convolution"
+# Channels of each kind of convolution of the notebook's network, and what is computed of it: gradients with respect to
+# its inputs and its kernel.
+LAYERS, PARTS = ((1, 16), (16, 16), (16, 1)), ("outputs", "input gradient", "kernel gradient")
 # Steps of a program that is 20 to 100 times slower than the others.
 FEW = 1
 
 
 def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Program]:
     """Programs that draw a batch."""
-    draw = partial(segjax.generate_data, **_sizes(batch_size, image_size))
-    found = {"ours": Program(partial(timing.compiled, draw, jax.random.key(0)))}
+    draw = partial(segjax.generate_data, **_texture(batch_size, image_size))
+    programs = {"ours": Program(partial(timing.compiled, draw, jax.random.key(0)))}
     if not torch:
-        return found | {"naive JAX: dense convolutions": Program(partial(_dense, batch_size, image_size))}
+        return programs | {"naive JAX: dense convolutions": Program(partial(_dense, batch_size, image_size))}
     from experiments.bench import peers
 
-    return found | {
+    return programs | {
         "PyTorch, the notebook": Program(lambda: peers.batches(peers.dense_batch(batch_size, image_size))),
         "PyTorch, padded by hand": Program(lambda: peers.batches(peers.dense_batch(batch_size, image_size, True))),
         "PyTorch, separable": Program(lambda: peers.batches(peers.separable_batch(batch_size, image_size))),
@@ -46,9 +49,9 @@ def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Progr
 
 def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
     """Programs that train again and again on one batch."""
-    found = _both_ways({"ours": Program(partial(_steps, batch_size, image_size, steps, False), steps)})
+    programs = _both_ways({"ours": Program(partial(_steps, batch_size, image_size, steps, False), steps)})
     if not torch:
-        return found
+        return programs
     from experiments.bench import peers
 
     draw = partial(peers.separable_batch, batch_size, image_size)
@@ -56,79 +59,93 @@ def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str,
     def peer(**options: Any) -> Program:
         return Program(lambda: peers.steps(peers.Training(**options), draw(), steps), steps)
 
-    found |= {"PyTorch, eager": peer(), "PyTorch, eager, channels_last": peer(channels_last=True)}
-    return found | ({"PyTorch, tuned": peer(channels_last=True, tuned=True)} if can_compile() else {})
+    programs |= {"PyTorch, eager": peer(), "PyTorch, eager, channels_last": peer(channels_last=True)}
+    return programs | ({"PyTorch, tuned": peer(channels_last=True, tuned=True)} if can_compile() else {})
 
 
 def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
     """Programs that draw a batch for each step and train on it."""
-    sizes = _sizes(batch_size, image_size)
-    found = {
-        **_both_ways({"ours": Program(partial(run, steps, **sizes), steps)}),
+    texture = _texture(batch_size, image_size)
+    programs = {
+        **_both_ways({"ours": Program(partial(run, steps, **texture), steps)}),
         "ours, step by step": Program(partial(_steps, batch_size, image_size, steps, True), steps),
-        "naive JAX: plain convolutions in the loop": Program(partial(run, FEW, NaiveCNN(), **sizes), FEW),
+        "naive JAX: plain convolutions in the loop": Program(partial(run, FEW, NaiveCNN(), **texture), FEW),
     }
     if not torch:
-        return found
+        return programs
     from experiments.bench import peers
 
     dense, separable = (partial(draw, batch_size, image_size) for draw in (peers.dense_batch, peers.separable_batch))
-    found["PyTorch, the notebook"] = Program(lambda: peers.iterations(peers.Training(), dense(), FEW), FEW)
+    programs["PyTorch, the notebook"] = Program(lambda: peers.iterations(peers.Training(), dense(), FEW), FEW)
     if can_compile():
-        found["PyTorch, tuned"] = Program(
+        programs["PyTorch, tuned"] = Program(
             lambda: peers.iterations(peers.Training(channels_last=True, tuned=True), separable(), steps), steps
         )
-    return found
+    return programs
 
 
-def sweeps(batch_size: int, image_size: int, steps: int, runs: tuple[int, ...]) -> dict[str, Program]:
-    """Programs of many runs; the names of ours are their numbers of runs."""
-    sizes = _sizes(batch_size, image_size)
-    found = {str(number): Program(partial(sweep, number, steps, **sizes), number * steps) for number in runs}
-    few = min(4, max(runs))
-    # On a CPU runs side by side cost more than one after the other, as a few of them show; a GPU wants all at once.
+def sweeps(batch_size: int, image_size: int, steps: int, runs: Sequence[int]) -> dict[str, Program]:
+    """Programs of many runs; the names of our sweeps that train one run after the other are their numbers of runs."""
+    texture, few = _texture(batch_size, image_size), few_runs(runs)
+    # On a CPU runs side by side cost more than one after the other, as a few of them show; a GPU needs all at once.
     wide = [few, *(number for number in runs if number > few and jax.default_backend() == "gpu")]
-    found |= {
-        f"side by side, {number}": Program(partial(sweep, number, steps, number, **sizes), number * steps)
-        for number in wide
-    }
-    naive = Program(partial(vmapped, few, FEW, NaiveCNN(), **sizes), few * FEW)
-    return found | {
-        f"jax.vmap, {few}": Program(partial(vmapped, few, steps, **sizes), few * steps),
+    naive = Program(partial(vmapped, few, FEW, NaiveCNN(), **texture), few * FEW)
+    return {
+        **{str(number): Program(partial(sweep, number, steps, **texture), number * steps) for number in runs},
+        **{
+            _vmap_strategy(number): Program(partial(sweep, number, steps, number, **texture), number * steps)
+            for number in wide
+        },
+        vmap_name(few): Program(partial(vmapped, few, steps, **texture), few * steps),
         f"naive JAX: jax.vmap of plain convolutions, {few}": naive,
     }
 
 
+def few_runs(runs: Sequence[int]) -> int:
+    """The number of runs of the programs that are slow."""
+    return min(4, max(runs))
+
+
+def _vmap_strategy(number: int) -> str:
+    """The name of our sweep of so many runs at once."""
+    return f"side by side, {number}"
+
+
+def vmap_name(number: int) -> str:
+    return f"jax.vmap, {number}"
+
+
 def layers(batch_size: int, image_size: int) -> dict[str, Program]:
     """Each convolution of the notebook's network alone: the outputs, or a gradient."""
-    rng, found = np.random.default_rng(0), {}
-    for width_in, width_out in LAYERS:
+    rng, programs = np.random.default_rng(0), {}
+    for channels_in, channels_out in LAYERS:
         images = (batch_size, image_size, image_size)
         inputs, kernel, cotangent = (
             jnp.asarray(rng.normal(size=shape), jnp.float32)
-            for shape in ((*images, width_in), (5, 5, width_in, width_out), (*images, width_out))
+            for shape in ((*images, channels_in), (5, 5, channels_in, channels_out), (*images, channels_out))
         )
-        for index, way in enumerate(WAYS):
-            found[layer(width_in, width_out, way)] = Program(partial(_part, index, inputs, kernel, cotangent))
-    return _both_ways(found)
+        for index, part in enumerate(PARTS):
+            name = layer(channels_in, channels_out, part)
+            programs[name] = Program(partial(_part, index, inputs, kernel, cotangent))
+    return _both_ways(programs)
 
 
-def layer(width_in: int, width_out: int, way: str) -> str:
-    return f"{width_in} to {width_out}, {way}"
+def layer(channels_in: int, channels_out: int, part: str) -> str:
+    return f"{channels_in} to {channels_out}, {part}"
 
 
 def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Call:
-    # A function of its own each time: jax would remember which convolution it was traced with.
+    # A new function each time: jax would remember the convolution that it was traced with.
     def part(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
         outputs, pullback = jax.vjp(conv2d, inputs, kernel)
-        found: tuple[jax.Array, ...] = (outputs, *pullback(cotangent))
-        return found[index]
+        parts: tuple[jax.Array, ...] = (outputs, *pullback(cotangent))
+        return parts[index]
 
     return timing.compiled(part, inputs, kernel, cotangent)
 
 
 def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, Program]]:
-    """quantity -> its value -> the iteration, all else as given."""
+    """Quantity -> its value -> the iteration, with all else fixed."""
     base = {"image_size": image_size, "batch_size": batch_size, "num_channels": 16, "num_steps": steps}
     values = {
         "image_size": [max(2, image_size // 4), max(2, image_size // 2), image_size],
@@ -138,8 +155,8 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, 
     }
 
     def program(image_size: int, batch_size: int, num_channels: int, num_steps: int) -> Program:
-        model, sizes = segjax.SegmentationCNN(num_channels=num_channels), _sizes(batch_size, image_size)
-        return Program(partial(run, num_steps, model, **sizes), num_steps)
+        model, texture = segjax.SegmentationCNN(num_channels=num_channels), _texture(batch_size, image_size)
+        return Program(partial(run, num_steps, model, **texture), num_steps)
 
     return {
         quantity: _both_ways({str(value): program(**{**base, quantity: value}) for value in chosen})
@@ -148,17 +165,22 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, 
 
 
 def has_two_convolutions() -> bool:
-    """Whether ours is that of `segjax-native`, and XLA's another."""
+    """Whether our convolution is that of `segjax-native`, and XLA's is another."""
     return jax.default_backend() == "cpu" and cpu_backend() == "native"
 
 
+def with_xla(name: str) -> str:
+    """The name of a program of ours with XLA's convolution."""
+    return f"{name}, XLA's convolution"
+
+
 def _both_ways(programs: dict[str, Program]) -> dict[str, Program]:
-    """And each with XLA's convolution, where ours is another."""
-    others = {f"{name}{XLA}": _with_xla(program) for name, program in programs.items()}
+    """The programs, and each with XLA's convolution too, where ours is another."""
+    others = {with_xla(name): _by_xla(program) for name, program in programs.items()}
     return programs | (others if has_two_convolutions() else {})
 
 
-def _with_xla(program: Program) -> Program:
+def _by_xla(program: Program) -> Program:
     def make() -> Call:
         before = os.environ.get("SEGJAX_NATIVE")
         os.environ["SEGJAX_NATIVE"] = "0"
@@ -172,14 +194,14 @@ def _with_xla(program: Program) -> Program:
     return program._replace(make=make)
 
 
-def _sizes(batch_size: int, image_size: int) -> dict[str, Any]:
-    return {"batch_size": batch_size, "image_size": image_size, "sigma": image_size / 5}
+def _texture(batch_size: int, image_size: int) -> dict[str, Any]:
+    return Data(batch_size=batch_size, image_size=image_size).texture._asdict()
 
 
 class NaiveCNN(nn.Module):
-    """The notebook's network as one writes it who does not know XLA's traps: its gradients are JAX's own.
+    """The notebook's network written without regard to XLA's traps: its gradients are JAX's own.
 
-    Its variables are those of `segjax.SegmentationCNN`; its initial law is Flax's.
+    Its variables are those of `segjax.SegmentationCNN`; its initial distribution is Flax's.
     """
 
     num_channels: int = 16
@@ -194,20 +216,20 @@ class NaiveCNN(nn.Module):
         return nn.Conv(1, kernel, name="out")(x)
 
 
-def run(num_steps: int, model: nn.Module | None = None, **sizes: Any) -> Call:
+def run(num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
     """One run of the notebook's network, or of another."""
-    train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **sizes)
+    train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **texture)
     return timing.compiled(train, jax.random.key(0), jnp.float32(RATE))
 
 
-def sweep(number: int, num_steps: int, width: int = 1, **sizes: Any) -> Call:
-    train = segjax.make_train(segjax.SegmentationCNN(), num_steps=num_steps, **sizes)
+def sweep(number: int, num_steps: int, width: int = 1, **texture: Any) -> Call:
+    train = segjax.make_train(segjax.SegmentationCNN(), num_steps=num_steps, **texture)
     many = partial(segjax.sweep, train, width=width)
     return timing.compiled(many, jax.random.split(jax.random.key(0), number), jnp.full(1, RATE))
 
 
-def vmapped(number: int, num_steps: int, model: nn.Module | None = None, **sizes: Any) -> Call:
-    train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **sizes)
+def vmapped(number: int, num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
+    train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **texture)
     keys = jax.random.split(jax.random.key(0), number)
     return timing.compiled(jax.vmap(train, in_axes=(0, None)), keys, jnp.float32(RATE))
 
@@ -216,12 +238,12 @@ def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
     """A jitted step in a Python loop, on one batch or on fresh ones."""
     model, rate = segjax.SegmentationCNN(), jnp.float32(RATE)
     key = jax.random.key(0)
-    draw = jax.jit(partial(segjax.generate_data, **_sizes(batch_size, image_size)))
+    draw = jax.jit(partial(segjax.generate_data, **_texture(batch_size, image_size)))
     batch = draw(key)
-    # As PyTorch's, it is there before the clock starts, and goes on from call to call.
+    # As in PyTorch, the state is there before the clock starts, and each call continues from the one before.
     create = partial(segjax.training.create_state, model=model, optimizer=adam)
     state = jax.jit(create)(key, image=batch.image, learning_rate=rate)
-    # The state is consumed and its memory used again, as in a loop: fresh memory costs a fifth of a step.
+    # The state's memory is used again, as in a loop: fresh memory costs a fifth of a step.
     whole = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
     update = whole.lower(state, batch, rate).compile()
 
@@ -255,8 +277,8 @@ def torch_is_installed() -> bool:
 def can_compile() -> bool:
     """Whether `torch.compile` finds what it needs: the C++ compiler that it would call, and Python's headers.
 
-    So on a CPU. On a GPU, Triton needs the headers and a C compiler, which comes with one of C++. Which of the two this
-    machine has is not asked: jax would have to look at its devices, and `benchmark.work` asks before that.
+    On a GPU, Triton needs the headers and a C compiler, which comes with a C++ compiler. The function does not ask jax
+    for the device: `benchmark.answer` calls it before jax may look for one.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     return bool(shutil.which(compiler)) and Path(sysconfig.get_path("include"), "Python.h").exists()

@@ -1,10 +1,10 @@
-"""How long from a command to its first training step, and how much memory does it take? A process of its own.
+"""How long does a command take to its first training step, and how much memory? A process of its own.
 
-    python -m experiments.bench.first_step ours 8 128 5        a command of ours up to its first step
+    python -m experiments.bench.first_step ours 8 128 5        a command of ours
     python -m experiments.bench.first_step notebook 8 128 5    the notebook as written, in PyTorch
     python -m experiments.bench.first_step tuned 8 128 5       the same, tuned
 
-The numbers are the batch size, the image size, and the further steps after which the peak of memory is read.
+The numbers are the batch size, the image size, and the number of further steps before the peak of memory is read.
 `experiments.benchmark` starts it, and reads the one line of JSON that it prints.
 """
 
@@ -18,14 +18,15 @@ from typing import Any
 
 
 def ours(batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
-    # All that a command imports: it counts.
+    # What a command imports counts, `question` included.
     import jax
 
-    from experiments.lab import experiment, runs
+    from experiments.lab import programs, question, runs
+    from experiments.lab.options import Data
 
-    assert experiment
-    run = runs.Run(seed=0, texture=runs.Texture(batch_size, image_size, sigma=image_size / 5))
-    program, (keys, rates) = runs.program(run), runs.arguments([run])
+    assert question
+    run = runs.Run(seed=0, texture=Data(batch_size=batch_size, image_size=image_size).texture)
+    program, (keys, rates) = programs.program(run), programs.arguments([run])
     state = program.init(keys, rates)
     state, _ = jax.block_until_ready(program.advance(keys, state, rates, 1))
     moment = time.time()
@@ -40,7 +41,7 @@ def ours(batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
 
 
 def pytorch(tuned: bool, batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
-    # The peers compute a few constants by segjax. For these jax would look for a GPU, and take 75 % of its memory.
+    # The peers compute a few constants with segjax. For these jax would look for a GPU, and take 75 % of its memory.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from experiments.bench import peers
 
@@ -53,11 +54,11 @@ def pytorch(tuned: bool, batch_size: int, image_size: int, steps: int) -> dict[s
 
 
 def peak_bytes() -> int:
-    """The most memory that this process had so far."""
+    """The most memory that this process has had."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        # macOS, in bytes. Linux would count here what its parent had before it became this process.
+        # macOS, in bytes. On Linux this number includes the parent's memory from before the exec.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (words,) = [line.split() for line in lines if line.startswith("VmHWM:")]
     return 1024 * int(words[1])

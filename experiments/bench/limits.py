@@ -1,4 +1,4 @@
-"""The best that the device could do: its measured rates, and the least that a training step asks of them."""
+"""The limits of the device: its measured rates, and the least operations and bytes of a training step."""
 
 import math
 from collections.abc import Callable
@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.interpreters.partial_eval import dce_jaxpr
-from rich.console import Console
 
 from experiments.bench import timing
 from experiments.bench.timing import Program
+from experiments.lab.question import Lab
 from segjax import OPTIMIZERS, Batch, predict
 from segjax.losses import mean_squared_error
 from segjax.training import create_state, train_step
@@ -23,27 +23,27 @@ _MATRIX, _COPIED = 2048, 2**26
 
 
 class Limits(NamedTuple):
-    """Rates of the device: FLOP a second of a float32 matrix product, bytes a second of a copy, read and written."""
+    """Rates of the device: FLOP per second of a float32 matrix product, bytes per second of a copy (read and write)."""
 
     flops: float
     bytes: float
 
 
 class Work(NamedTuple):
-    """The operations and the bytes of a training step."""
+    """Operations and bytes."""
 
     flops: float
     bytes: float
 
     def floor(self, limits: Limits) -> float:
-        """Seconds that it takes at least, where the device computes and moves memory at the same time."""
+        """The least seconds, on a device that computes and moves memory at the same time."""
         return max(self.flops / limits.flops, self.bytes / limits.bytes)
 
     def plus(self, other: "Work", times: int = 1) -> "Work":
         return Work(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
-def measured(console: Console, repeats: int, budget: float) -> Limits:
+def measured(lab: Lab, repeats: int, budget: float) -> Limits:
     """The rates of the device that jax uses, by a 2048 x 2048 product and a copy of 256 MB; `budget` seconds each."""
     matrix = jnp.ones((_MATRIX, _MATRIX)) * 0.5
     numbers = jnp.arange(_COPIED, dtype=jnp.float32)
@@ -52,12 +52,12 @@ def measured(console: Console, repeats: int, budget: float) -> Limits:
         # Plus 1: a function that returns its argument need not copy it.
         "copy": Program(partial(timing.compiled, lambda numbers: numbers + 1, numbers)),
     }
-    times = {name: timed.median for name, timed in timing.measure(programs, repeats, budget, console).items()}
+    times = {name: timed.median for name, timed in timing.measure(programs, repeats, budget, lab).items()}
     return Limits(2.0 * _MATRIX**3 / times["product"], 2.0 * 4 * _COPIED / times["copy"])
 
 
 def step(model: nn.Module, batch_size: int, image_size: int) -> Work:
-    """A training step of a network on a batch that is there; what its optimizer does is small beside it."""
+    """The work of a training step of a network on a given batch, without the optimizer's, which is small."""
     batch = _images(batch_size, image_size)
     sgd, loss = OPTIMIZERS["sgd"], mean_squared_error
     create = partial(create_state, model=model, optimizer=sgd, learning_rate=0.1)
@@ -66,21 +66,23 @@ def step(model: nn.Module, batch_size: int, image_size: int) -> Work:
 
 
 def prediction(model: nn.Module, batch_size: int, image_size: int) -> Work:
-    """The same of one prediction of a batch."""
+    """The work of predicting a batch."""
     image = _images(batch_size, image_size).image
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return work(partial(predict, model), variables, image)
 
 
 def work(function: Callable[..., Any], *arguments: Any) -> Work:
-    """What the convolutions and products of a function ask for, as it runs off a CPU; of the arguments shapes count.
+    """The work of the convolutions and products of a function on another device than a CPU.
 
     Operations: one product and one sum for each tap, those that fall on padding included. Bytes: each operand is read
-    once and each result written once. Everything else is left out, so it is the least of a program that can at best
-    fuse all else into them.
+    once and each result written once. Everything else is left out: a program can at best fuse it into these.
+
+    Args:
+        arguments: only their shapes matter.
     """
     traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    # Without what nobody asks for, such as the gradient by the images.
+    # Without results that nothing uses, such as the gradient with respect to the images.
     needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(jax.tree.leaves(shape)))
     return _work(needed)
 
@@ -103,7 +105,7 @@ def _work(jaxpr: Jaxpr) -> Work:
                 inner = [
                     branch for branch, names in zip(inner, platforms, strict=True) if not names or "cpu" not in names
                 ]
-            # A scan runs its body `length` times; a while loop, whose turns no shape tells, counts once.
+            # A scan runs its body `length` times. A while loop counts once: no shape says how many turns it has.
             for part in inner:
                 total = total.plus(
                     _work(part.jaxpr if isinstance(part, ClosedJaxpr) else part), parameters.get("length", 1)
@@ -124,6 +126,6 @@ def _images(batch_size: int, image_size: int) -> Batch:
 
 
 def as_dict(limits: Limits, work: Work, seconds: float) -> dict[str, Any]:
-    """The numbers of a report: rates, work, the least time, and its share of the time that a step takes."""
+    """What results.json holds: rates, work, the least seconds of a step, and their share of its measured seconds."""
     floor = work.floor(limits)
     return {**limits._asdict(), "step": work._asdict(), "floor_seconds": floor, "fraction": floor / seconds}

@@ -1,4 +1,4 @@
-"""The notebook in PyTorch, to be timed beside segjax: as it was written, and as fast as PyTorch allows.
+"""The notebook in PyTorch, to be timed beside segjax: as it is written, and as fast as PyTorch allows.
 
 Importing this needs PyTorch. Everything runs on a GPU where PyTorch has one.
 """
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from experiments.bench.timing import Call
-from segjax import gaussian_kernel
+from segjax import gaussian_kernel, textures
 from segjax.textures import EDGE_SIGMA
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIGMAS = (0.2, 1.2)
-# Convolutions round to TF32 where ours do: by default, and not where jax is told to be exact. Products of matrices,
-# which only the generation has, stay at PyTorch's default of full float32, as ours: TF32 would move the mask's edge.
+# Convolutions round to TF32 where ours do: by default, and not where jax is told to be exact. Matrix products, which
+# only the generation has, keep PyTorch's default of full float32, as ours do: TF32 would move the mask's edge.
 _PRECISION = "jax_default_matmul_precision"
 torch.backends.cudnn.allow_tf32 = getattr(jax.config, _PRECISION) not in ("highest", "float32")
 # PyTorch warns that padding="same" may copy its input for an even kernel, and that products could use TF32.
@@ -28,13 +28,15 @@ warnings.filterwarnings("ignore", message="Using padding='same'|TensorFloat32 te
 
 
 class Network(nn.Module):
-    """The notebook's network: three times convolution, ReLU and one BatchNorm for all, then one logit a pixel."""
+    """The notebook's network: three times convolution, ReLU and one BatchNorm for all, then one logit per pixel."""
 
     def __init__(self, num_channels: int = 16, kernel_size: int = 5) -> None:
         super().__init__()
         conv, norm = partial(nn.Conv2d, kernel_size=kernel_size, padding=kernel_size // 2), nn.BatchNorm2d(num_channels)
         hidden = [
-            layer for width in (1, num_channels, num_channels) for layer in (conv(width, num_channels), nn.ReLU(), norm)
+            layer
+            for inputs in (1, num_channels, num_channels)
+            for layer in (conv(inputs, num_channels), nn.ReLU(), norm)
         ]
         self.layers = nn.Sequential(*hidden, conv(num_channels, 1), nn.Sigmoid())
 
@@ -91,7 +93,7 @@ class Training:
         self.network = Network().to(DEVICE)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.format)
-        # None leaves the choice to PyTorch, as the notebook does; False would be one kernel a parameter on a GPU.
+        # None leaves the choice to PyTorch, as the notebook does; False would be one kernel per parameter on a GPU.
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=tuned or None)
         self.tuned = tuned
         mode = "reduce-overhead" if DEVICE.type == "cuda" else "default"
@@ -102,7 +104,7 @@ class Training:
         return nn.functional.mse_loss(self.network(image), mask)
 
     def step(self, image: Tensor, mask: Tensor) -> None:
-        # Gradients are in the memory of a CUDA graph, which the next replay writes again: they are let go before it.
+        # The next replay of a CUDA graph overwrites the memory of the gradients, so they are released before it.
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(image.to(memory_format=self.format), mask)
         loss.backward()
@@ -127,11 +129,11 @@ def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], nu
 
 
 def _repeated(function: Callable[[], Any], number: int, tuned: bool = False) -> Call:
-    """Calls of a function, up to the end of the device's work."""
+    """A call that runs a function `number` times, and waits for the device."""
 
     def run() -> None:
-        # One switch for all of PyTorch, and programs take turns. Left on, the others would try cuDNN's algorithms too,
-        # and some of them for the first time while they are timed.
+        # The switch is PyTorch's only one, and programs take turns. Left on, the others would try cuDNN's algorithms
+        # too, some of them for the first time while they are timed.
         torch.backends.cudnn.benchmark = tuned
         for _ in range(number):
             function()
@@ -142,7 +144,7 @@ def _repeated(function: Callable[[], Any], number: int, tuned: bool = False) -> 
 
 
 def platform() -> str:
-    """Where it runs, in jax's words."""
+    """Where PyTorch runs, in jax's words."""
     return "gpu" if DEVICE.type == "cuda" else "cpu"
 
 
@@ -151,11 +153,7 @@ def peak_device_bytes() -> int | None:
 
 
 def _band(size: int, sigma: float) -> Tensor:
-    """The n x n matrix by which a column is blurred, zero-padded to the same size."""
-    profile = np.array(gaussian_kernel(size, sigma)).sum(axis=0)
-    offset = np.arange(size)[None, :] - np.arange(size)[:, None] + (size - 1) // 2
-    band = np.where((offset >= 0) & (offset < size), profile[np.clip(offset, 0, size - 1)], 0)
-    return torch.from_numpy(band.astype(np.float32)).to(DEVICE)
+    return torch.from_numpy(np.array(textures._band(size, sigma, np.dtype(np.float32)))).to(DEVICE)
 
 
 def _rescaled(images: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ class Arm:
 
     def running(self, curve: str) -> np.ndarray:
         """(seeds, iterations), the running means of a curve."""
-        return metrics.running_mean(np.stack([own[curve] for own in self.curves]))
+        return metrics.running_mean(np.stack([curves[curve] for curves in self.curves]))
 
 
 Arms = Mapping[str, Arm]
@@ -187,7 +187,9 @@ def rows(arms: Arms) -> list[dict[str, Any]]:
 
 def document(arms: Arms) -> dict[str, Any]:
     """The part of results.json on runs: every run with its curves, and each number over the seeds of each arm."""
-    runs = [{**row, "curves": own} for arm in arms.values() for row, own in zip(arm.rows, arm.curves, strict=True)]
+    runs = [
+        {**row, "curves": curves} for arm in arms.values() for row, curves in zip(arm.rows, arm.curves, strict=True)
+    ]
     summary: dict[str, dict[str, Any]] = {label: {} for label in arms}
     for label, arm in arms.items():
         for column in COLUMNS:

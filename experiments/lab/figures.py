@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 import segjax
 from experiments.lab.arms import Arms
 from experiments.lab.names import ARCHITECTURES
+from experiments.lab.programs import held_out_batch
 from experiments.lab.report import Drawing
-from experiments.lab.runs import held_out_batch
 from segjax import plotting
 from segjax.models import Variables
 

@@ -12,7 +12,6 @@ is in options.json before: a file that neither list names is not ours, and is ne
 import contextlib
 import errno
 import fcntl
-import hashlib
 import json
 import os
 import re
@@ -50,7 +49,7 @@ def identity_of(options: Command, experiment: str) -> dict[str, Any]:
     In JSON's types, where tuples are lists: so it compares with what is read from a file.
     """
     flat = {name: value for name, value in options.flat.items() if name not in _CHANGE_NO_RESULT}
-    identity = {"options": flat, "inputs": {str(path): digest(path) for path in options.inputs()}}
+    identity = {"options": flat, "inputs": {str(path): provenance.digest(path) for path in options.inputs()}}
     identity |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
     return {"experiment": experiment, **json.loads(json.dumps(identity, default=str))}
 
@@ -74,18 +73,6 @@ def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collecti
         if digests.get(path) != sha and not (free and path not in digests):
             return f"of another {path} than is there now"
     return ""
-
-
-def digest(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, or in words, which are shorter, why it cannot be read."""
-    try:
-        # A pipe or a device would never end.
-        if path.exists() and not path.is_file():
-            return "no regular file"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        return error.strerror or "cannot be read"
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -227,12 +214,12 @@ class Folder:
             raise Finished(
                 f"{self.path} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
-        found = results if results is not None else unfinished
+        holding = results if results is not None else unfinished
         what = "the results" if results is not None else "unfinished results"
-        if found is None:
+        if holding is None:
             if {path.name for path in self.path.iterdir()} - {"runs"}:
                 raise UsageError(f"--out {self.path} already holds files; name another folder, or pass --overwrite")
-        elif differs := difference(found, self.identity, free):
+        elif differs := difference(holding, self.identity, free):
             raise UsageError(f"--out {self.path} holds {what} {differs}; name another folder, or pass --overwrite")
 
     def announce(self, names: Iterable[str]) -> None:

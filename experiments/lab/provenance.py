@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 import segjax
-from segjax.convolution import cpu_backend, _vmap_strategy
+from segjax.convolution import _vmap_strategy, cpu_backend
 
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
 # jax's settings that change numbers, by the names that `jax.config` gives them.
@@ -66,6 +66,18 @@ def circumstances() -> dict[str, Any]:
         "source": _source(Path(__file__).parents[2]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def digest(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, or in words, which are shorter, why it cannot be read."""
+    try:
+        # A pipe or a device would never end.
+        if path.exists() and not path.is_file():
+            return "no regular file"
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        return error.strerror or "cannot be read"
 
 
 @cache

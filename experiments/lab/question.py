@@ -26,7 +26,8 @@ from experiments.lab import cli, report, workers
 from experiments.lab.folder import Folder, identity_of
 from experiments.lab.names import exact, printable, shortened
 from experiments.lab.options import Command, Engine, Training, check_run
-from experiments.lab.runs import CHUNK_SIZE, Group, Result, Run
+from experiments.lab.programs import CHUNK_SIZE
+from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
 from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
 
@@ -69,7 +70,7 @@ class Lab:
         Args:
             watch: called with the state after every chunk; this process then trains the runs, one after the other.
             chunk_size: most steps of a chunk.
-            labels: optimizer -> what progress calls it, where it has another name.
+            labels: optimizer -> its name in the progress, where it has another.
 
         Raises:
             UsageError: if there are no runs, or one that cannot be.
@@ -98,23 +99,22 @@ class Lab:
 
         with self.progress() as progress:
             total = sum(run.iterations for run in runs_once)
-            bar = progress.add_task("", total=total, completed=sum(run.iterations for run in results))
+            update = partial(progress.update, progress.add_task("", total=total))
             if groups and not watch and (self._engine.workers or self._engine.cluster):
-                progress.update(bar, description="starting the workers")
+                update(description="starting the workers")
 
                 def look(steps: int, workers: int) -> None:
                     counts = f"{len(results)} of {len(runs_once)} runs, {workers} worker{'s' if workers != 1 else ''}"
-                    steps += sum(run.iterations for run in results)
-                    progress.update(bar, completed=steps, description=counts)
+                    update(completed=steps + sum(run.iterations for run in results), description=counts)
 
                 self._pool.train(groups, finished, look)
                 groups = []
             for group in groups:
-                name = _name(group, labels or {})
-                share = sum(run not in results for run in group) / len(group)
+                update(completed=sum(run.iterations for run in results))
+                new_runs, name = sum(run not in results for run in group), _name(group, labels or {})
 
-                def look_here(what: str, new_steps: int, name: str = name, share: float = share) -> None:
-                    progress.update(bar, advance=new_steps * share, description=f"{what} {name}")
+                def look_here(what: str, steps: int, name: str = name, new_runs: int = new_runs) -> None:
+                    update(advance=steps * new_runs, description=f"{what} {name}")
 
                 finished(train_group(group, look_here, self._checkpoints(group), watch, chunk_size))
         return [results[run] for run in runs]
@@ -131,7 +131,7 @@ class Lab:
 
 
 def _name(runs: Group, labels: Mapping[str, str]) -> str:
-    """What progress calls a group of runs."""
+    """The name of a group of runs in the progress."""
     first = runs[0]
     optimizer = shortened(labels.get(first.optimizer, first.optimizer), _LONGEST_NAME)
     if len(runs) > 1:

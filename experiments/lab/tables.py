@@ -81,8 +81,8 @@ def seeds_warning(seeds: int) -> list[str]:
     """Few seeds: no intervals are bootstrapped of them (`segjax.statistics` says why)."""
     if seeds >= statistics.FEWEST_SEEDS:
         return []
-    given = "One seed gives" if seeds == 1 else f"{seeds} seeds give"
-    return [f"{given} little more than an anecdote; compare over at least {statistics.FEWEST_SEEDS}."]
+    subject = "One seed gives" if seeds == 1 else f"{seeds} seeds give"
+    return [f"{subject} little more than an anecdote; compare over at least {statistics.FEWEST_SEEDS}."]
 
 
 def diverged_warning(arms: Arms) -> list[str]:

@@ -19,10 +19,11 @@ from rich.table import Column
 
 import segjax
 from experiments.lab import provenance, stops
-from experiments.lab.runs import CHUNK_SIZE, Group, PartialRun, Program, Result, Run, arguments, program
+from experiments.lab.programs import CHUNK_SIZE, Program, arguments, program
+from experiments.lab.runs import Group, PartialRun, Result, Run
 
 Watch = Callable[[segjax.TrainState], None]
-# What is going on, and the steps of all runs that are new since the last call.
+# Called with the present activity, and the steps of each run that are new since the last call.
 Look = Callable[[str, int], None]
 
 
@@ -78,7 +79,7 @@ def train_group(
     state, _ = jax.block_until_ready(compiled.advance(keys, partial_run.state, rates, 0))
     losses = [np.asarray(chunk.loss) for chunk in partial_run.chunks]
     done = sum(loss.shape[-1] for loss in losses)
-    look("compiling", done * len(runs))
+    look("compiling", done)
 
     def chunk(so_far: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
         steps = min(compiled.chunk_size, total - done)
@@ -93,7 +94,7 @@ def train_group(
             watch(so_far.state)
         # The running mean, as the notebook's progress bar has it.
         loss = np.mean(np.concatenate(losses, axis=None), dtype=np.float64)
-        look(f"loss {loss:.3g}:", steps * len(runs))
+        look(f"loss {loss:.3g}:", steps)
 
     write, seconds = (checkpoints.write, checkpoints.seconds) if checkpoints else (None, math.inf)
     ended = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, seconds)

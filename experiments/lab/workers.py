@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
-from experiments.lab import import_paths, names, provenance, runs, stops
-from experiments.lab.folder import digest
+from experiments.lab import import_paths, names, programs, provenance, stops
 from experiments.lab.options import Engine, at_precision
+from experiments.lab.provenance import digest
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.train import train_group
 
@@ -346,7 +346,7 @@ def introduce(job: Job) -> dict[str, str]:
             del sys.modules[name]
         invalidate_caches()
         import_paths.optimizer.cache_clear()
-        runs.forget_programs()
+        programs.forget_programs()
     with at_precision(job.precision):
         return describe(job)
 

@@ -112,9 +112,9 @@ def warnings(baseline: Baseline, arms: Iterable[Arm]) -> list[str]:
             f"Stored runs were made with {said}: at best the rounding differs, which changes single runs; another "
             "version may also compute something else."
         )
-    first = {row["seed"]: own["loss"][0] for arm in arms for row, own in zip(arm.rows, arm.curves, strict=True)}
+    first = {row["seed"]: curves["loss"][0] for arm in arms for row, curves in zip(arm.rows, arm.curves, strict=True)}
     for arm in baseline.arms.values():
-        stored = {row["seed"]: own["loss"][0] for row, own in zip(arm.rows, arm.curves, strict=True)}
+        stored = {row["seed"]: curves["loss"][0] for row, curves in zip(arm.rows, arm.curves, strict=True)}
         if odd := [seed for seed in stored if not np.isclose(stored[seed], first[seed], rtol=_SAME)]:
             listed = ", ".join(map(str, odd))
             words.append(
@@ -157,7 +157,7 @@ def _differences(
 def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredArm:
     names = [name for name in Run._fields if name != "texture"]
     first = Run(**{name: rows[0][name] for name in names}, texture=options.data.texture)
-    kept = []
+    arm_rows = []
     for row in rows:
         check_count("seed", row["seed"], 0)
         check_positive("learning_rate", row["learning_rate"])
@@ -167,12 +167,12 @@ def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredA
         lost = row["diverged_at"]
         lost = None if lost is None else check_count("diverged_at", lost, 1, options.training.iterations)
         numbers = {name: float(_numbers(name, [row[name]])[0]) for name in COLUMNS}
-        own = {"label": label, **{name: row[name] for name in names}, **numbers}
-        kept.append({**own, "cores": row.get("cores"), "diverged_at": lost})
+        columns = {"label": label, **{name: row[name] for name in names}, **numbers}
+        arm_rows.append({**columns, "cores": row.get("cores"), "diverged_at": lost})
     curves = [{name: _numbers(name, row["curves"][name]) for name in CURVES} for row in rows]
-    if any(curve.shape != (options.training.iterations,) for own in curves for curve in own.values()):
+    if any(curve.shape != (options.training.iterations,) for by_name in curves for curve in by_name.values()):
         raise ValueError(f"its curves do not have {options.training.iterations} steps")
-    return StoredArm(label, (), first, kept, curves)
+    return StoredArm(label, (), first, arm_rows, curves)
 
 
 def _numbers(name: str, values: list[Any]) -> np.ndarray:

@@ -76,20 +76,20 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
         label, known = _labelled(text)
         # Options in brackets have equals signs of their own.
         options = known.rfind(")") + 1
-        end, equals, given = known[options:].partition("=")
+        end, equals, rates_text = known[options:].partition("=")
         name = known[:options] + end
         try:
             import_paths.optimizer(name)
             label = names.check_label(name if label is None else label)
             if label in OPTIMIZERS and label != name:
                 raise ValueError(f"the label {label} is the name of another optimizer")
-            own = tuple(float(rate) for rate in given.split(",")) if equals else tuple(rates)
+            grid = tuple(float(rate) for rate in rates_text.split(",")) if equals else tuple(rates)
         except ValueError as error:
             raise ValueError(f"--optimizers {text}: {error}") from error
-        check_rates(f"--optimizers {name}=", own)
-        # Of a grid the low end may stand still.
-        import_paths.check_moves(f"--optimizers {text}", name, max(own))
-        chosen.append(Candidate(label, name, tuple(sorted(own))))
+        check_rates(f"--optimizers {name}=", grid)
+        # Only the largest rate of a grid must make progress.
+        import_paths.check_moves(f"--optimizers {text}", name, max(grid))
+        chosen.append(Candidate(label, name, tuple(sorted(grid))))
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
     arms = {candidate.arm(rate): candidate.label for candidate in chosen for rate in candidate.rates}
@@ -174,16 +174,16 @@ def extension(grid: Grid, given: Iterable[Candidate]) -> dict[str, float]:
 
 def grid(trials: Mapping[str, Arms]) -> Grid:
     """What the trials of `train` say of each rate; at least one trial."""
-    arms = {label: list(own.values()) for label, own in trials.items()}
-    rates = sorted({arm.run.learning_rate for own in arms.values() for arm in own})
-    seeds = max(len(arm.results) for own in arms.values() for arm in own)
-    losses = {label: np.full((seeds, len(rates)), np.nan) for label in arms}
-    diverged = {label: np.zeros((seeds, len(rates)), bool) for label in arms}
-    for label, arm in ((label, arm) for label, own in arms.items() for arm in own):
+    arms = [(label, arm) for label, by_name in trials.items() for arm in by_name.values()]
+    rates = sorted({arm.run.learning_rate for _, arm in arms})
+    seeds = max(len(arm.results) for _, arm in arms)
+    losses = {label: np.full((seeds, len(rates)), np.nan) for label in trials}
+    diverged = {label: np.zeros((seeds, len(rates)), bool) for label in trials}
+    for label, arm in arms:
         place = rates.index(arm.run.learning_rate)
         losses[label][:, place] = arm.values("final_loss")
         diverged[label][:, place] = arm.diverged
-    best = {label: statistics.best_rate(rates, losses[label], diverged[label]) for label in arms}
+    best = {label: statistics.best_rate(rates, losses[label], diverged[label]) for label in trials}
     return Grid(np.array(rates), losses, diverged, best)
 
 

@@ -1,8 +1,8 @@
 """Is a picture like the images that a network was trained on? If not, the areas that the network gives mean nothing.
 
 A network of two textures calls each pixel one or the other, whatever the picture shows. So the picture, on the scale of
-grey on which the network sees it, is cut into squares of a quarter of a training image's side (at least 8 pixels), and
-each is described by five numbers:
+grey of training, is cut into squares of a quarter of a training image's side (at least 8 pixels), and each is described
+by five numbers:
 
     mean of its grey
     log s               s: standard deviation of its grey                             (contrast)
@@ -30,11 +30,11 @@ from segjax import tiling
 MOST_STRANGE, TRAINING_STRANGE = 0.25, 0.01
 _LAGS = (1, 2, 4)
 NUMBERS = 2 + len(_LAGS)
-# Squares that are kept of training, and that are looked at in a picture: at most 1,000 x 1,024 distances.
-KEPT, _LOOKED_AT = 1024, 1000
-# Of less than 8 pixels a side, a square has hardly a difference over 4.
+# The most squares of training and of a picture: at most 1,000 x 1,024 distances.
+MOST_TRAINING, _MOST_OF_PICTURE = 1024, 1000
+# A square of less than 8 pixels per side has hardly a difference over 4.
 _SHORTEST = 8
-# Below the step of 8 bits of grey; the logarithm of 0 is no number.
+# Below the step of 8 bits of grey; the logarithm of 0 is not finite.
 _FLOOR = 1e-3
 # Images of either texture alone, and their pixels: fewer of large images, which have more to show.
 _MOST_IMAGES, _MOST_PIXELS = 64, 2**20
@@ -48,47 +48,47 @@ def side(image_size: int) -> int:
 
 
 def training_squares(mixed: Draw, first: Draw, second: Draw, image_size: int) -> np.ndarray:
-    """The numbers of squares of training images, (at most KEPT, NUMBERS): what `strange_share` compares with.
+    """The numbers of squares of training images, (at most MOST_TRAINING, NUMBERS): what `strange_share` compares with.
 
     Args:
         mixed: draws images of both textures, (key, batch_size=...) -> Batch; they give half of the squares.
-        first, second: the same of either texture alone.
+        first, second: draw images of either texture alone.
         image_size: side of the images in pixels.
     """
     number = min(_MOST_IMAGES, max(1, _MOST_PIXELS // image_size**2))
-    found = []
+    parts = []
     # All of one size: XLA takes longer to compile another than to draw it.
     for index, draw in enumerate((mixed, mixed, first, second)):
         batch = draw(jax.random.key(index), batch_size=number)
-        found += [describe(image, side(image_size)) for image in np.asarray(batch.image)[..., 0]]
-    return _evenly(np.concatenate(found), KEPT)
+        parts += [describe(image, side(image_size)) for image in np.asarray(batch.image)[..., 0]]
+    return _evenly(np.concatenate(parts), MOST_TRAINING)
 
 
 def strange_share(squares: np.ndarray, image: np.ndarray, image_size: int) -> float | None:
-    """The share of a picture's squares that are strange; None where it has no square, or training hardly any.
+    """The share of a picture's squares that are strange; None if it has no square, or training less than two.
 
     Args:
         squares: of training, as `training_squares` gives them.
         image: (height, width) on any scale of grey.
         image_size: side of the training images in pixels.
     """
-    found = describe(tiling.to_training_scale(image, image_size), side(image_size))
-    if not len(found) or len(squares) < 2:
+    described = describe(tiling.to_training_scale(image, image_size), side(image_size))
+    if not len(described) or len(squares) < 2:
         return None
-    # A number that training never varies counts as it is.
+    # A number that is constant in training is not divided.
     spread = squares.std(axis=0)
     spread[spread == 0] = 1
     known = squares / spread
     between = _distances(known, known)
     np.fill_diagonal(between, np.inf)
     limit = np.quantile(between.min(axis=1), 1 - TRAINING_STRANGE)
-    return float((_distances(found / spread, known).min(axis=1) > limit).mean())
+    return float((_distances(described / spread, known).min(axis=1) > limit).mean())
 
 
 def describe(image: np.ndarray, side: int) -> np.ndarray:
     """The numbers of the whole squares of an image on the scale of training, (squares, NUMBERS), 1,000 at most."""
     rows, columns = (length // side for length in image.shape)
-    corners = side * np.stack(np.divmod(_evenly(np.arange(rows * columns), _LOOKED_AT), max(columns, 1)), axis=1)
+    corners = side * np.stack(np.divmod(_evenly(np.arange(rows * columns), _MOST_OF_PICTURE), max(columns, 1)), axis=1)
     # Those squares alone: all of a large picture's would be several copies of it.
     parts = [image[y : y + side, x : x + side] for y, x in corners]
     squares = np.array(parts, float).reshape(-1, side, side)
@@ -102,7 +102,7 @@ def describe(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _evenly(rows: np.ndarray, most: int) -> np.ndarray:
-    """At most so many of the rows: neighbours among squares are alike, so that the first ones would not do."""
+    """At most so many of the rows, evenly spaced: neighbouring squares are alike."""
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(int)]
 
 

@@ -15,32 +15,32 @@ from PIL import Image, ImageFile, ImageOps, TiffImagePlugin
 from experiments.lab.names import printable, shortened
 from segjax.plotting import COLOURS
 
-# Endings for which a folder is searched; a file that is named itself may have any.
+# A folder is searched for these endings; a file that the command names may have any.
 ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 _FORMATS = ("PNG", "JPEG", "TIFF")
 # Weights of red, green and blue in grey (ITU-R BT.601).
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-# Pillow's modes of one number a pixel, and the number that becomes 1; pictures of other modes are read as RGB.
+# Pillow's modes of one number per pixel, and the number that becomes 1; pictures of other modes are read as RGB.
 _GREY = {"L": 255, "I;16": 65535, "I;16L": 65535, "I;16B": 65535, "I": 1, "F": 1}
-# Rows that become grey at a time: colours in floating point take 12 bytes a pixel, 1.2 GB for 100 million.
+# Rows that become grey at a time: colours in floating point take 12 bytes per pixel, 1.2 GB for 100 million.
 _ROWS = 256
 _OVERLAY_SHARE = 0.35
-# Letters that fit beside a picture in a figure; with more a name would cover its neighbours'.
+# Characters that fit beside a picture in a figure; a longer name would cover its neighbours'.
 _LONGEST_LABEL = 24
 # The square of a larger number does not fit into float32.
 _LARGEST = 1e18
 
 
 def read(path: Path, max_megapixels: float, smallest: int) -> np.ndarray:
-    """The picture of a PNG, JPEG or TIFF as shades of grey, (height, width) float32, upright as its EXIF says.
+    """A picture in PNG, JPEG or TIFF as shades of grey, (height, width) float32, upright as its EXIF says.
 
     Up to 16 bits are brought to [0, 1]; longer integers and floating point keep their numbers. Pillow reads colours
     with 8 bits each: those of 16 bits lose the lower 8.
 
     Raises:
-        ValueError: saying in one sentence why it cannot be read: not such a picture, truncated, animated, partly
-            transparent, not finite, stored in a way that Pillow misreads, smaller than `smallest` pixels a side or
-            larger than `max_megapixels`.
+        ValueError: with the reason in one sentence: not such a picture, truncated, animated, partly transparent, not
+            finite, stored in a way that Pillow misreads, smaller than `smallest` pixels per side or larger than
+            `max_megapixels`.
     """
     return read_in_colour(path, max_megapixels, smallest, side=1)[0]
 
@@ -58,7 +58,7 @@ def read_in_colour(path: Path, max_megapixels: float, smallest: int, side: int) 
             numbers = _numbers(picture)
             # A camera's JPEG may carry a small copy of itself, the second picture of an MPO.
             pictures = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
-        # The header tells all of this: a file that would fill the memory is refused before it is unpacked.
+        # The header holds all of this: a file that would fill the memory is refused before it is unpacked.
         width, height = picture.size
         if pictures > 1:
             raise ValueError(f"{path} is animated, or a stack: it holds {pictures} pictures, not one")
@@ -89,22 +89,22 @@ def read_in_colour(path: Path, max_megapixels: float, smallest: int, side: int) 
 def find(paths: list[Path]) -> list[Path]:
     """The files among the paths, and the pictures in the folders among them, in the order of their names.
 
-    A file that is named in several ways, or through links, is taken once, as it is named first.
+    A file that several paths or links lead to is taken once, by the first of them.
 
     Raises:
         ValueError: if a folder cannot be searched.
     """
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         try:
-            # Path.is_dir raises for a name that is too long, which is one picture's failure and not the command's.
+            # Path.is_dir raises for a name that is too long; that is the failure of one picture, not of the command.
             inside = sorted(path.iterdir()) if os.path.isdir(path) else [path]
         except OSError as error:
             raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
         for file in inside:
             if file == path or file.suffix.lower() in ENDINGS:
-                found.setdefault(os.path.realpath(file), file)
-    return list(found.values())
+                files.setdefault(os.path.realpath(file), file)
+    return list(files.values())
 
 
 def label(path: Path) -> str:
@@ -113,7 +113,7 @@ def label(path: Path) -> str:
 
 
 def figure_label(name: str) -> str:
-    """The same for a figure: a long one without its middle, and dollars, which mean a formula, escaped."""
+    """A label for a figure: a long name without its middle, and dollars, which mean a formula, escaped."""
     return shortened(name, _LONGEST_LABEL).replace("$", r"\$")
 
 
@@ -128,7 +128,7 @@ def probability_png(probability: np.ndarray) -> bytes:
 
 
 def overlay(grey: np.ndarray, probability: np.ndarray) -> Image.Image:
-    """The picture, from its darkest to its brightest, tinted by texture: the first blue, the second orange."""
+    """The picture, from its darkest to its brightest shade, tinted by texture: the first blue, the second orange."""
     shades = np.asarray(_shades(grey))
     tints = np.array([tuple(bytes.fromhex(colour[1:])) for colour in COLOURS[1::-1]], np.float32)
     picture = np.empty((*grey.shape, 3), np.uint8)
@@ -140,12 +140,12 @@ def overlay(grey: np.ndarray, probability: np.ndarray) -> Image.Image:
 
 
 def reduced(picture: Image.Image, side: int) -> np.ndarray:
-    """A copy of at most `side` pixels a side, each the mean of a square of the picture's."""
+    """A copy of at most `side` pixels per side, each the mean of a square of the picture."""
     return np.asarray(picture.reduce(-(-max(picture.size) // side)))
 
 
 def _shades(grey: np.ndarray) -> Image.Image:
-    """The picture in 8 bits, from its darkest to its brightest."""
+    """The picture in 8 bits, from its darkest to its brightest shade."""
     low, high = float(grey.min()), float(grey.max())
     shades = np.empty(grey.shape, np.uint8)
     for start in range(0, len(grey), _ROWS):
@@ -165,9 +165,9 @@ class _Numbers(NamedTuple):
     """How the file of a picture holds its numbers.
 
     Attributes:
-        white: of one number a pixel, that which becomes 1.
+        white: the number that becomes 1, in pictures of one number per pixel.
         unsigned: whether Pillow's signed 32 bits hold a number from 0 to 2^32 - 1.
-        misread: what Pillow would read as other numbers without a word; empty where it reads them right.
+        misread: what Pillow would silently read as other numbers; empty where it reads them right.
     """
 
     white: int = 1
@@ -176,7 +176,7 @@ class _Numbers(NamedTuple):
 
 
 def _numbers(picture: ImageFile.ImageFile) -> _Numbers:
-    """What the header tells; asked before the picture is unpacked, which forgets it."""
+    """From the header, before the picture is unpacked, which discards it."""
     white = _GREY.get(picture.mode, 1)
     if isinstance(picture, TiffImagePlugin.TiffImageFile):
         tags = picture.tag_v2
@@ -191,7 +191,7 @@ def _numbers(picture: ImageFile.ImageFile) -> _Numbers:
 
 
 def _misread_tiff(tags: TiffImagePlugin.ImageFileDirectory_v2, bits: int, kind: int) -> str:
-    """What Pillow misreads, found by comparing it with every layout that its table of modes lists."""
+    """What Pillow misreads: the results of a comparison with every layout in Pillow's table of modes."""
     compressed = tags.get(TiffImagePlugin.COMPRESSION, 1) != 1
     colours = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0)
     planes = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
@@ -205,7 +205,7 @@ def _misread_tiff(tags: TiffImagePlugin.ImageFileDirectory_v2, bits: int, kind: 
             not compressed and colours == 6 and tags.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2)) != (1, 1)
         ),
     }
-    return next((what for what, found in misread.items() if found), "")
+    return next((layout for layout, present in misread.items() if present), "")
 
 
 def _grey(picture: Image.Image, numbers: _Numbers) -> np.ndarray:

@@ -21,13 +21,13 @@ from segjax._checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"
-# A file of PyTorch says nothing of textures: those of the notebook's training are assumed.
+# A file of PyTorch does not name textures: those of the notebook's training are assumed.
 NOTEBOOK: dict[str, Any] = Texture()._asdict()
 DIVERGED = "The training diverged: the network that is saved is of no use. Try a lower --learning-rate."
 
 
 def look_inside(out: Path) -> str:
-    """What to do next with the network that a command saved in the folder `out`."""
+    """A finding: the command that inspects the network in the folder `out`."""
     command = shlex.join(["python", "-m", "experiments.inspect_layers", "--model", str(out / MODEL)])
     return f"The model is saved; look inside it with: {command}"
 
@@ -39,9 +39,9 @@ class SavedModel(NamedTuple):
         model, variables: as `segjax.predict` takes them.
         texture: the options of `generate_data` that it was trained with; None for photographs.
         image_size: side of its training images in pixels.
-        names: of the texture where its mask is 1, and of the other, which are different.
+        names: of the texture where the mask is 1, and of the other; they are different.
         diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
-        squares: of photographs, as `novelty.training_squares` gives them; None where the file does not have them.
+        squares: of training on photographs (`novelty.training_squares`); None if the file has none.
     """
 
     model: nn.Module
@@ -53,11 +53,11 @@ class SavedModel(NamedTuple):
     squares: np.ndarray | None = None
 
 
-def check_export(wanted: bool, architecture: str) -> None:
-    """Raises a ValueError for the export of a network that PyTorch's file has no names for."""
-    named = [name for name, it in ARCHITECTURES.items() if isinstance(it, SegmentationCNN) and it.depth == 3]
-    if wanted and architecture not in named:
-        raise ValueError(f"--export-torch needs an --architecture of: {', '.join(named)}; got {architecture!r}")
+def check_export(export_torch: bool, architecture: str) -> None:
+    """Raises a ValueError for the export of a network for which PyTorch's file has no names."""
+    known = [name for name, net in ARCHITECTURES.items() if isinstance(net, SegmentationCNN) and net.depth == 3]
+    if export_torch and architecture not in known:
+        raise ValueError(f"--export-torch needs an --architecture of: {', '.join(known)}; got {architecture!r}")
 
 
 def files(
@@ -67,23 +67,23 @@ def files(
     export_torch: bool,
     diverged: bool = False,
 ) -> dict[str, bytes]:
-    """name -> content of the files of a network, for PyTorch too where that is asked for.
+    """name -> content of the files of a network.
 
     Args:
-        trained_on: {"texture": options of `generate_data`} or {"exemplars": ...}, what `load` reads again.
-        diverged: whether the training did, which `load` tells.
+        trained_on: {"texture": options of `generate_data`} or {"exemplars": ...}; `load` reads it again.
+        export_torch: also write the weights by PyTorch's names.
+        diverged: whether the training did.
     """
     metadata = {"model": to_config(ARCHITECTURES[architecture]), "diverged": diverged, **trained_on}
-    written = {MODEL: checkpoints.to_bytes(variables, metadata)}
-    return written | ({TORCH: torch_weights.to_bytes(variables)} if export_torch else {})
+    contents = {MODEL: checkpoints.to_bytes(variables, metadata)}
+    return contents | ({TORCH: torch_weights.to_bytes(variables)} if export_torch else {})
 
 
 def load(path: Path) -> SavedModel:
     """A network from a file of `files`, or from a safetensors file of PyTorch's state_dict.
 
     Raises:
-        UsageError: where the file is neither, does not fit the network that it names, or has numbers that are not
-            finite.
+        UsageError: if the file is neither, does not fit the network that it names, or has numbers that are not finite.
     """
     try:
         # A pipe or a device would never end.
@@ -106,7 +106,7 @@ def load(path: Path) -> SavedModel:
 
 
 def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
-    """The same for a network of the notebook's textures, with the options of `generate_data`."""
+    """A network of the notebook's textures, and the options of `generate_data`; raises as `load`."""
     saved = load(path)
     if saved.texture is None:
         raise UsageError(f"{path} was trained on photographs, of which no new images can be drawn")
@@ -114,7 +114,7 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
 
 
 def training_squares(saved: SavedModel) -> np.ndarray | None:
-    """What `novelty.strange_share` compares a picture with; None for photographs of a file of an earlier version."""
+    """The squares with which `novelty.strange_share` compares a picture; None if a file of photographs has none."""
     if saved.texture is None:
         return saved.squares
     texture = {name: value for name, value in saved.texture.items() if name != "batch_size"}
@@ -135,14 +135,14 @@ def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel
     if "model" not in metadata:
         raise ValueError("it holds no network")
     model = from_config(metadata["model"])
-    # Files of earlier versions do not say.
+    # Files of earlier versions do not have it.
     if not isinstance(diverged := metadata.get("diverged", False), bool):
         raise ValueError(f"diverged must be true or false, got {diverged!r:.60}")
     if "texture" in metadata:
         texture = metadata["texture"]
         if not isinstance(texture, dict) or texture.keys() != set(Texture._fields):
             raise ValueError(f"texture must have {', '.join(Texture._fields)}, got {texture!r:.60}")
-        # It has the checks of its options; nothing is drawn.
+        # `generate_data` checks its options; nothing is drawn.
         jax.eval_shape(partial(generate_data, **texture), jax.random.key(0))
         names = f"inside the mask (sigma {texture['sigma1']:g})", f"outside the mask (sigma {texture['sigma2']:g})"
         return SavedModel(model, variables, texture, texture["image_size"], names, diverged)
@@ -152,21 +152,23 @@ def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel
     first, second, image_size = (exemplars[name] for name in ("first", "second", "image_size"))
     if not (isinstance(first, str) and isinstance(second, str)):
         raise ValueError(f"first and second must be names, got {first!r:.60} and {second!r:.60}")
-    # Two photographs of one name, in two folders.
+    # Two photographs in two folders may have one name.
     names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
     check_count("image_size", image_size, 2)
     return SavedModel(model, variables, None, image_size, names, diverged, _squares(exemplars.get("squares")))
 
 
-def _squares(given: Any) -> np.ndarray | None:
-    if given is None:
+def _squares(entry: Any) -> np.ndarray | None:
+    if entry is None:
         return None
     try:
-        squares = np.asarray(given, float)
+        squares = np.asarray(entry, float)
     except (ValueError, TypeError):
         squares = np.empty(0)
-    if squares.ndim != 2 or squares.shape[1] != novelty.NUMBERS or len(squares) > novelty.KEPT:
-        raise ValueError(f"squares must be at most {novelty.KEPT} rows of {novelty.NUMBERS} numbers, got {given!r:.60}")
+    if squares.ndim != 2 or squares.shape[1] != novelty.NUMBERS or len(squares) > novelty.MOST_TRAINING:
+        raise ValueError(
+            f"squares must be at most {novelty.MOST_TRAINING} rows of {novelty.NUMBERS} numbers, got {entry!r:.60}"
+        )
     if not np.isfinite(squares).all():
         raise ValueError("squares must be finite numbers")
     return squares
@@ -176,7 +178,7 @@ def _check_variables(model: nn.Module, variables: dict[str, Any]) -> None:
     """Raises a ValueError naming the first array that is missing, superfluous or of another shape or dtype."""
     image = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
     template = jax.eval_shape(model.init, jax.random.key(0), image)
-    # Of any floating dtype: where x64 is enabled, networks are of float64.
+    # Any floating dtype will do: with x64 enabled, networks are float64.
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, np.float32 if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype

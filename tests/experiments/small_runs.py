@@ -1,6 +1,7 @@
 """What several tests of the experiments share: small runs in this process or in their own, and runs made by hand."""
 
 import contextlib
+import dataclasses
 import json
 import multiprocessing
 import os
@@ -15,10 +16,12 @@ import pytest
 
 from experiments.lab import cli, question, stops, train
 from experiments.lab.arms import Arm, by_rate, compare
-from experiments.lab.options import Comparison, Data, Seeds, Training
+from experiments.lab.options import Comparison, Data, Group, Seeds, Training
+from experiments.lab.programs import arguments
 from experiments.lab.report import Report
-from experiments.lab.runs import Held, Result, Run, arguments
+from experiments.lab.runs import Held, Result, Run
 from experiments.optimizers.contest import Contest
+from experiments.timed import clock
 from segjax import History, metrics
 from segjax.edges import EdgeCounts
 from segjax.training import Fit
@@ -54,6 +57,13 @@ PLAIN = SimpleNamespace(
 
 def parse(script, *words):
     return cli.parse(script.Options, script.PRESETS, list(map(str, words)))
+
+
+def options_of(script):
+    """The names of the options, those of groups among them."""
+    fields = dataclasses.fields(script.Options)
+    groups = [dataclasses.fields(field.default) if isinstance(field.default, Group) else [field] for field in fields]
+    return [field.name for group in groups for field in group]
 
 
 def execute(script, *words):
@@ -179,8 +189,6 @@ def told_to_stop():
 @contextlib.contextmanager
 def ticking(tick, compiling=0.0):
     """Inside, the clock of a training moves by `tick` at each look, and by `compiling` while a program is compiled."""
-    from experiments.timed import clock
-
     moment, compiled = 0.0, Fit.compile
 
     def look():

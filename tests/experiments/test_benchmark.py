@@ -13,14 +13,16 @@ from small_runs import ROOT, execute
 
 from experiments import benchmark
 from experiments.bench import contenders, limits, timing
-from experiments.lab import processes
+from experiments.lab import provenance
 from experiments.lab.stops import UsageError
+from experiments.lab.train import progress_bar
 
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
+LAB = SimpleNamespace(progress=lambda: progress_bar(Console(quiet=True)), say=lambda text: None)
 
 
 def run(*arguments):
-    return execute(benchmark, "--preset", "quick", *arguments)
+    return execute(benchmark, "quick", *arguments)
 
 
 def standing_in(measure):
@@ -28,17 +30,20 @@ def standing_in(measure):
 
     def sleeping(programs, *others):
         calls = [timing.Call(partial(time.sleep, 1e-3 * place), temporary_bytes=8) for place in range(len(programs))]
-        made = [program._replace(make=lambda it=it: it) for program, it in zip(programs.values(), calls, strict=True)]
-        return measure(dict(zip(programs, made, strict=True)), *others)
+        sleepers = [
+            program._replace(make=lambda call=call: call)
+            for program, call in zip(programs.values(), calls, strict=True)
+        ]
+        return measure(dict(zip(programs, sleepers, strict=True)), *others)
 
     return sleeping
 
 
 @pytest.fixture
 def on_a_gpu(monkeypatch):
-    """A machine with a GPU, a jax and a PyTorch that use it, and no time: the n-th program of a part takes n / 20 ms.
+    """A machine with a GPU, which jax and PyTorch use; the n-th program of a part takes n / 20 ms, without running.
 
-    Gives what happens to the device, in order: whose process, and whether jax would take most of its memory at once.
+    Returns what happens to the device, in order: whose process, and whether jax would take most of its memory at once.
     """
     events, real = [], subprocess.run
 
@@ -51,15 +56,15 @@ def on_a_gpu(monkeypatch):
             return real(words, **options)
         name = words[words.index("experiments.bench.first_step") + 1]
         note(name, options["env"])
-        told = {"moment": time.time() + 2, "platform": "gpu", "peak_bytes": 10**9, "device_peak_bytes": 10**8}
-        return subprocess.CompletedProcess(words, 0, json.dumps(told), "")
+        line = {"moment": time.time() + 2, "platform": "gpu", "peak_bytes": 10**9, "device_peak_bytes": 10**8}
+        return subprocess.CompletedProcess(words, 0, json.dumps(line), "")
 
     def measure(programs, *_):
         return {name: timing.Timing([5e-5 * place], 1.0, 10**6) for place, name in enumerate(programs, start=1)}
 
     monkeypatch.setenv(PREALLOCATE, "true")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(processes, "is_writer", lambda: note("jax is asked for its device"))
+    monkeypatch.setattr(provenance, "numerics", lambda: note("jax is asked for its device") and {})
     monkeypatch.setattr(subprocess, "run", start)
     monkeypatch.setattr(contenders, "torch_is_installed", lambda: True)
     monkeypatch.setattr(contenders, "can_compile", lambda: True)
@@ -115,9 +120,9 @@ def test_ratios_are_of_medians(written):
 
 
 @pytest.mark.slow
-def test_the_first_step_of_a_process_is_timed_and_weighed(written):
+def test_the_first_step_of_a_process_has_its_time_and_its_memory(written):
     start = written[1]["first_steps"]["ours"]
-    # It is among what the whole took.
+    # The command's time includes it.
     assert 0 < start["seconds"] < written[2]
     # Python and jax alone take more than this.
     assert 5e7 < start["peak_bytes"] < 2e10
@@ -129,14 +134,20 @@ def test_a_process_that_fails_says_why():
         benchmark.first_step("ours", benchmark.Options(batch_size=0, image_size=8, steps=1))
 
 
-def test_a_growing_cost_is_held_against_that_of_the_first_value():
+def test_a_growing_cost_is_compared_with_that_of_the_first_value():
     sizes = {"image_size": (8, 16, 32), "num_steps": (5, 20)}
-    times = {
-        (f"by {part}", str(value)): timing.Timing([value / 1e3], 0.0, None) for part in sizes for value in sizes[part]
+    growth = {
+        quantity: {str(value): timing.Timing([value / 1e3], 0.0, None) for value in values}
+        for quantity, values in sizes.items()
     }
-    rows = benchmark.growth_table(times).rows
+    rows = benchmark.growth_table(growth).rows
     assert rows[1] == ["image_size", "16", "16.0\n16.0-16.0", "2.00"]
     assert [row[-1] for row in rows] == ["1.00", "2.00", "4.00", "1.00", "4.00"]
+    # Programs with XLA's convolution have no rows, but a column.
+    for times in growth.values():
+        times |= {contenders.with_xla(name): timing.Timing([0.016], 0.0, None) for name in times}
+    rows = benchmark.growth_table(growth).rows
+    assert [row[-1] for row in rows] == ["0.50", "1.00", "2.00", "0.31", "1.25"]
 
 
 def test_on_a_gpu_processes_find_the_device_free(on_a_gpu, tmp_path):
@@ -145,7 +156,7 @@ def test_on_a_gpu_processes_find_the_device_free(on_a_gpu, tmp_path):
     assert {name: start["platform"] for name, start in document["first_steps"].items()} == dict.fromkeys(
         ("ours", "notebook", "tuned"), "gpu"
     )
-    # This process takes no more memory than it needs, the others what a command of theirs would.
+    # This process takes no more memory than it needs; each of the others takes what its own command would.
     assert on_a_gpu == [
         ("jax is asked for its device", False),
         *((name, True) for name in ("ours", "notebook", "tuned")),
@@ -156,13 +167,19 @@ def test_on_a_gpu_processes_find_the_device_free(on_a_gpu, tmp_path):
 @pytest.mark.slow
 def test_nothing_is_computed_before_the_processes_have_ended():
     code = """if True:
+        from types import SimpleNamespace
+
+        from rich.console import Console
+
         from experiments import benchmark
         from experiments.bench import contenders, limits
+        from experiments.lab.train import progress_bar
 
         contenders.torch_is_installed = lambda: True
         benchmark.first_step = lambda name, options: print(name) or {"platform": "gpu"}
         limits.measured = lambda *_: exit("it computes")
-        benchmark.work(benchmark.Options(), benchmark.Console(quiet=True))
+        lab = SimpleNamespace(progress=lambda: progress_bar(Console(quiet=True)))
+        benchmark.answer(benchmark.Options(), lab)
     """
     # Whatever looks for a device fails where there is no such platform.
     environment = {**os.environ, "JAX_PLATFORMS": "nowhere"}
@@ -173,42 +190,40 @@ def test_nothing_is_computed_before_the_processes_have_ended():
 
 def test_a_gpu_s_results_have_its_own_goals(on_a_gpu, tmp_path):
     options = benchmark.Options(runs=(1, 4, 16), growth=False, out=tmp_path)
-    found = benchmark.work(options, Console(quiet=True))
-    told = benchmark.report(options, found)
-    tables = {table.title: {row[0]: row[1:] for row in table.rows} for table in told.tables}
+    report = benchmark.answer(options, LAB)
+    tables = {table.title: {row[0]: row[1:] for row in table.rows} for table in report.tables}
     goals = {name: goal for name, (_, goal) in tables["Ratios"].items() if goal}
     assert goals == {
         "the notebook's iteration / ours": "at least 100",
         "tuned PyTorch's iteration / ours": "at least 2",
         "loop / step by step": "at most 1.1",
-        "steps a second: 16 runs side by side / 1": "at least 5",
+        "steps per second: 16 runs side by side / 1": "at least 5",
         "cost of a run: jax.vmap, 4 / 1": "at most 1.5",
         "seconds to the first step": "at most 5",
         "step: share of the device's limit": "at least 0.5",
     }
     # Programs: 1, 4 and 16 runs one after the other, then 4 and 16 side by side, the fifth.
-    assert told.results["ratios"]["steps a second: 16 runs side by side / 1"] == pytest.approx(1 / 5)
+    assert report.results["ratios"]["steps per second: 16 runs side by side / 1"] == pytest.approx(1 / 5)
     # The step takes 50 us; moving its 150 MB takes at least as long, at 3 TB/s.
     assert tables["Ratios"]["step: share of the device's limit"][0] == "1.00"
     assert tables["The device's limit"]["least time of a step"] == ["0.0500 ms"]
     assert tables["From a command to its first step"]["tuned"] == ["2.0", "1000", "100"]
-    shown = {tuple(row[:2]): row[2] for row in told.tables[0].rows}
-    assert shown["step", "PyTorch, tuned"] == "0.200\n0.200-0.200"
-    assert told.warnings == []
+    cells = {tuple(row[:2]): row[2] for row in report.tables[0].rows}
+    assert cells["step", "PyTorch, tuned"] == "0.200\n0.200-0.200"
+    assert report.warnings == []
 
 
-def test_pytorch_on_another_kind_of_device_is_not_compared(monkeypatch):
-    asked = []
-    monkeypatch.setattr(contenders, "torch_is_installed", lambda: True)
+def test_pytorch_on_another_kind_of_device_is_not_compared(on_a_gpu, monkeypatch):
+    first_step = benchmark.first_step
     monkeypatch.setattr(
-        benchmark, "first_step", lambda name, _: {"platform": "gpu" if name == "ours" else "cpu", "seconds": 1.0}
+        benchmark,
+        "first_step",
+        lambda name, options: {**first_step(name, options), "platform": "gpu" if name == "ours" else "cpu"},
     )
-    monkeypatch.setattr(limits, "measured", lambda *_: limits.Limits(1.0, 1.0))
-    monkeypatch.setattr(limits, "step", lambda *_: limits.Work(1.0, 1.0))
-    monkeypatch.setattr(benchmark, "measure", lambda options, torch, console: asked.append(torch) or {})
-    found = benchmark.work(benchmark.Options(), Console(quiet=True))
-    assert asked == [False]
-    (sentence,) = benchmark.missing(found)
+    report = benchmark.answer(benchmark.Options(growth=False), LAB)
+    assert not report.results["pytorch"]
+    assert not any("PyTorch" in program["name"] for program in report.results["programs"])
+    (sentence,) = report.warnings
     assert "it runs on a cpu, and jax on a gpu" in sentence
 
 

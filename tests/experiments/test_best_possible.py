@@ -3,7 +3,7 @@ import pytest
 from small_runs import SHORT, execute, parse
 
 from experiments import best_possible
-from experiments.best_possible import Error
+from experiments.best_possible import EXPECTED, OBSERVED, Error
 from experiments.lab.stops import UsageError
 from segjax import oracle
 
@@ -53,17 +53,17 @@ def test_a_resumed_command_reads_the_predictions_of_bayes_rule(comparison, monke
 def test_errors_are_of_the_inner_pixels():
     options = parse(best_possible, *WORDS)
     mask = np.asarray(best_possible.images(options, 1.2, rescaled=False).mask[..., 0])
-    right = best_possible.evaluate(options, mask)["observed"]
+    right = best_possible.evaluate(options, mask)[1]
     assert (right.mean, right.standard_error) == (0, 0)
     wrong = mask.copy()
     # Wrong pixels at the border do not count.
     wrong[:, : options.margin] = 1 - wrong[:, : options.margin]
-    assert best_possible.evaluate(options, wrong)["observed"].mean == 0
+    assert best_possible.evaluate(options, wrong)[1].mean == 0
     wrong[0] = 1 - mask[0]
-    half = best_possible.evaluate(options, wrong)["observed"]
+    half = best_possible.evaluate(options, wrong)[1]
     assert half.mean == pytest.approx(0.5)
     assert half.standard_error == pytest.approx(0.5)
-    assert best_possible.evaluate(options, np.full_like(mask, 0.3))["expected"].mean == pytest.approx(0.3)
+    assert best_possible.evaluate(options, np.full_like(mask, 0.3))[0].mean == pytest.approx(0.3)
 
 
 def test_every_sigma2_has_the_same_masks():
@@ -73,9 +73,9 @@ def test_every_sigma2_has_the_same_masks():
 
 
 def test_a_warning_says_that_the_masks_are_too_few():
-    expected = error(0.010)
-    assert best_possible.warnings({(9, 1.2): {"expected": expected, "observed": error(0.013)}}) == []
-    (warning,) = best_possible.warnings({(9, 1.2): {"expected": expected, "observed": error(0.02)}})
+    errors = {(EXPECTED, 9, 1.2): [error(0.010)], (OBSERVED, 9, 1.2): [error(0.013)]}
+    assert best_possible.warnings(errors) == []
+    (warning,) = best_possible.warnings({**errors, (OBSERVED, 9, 1.2): [error(0.02)]})
     assert warning.startswith("At 9 x 9 pixels, sigma2 1.2, more --num-masks are needed: Bayes' rule expects an error")
 
 

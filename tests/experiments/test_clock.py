@@ -4,7 +4,8 @@ from conftest import drawn
 from small_runs import SMALL, execute, ticking, told_to_stop
 
 from experiments import train_best_model
-from experiments.lab import scores, store
+from experiments.lab import arms
+from experiments.lab.folder import Folder
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Interrupted, UsageError
 from experiments.pictures import saved_models
@@ -51,7 +52,7 @@ def test_a_report_that_fails_costs_no_training(tmp_path, monkeypatch):
     """And the results of before stay: the next try has the steps of this one, not one more."""
     (tmp_path / "model.safetensors").write_text("another's")
     with monkeypatch.context() as patch:
-        patch.setattr(store, "finish", lambda *_: 1 / 0)
+        patch.setattr(Folder, "finish", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(tmp_path, "--overwrite")
     assert (tmp_path / "model.safetensors").read_text() == "another's"
@@ -106,13 +107,13 @@ def test_refuses(arguments, message, tmp_path):
 
 def test_the_error_falls_in_the_figure():
     rows = [{"seconds": s, "accuracy": 1 - 1 / s, "iou": 1 - 2 / s} for s in (4.0, 8.0)]
-    axes = clock.quality_figures(train_best_model.Options(), rows, "title")["quality_over_time"].axes[0]
+    axes = clock.quality_drawings(clock.Timed(), rows, "title")["quality_over_time"].figure.axes[0]
     np.testing.assert_allclose([line.get_ydata() for line in axes.lines], [[0.25, 0.125], [0.5, 0.25]])
-    assert clock.quality_figures(train_best_model.Options(), rows[:1], "title") == {}
+    assert clock.quality_drawings(clock.Timed(), rows[:1], "title") == {}
 
 
 def test_a_training_that_came_to_nothing_says_why():
-    counted, not_counted = (train_best_model.Options(count_compilation=it) for it in (True, False))
+    counted, not_counted = (clock.Timed(count_compilation=counts) for counts in (True, False))
     assert clock.warnings(counted, [{"step": 100}], diverged=False) == []
     assert "diverged" in clock.warnings(counted, [{"step": 100}], diverged=True)[0]
     assert "compiling: give it more --seconds" in clock.warnings(counted, [{"step": 10}], diverged=False)[0]
@@ -120,19 +121,19 @@ def test_a_training_that_came_to_nothing_says_why():
 
 
 def test_a_network_that_diverged_is_not_recommended():
-    options = train_best_model.Options(architecture="shallow")
+    timed = clock.Timed(architecture="shallow")
     params = {"conv1": {"kernel": np.full((3, 3, 1, 2), np.nan, np.float32)}}
     shots = [clock.Snapshot(1.0, 100, 0.5, {"params": params})]
-    rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(scores.HELD_OUT, 0.5)}]
-    written = clock.report(options, ["After 1 s", "look inside"], {}, shots, rows, {})
-    assert written.findings == ["After 1 s"]
-    assert written.warnings == [saved_models.DIVERGED]
+    rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(arms.HELD_OUT, 0.5)}]
+    report = clock.report(timed, ["After 1 s", "look inside"], {}, shots, rows, {})
+    assert report.findings == ["After 1 s"]
+    assert report.warnings == [saved_models.DIVERGED]
 
 
 @pytest.mark.parametrize("export", [False, True])
 def test_the_weights_go_to_pytorch_where_that_is_asked_for(export):
-    options = train_best_model.Options(architecture="separate_norm", export_torch=export)
+    timed = clock.Timed(architecture="separate_norm", export_torch=export)
     shots = [clock.Snapshot(1.0, 100, 0.5, drawn(ARCHITECTURES["separate_norm"]))]
-    rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(scores.HELD_OUT, 0.5)}]
-    written = clock.report(options, ["After 1 s"], {}, shots, rows, {})
-    assert set(written.files) == {saved_models.MODEL, *([saved_models.TORCH] if export else [])}
+    rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(arms.HELD_OUT, 0.5)}]
+    report = clock.report(timed, ["After 1 s"], {}, shots, rows, {})
+    assert set(report.files) == {saved_models.MODEL, *([saved_models.TORCH] if export else [])}

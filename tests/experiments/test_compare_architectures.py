@@ -78,6 +78,17 @@ def test_a_resumed_command_reads_the_measured_seconds(tmp_path, monkeypatch):
     assert measured == ["notebook"]
 
 
+@pytest.mark.slow
+def test_a_further_architecture_leaves_the_finished_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: 0.01)
+    words = [*WORDS, "--iterations", "10", "--seeds", "1", "--out", tmp_path, "--architectures", "notebook"]
+    execute(compare_architectures, *words)
+    started = count_training(monkeypatch)
+    document = execute(compare_architectures, *words, "shallow")
+    assert [run.architecture for run in started] == ["shallow"]
+    assert list(document["costs"]) == ["notebook", "shallow"]
+
+
 def test_an_architecture_with_a_run_that_diverged_is_not_the_best(monkeypatch):
     bound = bounds.Bound(9, BayesError(0.01, 0.001, 0.01, 0.001))
     monkeypatch.setattr(bounds, "measure", lambda *_: bound)

@@ -1,3 +1,5 @@
+"""The comparison of optimizers: what it writes, what it says, and what it trains."""
+
 import csv
 import inspect
 import json
@@ -8,26 +10,25 @@ import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from rich.console import Console
-from small_runs import SHORT, execute, result
+from small_runs import SHORT, count_training, execute, lab_of, result
 from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
-from experiments.compare_optimizers import PRESETS, Found, Options
-from experiments.lab import processes, views
+from experiments.compare_optimizers import PRESETS, Options
+from experiments.lab import figures
+from experiments.lab.report import Drawing
 from experiments.lab.stops import Finished, UsageError
-from experiments.optimizers import tuning
 from experiments.optimizers.tuning import Candidate
 
 WORDS = [*SHORT, "--seeds", "2"]
 
 
-def parse(*arguments):
-    return parse_words(compare_optimizers, *arguments)
+def parse(*words):
+    return parse_words(compare_optimizers, *words)
 
 
-def run(*arguments):
-    return execute(compare_optimizers, *WORDS, "--optimizers", "sgd", "adam", *arguments)
+def run(*words):
+    return execute(compare_optimizers, *WORDS, "--optimizers", "sgd", "adam", *words)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def results(tmp_path_factory):
 
 @pytest.mark.slow
 def test_writes_every_file(results):
-    # No run reaches a target, so nothing is drawn of when.
+    # No run reaches a target, so there is no figure of the times.
     pictures = {f"{name}.png" for name in ("curves", "paired_differences", "predictions")}
     names = pictures | {"report.html", "results.json", "options.json", "runs.csv", "tables.tex", "runs"}
     assert {path.name for path in results.iterdir()} == names
@@ -70,7 +71,7 @@ def test_results_tell_what_made_them(results):
 
 
 @pytest.mark.slow
-def test_table_has_a_row_a_run(results):
+def test_the_table_has_one_row_per_run(results):
     with (results / "runs.csv").open() as file:
         rows = list(csv.DictReader(file))
     runs = json.loads((results / "results.json").read_text())["runs"]
@@ -83,9 +84,34 @@ def test_a_finished_command_does_nothing(results):
     before = {path: path.stat().st_mtime_ns for path in results.rglob("*.*")}
     with pytest.raises(Finished, match=r"holds the results of this very command"):
         run("--out", str(results))
-    with pytest.raises(UsageError, match=r"holds the results with seeds 2, not 3; name another folder, or pass"):
-        run("--out", str(results), "--seeds", "3")
     assert {path: path.stat().st_mtime_ns for path in results.rglob("*.*")} == before
+
+
+@pytest.mark.slow
+def test_more_seeds_optimizers_and_rates_train_only_the_new_ones(tmp_path, monkeypatch):
+    words = ("--out", tmp_path)
+    first = {(row["optimizer"], row["seed"]): row for row in run(*words)["runs"]}
+    started = count_training(monkeypatch)
+    more = run(*words, "--seeds", "3", "--optimizers", "sgd=0.001,0.1", "adam", "rmsprop")
+    assert [(run.optimizer, run.learning_rate, run.seed) for run in started] == [
+        ("sgd", 0.001, 2),
+        *[("sgd", 0.1, seed) for seed in range(3)],
+        ("adam", 0.001, 2),
+        *[("rmsprop", 0.001, seed) for seed in range(3)],
+    ]
+    assert list(more["summary"]) == ["sgd 0.001", "sgd 0.1", "adam 0.001", "rmsprop 0.001"]
+    # The finished runs are what they were, to the second.
+    again = {(row["optimizer"], row["seed"]): row for row in more["runs"] if row["learning_rate"] == 0.001}
+    assert {key: again[key] for key in first} == first
+    del started[:]
+    fewer = run(*words, "--optimizers", "adam", "--seeds", "1")
+    assert [(row["optimizer"], row["seed"]) for row in fewer["runs"]] == [("adam", 0)]
+    # Tuning on seeds that are there trains nothing, and neither does another target.
+    tuned = ("--tune", "--tuning-seed", "0", "--tuning-seeds", "3", "--seeds", "3", "--target-loss", "0.5")
+    run(*words, *tuned, "--optimizers", "sgd=0.001,0.1", "adam=0.001")
+    assert started == []
+    with pytest.raises(UsageError, match="holds the results with batch_size 1, not 2; name another folder"):
+        run(*words, "--batch-size", "2")
 
 
 @pytest.mark.slow
@@ -100,8 +126,8 @@ def test_same_command_same_numbers(results, tmp_path):
 def tuned(tmp_path_factory):
     """The folder of a small comparison at rates of their own."""
     out = tmp_path_factory.mktemp("tuned")
-    arguments = ["--optimizers", "sgd=0.1,1", "optax:lion", "--rates", "1e-3", "--tune", "--tuning-seeds", "1"]
-    execute(compare_optimizers, *WORDS, *arguments, "--tuning-seed", "8", "--seed", "7", "--out", out)
+    words = ["--optimizers", "sgd=0.1,1", "optax:lion", "--rates", "1e-3", "--tune", "--tuning-seeds", "1"]
+    execute(compare_optimizers, *WORDS, *words, "--tuning-seed", "8", "--seed", "7", "--out", out)
     return out
 
 
@@ -125,7 +151,7 @@ def test_tuning_has_seeds_of_its_own(tuned):
 
 
 @pytest.mark.slow
-def test_the_table_has_a_row_a_run_of_both_phases(tuned):
+def test_the_table_has_one_row_per_run_of_both_phases(tuned):
     with (tuned / "runs.csv").open() as file:
         rows = [(row["phase"], row["label"], row["seed"]) for row in csv.DictReader(file)]
     assert rows[:2] == [("tuning", "sgd 0.1", "8"), ("tuning", "sgd 1", "8")]
@@ -133,15 +159,15 @@ def test_the_table_has_a_row_a_run_of_both_phases(tuned):
 
 
 @pytest.mark.slow
-def test_what_is_unfair_is_said(tuned):
-    said = "\n".join(json.loads((tuned / "results.json").read_text())["warnings"])
-    for words in ("2 seeds give", "best rate of sgd is the", "budgets of tuning are unequal", "flatters the choice: 8"):
-        assert words in said
+def test_an_unfair_comparison_is_warned_of(tuned):
+    warnings = "\n".join(json.loads((tuned / "results.json").read_text())["warnings"])
+    for text in ("2 seeds give", "best rate of sgd is the", "budgets of tuning are unequal", "flatters the choice: 8"):
+        assert text in warnings
 
 
 def test_the_rate_free_keep_their_defaults():
     """As optax has them; Adam alone is tuned."""
-    candidates = parse("--preset", "rate_free").candidates
+    candidates = parse("rate_free").candidates
     for label, optimizer, rates in candidates[:-2]:
         default = inspect.signature(pkgutil.resolve_name(optimizer)).parameters["learning_rate"].default
         assert (optimizer, rates) == (f"optax.contrib:{label}", (default,))
@@ -152,102 +178,108 @@ def test_the_rate_free_keep_their_defaults():
 
 @pytest.fixture
 def no_picture(monkeypatch):
-    """What is made by hand has no network to look at an image."""
-    monkeypatch.setattr(views, "predictions", lambda *_: Figure())
+    """Runs that are made by hand have no network that could look at an image."""
+    monkeypatch.setattr(figures, "predictions", lambda *_: Drawing("", Figure()))
 
 
-def report_of(words, results, seeds=1):
-    """The report of a comparison whose runs are made by hand."""
-    options = parse("--optimizers", *words, "--seeds", seeds)
-    return compare_optimizers.report(
-        options, Found(tuning.trials(options.candidates, results, options.seeds), {}, None)
-    )
+def answer(words, loss, runs=None):
+    """The report of a comparison whose runs end at the loss that `loss(run)` gives, and the lines that it printed."""
+
+    def train_run(run):
+        if runs is not None:
+            runs.append(run)
+        return result([0.4, loss(run)], run.seed, run.learning_rate, optimizer=run.optimizer)
+
+    lab = lab_of(train_run)
+    return compare_optimizers.answer(parse("--optimizers", *words), lab), lab.lines
 
 
 @pytest.mark.usefixtures("no_picture")
 def test_an_optimizer_may_have_rates_of_its_own():
-    rates = parse("--optimizers", "sgd=0.5,0.1", "adam").candidates
-    assert rates == [Candidate("sgd", "sgd", (0.1, 0.5)), Candidate("adam", "adam", (1e-3,))]
-    results = [result([0.4, last], rate=rate, optimizer="sgd") for last, rate in ((0.2, 0.1), (0.3, 0.5))]
-    report = report_of(["sgd=0.1,0.5", "adam"], [*results, result([0.4, 0.1])])
-    assert list(report.results["summary"]) == ["sgd 0.1", "sgd 0.5", "adam 0.001"]
+    words = ["sgd=0.5,0.1", "adam", "--seeds", "1"]
+    assert parse("--optimizers", *words).candidates == [
+        Candidate("sgd", "sgd", (0.1, 0.5)),
+        Candidate("adam", "adam", (1e-3,)),
+    ]
+    report, _ = answer(words, lambda run: {0.1: 0.2, 0.5: 0.3, 1e-3: 0.1}[run.learning_rate])
+    assert list(report.arms) == ["sgd 0.1", "sgd 0.5", "adam 0.001"]
+    assert [arm.rows[0]["final_loss"] for arm in report.arms.values()] == pytest.approx([0.2, 0.3, 0.1])
     assert report.results["reference"] == "adam 0.001"
-    assert report.results["tuning_steps"] == dict.fromkeys(report.results["summary"], 0)
-
-
-@pytest.mark.parametrize("named", ["sgd 0.1", "adam", "adam 0.001"])
-def test_the_reference_may_be_named_with_its_rate(named, no_picture):
-    results = [result([0.4, 0.2], rate=rate, optimizer="sgd") for rate in (0.1, 0.5)] + [result([0.4, 0.1])]
-    report = report_of(["sgd=0.1,0.5", "adam", "--reference", named], results)
-    assert report.results["reference"] == {"adam": "adam 0.001"}.get(named, named)
-
-
-def tuned_by_hand(monkeypatch, *words):
-    """A comparison after a tuning in which SGD diverges at each of its rates, and Adam does not."""
-    monkeypatch.setattr(
-        compare_optimizers,
-        "train_all",
-        lambda runs, *_: [
-            result([0.4, 0.9 if run.optimizer == "sgd" else 0.2], run.seed, run.learning_rate, optimizer=run.optimizer)
-            for run in runs
-        ],
-    )
-    options = parse("--optimizers", "sgd=1,2", "adam=0.1,0.2", "lion=optax:lion=1e-4", "--seeds", "1", "--tune", *words)
-    return compare_optimizers.report(options, compare_optimizers.work(options, Console(quiet=True)))
+    assert report.results["tuning_steps"] == dict.fromkeys(report.arms, 0)
 
 
 @pytest.mark.usefixtures("no_picture")
-def test_what_diverges_at_every_rate_is_left_out_and_said(monkeypatch):
-    report = tuned_by_hand(monkeypatch)
-    assert list(report.results["summary"]) == ["adam 0.1", "lion 0.0001"]
-    assert any(said.startswith("sgd is not compared: ") and "sgd=RATE,RATE" in said for said in report.warnings)
+@pytest.mark.parametrize("name", ["sgd 0.1", "adam", "adam 0.001"])
+def test_the_reference_may_be_named_with_its_rate(name):
+    report, _ = answer(["sgd=0.1,0.5", "adam", "--seeds", "1", "--reference", name], lambda run: 0.2)
+    assert report.results["reference"] == {"adam": "adam 0.001"}.get(name, name)
+
+
+# SGD diverges at each of its rates, and Adam does not; Lion has one rate, which is not tuned.
+DIVERGED = ["sgd=1,2", "adam=0.1,0.2", "lion=optax:lion=1e-4", "--seeds", "1", "--tune"]
+
+
+def sgd_diverges(run):
+    return 0.9 if run.optimizer == "sgd" else 0.2
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_an_optimizer_that_diverges_at_every_rate_is_left_out_with_a_warning():
+    runs = []
+    report, lines = answer(DIVERGED, sgd_diverges, runs)
+    assert list(report.arms) == ["adam 0.1", "lion 0.0001"]
+    (warning,) = (warning for warning in report.warnings if warning.startswith("sgd is not compared: "))
+    assert "sgd=RATE,RATE" in warning
+    # It is said before the comparison begins, too.
+    assert f"Warning: {warning}" in lines
     assert report.results["tuning"]["best_rates"]["sgd"]["rate"] is None
     assert report.results["reference"] == "adam 0.1"
     (table,) = (table for table in report.details if table.title == "Each at its own rate")
     assert table.rows[0][:4] == ["sgd", "none", "", "4"]
+    # Two seeds tune, each at four rates; one seed compares, and not the optimizer that is out.
+    assert [(run.optimizer, run.learning_rate, run.seed) for run in runs[8:]] == [
+        ("adam", 0.1, 0),
+        ("optax:lion", 1e-4, 0),
+    ]
+    assert {run.seed for run in runs[:8]} == {1000, 1001}
 
 
-def test_a_reference_that_diverges_at_every_rate_ends_the_command(monkeypatch):
+def test_a_reference_that_diverges_at_every_rate_ends_the_command():
     with pytest.raises(UsageError, match="--reference sgd: some seed of sgd diverged"):
-        tuned_by_hand(monkeypatch, "--reference", "sgd")
+        answer([*DIVERGED, "--reference", "sgd"], sgd_diverges)
+
+
+def test_a_tuning_in_which_all_diverge_ends_the_command():
+    with pytest.raises(UsageError, match=r"some seed of sgd diverged at each .*; some seed of adam diverged"):
+        answer(["sgd=1,2", "adam=1,2", "--tune"], lambda run: np.nan)
 
 
 @pytest.mark.usefixtures("no_picture")
-def test_the_screen_has_one_table_of_verdicts_first():
-    results = [result([0.4, 0.1], seed=seed, rate=rate) for rate in (0.1, 0.5) for seed in range(5)]
-    report = report_of(["adam=0.1,0.5"], results, seeds=5)
+def test_weights_to_be_judged_by_are_told_before_and_after_the_training():
+    report, lines = answer(["optax.contrib:schedule_free_sgd", "--seeds", "1"], lambda run: 0.2)
+    (line,) = lines
+    assert line.startswith("Warning: optax.contrib:schedule_free_sgd is judged by weights that follow from its state")
+    assert line.removeprefix("Warning: ") in report.warnings
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_the_terminal_has_one_table_of_verdicts():
+    report, _ = answer(["adam=0.1,0.5", "--seeds", "5"], lambda run: 0.1)
     (table,) = report.tables
     assert [row[0] for row in table.rows] == ["adam 0.1", "adam 0.5"]
     assert [row[-1] for row in table.rows] == ["tied", "reference"]
-    assert [it.title for it in report.details][-1] == "Time to a target"
-
-
-@pytest.mark.parametrize("tune", [(), ("--tune",)])
-def test_every_process_takes_the_rates_of_the_first(tune, monkeypatch):
-    planned = []
-    monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
-    monkeypatch.setattr(processes, "broadcast", lambda rates: np.full_like(rates, 0.25))
-    compare_optimizers.work(parse("--optimizers", "sgd=0.5", "adam", *tune), Console(quiet=True))
-    # One that was given is known to all of them.
-    assert {run.learning_rate for run in planned[-1]} == {0.5, 0.25 if tune else 1e-3}
-
-
-def test_every_process_leaves_out_what_the_first_lost(monkeypatch):
-    planned = []
-    monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
-    monkeypatch.setattr(processes, "broadcast", lambda rates: np.array([np.nan, 0.25]))
-    compare_optimizers.work(parse("--optimizers", "sgd=1,2", "adam=0.25,0.5", "--tune"), Console(quiet=True))
-    assert {(run.optimizer, run.learning_rate) for run in planned[-1]} == {("adam", 0.25)}
+    assert [table.title for table in report.details][-1] == "Time to a target"
 
 
 def test_presets_are_defaults():
-    assert parse() == replace(Options(), preset="notebook")
-    assert parse("--preset=quick").iterations == 60
-    assert parse("--preset", "quick", "--iterations", "7") == replace(PRESETS["quick"], preset="quick", iterations=7)
+    assert parse() == Options()
+    assert parse("quick").training.iterations == 60
+    training = replace(PRESETS["quick"].training, iterations=7)
+    assert parse("quick", "--iterations", "7") == replace(PRESETS["quick"], training=training)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "message"),
     [
         (
             ["--optimizers", "sgd", "sdg"],
@@ -271,8 +303,8 @@ def test_presets_are_defaults():
         (["--target-iou", "95"], "--target-iou must be at most 1, got 95"),
     ],
 )
-def test_bad_input_is_one_line(arguments, message, tmp_path):
+def test_bad_input_is_one_line(words, message, tmp_path):
     with pytest.raises(UsageError, match=message) as error:
-        execute(compare_optimizers, *arguments, "--out", tmp_path / "out")
+        execute(compare_optimizers, *words, "--out", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not any(tmp_path.iterdir())

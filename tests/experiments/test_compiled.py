@@ -58,9 +58,9 @@ def test_a_program_without_a_loop_has_no_launches():
     assert compiled.main_loop(text).launches.total() == 0
 
 
-def test_lowered_convolutions_are_those_that_the_library_s_tests_see():
+def test_lowered_convolutions_are_those_that_the_library_s_tests_count():
     gradient = jax.vmap(jax.grad(lambda images, kernel: jnp.sum(conv2d(images, kernel) ** 2), (0, 1)))
     arguments = jnp.ones((3, 2, 9, 8, 2)), jnp.ones((3, 5, 3, 2, 4))
-    found = compiled.lowered_convolutions(gradient, *arguments)
-    assert found == {Convolution("convolution", "5x3", 3): 2, Convolution("convolution", "9x8", 3): 1}
-    assert found.total() == len(convolutions_on_gpu(gradient, *arguments))
+    convolutions = compiled.lowered_convolutions(gradient, *arguments)
+    assert convolutions == {Convolution("convolution", "5x3", 3): 2, Convolution("convolution", "9x8", 3): 1}
+    assert convolutions.total() == len(convolutions_on_gpu(gradient, *arguments))

@@ -29,26 +29,19 @@ def test_growth_changes_one_quantity_at_a_time(monkeypatch):
 @pytest.mark.skipif(not contenders.has_two_convolutions(), reason="needs segjax-native, on a CPU")
 def test_with_xla_s_convolution_nothing_is_computed_in_c_plus_plus(monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "1")
-    ours, xla = (
-        {
-            name.removesuffix(contenders.XLA): it
-            for name, it in programs.items()
-            if name.endswith(contenders.XLA) == other
-        }
-        for programs in [contenders.layers(1, 4)]
-        for other in (False, True)
-    )
-    assert list(ours) == list(xla)
+    programs = contenders.layers(1, 4)
+    names = [contenders.layer(*channels, part) for channels in contenders.LAYERS for part in contenders.PARTS]
+    assert list(programs) == names + [contenders.with_xla(name) for name in names]
     targets = []
     monkeypatch.setattr(
         contenders.timing,
         "compiled",
-        lambda function, *given: targets.append(str(jax.jit(function).lower(*given).as_text())),
+        lambda function, *arguments: targets.append(str(jax.jit(function).lower(*arguments).as_text())),
     )
-    for program in (*ours.values(), *xla.values()):
+    for program in programs.values():
         program.make()
     assert ["segjax_" in target for target in targets] == [True] * 9 + [False] * 9
-    assert "8, XLA's convolution" in contenders.growth(2, 8, 1)["image_size"]
+    assert contenders.with_xla("8") in contenders.growth(2, 8, 1)["image_size"]
 
 
 def test_naive_convolutions_train_the_same_network():
@@ -60,14 +53,13 @@ def test_naive_convolutions_train_the_same_network():
     chex.assert_trees_all_equal_shapes_and_dtypes(shapes, variables)
 
     def loss(model, params):
-        given = {**variables, "params": params}
-        logits, changed = model.apply(given, batch.image, train=True, mutable=["batch_stats"])
-        return segjax.losses.mean_squared_error(logits, batch.mask).mean(), (logits, changed)
+        logits, updates = model.apply({**variables, "params": params}, batch.image, train=True, mutable=["batch_stats"])
+        return segjax.losses.mean_squared_error(logits, batch.mask).mean(), (logits, updates)
 
-    gradients = (jax.jit(jax.value_and_grad(partial(loss, it), has_aux=True)) for it in (naive, ours))
-    found, expected = (gradient(variables["params"]) for gradient in gradients)
-    chex.assert_trees_all_close(found, expected, rtol=1e-4, atol=1e-6)
-    evaluated = (jax.jit(partial(it.apply, train=False))(variables, batch.image) for it in (naive, ours))
+    gradients = (jax.jit(jax.value_and_grad(partial(loss, model), has_aux=True)) for model in (naive, ours))
+    actual, expected = (gradient(variables["params"]) for gradient in gradients)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-4, atol=1e-6)
+    evaluated = (jax.jit(partial(model.apply, train=False))(variables, batch.image) for model in (naive, ours))
     np.testing.assert_allclose(*evaluated, rtol=1e-4, atol=1e-6)
 
 

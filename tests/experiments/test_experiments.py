@@ -1,11 +1,13 @@
-"""What every experiment promises: its quick preset runs, writes every file, and says its mistakes in one line.
+"""What every question promises: its quick preset runs, writes every file, and ends with one line at a mistake.
 
 And what their package does before any of them begins.
 """
 
+import contextlib
 import csv
-import dataclasses
 import importlib
+import inspect
+import io
 import json
 import os
 import re
@@ -19,20 +21,20 @@ from conftest import DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import ROOT, SHORT, SMALL, Command, execute, parse, ticking
+from small_runs import ROOT, SHORT, SMALL, Command, execute, options_of, parse, ticking
 
-from experiments.lab import experiment, report, stops, store
-from experiments.lab.experiment import questions
+from experiments.lab import question, stops
+from experiments.lab.folder import Folder
 from experiments.lab.options import flag
 from experiments.lab.stops import UsageError
 
-QUESTIONS = questions(ROOT / "experiments")
+QUESTIONS = question.questions(ROOT / "experiments")
 TWO = ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png")]
 
 # name -> (what makes the quick preset small enough for a test, its figures)
 EXPERIMENTS = {
     "texture_gallery": (
-        ["--image-size", "16", "--sigma", "4", "--map-size", "16", "--map-steps", "20", "--map-sigmas", "0.2", "2"],
+        ["quick", "--image-size", "16", "--map-size", "16", "--map-steps", "20", "--map-sigmas", "0.2", "2"],
         {"gallery", "sigma_study", "difficulty", "best_possible", "difference"},
     ),
     "train_model": (
@@ -44,7 +46,7 @@ EXPERIMENTS = {
         [*SHORT, "--optimizers", "sgd", "adam", "--rates", "1e-2", "1"],
         {"rate_sensitivity", "curves_sgd", "curves_adam"},
     ),
-    # So few steps reach no target: nothing is drawn of when.
+    # So few steps reach no target: there is no figure of the times.
     "compare_optimizers": ([*SHORT, "--optimizers", "sgd"], {"curves", "predictions"}),
     "try_optimizers": ([*SHORT, "--optimizers", "adam", "--rates", "1e-3"], {"losses"}),
     "compare_losses": ([*SHORT, "--losses", "mse", "dice"], {"loss_by_metric", "agreement", "predictions"}),
@@ -79,16 +81,16 @@ EXPERIMENTS = {
             "--num-images",
             "2",
         ],
-        # One width makes no curve.
+        # One sigma2 makes no curve.
         {"over_window", "by_distance", "predictions"},
     ),
     "reproduce_notebook": (
         [*SHORT, "--long-iterations", "20", "--seeds", "1"],
-        # Of another protocol than the notebook's: nothing published is drawn beside it.
+        # The protocol is not the notebook's: no published number is drawn beside it.
         {"optimizers", "adam_rates"},
     ),
     # Without CUDA's plugin, which draws another.
-    "gpu_program": (["--image-size", "16", "--sigma", "4", "--widths", "2", "--iterations", "10"], {"least_times"}),
+    "gpu_program": (["quick", "--image-size", "16", "--widths", "2", "--iterations", "10"], {"least_times"}),
 }
 # These have no quick preset, or measure this machine: test_segment_image.py and test_benchmark.py run them.
 ELSEWHERE = {"segment_image", "benchmark"}
@@ -98,17 +100,12 @@ def module(name):
     return importlib.import_module(f"experiments.{name}")
 
 
-def run(name, *arguments):
-    return execute(module(name), "--preset", "quick", *arguments)
+def run(name, *words):
+    return execute(module(name), *words)
 
 
 def test_every_question_is_tested():
     assert set(QUESTIONS) == set(EXPERIMENTS) | ELSEWHERE
-
-
-def test_every_figure_has_a_heading_in_words():
-    drawn = {name for _, figures in EXPERIMENTS.values() for name in figures}
-    assert {name for name in drawn if not name.startswith(tuple(report.PREFIXES))} <= set(report.HEADINGS)
 
 
 def test_every_module_has_a_test_file_of_its_name():
@@ -130,8 +127,8 @@ def test_every_question_is_asked_where_people_look(name):
 @pytest.mark.parametrize("name", list(QUESTIONS))
 def test_every_script_has_the_same_parts(name):
     script = module(name)
-    assert hasattr(script, "plan") != hasattr(script, "work")
-    assert dataclasses.fields(script.Options)
+    assert list(inspect.signature(script.answer).parameters) == ["options", "lab"]
+    assert options_of(script)
     assert all(isinstance(preset, script.Options) for preset in script.PRESETS.values())
     if name in EXPERIMENTS:
         assert "quick" in script.PRESETS
@@ -139,12 +136,12 @@ def test_every_script_has_the_same_parts(name):
 
 @pytest.mark.slow
 def test_the_package_lists_every_question():
-    code, said, errors = Command("", environment={"COLUMNS": "80"}).finish()
-    assert (code, errors) == (0, "")
+    code, out, err = Command("", environment={"COLUMNS": "80"}).finish()
+    assert (code, err) == (0, "")
     # Long questions take several lines.
-    said = " ".join(said.split())
-    for name, question in QUESTIONS.items():
-        assert f"{name} {question}" in said
+    out = " ".join(out.split())
+    for name, text in QUESTIONS.items():
+        assert f"{name} {text}" in out
 
 
 @pytest.fixture(scope="module", params=list(EXPERIMENTS))
@@ -158,7 +155,7 @@ def finished(request, tmp_path_factory):
 
 
 class Page(HTMLParser):
-    """Collects what a page would fetch, and what it shows."""
+    """Collects the addresses that a page would fetch, and its text."""
 
     def __init__(self, text):
         super().__init__()
@@ -185,7 +182,7 @@ def test_writes_every_file(finished):
             assert min(picture.size) > 100
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == name
-    assert document["options"]["preset"] == "quick"
+    assert " quick " in document["command"] or "quick" in EXPERIMENTS[name][0]
     assert set(document["source"]) == {"commit", "clean"}
     assert all((out / file).exists() for file in document["files"])
     with (out / "runs.csv").open() as file:
@@ -200,13 +197,17 @@ def test_the_report_is_one_page_that_fetches_nothing(finished):
     name, out = finished
     text = (out / "report.html").read_text()
     page = Page(text)
-    assert page.tags.count("img") == len(EXPERIMENTS[name][1])
+    # Every figure has a heading, and the last section says how all was made.
+    assert page.tags.count("img") == page.tags.count("h2") - 1 == len(EXPERIMENTS[name][1])
+    headings = re.findall("<h2>(.*?)</h2>", text)
+    assert len(set(headings)) == len(headings)
+    assert all(heading[0].isupper() for heading in headings)
     assert all(source.startswith("data:image/png;base64,") for source in page.sources)
     assert "script" not in page.tags
     assert not re.search(r"url\(|@import", text)
-    shown = "\n".join(page.text)
-    assert QUESTIONS[name] in shown
-    assert json.loads((out / "results.json").read_text())["command"] in shown
+    text_of_page = "\n".join(page.text)
+    assert QUESTIONS[name] in text_of_page
+    assert json.loads((out / "results.json").read_text())["command"] in text_of_page
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
@@ -219,19 +220,25 @@ def test_help_reads_well(name, capsys):
     # A sentence before each default, of every option and of no other.
     words = re.sub(r"[\s│]+", " ", text)
     sentences = re.findall(r"[.;] \(default:", words)
-    assert len(sentences) == words.count("(default:") == len(dataclasses.fields(script.Options))
+    assert len(sentences) == words.count("(default:") == len(options_of(script))
     assert "results/" in text
-    assert f"Presets: {', '.join(script.PRESETS)}." in words
+    assert f"Presets, as the first word: {', '.join(script.PRESETS)}." in words
+    # The docstring stands there as it is.
+    assert re.sub(r"\s+", " ", script.__doc__).strip() in words
 
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 @pytest.mark.parametrize(
-    ("arguments", "message"),
-    [(["--preset", "slow"], "'slow'"), (["--image-size", "1"], "--image-size"), (["--seed", "-1"], "--seed")],
+    ("words", "message"),
+    [
+        (["slow"], "the first word must be an option or one of: .*; got 'slow'"),
+        (["quick", "--image-size", "1"], "--image-size"),
+        (["quick", "--seed", "-1"], "--seed"),
+    ],
 )
-def test_mistakes_are_one_line(name, arguments, message, tmp_path):
+def test_mistakes_are_one_line(name, words, message, tmp_path):
     with pytest.raises(UsageError, match=message) as error:
-        run(name, *arguments, "--out", tmp_path / "out")
+        run(name, *words, "--out", tmp_path / "out")
     assert "\n" not in str(error.value)
     assert not any(tmp_path.iterdir())
 
@@ -259,7 +266,7 @@ WORDS += ["optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere",
 
 
 class Claimed(BaseException):
-    """The options were good: from here on it would be work."""
+    """The options pass every check: the work would begin."""
 
 
 @pytest.mark.slow
@@ -267,28 +274,35 @@ class Claimed(BaseException):
 @given(data=st.data())
 # Forty of `make test-deep`: they cost a tenth of a second each, times the commands.
 @settings(suppress_health_check=list(HealthCheck), max_examples=min(40, settings().max_examples))
-def test_command_lines_work_or_are_one_line(name, data):
+def test_command_lines_work_or_end_with_one_line_or_with_tyro_s_frame(name, data):
     script = module(name)
-    flags = [flag(field.name) for field in dataclasses.fields(script.Options)]
+    flags = [flag(option) for option in options_of(script)]
     option = st.tuples(
         st.sampled_from([*flags, "--no-overwrite", "--what"]), st.lists(st.sampled_from(WORDS), max_size=2)
     )
-    arguments = [word for option, words in data.draw(st.lists(option, max_size=3)) for word in (option, *words)]
+    first = data.draw(st.lists(st.sampled_from([*script.PRESETS, *WORDS]), max_size=1))
+    words = [word for option, values in data.draw(st.lists(option, max_size=3)) for word in (option, *values)]
 
-    def claim(*_, **__):
+    def claimed(*_):
         raise Claimed
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store, "claim", claim)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as err:
+        patch.setattr(Folder, "claimed", claimed)
         # --deterministic adds to them.
         patch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
-        said = "it claims its folder"
+        message, code = "", 0
         try:
-            experiment.run(script, parse(script, *arguments))
-        except (UsageError, Claimed) as end:
-            said = str(end) if isinstance(end, UsageError) else said
-    assert said
-    assert "\n" not in said
+            question.run(script, parse(script, *first, *words))
+        except Claimed:
+            message = "it works"
+        except UsageError as error:
+            message = str(error)
+        except SystemExit as end:
+            # A word that is no option, or no value of one: tyro's frame.
+            message, code = "--help" * ("--help" in err.getvalue()), end.code
+    assert message
+    assert "\n" not in message
+    assert code in (0, 2)
 
 
 def test_what_the_commands_need_is_named_where_it_is_missing(tmp_path):

@@ -23,10 +23,10 @@ def test_every_arm_is_shown_its_own_textures():
     drawing = figures.predictions(arms)
     assert drawing.heading == "A held-out image and its predictions"
     assert drawing.figure.get_suptitle() == "A held-out image after 1000 iterations, seed 0"
-    shown = [axes.images[0].get_array() for axes in drawing.figure.axes if axes.images]
-    assert len(shown) == 6
+    pictures = [axes.images[0].get_array() for axes in drawing.figure.axes if axes.images]
+    assert len(pictures) == 6
     # A row per arm of image, mask and prediction: the mask's noise is the same, the texture outside of it is not.
-    (first, mask, _), (second, other_mask, _) = shown[:3], shown[3:6]
+    (first, mask, _), (second, other_mask, _) = pictures[:3], pictures[3:6]
     np.testing.assert_array_equal(mask, other_mask)
     assert np.abs(np.asarray(first) - np.asarray(second)).max() > 0.1
 

@@ -20,17 +20,17 @@ def test_peak_memory_does_not_forget():
 
 def test_it_prints_one_line_that_the_benchmark_reads(monkeypatch, capsys):
     monkeypatch.setattr(first_step, "ours", lambda *sizes: {"moment": 1.5, "sizes": sizes})
-    monkeypatch.setattr(first_step, "pytorch", lambda *given: {"moment": 2.5, "given": given})
-    for name, wanted in (
+    monkeypatch.setattr(first_step, "pytorch", lambda *arguments: {"moment": 2.5, "arguments": arguments})
+    for name, expected in (
         ("ours", {"moment": 1.5, "sizes": [8, 128, 5]}),
-        ("notebook", {"moment": 2.5, "given": [False, 8, 128, 5]}),
-        ("tuned", {"moment": 2.5, "given": [True, 8, 128, 5]}),
+        ("notebook", {"moment": 2.5, "arguments": [False, 8, 128, 5]}),
+        ("tuned", {"moment": 2.5, "arguments": [True, 8, 128, 5]}),
     ):
         first_step.main(name, "8", "128", "5")
         (line,) = capsys.readouterr().out.splitlines()
-        found = json.loads(line)
-        assert found.pop("peak_bytes") > 0
-        assert found == wanted
+        result = json.loads(line)
+        assert result.pop("peak_bytes") > 0
+        assert result == expected
 
 
 def test_jax_leaves_the_gpu_to_pytorch(monkeypatch):
@@ -44,7 +44,7 @@ def test_jax_leaves_the_gpu_to_pytorch(monkeypatch):
     )
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     monkeypatch.setattr(bench, "peers", peers, raising=False)
-    told = first_step.pytorch(False, 8, 128, 5)
+    result = first_step.pytorch(False, 8, 128, 5)
     assert ran == ["cpu", 1, 5]
-    assert told.pop("moment") > 0
-    assert told == {"platform": "gpu", "device_peak_bytes": 7}
+    assert result.pop("moment") > 0
+    assert result == {"platform": "gpu", "device_peak_bytes": 7}

@@ -1,17 +1,22 @@
 import json
+import os
 from collections import Counter
 
 import pytest
 from small_runs import Command, execute, parse
 
 from experiments import gpu_program
-from experiments.bench import compiled
+from experiments.bench import compiled, gpus
 from experiments.bench.compiled import Compiled, Convolution, Loop
 from experiments.lab.stops import UsageError
 
-SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--iterations", "10"]
+SMALL = ["quick", "--image-size", "16", "--iterations", "10"]
 PLUGIN = pytest.mark.skipif(not compiled.plugin_is_installed(), reason="needs jax's CUDA plugin")
 FORWARD = Convolution("convForward", "5x5", 2)
+
+
+def windows(program):
+    return {(convolution["window"], convolution["groups"]) for convolution in program["convolutions"]}
 
 
 @pytest.fixture
@@ -24,26 +29,26 @@ def with_plugin(monkeypatch):
 
 
 @pytest.mark.slow
-def test_without_the_plugin_it_tells_what_lowering_tells(monkeypatch, tmp_path):
+def test_without_the_plugin_the_report_has_the_lowered_convolutions(monkeypatch, tmp_path):
     monkeypatch.setattr(compiled, "plugin_is_installed", lambda: False)
     document = execute(gpu_program, *SMALL, "--widths", "2", "--out", tmp_path)
     assert document["warnings"][0] == (
         "jax's CUDA plugin is missing, so nothing was compiled: "
         "pip install '.[experiments,gpu-program]' in an environment of its own."
     )
-    train, many, sweep, evaluate = document["programs"]
+    train, vmapped, sweep, evaluate = document["programs"]
     assert train["launches"] is train["turns"] is None
-    # A kernel's gradient still has the image's size here, and each of two runs has a group of its own.
-    assert {(it["window"], it["groups"]) for it in train["convolutions"]} == {("5x5", 1), ("16x16", 1)}
-    assert {(it["window"], it["groups"]) for it in many["convolutions"]} == {("5x5", 2), ("16x16", 2)}
-    assert many["flops"] == sweep["flops"] == 2 * train["flops"]
+    # The gradient with respect to a kernel still has the image's size, and each of two runs has its own group.
+    assert windows(train) == {("5x5", 1), ("16x16", 1)}
+    assert windows(vmapped) == {("5x5", 2), ("16x16", 2)}
+    assert vmapped["flops"] == sweep["flops"] == 2 * train["flops"]
     assert evaluate["flops"] < train["flops"] / 2
 
 
 @pytest.mark.slow
-def test_with_the_plugin_it_tells_what_is_compiled(with_plugin, tmp_path):
+def test_with_the_plugin_the_report_has_the_compiled_programs(with_plugin, tmp_path):
     document = execute(gpu_program, *SMALL, "--widths", "1", "2", "--hlo", "--out", tmp_path)
-    assert [it["name"] for it in document["programs"]] == [
+    assert [program["name"] for program in document["programs"]] == [
         *("train", "vmap, 2 runs", "sweep, width 1", "sweep, width 2", "evaluate")
     ]
     program = document["programs"][1]
@@ -60,17 +65,17 @@ def test_with_the_plugin_it_tells_what_is_compiled(with_plugin, tmp_path):
 
 def test_the_least_time_is_that_of_all_runs():
     one, two = (gpu_program.Program(len, (), runs, gpu_program.Work(495e9, 1.0)) for runs in (1, 2))
-    gpu = gpu_program.gpus.find("h100")
-    assert gpu_program.least_seconds(gpu, one)["TF32"] == pytest.approx(1e-3, rel=1e-2)
-    assert gpu_program.least_seconds(gpu, two)["TF32"] == pytest.approx(2e-3, rel=1e-2)
+    gpu = gpus.find("h100")
+    assert one.least_seconds(gpu)["TF32"] == pytest.approx(1e-3, rel=1e-2)
+    assert two.least_seconds(gpu)["TF32"] == pytest.approx(2e-3, rel=1e-2)
 
 
 def test_the_environment_is_as_it_was(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     options = parse(gpu_program, *SMALL)
     with options.prepared():
-        assert gpu_program.os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
-    assert gpu_program.os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "-1"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +85,8 @@ def test_the_environment_is_as_it_was(monkeypatch):
         (["--widths", "2", "2"], "--widths must be different numbers"),
         (["--widths", "0"], "--widths must be an integer >= 1"),
         (["--runs", "0"], "--runs must be an integer >= 1"),
+        (["--iterations", "0"], "--iterations must be an integer >= 1"),
+        (["--architecture", "resnet"], "--architecture must be one of: notebook, .*; got 'resnet'"),
     ],
 )
 def test_refuses_other_options(words, message, tmp_path):
@@ -93,11 +100,10 @@ def test_a_gpu_gets_cudnn_s_calls_in_a_loop_of_known_length(tmp_path):
     code, _, errors = Command("gpu_program", "--widths", "2", "--runs", "2", "--out", tmp_path).finish(600)
     assert code == 0, errors
     document = json.loads((tmp_path / "results.json").read_text())
-    train, many, sweep, _ = document["programs"]
+    train, vmapped, sweep, _ = document["programs"]
     assert sum(train["launches"].values()) <= 75
-    for program, groups in ((train, 1), (many, 2), (sweep, 2)):
+    for program, groups in ((train, 1), (vmapped, 2), (sweep, 2)):
         assert program["turns"] == 1000
-        assert sum(it["number"] for it in program["convolutions"]) == 11
-        for it in program["convolutions"]:
-            assert it["call"].startswith("conv")
-            assert (it["window"], it["groups"]) == ("5x5", groups)
+        assert sum(convolution["number"] for convolution in program["convolutions"]) == 11
+        assert windows(program) == {("5x5", groups)}
+        assert all(convolution["call"].startswith("conv") for convolution in program["convolutions"])

@@ -1,12 +1,13 @@
 import json
 
 import pytest
+from msgspec.structs import asdict, replace
 
 from experiments.bench import gpus
 
 
 def write(path, **changes):
-    facts = {**gpus.GPUS["h100"]._asdict(), **changes}
+    facts = {**asdict(gpus.GPUS["h100"]), **changes}
     path.write_text(json.dumps({name: value for name, value in facts.items() if value is not None}))
     return str(path)
 
@@ -21,7 +22,7 @@ def test_rates_are_those_of_the_data_sheets(name, float32):
 
 def test_facts_come_from_a_file_too(tmp_path):
     gpu = gpus.find(write(tmp_path / "mine.json", name="Mine", core_count=64))
-    assert gpu == gpus.GPUS["h100"]._replace(name="Mine", core_count=64)
+    assert gpu == replace(gpus.GPUS["h100"], name="Mine", core_count=64)
     assert 'device_description_str: "Mine"' in gpus.target(gpu)
     assert " core_count: 64 " in gpus.target(gpu)
 
@@ -29,19 +30,24 @@ def test_facts_come_from_a_file_too(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"core_count": None}, "must hold: name, compute_capability, core_count"),
-        ({"core_count": "many"}, "must hold a core_count such as 132, got 'many'"),
-        ({"core_count": -1}, "must hold a core_count that is positive and finite, got -1"),
-        ({"memory_bandwidth": 0}, "must hold a memory_bandwidth that is positive and finite, got 0"),
-        ({"clock_rate_ghz": float("inf")}, "clock_rate_ghz that is positive and finite, got inf"),
-        ({"core_count": True}, "must hold a core_count such as 132, got True"),
-        ({"compute_capability": [9]}, r"must hold a compute_capability such as \(9, 0\), got \[9\]"),
-        ({"name": 5}, "must hold a name such as NVIDIA"),
-        ({"memory_bandwidth": float("nan")}, "memory_bandwidth that is positive and finite, got nan"),
+        ({"core_count": None}, "missing required field `core_count`"),
+        ({"cores": 132}, "unknown field `cores`"),
+        ({"core_count": "many"}, r"Expected `int`, got `str` - at `\$.core_count`"),
+        ({"core_count": -1}, r"Expected `int` >= 1 - at `\$.core_count`"),
+        ({"core_count": True}, r"Expected `int`, got `bool` - at `\$.core_count`"),
+        ({"core_count": 10**30}, r"Expected `int` <= 4611686018427387903 - at `\$.core_count`"),
+        ({"memory_bandwidth": 0}, r"Expected `float` > 0.0 - at `\$.memory_bandwidth`"),
+        ({"memory_bandwidth": 1e30}, r"Expected `float` < 1e\+30 - at `\$.memory_bandwidth`"),
+        # JSON has no such numbers.
+        ({"memory_bandwidth": float("nan")}, "JSON is malformed"),
+        ({"clock_rate_ghz": float("inf")}, "JSON is malformed"),
+        ({"compute_capability": [9]}, r"Expected `array` of length 2 - at `\$.compute_capability`"),
+        ({"compute_capability": [9, -1]}, r"Expected `int` >= 0 - at `\$.compute_capability\[1\]`"),
+        ({"name": 5}, r"Expected `str`, got `int` - at `\$.name`"),
     ],
 )
 def test_refuses_other_facts(changes, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"--gpu .*mine.json must hold the facts of a GPU, as .*: .*{message}"):
         gpus.find(write(tmp_path / "mine.json", **changes))
 
 
@@ -50,6 +56,8 @@ def test_refuses_what_is_no_file_of_facts(tmp_path):
         gpus.find("b9")
     with pytest.raises(ValueError, match=r"missing.json cannot be read: No such file"):
         gpus.find(str(tmp_path / "missing.json"))
-    (tmp_path / "broken.json").write_text("{")
-    with pytest.raises(ValueError, match=r"broken.json cannot be read: Expecting"):
-        gpus.find(str(tmp_path / "broken.json"))
+    for content in (b"", b"{", b"[]", b"\xff"):
+        (tmp_path / "broken.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken.json must hold the facts of a GPU") as error:
+            gpus.find(str(tmp_path / "broken.json"))
+        assert "\n" not in str(error.value)

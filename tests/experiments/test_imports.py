@@ -1,4 +1,4 @@
-"""Who may import whom: the library knows no experiment, the machinery no question, and no two modules each other."""
+"""Who may import whom: library, lab, wings, questions; nobody imports upward, and no two modules each other."""
 
 import ast
 from functools import cache
@@ -7,6 +7,9 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 from small_runs import ROOT
 
+# Of the lab: names, import_paths, runs, options, folder, workers, question, bounds.
+FLOORS = 8
+WINGS = ("optimizers", "pictures", "timed", "bench", "notebook")
 SCRIPTS = {f"experiments.{path.stem}" for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__"}
 
 
@@ -21,15 +24,15 @@ FILES = {name_of(path): path for folder in ("segjax", "experiments") for path in
 @cache
 def imports(name):
     """Every module that a module imports, also inside of a function; of ours, the file that is meant."""
-    found = set()
+    imported = set()
     for node in ast.walk(ast.parse(FILES[name].read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "relative"
             whole = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {other if other in FILES else node.module for other in whole}
-    return found
+            imported |= {other if other in FILES else node.module for other in whole}
+    return imported
 
 
 def within(name, package):
@@ -62,11 +65,31 @@ def test_the_library_needs_nothing_of_the_commands(package):
     assert importers(package, "experiments")
 
 
-@pytest.mark.parametrize("folder", ["lab", "bench", "notebook"])
-def test_machinery_knows_no_script(folder):
-    known = {name: imports(name) & SCRIPTS for name in FILES if within(name, f"experiments.{folder}")}
-    assert len(known) > 1
-    assert {name: scripts for name, scripts in known.items() if scripts} == {}
+@pytest.mark.parametrize("folder", ["lab", *WINGS])
+def test_the_lab_and_the_wings_know_no_script(folder):
+    modules = [name for name in FILES if within(name, f"experiments.{folder}")]
+    assert len(modules) > 1
+    assert {name: imports(name) & SCRIPTS for name in modules if imports(name) & SCRIPTS} == {}
+
+
+def test_every_folder_is_the_lab_or_a_wing():
+    folders = {path.parent.name for path in (ROOT / "experiments").glob("*/__init__.py")}
+    assert folders == {"lab", *WINGS}
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_the_lab_knows_no_wing(wing):
+    assert importers(f"experiments.{wing}", "experiments.lab") == set()
+
+
+def test_the_lab_has_few_floors():
+    """A module stands one floor above the highest module that it imports; tables and helpers stand on the first."""
+    lab = {name for name in FILES if within(name, "experiments.lab") and name != "experiments.lab"}
+    floors = {}
+    for name in TopologicalSorter({name: imports(name) & lab for name in lab}).static_order():
+        floors[name] = 1 + max((floors[other] for other in imports(name) & lab), default=0)
+    by_floor = sorted((floor, name.rpartition(".")[2]) for name, floor in floors.items())
+    assert max(floors.values()) <= FLOORS, by_floor
 
 
 def test_no_script_knows_another():

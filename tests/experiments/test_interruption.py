@@ -1,4 +1,4 @@
-"""Nothing is lost: real processes that are killed, told to stop, or run out of room, and what they go on from."""
+"""Nothing is lost: real processes that are killed, told to stop, or run out of room, and are started again."""
 
 import json
 import random
@@ -8,37 +8,36 @@ import time
 
 import jax
 import pytest
-from small_runs import SMALL, Command, parse
+from small_runs import SMALL, Command
 
-from experiments import rerun, train_model
+from experiments import rerun
 from segjax import checkpoints
 
 pytestmark = pytest.mark.slow
 
-# Saved after every chunk, so that a kill can hit a saving too.
+# A checkpoint after every chunk, so that a kill can hit the writing of one too.
 SAVED = ["--checkpoint-seconds", "0.01"]
 WORDS = [*SMALL, "--architecture", "notebook", "--iterations", "200", "--show-every", "100", *SAVED]
 KILLS, PART = 20, "runs/*.part"
-RUN = f"runs/{parse(train_model, *WORDS).run(0).stem}.safetensors"
 
 
 def train(out, cache, limit=None):
     return Command("train_model", *WORDS, "--out", out, settings={"jax_compilation_cache_dir": str(cache)}, limit=limit)
 
 
-def begun(out):
+def in_progress(out):
     return lambda: list(out.glob(PART))
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Where the processes share what they compile: a kill can leave half a program, which no other test should read."""
+    """The processes share their programs there: a kill can leave half of one, which no other test should read."""
     return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
 def whole(cache, tmp_path_factory):
-    """The folder of a run that nothing disturbed, the first, which compiles all that it runs."""
+    """The folder of a run that nothing disturbed: the first, which compiles its programs."""
     out = tmp_path_factory.mktemp("whole")
     code, _, errors = train(out, cache).finish()
     assert code == 0, errors
@@ -50,7 +49,7 @@ def stopped(cache, tmp_path_factory):
     """The folder of a run that was told to stop."""
     out = tmp_path_factory.mktemp("stopped")
     started = train(out, cache)
-    started.wait_for(begun(out))
+    started.wait_for(in_progress(out))
     started.send(signal.SIGTERM)
     assert started.finish()[0] == 143
     return out
@@ -60,15 +59,16 @@ def files(out):
     """Everything that a command writes, but for times and dates: weights, curves, pictures, CSV and JSON."""
     timed = ("results.json", "report.html", "runs.csv", "tables.tex")
     paths = [path for path in sorted(out.rglob("*")) if path.is_file() and path.name not in timed]
-    found = {str(path.relative_to(out)): path.read_bytes() for path in paths}
-    # The finished run tells its seconds as well.
-    arrays, metadata = checkpoints.load(out / RUN)
-    found[RUN] = [leaf.tobytes() for leaf in jax.tree.leaves(arrays)] + [{**metadata, "seconds": 0}]
+    contents = {str(path.relative_to(out)): path.read_bytes() for path in paths}
+    # The finished run has its seconds as well.
+    (run,) = out.glob("runs/*-seed0-*.safetensors")
+    arrays, metadata = checkpoints.load(run)
+    contents[f"runs/{run.name}"] = [leaf.tobytes() for leaf in jax.tree.leaves(arrays)] + [{**metadata, "seconds": 0}]
     document = json.loads((out / "results.json").read_text())
-    found["results.json"] = json.dumps(list(rerun.leaves(document)))
+    contents["results.json"] = json.dumps(list(rerun.leaves(document)))
     header, row = (line.split(",") for line in (out / "runs.csv").read_text().splitlines())
-    found["runs.csv"] = [pair for pair in zip(header, row, strict=True) if pair[0] != "seconds"]
-    return found
+    contents["runs.csv"] = [pair for pair in zip(header, row, strict=True) if pair[0] != "seconds"]
+    return contents
 
 
 def assert_same(out, whole):
@@ -78,8 +78,8 @@ def assert_same(out, whole):
 
 
 @pytest.mark.deep(115)
-def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_path):
-    # It finds its programs compiled, as all that follow do.
+def test_killed_at_any_moment_it_resumes_to_the_same_bytes(whole, cache, tmp_path):
+    # Its programs are compiled by now, as are those of all that follow.
     begin = time.monotonic()
     assert train(tmp_path / "again", cache).finish()[0] == 0
     seconds = time.monotonic() - begin
@@ -91,7 +91,7 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_pat
         code, _, errors = started.finish()
         assert code in (0, -signal.SIGKILL), errors
         if code == 0:
-            # It was done before: what the kills left is the same, and another begins.
+            # It was done before the kill: the folder is the same as one without kills, and another begins.
             assert_same(out, whole)
             shutil.rmtree(out)
     assert train(out, cache).finish()[0] == 0
@@ -99,50 +99,47 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bytes(whole, cache, tmp_pat
 
 
 # With SIGINT, and with several devices: tests/hostile/signals.py.
-def test_told_to_stop_it_saves_and_says_how_to_go_on(whole, cache, tmp_path):
+def test_told_to_stop_it_writes_a_checkpoint_and_says_how_to_resume(whole, cache, tmp_path):
     started = train(tmp_path, cache)
-    started.wait_for(begun(tmp_path))
+    started.wait_for(in_progress(tmp_path))
     started.send(signal.SIGTERM)
-    returned, _, said = started.finish()
-    assert returned == 143
-    assert said == (
-        "interrupted; the same command without --overwrite goes on from what is kept in "
-        f"{tmp_path}: 0 finished runs, 1 begun\n"
-    )
-    again, _, errors = train(tmp_path, cache).finish()
-    assert (again, errors) == (0, "")
+    code, _, err = started.finish()
+    assert code == 143
+    assert err == f"interrupted; the same command without --overwrite resumes from {tmp_path}: 1 in progress\n"
+    code, _, err = train(tmp_path, cache).finish()
+    assert (code, err) == (0, "")
     assert_same(tmp_path, whole)
-    last, said, _ = train(tmp_path, cache).finish()
-    assert last == 0
-    assert "holds the results of this very command" in said
+    code, out, _ = train(tmp_path, cache).finish()
+    assert code == 0
+    assert "holds the results of this very command" in out
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path):
     shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
     (part,) = tmp_path.glob(PART)
-    kept = part.read_bytes()
+    checkpoint = part.read_bytes()
 
     # One byte too little for another checkpoint.
-    code, _, said = train(tmp_path, cache, limit=len(kept) - 1).finish()
+    code, _, err = train(tmp_path, cache, limit=len(checkpoint) - 1).finish()
     assert code == 1
-    assert said.startswith(f"error: {tmp_path}")
-    assert said.count("\n") == 1
-    assert "File too large; what was kept before is as it was" in said
-    assert part.read_bytes() == kept
+    assert err.startswith(f"error: {tmp_path}")
+    assert err.count("\n") == 1
+    assert "File too large; what was kept before is as it was" in err
+    assert part.read_bytes() == checkpoint
     assert not list(tmp_path.rglob("*.tmp"))
-    code, _, said = train(tmp_path, cache).finish()
-    assert (code, said) == (0, "")
+    code, _, err = train(tmp_path, cache).finish()
+    assert (code, err) == (0, "")
     assert_same(tmp_path, whole)
 
 
 def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
     out = tmp_path / "out"
     started = train(out, cache)
-    started.wait_for(begun(out))
+    started.wait_for(in_progress(out))
     # It may make the folder anew while it is emptied.
     while out.exists():
         shutil.rmtree(out, ignore_errors=True)
-    code, _, said = started.finish()
+    code, _, err = started.finish()
     assert code == 1
-    assert "No such file or directory; what was kept before is as it was" in said
-    assert said.count("\n") == 1
+    assert "No such file or directory; what was kept before is as it was" in err
+    assert err.count("\n") == 1

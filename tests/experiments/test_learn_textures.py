@@ -59,6 +59,8 @@ def test_the_strip_is_apart(shape, axis, kept):
         ),
         (["--max-megapixels", "inf"], "--max-megapixels must be a finite number > 0"),
         (["--max-megapixels", "nan"], "--max-megapixels must be a finite number > 0"),
+        (["--batch-size", "0"], "--batch-size must be an integer >= 1"),
+        (["--sigma", "0"], "--sigma must be a finite number > 0"),
         (["--contrast", "nan"], r"--contrast must be a number in \[0, 1\)"),
         (["--contrast", "1"], r"--contrast must be a number in \[0, 1\)"),
     ],

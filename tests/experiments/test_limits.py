@@ -24,14 +24,14 @@ def test_work_of_a_step_is_what_xla_counts(monkeypatch):
 
 @pytest.mark.parametrize("model", [segjax.SegmentationCNN(), segjax.SegmentationCNN(4, 3, depth=2)], ids=["16", "4"])
 def test_work_of_a_step_is_that_of_its_convolutions(model):
-    """For each tap one product and one sum, forward and in both gradients; none by the images."""
-    pixels, taps, width = 2 * 32**2, model.kernel_size**2, model.num_channels
-    pairs = 2 * width + (model.depth - 1) * width**2
+    """For each tap one product and one sum, forward and in both gradients; none with respect to the images."""
+    pixels, taps, channels = 2 * 32**2, model.kernel_size**2, model.num_channels
+    pairs = 2 * channels + (model.depth - 1) * channels**2
     step, prediction = limits.step(model, 2, 32), limits.prediction(model, 2, 32)
-    assert step.flops == 2 * pixels * taps * (3 * pairs - width)
+    assert step.flops == 2 * pixels * taps * (3 * pairs - channels)
     assert prediction.flops == 2 * pixels * taps * pairs
     # Each hidden map and its gradient are written once and read twice, but for the last maps of one channel.
-    assert step.bytes == pytest.approx(6 * model.depth * pixels * width * 4, rel=0.1)
+    assert step.bytes == pytest.approx(6 * model.depth * pixels * channels * 4, rel=0.1)
 
 
 def test_work_of_a_loop_is_that_of_all_its_turns():
@@ -41,7 +41,7 @@ def test_work_of_a_loop_is_that_of_all_its_turns():
     assert limits.work(products, jnp.ones((8, 8))) == limits.Work(5 * 2 * 8**3, 5 * 3 * 8 * 8 * 4)
 
 
-def test_what_nobody_asks_for_is_no_work():
+def test_unused_results_are_no_work():
     def wasteful(matrix):
         return matrix + 1, matrix @ matrix
 
@@ -55,8 +55,8 @@ def test_the_limit_is_the_slower_of_computing_and_moving():
 
 
 def test_the_share_of_the_limit_is_the_least_time_over_that_of_a_step():
-    told = limits.as_dict(limits.Limits(flops=100.0, bytes=10.0), limits.Work(flops=50.0, bytes=20.0), seconds=8.0)
-    assert told == {
+    document = limits.as_dict(limits.Limits(flops=100.0, bytes=10.0), limits.Work(flops=50.0, bytes=20.0), seconds=8.0)
+    assert document == {
         "flops": 100.0,
         "bytes": 10.0,
         "step": {"flops": 50.0, "bytes": 20.0},

@@ -12,11 +12,11 @@ SIZE = 64
 
 @pytest.fixture(scope="module")
 def squares():
-    laws = [partial(generate_data, image_size=SIZE, sigma=12.8, sigma1=one, sigma2=two) for one, two in WIDTHS]
-    return novelty.training_squares(*laws, SIZE)
+    draws = [partial(generate_data, image_size=SIZE, sigma=12.8, sigma1=one, sigma2=two) for one, two in SIGMAS]
+    return novelty.training_squares(*draws, SIZE)
 
 
-WIDTHS = ((0.2, 1.2), (0.2, 0.2), (1.2, 1.2))
+SIGMAS = ((0.2, 1.2), (0.2, 0.2), (1.2, 1.2))
 
 
 def test_a_square_is_described_by_its_differences():
@@ -29,14 +29,14 @@ def test_a_square_is_described_by_its_differences():
     assert novelty.describe(np.zeros((17, 47)), 8).shape == (10, novelty.NUMBERS)
 
 
-def test_squares_of_training_are_as_many_as_can_be_kept(squares):
-    assert squares.shape == (novelty.KEPT, novelty.NUMBERS)
+def test_training_gives_the_most_squares_that_a_file_may_have(squares):
+    assert squares.shape == (novelty.MOST_TRAINING, novelty.NUMBERS)
     assert np.isfinite(squares).all()
 
 
-@pytest.mark.parametrize("widths", WIDTHS)
-def test_images_of_training_are_not_strange(widths, squares):
-    drawn = generate_data(jax.random.key(9), 64, SIZE, *widths, sigma=12.8).image[..., 0]
+@pytest.mark.parametrize("sigmas", SIGMAS)
+def test_images_of_training_are_not_strange(sigmas, squares):
+    drawn = generate_data(jax.random.key(9), 64, SIZE, *sigmas, sigma=12.8).image[..., 0]
     shares = [novelty.strange_share(squares, np.asarray(image), SIZE) for image in drawn]
     assert np.mean(np.array(shares) > novelty.MOST_STRANGE) < 0.05
 

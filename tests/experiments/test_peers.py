@@ -28,26 +28,26 @@ def test_pytorch_s_peers_do_what_ours_do():
     assert all((old != new).any() for old, new in zip(before, training.network.parameters(), strict=True))
 
 
-def test_pytorch_is_given_what_a_gpu_wants(monkeypatch):
+def test_pytorch_gets_the_settings_of_a_gpu(monkeypatch):
     torch = pytest.importorskip("torch")
     from experiments.bench import peers
 
     class Device(str):
-        """Computes on a CPU, and says that it is a GPU."""
+        """A CPU of the type of a GPU."""
 
         type = "cuda"
 
-    found = []
+    events = []
     monkeypatch.setattr(peers, "DEVICE", Device("cpu"))
-    monkeypatch.setattr(torch, "compile", lambda function, mode: found.append(mode) or function)
-    # When the clock is read, what the device was given is done; and cuDNN tries its algorithms for the tuned one alone.
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: found.append(torch.backends.cudnn.benchmark))
+    monkeypatch.setattr(torch, "compile", lambda function, mode: events.append(mode) or function)
+    # Every call waits for the device, and cuDNN tries its algorithms for the tuned program alone.
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append(torch.backends.cudnn.benchmark))
     draw = peers.separable_batch(2, 16)
     tuned = peers.iterations(peers.Training(channels_last=True, tuned=True), draw, 1)
     others = [peers.steps(peers.Training(), draw, 1), peers.batches(peers.dense_batch(2, 16))]
     for call in (tuned, *others, tuned):
         call.run()
-    assert found == ["reduce-overhead", True, False, False, True]
+    assert events == ["reduce-overhead", True, False, False, True]
     assert peers.platform() == "gpu"
     # Convolutions as jax's are by default, and the generation's products never in TF32.
     assert torch.backends.cudnn.allow_tf32

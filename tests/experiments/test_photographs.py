@@ -44,10 +44,10 @@ def test_floating_point_keeps_its_numbers(tmp_path):
 @pytest.mark.parametrize("mode", ["RGB", "CMYK", "RGBA", "P"])
 def test_colours_become_grey(mode, tmp_path):
     path = write(tmp_path / ("colour.tif" if mode == "CMYK" else "colour.png"), COLOURS, mode)
-    wanted = np.asarray(Image.open(path).convert("RGB")) @ LUMA / 255
-    np.testing.assert_allclose(read(path), wanted, atol=1e-6)
+    expected = np.asarray(Image.open(path).convert("RGB")) @ LUMA / 255
+    np.testing.assert_allclose(read(path), expected, atol=1e-6)
     if mode in ("RGB", "RGBA"):
-        np.testing.assert_allclose(wanted, COLOURS @ LUMA / 255)
+        np.testing.assert_allclose(expected, COLOURS @ LUMA / 255)
 
 
 def test_colours_of_16_bits_keep_8(tmp_path):
@@ -209,7 +209,7 @@ def frames(path, kind):
 
 
 def bad_files(folder):
-    """name -> what is said of it."""
+    """name -> the message for it."""
     (folder / "empty.png").write_bytes(b"")
     (folder / "text.png").write_text("not a picture")
     write(folder / "dot.png", SHADES[:1, :1])
@@ -270,16 +270,16 @@ def test_a_damaged_file_is_the_picture_or_an_error(ending, tmp_path):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         # A JPEG has no checksum: its last bytes may be missing and its last squares be grey.
-        lost = read_or_none(path)
-        assert lost is None or ending == "jpg" or np.array_equal(lost, whole), length
+        shades = read_or_none(path)
+        assert shades is None or ending == "jpg" or np.array_equal(shades, whole), length
     refused = 0
     for _ in range(300):
         flipped = bytearray(content)
         flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
         path.write_bytes(flipped)
-        seen = read_or_none(path)
-        refused += seen is None
-        assert seen is None or ending != "png" or np.array_equal(seen, whole)
+        shades = read_or_none(path)
+        refused += shades is None
+        assert shades is None or ending != "png" or np.array_equal(shades, whole)
     assert refused > 10
 
 
@@ -287,9 +287,9 @@ def read_or_none(path):
     try:
         return read(path)
     except ValueError as error:
-        said = str(error)
-    assert "\n" not in said
-    assert str(path) in said
+        message = str(error)
+    assert "\n" not in message
+    assert str(path) in message
     return None
 
 
@@ -331,9 +331,12 @@ def test_folders_are_searched_in_order(tmp_path):
     for name in ("b.png", "a.JPG", "notes.txt", "c.tiff"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "deeper").mkdir()
-    wanted = [tmp_path / name for name in ("a.JPG", "b.png", "c.tiff")]
-    assert photographs.find([tmp_path]) == wanted
-    assert photographs.find([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"]) == [tmp_path / "notes.txt", *wanted]
+    pictures = [tmp_path / name for name in ("a.JPG", "b.png", "c.tiff")]
+    assert photographs.find([tmp_path]) == pictures
+    assert photographs.find([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"]) == [
+        tmp_path / "notes.txt",
+        *pictures,
+    ]
 
 
 def test_a_file_is_taken_once(tmp_path, monkeypatch):

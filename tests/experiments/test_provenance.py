@@ -1,4 +1,4 @@
-"""What is told of a result, and what of it keeps results of other kinds apart."""
+"""What results.json tells of the making of a result, and which of it keeps results of other kinds apart."""
 
 import os
 import shutil
@@ -13,33 +13,34 @@ from experiments.lab import provenance
 from experiments.lab.report import Report
 from experiments.lab.stops import UsageError
 
+# A question without training.
+NOTHING = SimpleNamespace(**{**vars(PLAIN), "answer": lambda options, lab: Report([], [], {})})
+
 
 def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
     # XLA reads the flags once, and would not know these.
     jax.devices()
     monkeypatch.setenv("XLA_FLAGS", "--xla_b --xla_force_host_platform_device_count=2 --xla_a=1")
-    found = provenance.numerics()
-    assert found["enable_x64"] is True
-    assert found["platform"] == jax.devices()[0].platform
-    assert found["default_matmul_precision"] is None
+    numerics = provenance.numerics()
+    assert numerics["enable_x64"] is True
+    assert numerics["platform"] == jax.devices()[0].platform
+    assert numerics["default_matmul_precision"] is None
     # In one order; the number of devices changes no number.
-    assert found["xla_flags"] == "--xla_a=1 --xla_b"
-    with jax.threefry_partitionable(not found["threefry_partitionable"]):
-        assert provenance.numerics() == {**found, "threefry_partitionable": not found["threefry_partitionable"]}
+    assert numerics["xla_flags"] == "--xla_a=1 --xla_b"
+    with jax.threefry_partitionable(not numerics["threefry_partitionable"]):
+        assert provenance.numerics() == {**numerics, "threefry_partitionable": not numerics["threefry_partitionable"]}
 
 
 def test_results_tell_how_a_gpu_was_told_to_compute(tmp_path, monkeypatch):
     # XLA reads its flags once, and would not know this one.
     jax.devices()
-    monkeypatch.setenv("XLA_FLAGS", "--given")
-    work = {"work": lambda options, console: None, "report": lambda options, found: Report([], [], {}, {}, [])}
-    script = SimpleNamespace(**{**vars(PLAIN), **work})
-    made = execute(script, "--precision", "high", "--deterministic", "--out", tmp_path)
-    assert (made["options"]["precision"], made["options"]["deterministic"]) == ("high", True)
-    assert made["numerics"]["default_matmul_precision"] == "high"
-    assert made["numerics"]["xla_flags"] == "--given --xla_gpu_exclude_nondeterministic_ops=true"
+    monkeypatch.setenv("XLA_FLAGS", "--mine")
+    document = execute(NOTHING, "--precision", "high", "--deterministic", "--out", tmp_path)
+    assert (document["options"]["precision"], document["options"]["deterministic"]) == ("high", True)
+    assert document["numerics"]["default_matmul_precision"] == "high"
+    assert document["numerics"]["xla_flags"] == "--mine --xla_gpu_exclude_nondeterministic_ops=true"
     with pytest.raises(UsageError, match="holds the results with precision high, not highest"):
-        execute(script, "--precision", "highest", "--deterministic", "--out", tmp_path)
+        execute(NOTHING, "--precision", "highest", "--deterministic", "--out", tmp_path)
 
 
 def test_numerics_tell_which_convolution_a_cpu_computes(monkeypatch):
@@ -52,14 +53,12 @@ def test_numerics_tell_which_convolution_a_cpu_computes(monkeypatch):
     assert provenance.numerics()["convolution"] == native
 
 
-def test_a_run_is_not_gone_on_with_by_another_convolution(tmp_path, monkeypatch):
-    work = {"work": lambda options, console: None, "report": lambda options, found: Report([], [], {}, {}, [])}
-    script = SimpleNamespace(**{**vars(PLAIN), **work})
+def test_a_run_is_not_resumed_by_another_convolution(tmp_path, monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
-    assert execute(script, "--out", tmp_path)["numerics"]["convolution"] == "xla"
+    assert execute(NOTHING, "--out", tmp_path)["numerics"]["convolution"] == "xla"
     monkeypatch.setattr(provenance, "_convolution", lambda platform: "segjax-native 0.1.0")
     with pytest.raises(UsageError, match="holds the results with convolution xla, not segjax-native"):
-        execute(script, "--out", tmp_path)
+        execute(NOTHING, "--out", tmp_path)
 
 
 @pytest.mark.parametrize("value", ["2", ""])
@@ -70,9 +69,9 @@ def test_a_bad_switch_is_one_line(value, tmp_path, monkeypatch):
 
 
 def test_versions_are_those_that_are_installed():
-    found = provenance.versions()
-    assert found["jax"] == jax.__version__
-    assert set(found) == {"segjax", "jax", "jaxlib", "flax", "optax", "numpy"}
+    versions = provenance.versions()
+    assert versions["jax"] == jax.__version__
+    assert set(versions) == {"segjax", "jax", "jaxlib", "flax", "optax", "numpy"}
 
 
 def test_circumstances_name_the_processor():
@@ -87,8 +86,8 @@ def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
 
 
 def git(folder, *words):
-    told = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
-    done = subprocess.run(["git", "-C", folder, *told, *words], check=True, capture_output=True, text=True)
+    settings = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
+    done = subprocess.run(["git", "-C", folder, *settings, *words], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

@@ -57,7 +57,9 @@ def test_another_protocol_is_not_compared_with_the_published_numbers():
     options = parse(reproduce_notebook, "quick", "--iterations", "2", "--long-iterations", "4")
     results = iter(RUNS)
     # Every run but these two is of an optimizer that no table asks for.
-    lab = lab_of(lambda run: next(results) if by_rate(run) == "sgd 0.001" else result([0.1, 0.1], run.seed, optimizer="x"))
+    lab = lab_of(
+        lambda run: next(results) if by_rate(run) == "sgd 0.001" else result([0.1, 0.1], run.seed, optimizer="x")
+    )
     report = reproduce_notebook.answer(options, lab)
     ours, _ = report.tables
     # The long run counts after the short number of steps, as the other does.

@@ -1,4 +1,4 @@
-"""Runs: what each is called, and on which images they are judged."""
+"""Runs: the name of each, and the images that judge them."""
 
 import chex
 import jax
@@ -7,13 +7,14 @@ import pytest
 from conftest import drawn
 
 import segjax
-from experiments.lab import runs, scores
+from experiments.lab import programs, runs
+from experiments.lab.arms import by_rate
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Run, Texture
 from segjax import metrics
 
 
-def test_a_name_is_that_of_one_run_and_tells_what_it_is():
+def test_a_run_has_a_legible_name_that_no_other_has():
     run = Run(seed=3)
     assert run.stem.startswith("adam-0.001-seed3-")
     others = {name: value * 2 for name, value in run._asdict().items() if name != "texture"}
@@ -27,8 +28,8 @@ def test_a_name_is_that_of_one_run_and_tells_what_it_is():
 def test_rates_that_agree_to_six_digits_are_two_runs():
     first, second = (Run(seed=0, learning_rate=rate) for rate in (0.1234567, 0.1234568))
     assert first.stem != second.stem
-    assert scores.by_rate(first) == "adam 0.1234567"
-    assert scores.by_rate(second) == "adam 0.1234568"
+    assert by_rate(first) == "adam 0.1234567"
+    assert by_rate(second) == "adam 0.1234568"
 
 
 @pytest.mark.parametrize("name", ["optax.contrib:muon", "my_module:../../x", "a b:c"])
@@ -39,12 +40,12 @@ def test_any_optimizer_s_name_makes_a_file_s_name(name):
 
 @pytest.mark.slow
 def test_held_out_images_are_those_of_evaluate():
-    texture = Texture(batch_size=1, image_size=16, sigma=4.0)
-    model, batch = ARCHITECTURES["shallow"], runs.held_out_batch(texture)
+    texture = Texture(batch_size=1, image_size=16, sigma=3.2)
+    model, batch = ARCHITECTURES["shallow"], programs.held_out_batch(texture)
     variables = drawn(model)
-    held = runs.evaluation(model, texture)(variables)
+    held = programs.evaluation(model, texture)(variables)
     counts, running, losses = held.counts, held.running_counts, held.losses
-    key = jax.random.key(runs.HELD_OUT_KEY)
+    key = jax.random.key(programs.HELD_OUT_KEY)
     expected = segjax.evaluate(key, model, variables, runs.HELD_OUT_BATCHES, **texture._asdict())
     chex.assert_trees_all_equal(counts, expected, running)
     # The picture's batch is the first of them.

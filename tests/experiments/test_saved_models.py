@@ -22,7 +22,7 @@ EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32, "sigma": 6.4
 
 
 # Networks that are equal have one program.
-see, untrained = jax.jit(predict, static_argnums=0), cache(drawn)
+logits, untrained = jax.jit(predict, static_argnums=0), cache(drawn)
 
 
 def save(out, name, trained_on, export_torch=False):
@@ -45,7 +45,7 @@ def test_reloading_gives_identical_predictions(name, tmp_path):
     network = saved_models.load(path)
     assert network.model == ARCHITECTURES[name]
     np.testing.assert_array_equal(
-        see(network.model, network.variables, IMAGE), see(ARCHITECTURES[name], variables, IMAGE)
+        logits(network.model, network.variables, IMAGE), logits(ARCHITECTURES[name], variables, IMAGE)
     )
     assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, NAMES)
     assert saved_models.load_with_textures(path)[1]._asdict() == TEXTURE
@@ -53,7 +53,7 @@ def test_reloading_gives_identical_predictions(name, tmp_path):
     assert saved_models.training_squares(network).shape[1] == novelty.NUMBERS
 
 
-def test_photographs_have_names_but_no_law(tmp_path):
+def test_photographs_have_names_and_no_textures_to_draw(tmp_path):
     path, _ = save(tmp_path, "patch", {"exemplars": EXEMPLARS})
     network = saved_models.load(path)
     assert (network.texture, network.image_size, network.names) == (None, 32, ("brick", "grass"))
@@ -74,7 +74,7 @@ def test_pytorch_s_own_weights_predict_what_pytorch_does(golden_model, tmp_path)
     path = tmp_path / "theirs.safetensors"
     save_file(under(golden_model, "state/"), path)
     network = saved_models.load(path)
-    probability = jax.nn.sigmoid(see(network.model, network.variables, to_nhwc(golden_model["x"])))
+    probability = jax.nn.sigmoid(logits(network.model, network.variables, to_nhwc(golden_model["x"])))
     np.testing.assert_allclose(probability, to_nhwc(golden_model["train/output"]), rtol=0, atol=1e-5)
 
 
@@ -101,7 +101,7 @@ def test_what_is_no_model_is_one_line(tmp_path):
         assert "\n" not in str(error.value)
 
 
-def written(tmp_path, change, texture=TEXTURE):
+def changed(tmp_path, change, texture=TEXTURE):
     """The file of an untrained network, after `change(arrays, metadata)`, with a checksum that is right."""
     path, _ = save(tmp_path, "shallow", {"texture": texture} if texture else {"exemplars": EXEMPLARS})
     arrays, metadata = checkpoints.load(path)
@@ -140,7 +140,7 @@ def drop(tree, *path):
 )
 def test_arrays_that_are_not_the_network_s_are_refused(change, message, tmp_path):
     with pytest.raises(UsageError, match=f"model.safetensors is not a model of these experiments: .*{message}"):
-        saved_models.load(written(tmp_path, change))
+        saved_models.load(changed(tmp_path, change))
 
 
 MODEL = {"network": "SegmentationCNN", "depth": 1, "shared_norm": False}
@@ -172,7 +172,7 @@ MODEL = {"network": "SegmentationCNN", "depth": 1, "shared_norm": False}
     ],
 )
 def test_metadata_that_makes_no_sense_is_one_line(entry, message, tmp_path):
-    path = written(tmp_path, lambda _, metadata: metadata.update(entry))
+    path = changed(tmp_path, lambda _, metadata: metadata.update(entry))
     with pytest.raises(
         UsageError, match=f"model.safetensors is not a model of these experiments: .*{message}"
     ) as error:
@@ -193,27 +193,27 @@ def test_metadata_that_makes_no_sense_is_one_line(entry, message, tmp_path):
     ],
 )
 def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_path):
-    path = written(tmp_path, lambda _, metadata: metadata.update(exemplars=exemplars), texture=None)
+    path = changed(tmp_path, lambda _, metadata: metadata.update(exemplars=exemplars), texture=None)
     with pytest.raises(UsageError, match=f"is not a model of these experiments: .*{message}"):
         saved_models.load(path)
 
 
 def test_the_squares_of_photographs_come_with_the_file(tmp_path):
     squares = [[0.5, -1.0, 0.1, 0.2, 0.3], [0.25, -2.0, 0.1, 0.2, 0.3]]
-    path = written(tmp_path, lambda _, metadata: metadata["exemplars"].update(squares=squares), texture=None)
+    path = changed(tmp_path, lambda _, metadata: metadata["exemplars"].update(squares=squares), texture=None)
     network = saved_models.load(path)
     np.testing.assert_array_equal(saved_models.training_squares(network), squares)
     # A file of an earlier version has none.
-    assert saved_models.training_squares(saved_models.load(written(tmp_path, lambda *_: None, texture=None))) is None
+    assert saved_models.training_squares(saved_models.load(changed(tmp_path, lambda *_: None, texture=None))) is None
 
 
 def test_two_photographs_of_one_name_are_told_apart(tmp_path):
-    path = written(tmp_path, lambda _, metadata: metadata["exemplars"].update(second="brick"), texture=None)
+    path = changed(tmp_path, lambda _, metadata: metadata["exemplars"].update(second="brick"), texture=None)
     assert saved_models.load(path).names == ("brick (first)", "brick (second)")
 
 
 def test_a_network_must_say_what_it_was_trained_on(tmp_path):
-    path = written(tmp_path, lambda _, metadata: metadata.pop("texture"))
+    path = changed(tmp_path, lambda _, metadata: metadata.pop("texture"))
     with pytest.raises(UsageError, match="exemplars must have first"):
         saved_models.load(path)
 
@@ -226,10 +226,10 @@ def test_what_never_ends_is_not_opened(tmp_path):
 
 
 def test_a_network_that_diverged_says_so(tmp_path):
-    path = written(tmp_path, lambda _, metadata: metadata.update(diverged=True))
+    path = changed(tmp_path, lambda _, metadata: metadata.update(diverged=True))
     assert saved_models.load(path).diverged
-    # Of an earlier version, which did not say.
-    assert not saved_models.load(written(tmp_path, lambda _, metadata: metadata.pop("diverged"))).diverged
+    # A file of an earlier version does not have it.
+    assert not saved_models.load(changed(tmp_path, lambda _, metadata: metadata.pop("diverged"))).diverged
 
 
 def test_weights_of_pytorch_that_are_no_numbers_are_refused(golden_model, tmp_path):

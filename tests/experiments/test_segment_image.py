@@ -12,7 +12,8 @@ from safetensors.numpy import save_file
 from small_runs import execute, parse, told_to_stop
 
 from experiments import rerun, segment_image
-from experiments.lab import cli, store
+from experiments.lab import cli
+from experiments.lab.folder import kept_in
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
 from experiments.pictures import saved_models
@@ -58,8 +59,8 @@ def test_writes_what_the_network_sees(network, pictures, tmp_path):
     probability = np.load(tmp_path / "out" / "grey-probability.npy")
     loaded = saved_models.load(network)
     image = read(pictures / "grey.png") / np.float32(255)
-    wanted = tiling.segment(loaded.model, loaded.variables, image, image_size=32)
-    np.testing.assert_allclose(probability, wanted, atol=1e-5)
+    expected = tiling.segment(loaded.model, loaded.variables, image, image_size=32)
+    np.testing.assert_allclose(probability, expected, atol=1e-5)
     mask = read(tmp_path / "out" / "grey-mask.png")
     np.testing.assert_array_equal(mask, np.where(probability > 0.5, 255, 0))
     assert read(tmp_path / "out" / "grey-overlay.png").shape == (40, 70, 3)
@@ -109,10 +110,10 @@ def test_interrupted_it_goes_on(network, pictures, tmp_path):
     # What one picture gets is there whole, and of the next nothing.
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "options.json", "runs"}
-    first = (tmp_path / "out" / "grey-mask.png").stat().st_mtime_ns
-    assert store.kept(tmp_path / "out").endswith(": 1 pictures")
+    first = mask_time(tmp_path / "out", "grey")
+    assert kept_in(tmp_path / "out").endswith(": 1 other results")
     assert [row["name"] for row in run(*words)["images"]] == ["grey", "deep"]
-    assert (tmp_path / "out" / "grey-mask.png").stat().st_mtime_ns == first
+    assert mask_time(tmp_path / "out", "grey") == first
 
 
 @pytest.mark.slow
@@ -124,14 +125,13 @@ def test_more_pictures_come_into_the_same_folder(network, pictures, tmp_path, ca
     grey.rename(tmp_path / "moved.png")
     document = run(out, network, deep)
     assert [row["name"] for row in document["images"]] == ["grey", "deep"]
-    assert list(document["inputs"]) == list(map(str, (network, grey, deep)))
-    assert document["options"]["images"] == [str(grey), str(deep)]
+    assert list(document["inputs"]) == list(map(str, (network, deep)))
     assert {"grey-mask.png", "deep-mask.png"} <= set(document["files"])
     assert all((out / name).exists() for name in [*document["files"], "mine.png"])
     with (out / "runs.csv").open() as file:
         assert [row["name"] for row in csv.DictReader(file)] == ["grey", "deep"]
     assert "grey" in (out / "report.html").read_text()
-    # What is there is not made again, and with other options nothing is added.
+    # What is there is not segmented again, and with other options nothing is added.
     with pytest.raises(Finished):
         run(out, network, deep)
     with pytest.raises(UsageError, match="with tile_size 256, not 64"):
@@ -159,6 +159,10 @@ def test_what_could_not_be_read_may_be_mended(network, pictures, tmp_path):
     assert len(run(out, network, pictures / "deep.tif")["images"]) == 3
 
 
+def mask_time(out, name):
+    return (out / f"{name}-mask.png").stat().st_mtime_ns
+
+
 def interrupted(*words):
     """A command that is told to stop when its first new picture is done."""
     with told_to_stop(), pytest.raises(Interrupted):
@@ -175,23 +179,27 @@ def test_pictures_of_an_interrupted_addition_stay(network, pictures, tmp_path):
     assert [row["name"] for row in document["images"]] == ["grey", "colour", "colour.jpg"]
     assert read(out / "colour-mask.png").shape == (40, 70)
     assert read(out / "colour.jpg-mask.png").shape == read(other).shape[:2]
-    # It was not begun.
     assert str(pictures / "deep.tif") not in document["inputs"]
-    with pytest.raises(Finished):
-        run(out, network, pictures / "colour.jpg")
+    before = mask_time(out, "colour")
+    assert run(out, network, pictures / "colour.jpg")["images"] == document["images"]
+    assert mask_time(out, "colour") == before
 
 
 @pytest.mark.slow
-def test_two_pictures_that_share_files_are_told_apart_again(network, pictures, tmp_path, monkeypatch):
+def test_a_picture_whose_files_are_gone_leaves_its_name_to_others(network, pictures, tmp_path):
     out, other = tmp_path / "out", shutil.copy(DATA / "grain.png", tmp_path / "grey.png")
-    with monkeypatch.context() as patch:
-        # As versions before left a folder.
-        patch.setattr(segment_image, "free_name", lambda path, taken: path.stem)
-        run(out, network, other)
-        interrupted(out, network, pictures / "grey.png", pictures / "deep.tif")
+    run(out, network, other)
+    (out / "grey-mask.png").unlink()
     document = run(out, network, pictures / "grey.png")
-    assert [row["name"] for row in document["images"]] == ["grey", "grey.png"]
-    assert read(out / "grey.png-mask.png").shape == (40, 70)
+    assert [row["image"] for row in document["images"]] == [str(pictures / "grey.png")]
+    # The files of this name are those of the later picture now.
+    document = run(out, network, other)
+    assert [(row["name"], row["image"]) for row in document["images"]] == [
+        ("grey", str(pictures / "grey.png")),
+        ("grey.png", str(other)),
+    ]
+    assert read(out / "grey-mask.png").shape == (40, 70)
+    assert read(out / "grey.png-mask.png").shape == read(other).shape[:2]
 
 
 @pytest.mark.slow
@@ -209,24 +217,54 @@ def test_what_was_refused_is_tried_again_when_it_is_named(network, pictures, tmp
 
 
 @pytest.mark.slow
-def test_a_picture_that_is_gone_keeps_its_results(network, pictures, tmp_path, capsys):
-    out, grey, deep = tmp_path / "out", pictures / "grey.png", pictures / "deep.tif"
-    before = run(out, network, grey)
-    grey.rename(tmp_path / "moved.png")
-    with pytest.raises(Finished):
-        run(out, network, grey)
-    document = run(out, network, grey, deep)
-    assert [row["name"] for row in document["images"]] == ["grey", "deep"]
-    assert document["inputs"][str(grey)] == before["inputs"][str(grey)]
-    # Its results cannot be made again: neither without it, nor from another.
-    (out / "grey-mask.png").unlink()
-    more = (pictures / "colour.jpg", DATA / "stripes.png")
-    says = ("grey.png cannot be read: No such file", "grey.png has changed since it was named")
-    for path, words in zip(more, says, strict=True):
+def test_what_is_refused_is_no_input_and_the_same_command_tries_it_again(network, pictures, tmp_path, capsys):
+    out = tmp_path / "out"
+    errors = []
+    for _ in range(2):
         with pytest.raises(SystemExit):
-            run(out, network, path)
-        assert words in capsys.readouterr().err
-        shutil.copy(DATA / "grain.png", grey)
+            run(out, network, pictures)
+        errors.append(capsys.readouterr().err)
+        times = [mask_time(out, name) for name in ("colour", "deep", "grey")]
+    assert errors[0] == errors[1]
+    assert times == [mask_time(out, name) for name in ("colour", "deep", "grey")]
+    document = json.loads((out / "results.json").read_text())
+    assert [row["name"] for row in document["images"]] == ["colour", "deep", "grey"]
+    assert str(pictures / "broken.png") not in document["inputs"]
+
+
+@pytest.mark.slow
+def test_a_picture_that_is_gone_keeps_its_results(network, pictures, tmp_path):
+    out, grey, deep = tmp_path / "out", pictures / "grey.png", pictures / "deep.tif"
+    run(out, network, grey)
+    grey.rename(tmp_path / "moved.png")
+    document = run(out, network, deep)
+    assert [row["name"] for row in document["images"]] == ["grey", "deep"]
+    # Named again, it is another picture than the folder has.
+    with pytest.raises(UsageError, match=f"holds the results of another {grey} than is there now"):
+        run(out, network, grey, deep)
+    # Its results cannot be repeated, neither without it nor from another, so one of another content replaces them.
+    (out / "grey-mask.png").unlink()
+    document = run(out, network, pictures / "colour.jpg")
+    assert [row["name"] for row in document["images"]] == ["deep", "colour"]
+    assert not (out / "grey-overlay.png").exists()
+    shutil.copy(DATA / "grain.png", grey)
+    assert [row["name"] for row in run(out, network, grey)["images"]] == ["deep", "colour", "grey"]
+    assert read(out / "grey-mask.png").shape == read(grey).shape[:2]
+
+
+@pytest.mark.slow
+def test_a_picture_that_changes_while_the_command_runs_is_refused(network, pictures, tmp_path, monkeypatch, capsys):
+    right, deep = tiling.segment, pictures / "deep.tif"
+
+    def segment(*arguments):
+        shutil.copy(DATA / "grain.png", deep)
+        return right(*arguments)
+
+    monkeypatch.setattr(tiling, "segment", segment)
+    with pytest.raises(SystemExit):
+        run(tmp_path / "out", network, pictures / "grey.png", deep)
+    assert f"{deep} has changed since it was named" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "deep-mask.png").exists()
 
 
 @pytest.mark.slow
@@ -236,11 +274,10 @@ def test_a_picture_is_taken_once_in_whatever_way_it_is_named(network, pictures, 
     ways = ["pictures/grey.png", grey, "pictures/../pictures/grey.png"]
     document = run(out, network, *ways)
     assert [row["image"] for row in document["images"]] == ways[:1]
-    with pytest.raises(Finished):
-        run(out, network, grey)
+    assert run(out, network, grey)["images"] == document["images"]
     shutil.copy(DATA / "grain.png", grey)
-    with pytest.raises(UsageError, match=f"of another {ways[0]} than is there now"):
-        run(out, network, grey)
+    with pytest.raises(UsageError, match=f"of another {ways[2]} than is there now"):
+        run(out, network, ways[2])
 
 
 def test_its_own_model_is_not_deleted(network, pictures):
@@ -402,21 +439,30 @@ def test_a_picture_of_something_else_gets_a_warning(network):
 
 def test_the_report_says_how_many_pictures_it_leaves_out(network):
     small = np.zeros((4, 5, 3), np.uint8)
-    shown = {"picture": small, "overlay": small, "probability": np.zeros((4, 5))}
-    seen = [segment_image.Seen(name, row(name), shown) for name in "abcdefghijklm"]
-    seen += [segment_image.Seen("n", row("n"), {})]
+    previews = {"picture": small, "overlay": small, "probability": np.zeros((4, 5))}
+    pictures = [segment_image.Segmented(0, "", name, row(name), previews) for name in "abcdefghijklm"]
     loaded = saved_models.load(network)
-    drawn = segment_image.figure(seen, loaded)
-    assert drawn.get_suptitle().replace("\n", " ").endswith("(the first 12 of 14 pictures)")
-    assert len([axes for axes in drawn.axes if axes.images]) == 3 * 12
-    assert "leaves out 2" in segment_image.sentences([it.row for it in seen], [], loaded)[1]
+    figure = segment_image.figure(pictures, 14, loaded)
+    assert figure.get_suptitle().replace("\n", " ").endswith("(the first 12 of 14 pictures)")
+    assert len([axes for axes in figure.axes if axes.images]) == 3 * 12
+    assert "leaves out 1" in segment_image.findings([picture.row for picture in pictures], [], loaded)[1]
+
+
+@pytest.mark.slow
+def test_pictures_beyond_the_room_of_the_figure_make_none(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(segment_image, "MOST_SHOWN", 1)
+    run(tmp_path, network, DATA / "grain.png", DATA / "stripes.png")
+    assert (tmp_path / "pictures.png").exists()
+    (tmp_path / "grain-mask.png").unlink()
+    assert [row["name"] for row in run(tmp_path, network, DATA / "stripes.png")["images"]] == ["stripes"]
+    assert not (tmp_path / "pictures.png").exists()
 
 
 def test_many_pixels_are_counted_without_a_power_of_ten(network):
     large = [row("a") | {"height": 3000, "width": 4000} for _ in range(10)]
-    said = segment_image.sentences(large, [{"image": "b.png"}], saved_models.load(network))
-    assert said[0].startswith("Of 120 million pixels in 10 pictures, ")
-    assert said[1] == "1 more got no mask; results.json says why, under refused."
+    first, second = segment_image.findings(large, [{"image": "b.png"}], saved_models.load(network))
+    assert first.startswith("120 million pixels in 10 pictures: ")
+    assert second == "1 more got no mask; results.json says why, under refused."
 
 
 @pytest.mark.parametrize(
@@ -435,9 +481,7 @@ def test_many_pixels_are_counted_without_a_power_of_ten(network):
         (["MODEL", DATA / "grain.png", "--max-megapixels", "nan"], "--max-megapixels must be a finite number > 0"),
         (["MODEL", DATA / "grain.png", "--max-megapixels", "inf"], "--max-megapixels must be a finite number > 0"),
         (["MODEL", DATA / "grain.png", "--max-megapixels", "0.001"], "more than the 0.001 million of --max-megapixels"),
-        (["MODEL", DATA / "grain.png", "--probability", "tiff"], "invalid choice"),
-        (["MODEL"], "IMAGE"),
-        ([], "MODEL"),
+        (["MODEL"], "IMAGE must name pictures"),
     ],
 )
 def test_refuses(arguments, message, network, tmp_path):
@@ -447,6 +491,21 @@ def test_refuses(arguments, message, network, tmp_path):
     assert "\n" not in str(error.value)
     out = tmp_path / "out"
     assert not out.exists() or not any(out.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["MODEL", DATA / "grain.png", "--probability", "tiff"], "invalid choice"),
+        ([], "MODEL"),
+    ],
+)
+def test_a_command_line_without_sense_is_refused(words, message, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run(tmp_path / "out", *words)
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_help_reads_well(capsys):

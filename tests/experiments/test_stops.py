@@ -1,3 +1,5 @@
+"""The ways in which a command ends early."""
+
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ from experiments.lab import stops
 
 
 def test_a_signal_within_a_callback_of_the_garbage_collector_is_not_swallowed():
-    """Python would print an exception that is raised there, and go on; jax has such a callback."""
+    """Python would print an exception that is raised there, and continue; jax has such a callback."""
     code = "import gc, os, signal; from experiments.lab import stops\nstops.install(lambda: 'interrupted')\n"
     code += "gc.callbacks.append(lambda *_: os.kill(os.getpid(), signal.SIGTERM))\ngc.collect(); print('went on')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -34,27 +36,27 @@ def test_signals_are_what_they_were_afterwards():
     assert [signal.getsignal(number) for number in stops.SIGNALS] == before
 
 
-def test_what_cannot_be_saved_is_stopped_at_once():
-    with stops.deferred(wanted=False) as signals, pytest.raises(KeyboardInterrupt):
+def test_work_without_checkpoints_is_stopped_at_once():
+    with stops.deferred(False) as signals, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert signals == []
 
 
-def test_another_thread_hears_no_signal_and_changes_no_handler():
-    heard, before = [], [signal.getsignal(number) for number in stops.SIGNALS]
+def test_another_thread_gets_no_signal_and_changes_no_handler():
+    handlers, before = [], [signal.getsignal(number) for number in stops.SIGNALS]
 
     def work():
         with stops.deferred() as signals:
-            heard.append((signals, [signal.getsignal(number) for number in stops.SIGNALS]))
+            handlers.append((signals, [signal.getsignal(number) for number in stops.SIGNALS]))
 
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert heard == [([], before)]
+    assert handlers == [([], before)]
 
 
 @pytest.mark.parametrize("error", [ValueError("too small"), TypeError("no number")])
-def test_what_the_library_refuses_is_the_user_s_mistake(error):
+def test_a_value_that_the_library_refuses_is_the_user_s_mistake(error):
     with pytest.raises(stops.UsageError, match=str(error)) as end, stops.usage_errors():
         raise error
     assert end.value.__cause__ is error
@@ -63,3 +65,18 @@ def test_what_the_library_refuses_is_the_user_s_mistake(error):
 def test_no_other_error_is_the_user_s_mistake():
     with pytest.raises(KeyError), stops.usage_errors():
         raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (stops.UsageError("--sigma"), 2),
+        (stops.Finished("done"), 0),
+        (stops.EngineError("the scheduler has ended"), 1),
+        (stops.Interrupted(signal.SIGTERM), 143),
+        (stops.Interrupted(signal.SIGINT), 130),
+        (OSError(28, "No space left on device"), 1),
+    ],
+)
+def test_every_end_has_its_exit_code(error, code):
+    assert stops.exit_code(error) == code

@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +8,11 @@ from rich.console import Console
 
 from experiments.bench import timing
 from experiments.bench.timing import Call, Program
+from experiments.lab.train import progress_bar
 
 
 @pytest.mark.slow
-def test_compilation_is_apart_and_slow_programs_get_fewer_repeats():
+def test_compilation_is_timed_apart_and_slow_programs_get_fewer_repeats():
     calls = {"slow": 0, "fast": 0}
 
     def make(name, seconds):
@@ -22,7 +24,8 @@ def test_compilation_is_apart_and_slow_programs_get_fewer_repeats():
         return Call(call)
 
     programs = {"slow": Program(lambda: make("slow", 0.2), 2), "fast": Program(lambda: make("fast", 0.001))}
-    times = timing.measure(programs, 4, 0.59, Console(quiet=True))
+    lab = SimpleNamespace(progress=lambda: progress_bar(Console(quiet=True)))
+    times = timing.measure(programs, 4, 0.59, lab)
     assert {name: len(timed.seconds) for name, timed in times.items()} == {"slow": 2, "fast": 4}
     assert calls == {"slow": 3, "fast": 5}
     # A unit is half a call.

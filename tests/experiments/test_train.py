@@ -12,7 +12,7 @@ from rich.console import Console
 from small_runs import PLAIN, count_training, execute, parse, told_to_stop
 
 import segjax
-from experiments.lab import runs, stops, store, train
+from experiments.lab import programs, stops, store, train
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Begun
 
@@ -92,12 +92,12 @@ def test_an_optimizer_with_weights_of_its_own_is_judged_by_them(width, tmp_path)
     assert abs(kernels[0] - kernels[1]).max() > 1e-4
     assert found.ended is found.trained
     texture, model = planned[0].texture, ARCHITECTURES[planned[0].architecture]
-    expected = runs.evaluation(model, texture)(found.variables)
+    expected = programs.evaluation(model, texture)(found.variables)
     chex.assert_trees_all_close(expected.losses, found.held_out.losses, rtol=1e-5)
     # The running statistics are of the weights that are judged: of the same images, they are the same again.
     sizes = texture._asdict()
     recalibrate = jax.jit(
-        lambda variables: segjax.recalibrate(jax.random.key(runs.CALIBRATION_KEY), model, variables, **sizes)
+        lambda variables: segjax.recalibrate(jax.random.key(programs.CALIBRATION_KEY), model, variables, **sizes)
     )
     chex.assert_trees_all_close(recalibrate(found.variables), found.variables, rtol=1e-5)
 

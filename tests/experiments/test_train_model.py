@@ -7,7 +7,7 @@ import pytest
 from small_runs import SHORT, TWO_DEVICES, Command, execute
 
 from experiments import inspect_layers, train_model
-from experiments.lab import runs
+from experiments.lab import programs
 from experiments.lab.stops import UsageError
 from experiments.pictures import saved_models
 from segjax import metrics
@@ -46,7 +46,7 @@ def test_the_saved_model_scores_what_the_trained_one_did(trained):
     out, document = trained
     saved, texture = saved_models.load_with_textures(out / "model.safetensors")
     assert not saved.diverged
-    held = runs.evaluation(saved.model, texture)(saved.variables)
+    held = programs.evaluation(saved.model, texture)(saved.variables)
     row = document["runs"][0]
     assert float(metrics.accuracy(held.counts)) == row["accuracy"]
     assert float(metrics.accuracy(held.running_counts)) == row["accuracy_by_running_statistics"]

@@ -63,7 +63,7 @@ def test_every_candidate_has_its_results():
     lab, _ = trained(lambda run: run.learning_rate / 2)
     trials = tuning.train(candidates, range(2), Comparison(), lab)
     assert {label: list(arms) for label, arms in trials.items()} == {"a": ["a 0.1", "a 1"], "b": ["b 1"]}
-    assert [own.run.seed for own in trials["a"]["a 1"].results] == [0, 1]
+    assert [each.run.seed for each in trials["a"]["a 1"].results] == [0, 1]
     assert trials["a"]["a 1"].run == trials["b"]["b 1"].run
     assert trials["a"]["a 0.1"].values("final_loss") == pytest.approx([0.05, 0.05])
 

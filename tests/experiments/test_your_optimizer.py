@@ -15,14 +15,14 @@ from experiments import compare_optimizers
 
 PAGE = (ROOT / "docs" / "your-optimizer.md").read_text()
 COMMANDS = re.findall(r"```\npython (-m .*?)\n```", PAGE, re.DOTALL)
-SMALL = "--iterations 3 --seeds 2 --image-size 16 --sigma 4 --learning-rate 0.001 --out results"
+SMALL = "--iterations 3 --seeds 2 --image-size 16 --learning-rate 0.001 --out results"
 
 
 @pytest.fixture
 def run(tmp_path):
-    """Runs Python in an empty folder that holds the page's own file."""
-    own, script = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    (tmp_path / "my_optimizer.py").write_text(own)
+    """Runs Python in an empty folder that holds the page's file."""
+    optimizer, script = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "my_optimizer.py").write_text(optimizer)
     (tmp_path / "script.py").write_text(script.replace("num_steps=100", "num_steps=3"))
 
     def run(*words):
@@ -42,7 +42,7 @@ def test_by_a_command(run, tmp_path):
     document = json.loads((tmp_path / "results" / "results.json").read_text())
     name = "my_optimizer:averaged(decay=0.95)"
     assert {(row["optimizer"], row["learning_rate"]) for row in document["runs"]} == {("adam", 1e-3), (name, 0.03)}
-    assert any(said.startswith(f"{name} is judged by weights that follow") for said in document["warnings"])
+    assert any(warning.startswith(f"{name} is judged by weights that follow") for warning in document["warnings"])
 
 
 @pytest.mark.slow

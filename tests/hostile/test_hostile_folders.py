@@ -1,4 +1,4 @@
-"""Folders as no command of ours left them: each is refused in one line with nothing touched, or gone on with."""
+"""Folders as no command of ours leaves them: each is refused in one line with nothing touched, or resumed."""
 
 import errno
 import json
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 import pytest
-from tries import check_one_line, seen, type_in
+from tries import check_one_line, contents, type_in
 
-from experiments.lab import store
+from experiments.lab import folder
 from segjax import checkpoints
 from tests.experiments.small_runs import SHORT
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 WORDS = [*SHORT, "--architecture", "notebook", "--show-every", "10"]
 DEEP = "[" * 200_000
-# What results depend on alone: neither times nor dates.
+# Curves that no time and no date is in.
 CURVES = ("loss", "agreement")
 
 
@@ -111,7 +111,7 @@ def foreign(out):
 
 
 UNFINISHED = lose("results.json", "report.html")
-# name -> how the folder is made, words added to the command, what the line says. The code is 2, and all is as it was.
+# name -> how the folder is made, words added to the command, the message. The code is 2, and all is as it was.
 REFUSED = {
     "foreign": (be(foreign), [], "already holds files; name another folder, or pass --overwrite"),
     "one foreign file": (be(lambda out: (out.mkdir(), (out / "notes").touch())), [], "already holds files"),
@@ -180,16 +180,16 @@ def _swap(out):
 
 @pytest.mark.parametrize("name", list(REFUSED))
 def test_it_is_refused_and_nothing_is_touched(name, out, tmp_path):
-    make, words, says = REFUSED[name]
+    make, words, message = REFUSED[name]
     make(out)
-    before = seen(tmp_path)
+    before = contents(tmp_path)
     ended = train(out, *(word.replace("OUT", str(out)) for word in words))
-    check_one_line(ended, 2, says)
-    assert seen(tmp_path) == before
+    check_one_line(ended, 2, message)
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "says"),
+    ("setting", "value", "message"),
     [
         ("jax_enable_x64", True, "enable_x64 False, not True"),
         ("jax_threefry_partitionable", False, "threefry_partitionable True, not False"),
@@ -198,21 +198,21 @@ def test_it_is_refused_and_nothing_is_touched(name, out, tmp_path):
     ],
 )
 @pytest.mark.parametrize("make", [lambda out: None, UNFINISHED], ids=["finished", "unfinished"])
-def test_other_numbers_are_not_added(make, setting, value, says, out):
+def test_other_numbers_are_not_added(make, setting, value, message, out):
     make(out)
-    before, was = seen(out), getattr(jax.config, setting)
+    before, was = contents(out), getattr(jax.config, setting)
     jax.config.update(setting, value)
     try:
-        check_one_line(train(out), 2, says)
+        check_one_line(train(out), 2, message)
     finally:
         jax.config.update(setting, was)
-    assert seen(out) == before
+    assert contents(out) == before
 
 
 # name -> how the folder is made, words added to the command. The code is 0, and all is as it was.
 DONE: dict[str, Any] = {
     "the same again": (lambda out: None, []),
-    "another preset of the same options": (lambda out: None, ["--checkpoint-seconds", "1"]),
+    "with other checkpoints": (lambda out: None, ["--checkpoint-seconds", "1"]),
     "with a stranger's file": (hold("notes.txt", "mine"), []),
     "of an older options.json": (lose("options.json"), []),
     "without its runs": (lose("runs/*"), []),
@@ -225,12 +225,12 @@ DONE: dict[str, Any] = {
 def test_what_is_done_says_so(name, out, tmp_path):
     make, words = DONE[name]
     make(out)
-    before = seen(tmp_path)
+    before = contents(tmp_path)
     ended = train(out, *(word.replace("OUT", str(out)) for word in words))
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.count("\n") == 1
     assert "holds the results of this very command: nothing is left to do" in ended.out
-    assert seen(tmp_path) == before
+    assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("name", ["e\x1b[31mred", "two\nlines"])
@@ -240,8 +240,8 @@ def test_what_is_done_says_so_in_one_line(name, out, tmp_path):
     assert ended.out[:-1].isprintable()
 
 
-# name -> how the folder is made. The same command goes on, and ends with the same numbers and all files.
-GOES_ON = {
+# name -> how the folder is made. The same command resumes, and ends with the same numbers and all files.
+RESUMES = {
     "without results.json": lose("results.json"),
     "moved": lambda out: (UNFINISHED(out), out.rename(f"{out}.old"), out.symlink_to("out.old")),
     "with what a kill left": both(
@@ -251,9 +251,9 @@ GOES_ON = {
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("name", list(GOES_ON))
-def test_it_goes_on(name, out, finished):
-    GOES_ON[name](out)
+@pytest.mark.parametrize("name", list(RESUMES))
+def test_it_resumes(name, out, finished):
+    RESUMES[name](out)
     ended = train(out)
     assert (ended.code, ended.err) == (0, "")
     check_whole(out, finished)
@@ -262,7 +262,7 @@ def test_it_goes_on(name, out, finished):
 def check_whole(out, finished):
     """The same files with the same numbers, and nothing half written."""
     assert curves(out) == curves(finished)
-    assert seen(out).keys() == seen(finished).keys()
+    assert contents(out).keys() == contents(finished).keys()
     for name in ("model.safetensors", "runs.csv", "curves.png", "predictions.png", "iteration-000010.png"):
         mine, whole = ((folder / name).read_bytes() for folder in (out, finished))
         # The table has the seconds of the run, which are kept with it.
@@ -270,12 +270,12 @@ def check_whole(out, finished):
 
 
 @pytest.mark.parametrize("lost", ["runs/iteration-*", "runs/iteration-000010*"])
-def test_lost_notes_are_said(lost, out):
+def test_lost_notes_are_told(lost, out):
     """Without them the figure would lack a row."""
     both(UNFINISHED, lose(lost))(out)
-    before = seen(out)
+    before = contents(out)
     check_one_line(train(out), 2, " is gone; pass --overwrite")
-    assert seen(out) == before
+    assert contents(out) == before
 
 
 def test_a_full_disk_at_the_last_file(out, finished):
@@ -289,8 +289,7 @@ def test_a_full_disk_at_the_last_file(out, finished):
         ended = train(out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    said = f"report.html: {os.strerror(errno.EFBIG)}; what was kept before is as it was"
-    check_one_line(ended, 1, said)
+    check_one_line(ended, 1, f"report.html: {os.strerror(errno.EFBIG)}; what was kept before is as it was")
     assert not list(out.rglob(".*"))
     assert train(out).code == 0
     check_whole(out, finished)
@@ -300,10 +299,10 @@ class Overwritten(NamedTuple):
     """How the folder is made, and the files that must be there afterwards, with their content."""
 
     make: Any
-    left: dict[str, str]
+    files: dict[str, str]
 
 
-# What is ours goes, whatever its list says; what is not stays, if need be under another name.
+# Files of ours go, whatever their list says; others stay, if need be under another name.
 OVERWRITE = {
     "of a stranger": Overwritten(
         be(foreign),
@@ -344,26 +343,26 @@ OVERWRITE = {
 
 
 @pytest.mark.parametrize(
-    "name", ["of a stranger", *(pytest.param(it, marks=pytest.mark.deep) for it in list(OVERWRITE)[1:])]
+    "name", ["of a stranger", *(pytest.param(name, marks=pytest.mark.deep) for name in list(OVERWRITE)[1:])]
 )
-def test_overwriting_works_and_leaves_what_is_not_ours(name, out, finished):
-    make, left = OVERWRITE[name]
+def test_overwriting_works_and_leaves_files_that_are_not_ours(name, out, finished):
+    make, files = OVERWRITE[name]
     make(out)
     ended = train(out, "--overwrite")
     assert (ended.code, ended.err) == (0, "")
     assert curves(out) == curves(finished)
-    for file, content in left.items():
+    for file, content in files.items():
         assert (out / file).read_text() == content
     assert not (out / "model.safetensors").is_symlink()
 
 
 def test_overwriting_with_a_mistake_deletes_nothing(out):
-    before = seen(out)
+    before = contents(out)
     check_one_line(train(out, "--overwrite", "--learning-rate", "nan"), 2, "--learning-rate must be")
-    assert seen(out) == before
+    assert contents(out) == before
 
 
-# What stands where a list of ours should be.
+# name -> what stands where a list of ours should be, and the message.
 NO_FILES = {
     "a pipe": (os.mkfifo, "is damaged: it is no regular file"),
     "a device": (lambda path: path.symlink_to("/dev/zero"), "is damaged: it is no regular file"),
@@ -373,13 +372,13 @@ NO_FILES = {
 
 
 @pytest.mark.parametrize("file", ["results.json", "options.json"])
-@pytest.mark.parametrize(("make", "says"), NO_FILES.values(), ids=NO_FILES)
-def test_a_list_that_is_no_file(make, says, file, out):
+@pytest.mark.parametrize(("make", "message"), NO_FILES.values(), ids=NO_FILES)
+def test_a_list_that_is_no_file(make, message, file, out):
     lose("results.json", file)(out)
     make(out / file)
-    before = seen(out)
-    check_one_line(train(out), 2, says)
-    assert seen(out) == before
+    before = contents(out)
+    check_one_line(train(out), 2, message)
+    assert contents(out) == before
 
 
 @pytest.mark.deep
@@ -405,6 +404,6 @@ def test_a_folder_that_is_moved_while_it_is_written_to(out, tmp_path, monkeypatc
             out.mkdir()
             (out / "theirs").touch()
 
-    monkeypatch.setattr(store.checkpoints, "write", moving)
+    monkeypatch.setattr(folder.checkpoints, "write", moving)
     check_one_line(train(out), 1, "the folder was moved away while this command wrote to it")
-    assert seen(out) == {"theirs": b""}
+    assert contents(out) == {"theirs": b""}

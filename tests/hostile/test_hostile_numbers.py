@@ -1,16 +1,16 @@
-"""Absurd numbers in options: each is refused in one line, before there is a folder or a program."""
+"""Absurd numbers in options: each is refused in one line or in tyro's frame, before there is a folder or a program."""
 
 import importlib
 
 import pytest
 from conftest import DATA
-from tries import check_one_line, type_in
+from tries import check_frame, check_one_line, type_in
 
 from experiments.lab.options import flag
-from tests.experiments.small_runs import SMALL
+from tests.experiments.small_runs import SMALL, options_of
 
 FLOAT = "must be a finite number > 0, got"
-# What no option that is a number > 0 takes, and what the line says.
+# A number that no option > 0 takes -> the message.
 NO_POSITIVE = {
     "0": f"{FLOAT} 0.0",
     "-0.0": f"{FLOAT} -0.0",
@@ -23,19 +23,23 @@ NO_POSITIVE = {
     "1e-39": f"{FLOAT} 1e-39, which is 0 in float32",
     "1e-400": f"{FLOAT} 0.0",
     "1e39": f"{FLOAT} 1e+39, which is infinite in float32",
-    "True": "could not convert string to float: 'True'",
-    "None": "could not convert string to float: 'None'",
-    "": "could not convert string to float: ''",
-    "1,5": "could not convert string to float: '1,5'",
-    "0x10": "could not convert string to float: '0x10'",
-    "1e-3\x1b[31m": r"1e-3\x1b[31m",
 }
-# The same of a count from 1.
+# The same for a count from 1.
 NO_COUNT = {
     "0": "must be an integer >= ",
     "-1": "must be an integer >= ",
     "2147483648": "must be an integer <= ",
     "99999999999999999999999": "must be an integer <= ",
+}
+# Words that are no number at all -> what tyro's frame says.
+NO_FLOAT = {
+    "True": "could not convert string to float: 'True'",
+    "": "could not convert string to float: ''",
+    "1,5": "could not convert string to float: '1,5'",
+    "0x10": "could not convert string to float: '0x10'",
+    "1e-3\x1b[31m": r"1e-3\x1b[31m",
+}
+NO_INTEGER = {
     "9" * 5000: "Exceeds the limit",
     "1.0": "invalid literal for int",
     "1e3": "invalid literal for int",
@@ -54,35 +58,46 @@ COUNTS = {
     "train_model": ("image_size", "batch_size", "iterations", "show_every"),
     "train_best_model": ("held_out",),
     "find_learning_rate": ("steps", "seeds"),
-    "compare_optimizers": ("seeds", "tuning_seeds", "num_processes"),
+    "compare_optimizers": ("seeds", "tuning_seeds", "width"),
     "segment_image": ("tile_size",),
 }
-# The words that stand for all others where an option has the checks of one that is tried with each.
+# Options of the first command are tried with every word, others with these, since they have the same checks.
 FEW = ("nan", "1e-50", "1e39", "0", "2147483648", "1e3")
-CASES = [
-    (name, option, word, says)
-    for options, words in ((POSITIVE, NO_POSITIVE), (COUNTS, NO_COUNT))
-    for name in options
-    for option in options[name]
-    for word, says in words.items()
-    if name == "train_model" or word in FEW
-]
 
 
-def words(name):
-    """What a command needs beside its options; a number is refused before a file is looked at."""
-    return ["nowhere.safetensors", DATA / "grain.png"] if name == "segment_image" else SMALL
+def cases(options, messages):
+    return [
+        pytest.param(name, option, word, message, id=f"{name}-{option}-{word[:12]!r}")
+        for name in options
+        for option in options[name]
+        for word, message in messages.items()
+        if name == "train_model" or word in FEW
+    ]
+
+
+def type_number(name, option, word, tmp_path):
+    script = importlib.import_module(f"experiments.{name}")
+    assert option in options_of(script)
+    # A number is refused before a file is looked at.
+    words = ["nowhere.safetensors", DATA / "grain.png"] if name == "segment_image" else SMALL
+    ended = type_in(name, *words, f"{flag(option)}={word}", "--out", tmp_path / "out")
+    assert flag(option) in ended.err
+    assert not list(tmp_path.iterdir())
+    return ended
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "word", "says"), CASES, ids=[f"{name}-{option}-{word[:12]!r}" for name, option, word, _ in CASES]
+    ("name", "option", "word", "message"), [*cases(POSITIVE, NO_POSITIVE), *cases(COUNTS, NO_COUNT)]
 )
-def test_what_is_no_number_of_an_option(name, option, word, says, tmp_path):
-    assert option in importlib.import_module(f"experiments.{name}").Options.__dataclass_fields__
-    ended = type_in(name, *words(name), f"{flag(option)}={word}", "--out", tmp_path / "out")
-    check_one_line(ended, 2, says)
-    assert flag(option) in ended.err
-    assert not list(tmp_path.iterdir())
+def test_a_number_out_of_range(name, option, word, message, tmp_path):
+    check_one_line(type_number(name, option, word, tmp_path), 2, message)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "word", "message"), [*cases(POSITIVE, NO_FLOAT), *cases(COUNTS, NO_INTEGER)]
+)
+def test_a_word_that_is_no_number(name, option, word, message, tmp_path):
+    check_frame(type_number(name, option, word, tmp_path), message)
 
 
 TOO_MANY = "must be at most 2^31 - 1 pixels, got"
@@ -111,26 +126,29 @@ OTHERS = {
         ["--optimizers", "adam=x"],
         "--optimizers adam=x: could not convert",
     ),
-    "two numbers for one": ("train_model", ["--learning-rate", "1e-3", "1e-2"], "1e-2"),
-    "a process beyond the last": (
+    "more workers than cores": ("compare_optimizers", ["--workers", "100000"], "must be at most the number of cores"),
+    "workers below 0": ("compare_optimizers", ["--workers", "-1"], "--workers must be an integer >= 0"),
+    "workers and a cluster": (
         "compare_optimizers",
-        ["--process-id", "1"],
-        "--process-id must be < --num-processes",
+        ["--workers", "1", "--cluster", "tcp://localhost:8786"],
+        "--workers starts local processes and --cluster takes those of a scheduler: give one",
     ),
-    "a port beyond the last": ("compare_optimizers", ["--coordinator", "localhost:65536"], "must be HOST:PORT or auto"),
-    "a port of other digits": (
-        "compare_optimizers",
-        ["--coordinator", "localhost:\u00b2"],
-        "must be HOST:PORT or auto",
-    ),
+    "a cluster without a scheme": ("compare_optimizers", ["--cluster", "localhost:8786"], "or a file, got 'localhost"),
+    "a width below 1": ("compare_optimizers", ["--width", "0"], "--width must be an integer >= 1"),
 }
 
 
 @pytest.mark.parametrize("name", list(OTHERS))
 def test_numbers_that_make_no_sense_together(name, tmp_path):
-    script, given, says = OTHERS[name]
-    ended = type_in(script, *SMALL, "--out", tmp_path / "out", *given)
-    check_one_line(ended, 2, says)
+    script, words, message = OTHERS[name]
+    ended = type_in(script, *SMALL, "--out", tmp_path / "out", *words)
+    check_one_line(ended, 2, message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_numbers_for_one(tmp_path):
+    ended = type_in("train_model", *SMALL, "--out", tmp_path / "out", "--learning-rate", "1e-3", "1e-2")
+    check_frame(ended, "1e-2")
     assert not list(tmp_path.iterdir())
 
 
@@ -138,7 +156,7 @@ SIGMAS = [(option, word) for option in ("sigma", "sigma1", "sigma2") for word in
 
 
 @pytest.mark.parametrize(("option", "word"), SIGMAS)
-def test_a_width_whose_square_is_nothing(option, word, tmp_path):
+def test_a_sigma_whose_square_is_nothing(option, word, tmp_path):
     ended = type_in("train_model", *SMALL, flag(option), word, "--out", tmp_path / "out")
     check_one_line(ended, 2, f"{flag(option)} {FLOAT} {word}, whose square is 0 in float32")
     assert not list(tmp_path.iterdir())

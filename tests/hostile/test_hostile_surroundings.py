@@ -1,4 +1,4 @@
-"""Real commands where they did not choose to be: a screen that nobody reads, variables that mean something else."""
+"""Real commands in odd places: a terminal that nobody reads, variables that mean something else."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ WORDS = f"-m experiments.segment_image MODEL {DATA / 'grain.png'} --out OUT"
 RUN = f"{PYTHON} {WORDS}"
 
 
-# name -> a line for a shell, its code, what stderr begins with: nothing where it is empty, and else one line.
+# name -> a line for a shell, its code, and the beginning of the one line on stderr, or nothing.
 LINES = {
     "nobody reads": (f"{RUN} | true", 0, ""),
     "nobody reads on": (f"{RUN} | head -1", 0, ""),

@@ -1,9 +1,10 @@
-"""What the hostile tries share: a command as someone outside types it, and what an end by mistake looks like."""
+"""What the hostile tries share: a command as someone outside types it, and the line with which a mistake ends it."""
 
 import contextlib
 import importlib
 import io
 import os
+import re
 import signal
 from functools import cache, partial
 from typing import NamedTuple
@@ -11,17 +12,18 @@ from typing import NamedTuple
 import pytest
 from conftest import drawn
 
-from experiments.lab import cli, experiment, stops
+from experiments.lab import cli, question, stops
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from experiments.pictures import saved_models
 from segjax import checkpoints
+from tests.experiments.small_runs import ROOT
 
-TEXTURE = Texture(batch_size=1, image_size=16, sigma=4.0)._asdict()
+TEXTURE = Texture(batch_size=1, image_size=16, sigma=3.2)._asdict()
 # No honest try takes as long.
 SECONDS = 60
 # Once for all: one parses every script, the other traces a network.
-questions, untrained = cache(experiment.questions), cache(drawn)
+questions, untrained = cache(question.questions), cache(drawn)
 
 
 class Ended(NamedTuple):
@@ -33,16 +35,17 @@ class Ended(NamedTuple):
 
 
 def type_in(name, *words):
-    """Runs a command in this process; whatever leaves it but an exit is raised, and so is a hang."""
+    """Runs a command in this process; raises whatever it raises, and a TimeoutError where it hangs."""
     script = importlib.import_module(f"experiments.{name}")
-    asks = hasattr(script, "report")
-    main, presets = (partial(experiment.run, script), script.PRESETS) if asks else (script.main, {})
+    # rerun.py is no question.
+    is_question = name in questions(ROOT / "experiments")
+    main, presets = (partial(question.run, script), script.PRESETS) if is_question else (script.main, {})
     code, out, err = 0, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         # The signals are pytest's.
         patch.setattr(stops, "install", lambda last_words: None)
         patch.setattr(stops, "ignore", lambda: None)
-        patch.setattr(experiment, "questions", questions)
+        patch.setattr(question, "questions", questions)
         patch.setattr("sys.argv", [name, *map(str, words)])
         before = signal.signal(signal.SIGALRM, _hangs)
         signal.alarm(SECONDS)
@@ -56,14 +59,24 @@ def type_in(name, *words):
     return Ended(code, out.getvalue(), err.getvalue())
 
 
-def check_one_line(ended, code, says):
-    """It ended with this code, and with one line that has these words."""
+def check_one_line(ended, code, message):
+    """It ended with this code, and with one line that has this message."""
     assert ended.code == code, ended
     assert ended.err.startswith("error: ")
     assert ended.err.endswith("\n")
     # An escape character is not printable, and neither is a line break within.
     assert ended.err[:-1].isprintable()
-    assert says in ended.err
+    assert message in ended.err
+
+
+def check_frame(ended, message):
+    """A word that is no option, or no value of one: tyro shows it in a frame, and ends with 2."""
+    assert ended.code == 2, ended
+    assert "For full helptext, " in ended.err
+    assert "Traceback" not in ended.err
+    # The frame breaks lines wherever there is a blank.
+    assert "".join(message.split()) in re.sub(r"[\s│]", "", ended.err)
+    assert "\x1b" not in ended.err
 
 
 def write_model(path, diverged=False, **changes):
@@ -75,13 +88,13 @@ def write_model(path, diverged=False, **changes):
         checkpoints.save(path, arrays, metadata | changes)
 
 
-def seen(folder):
+def contents(folder):
     """All that is in a folder, by its path: the content of a file, where a link leads to, or what else it is."""
-    found = {}
+    contents = {}
     for path in sorted(folder.rglob("*")):
         what = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else path.stat().st_mode
-        found[str(path.relative_to(folder))] = what
-    return found
+        contents[str(path.relative_to(folder))] = what
+    return contents
 
 
 def _hangs(*_):
