@@ -6,7 +6,7 @@ import inspect
 import os
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -192,12 +192,14 @@ def sources(names: Iterable[str]) -> list[Path]:
     return [Path(file) for name in own if (file := getattr(sys.modules.get(name), "__file__", None))]
 
 
-def loaded_files(names: Iterable[str]) -> dict[str, Path]:
-    """Relative path -> file, of every loaded module in the packages of import paths, without segjax and optax.
+def loaded_files(names: Collection[str]) -> dict[str, Path]:
+    """Imports optimizers; relative path -> file, of every loaded module in their packages but segjax and optax.
 
     >>> loaded_files(["optax:lion", "adam"])
     {}
     """
+    for name in names:
+        optimizer(name)
     packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - {"segjax", "optax"}
     loaded = [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] in packages]
     files = {}

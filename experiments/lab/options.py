@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import jax
 
@@ -80,6 +81,15 @@ CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "loss": partial(check_name, known=LOSSES),
     "architecture": partial(check_name, known=ARCHITECTURES),
 }
+
+
+def is_address(text: str) -> bool:
+    """Whether this is tcp://HOST:PORT or tls://HOST:PORT."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("tcp", "tls") and bool(parts.hostname and parts.port)
+    except ValueError:
+        return False
 
 
 def at_precision(precision: str) -> contextlib.AbstractContextManager[None]:
@@ -268,7 +278,7 @@ class Runs(Training):
             raise ValueError("--workers starts local processes and --cluster takes those of a scheduler: give one")
         if self.workers and jax.default_backend() != "cpu":
             raise ValueError("--workers shares out the cores of a CPU; for GPUs start a worker for each: --cluster")
-        if self.cluster and "://" not in self.cluster and not Path(self.cluster).is_file():
+        if self.cluster and not is_address(self.cluster) and not Path(self.cluster).is_file():
             raise ValueError(f"--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got {self.cluster!r}")
 
     @contextlib.contextmanager

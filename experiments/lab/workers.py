@@ -19,7 +19,7 @@ import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import invalidate_caches
 from importlib.util import find_spec
 from multiprocessing import resource_tracker
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
 from experiments.lab import names, provenance, runs, stops
-from experiments.lab.options import Runs, at_precision, digest
+from experiments.lab.options import Runs, at_precision, digest, is_address
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.train import train_group
 
@@ -119,6 +119,9 @@ class Pool:
                 for results in self._collect(waiting, ours):
                     finished(results)
                 look(sum(self._steps.get(address, 0) for address in self._tasks), len(self._ready))
+        # It came with the last results.
+        if signals:
+            raise stops.Interrupted(signals[0])
 
     def _forget_all_but(self, addresses: set[str]) -> list[Group]:
         """Forgets workers that are gone, and gives the groups that they were training."""
@@ -212,7 +215,7 @@ def _difference(future: "Future", ours: Mapping[str, str]) -> str:
     return next((f"its {name} is {other}, not {value}" for name, other, value in pairs if other != value), "")
 
 
-def _sources(optimizers: Iterable[str]) -> dict[str, bytes]:
+def _sources(optimizers: Collection[str]) -> dict[str, bytes]:
     """The user's own modules; a package that pip has installed must be installed on the workers too."""
     installed = sysconfig.get_path("purelib")
     files = names.loaded_files(optimizers)
@@ -268,10 +271,10 @@ def opened(options: Runs, say: Callable[[str], None]) -> Iterator[Pool]:
 
 def _address(cluster: str) -> str:
     """The scheduler's address, also from a scheduler file; raises OSError or ValueError."""
-    if "://" in cluster:
+    if is_address(cluster):
         return cluster
     document = json.loads(Path(cluster).read_text())
-    if not isinstance(document, dict) or not isinstance(address := document.get("address"), str):
+    if not isinstance(document, dict) or not is_address(address := str(document.get("address"))):
         raise ValueError("it is not a file that a scheduler wrote")
     return address
 
@@ -352,9 +355,6 @@ def introduce(job: Job) -> dict[str, str]:
 def describe(job: Job) -> dict[str, str]:
     """What the numbers depend on, by name: versions, numerics, and digests of the source files."""
     described = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
-    for name in job.optimizers:
-        # This imports its module.
-        names.optimizer(name)
     described |= {path: digest(file)[:16] for path, file in names.loaded_files(job.optimizers).items()}
     return {name: str(value) for name, value in described.items()}
 

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments.lab import cli, clock, experiment, scores, stops, train
-from experiments.lab.options import Comparison
-from experiments.lab.report import Report
+from experiments.lab.experiment import Lab
 from experiments.lab.runs import Held, Result, Run, arguments
 from experiments.lab.scores import Arm
 from segjax import History, metrics
@@ -27,25 +27,8 @@ ROOT = Path(__file__).parents[2]
 # others, as long as the rest of its preset allows.
 SMALL = ["--preset", "quick", "--image-size", "16", "--sigma", "4", "--batch-size", "1"]
 SHORT = [*SMALL, "--iterations", "10"]
-TWO_DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 # One run of one step a pixel: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
 COUNTS = (3, 1, 1, 3, 4)
-
-
-def _report(options, results):
-    arms = scores.arms(results, scores.by_rate)
-    return Report([], [], {}, scores.document(arms), scores.rows(arms))
-
-
-# A script without figures, which are most of the time of a small run: for tests that look at none.
-PLAIN = SimpleNamespace(
-    __doc__="Does it train?",
-    __file__="plain.py",
-    Options=Comparison,
-    PRESETS={"quick": Comparison(image_size=16, sigma=4.0, batch_size=1, iterations=10, seeds=2)},
-    plan=lambda options: [options.run(seed) for seed in options.all_seeds],
-    report=_report,
-)
 
 
 def parse(script, *arguments):
@@ -57,6 +40,11 @@ def execute(script, *arguments):
     options = parse(script, *arguments)
     experiment.run(script, options)
     return json.loads((options.out / "results.json").read_text())
+
+
+def lab(options):
+    """What a script's work gets beside its options, with a terminal that shows nothing."""
+    return Lab(options, Console(quiet=True), contextlib.ExitStack())
 
 
 class Command:
@@ -128,13 +116,23 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
         return code, *said
 
 
+def members(session):
+    """The processes of a session that are not done; the first process that was started in it gives its number."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # "pid (name) state parent group session", and a name may hold anything.
+            state, _, _, number, *_ = path.read_text().rpartition(")")[2].split()
+            found += [int(path.parent.name)] if number == str(session) and state not in "ZX" else []
+    return found
+
+
 def count_training(monkeypatch, interrupted=None):
     """The list that every run enters from now on when its training begins; the one of this number gets a Ctrl-C."""
     begun = []
 
     def counted(runs):
-        # A device without a run of its own repeats another's.
-        begun.extend(dict.fromkeys(runs))
+        begun.extend(runs)
         if len(begun) == interrupted:
             raise KeyboardInterrupt
         return arguments(runs)
@@ -178,7 +176,7 @@ def ticking(tick, compiling=0.0):
         yield
 
 
-def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUNTS, weights=0.0):
+def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUNTS, weights=0.0, cores=2):
     """A finished run of one pixel a step with the given curve."""
     loss = np.asarray(loss, np.float32)
     agreeing = np.ones(len(loss), np.int32) if agreeing is None else np.asarray(agreeing, np.int32)
@@ -189,7 +187,7 @@ def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUN
     # Of ten pixels at each distance one is wrong; half of either edge is near the other.
     near = EdgeCounts(np.full(5, 10, np.int32), np.ones(5, np.int32), *map(np.int32, (4, 2, 4, 2)))
     held_out = Held(counts, counts, near, np.array([0.4, 0.8]), {"mse": 0.1, "bce": 0.2, "dice": 0.3})
-    return Result(run, history, {"params": {"w": np.full(2, weights)}}, held_out, 1.0)
+    return Result(run, history, {"params": {"w": np.full(2, weights)}}, held_out, 1.0, cores)
 
 
 def arm(label, results):

@@ -8,12 +8,11 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from rich.console import Console
-from small_runs import ROOT, execute
+from small_runs import ROOT, execute, lab
 
 from experiments import benchmark
 from experiments.bench import contenders, limits, timing
-from experiments.lab import processes
+from experiments.lab import provenance
 from experiments.lab.stops import UsageError
 
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
@@ -40,7 +39,7 @@ def on_a_gpu(monkeypatch):
 
     Gives what happens to the device, in order: whose process, and whether jax would take most of its memory at once.
     """
-    events, real = [], subprocess.run
+    events, real, numerics = [], subprocess.run, provenance.numerics
 
     def note(name, environment=os.environ):
         events.append((name, environment.get(PREALLOCATE) != "false"))
@@ -59,7 +58,7 @@ def on_a_gpu(monkeypatch):
 
     monkeypatch.setenv(PREALLOCATE, "true")
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(processes, "is_writer", lambda: note("jax is asked for its device"))
+    monkeypatch.setattr(provenance, "numerics", lambda: note("jax is asked for its device") and numerics())
     monkeypatch.setattr(subprocess, "run", start)
     monkeypatch.setattr(contenders, "torch_is_installed", lambda: True)
     monkeypatch.setattr(contenders, "can_compile", lambda: True)
@@ -158,11 +157,13 @@ def test_nothing_is_computed_before_the_processes_have_ended():
     code = """if True:
         from experiments import benchmark
         from experiments.bench import contenders, limits
+        from experiments.lab.experiment import Lab
 
         contenders.torch_is_installed = lambda: True
         benchmark.first_step = lambda name, options: print(name) or {"platform": "gpu"}
         limits.measured = lambda *_: exit("it computes")
-        benchmark.work(benchmark.Options(), benchmark.Console(quiet=True))
+        options = benchmark.Options()
+        benchmark.work(options, Lab(options, benchmark.Console(quiet=True), None))
     """
     # Whatever looks for a device fails where there is no such platform.
     environment = {**os.environ, "JAX_PLATFORMS": "nowhere"}
@@ -173,7 +174,7 @@ def test_nothing_is_computed_before_the_processes_have_ended():
 
 def test_a_gpu_s_results_have_its_own_goals(on_a_gpu, tmp_path):
     options = benchmark.Options(runs=(1, 4, 16), growth=False, out=tmp_path)
-    found = benchmark.work(options, Console(quiet=True))
+    found = benchmark.work(options, lab(options))
     told = benchmark.report(options, found)
     tables = {table.title: {row[0]: row[1:] for row in table.rows} for table in told.tables}
     goals = {name: goal for name, (_, goal) in tables["Ratios"].items() if goal}
@@ -206,7 +207,8 @@ def test_pytorch_on_another_kind_of_device_is_not_compared(monkeypatch):
     monkeypatch.setattr(limits, "measured", lambda *_: limits.Limits(1.0, 1.0))
     monkeypatch.setattr(limits, "step", lambda *_: limits.Work(1.0, 1.0))
     monkeypatch.setattr(benchmark, "measure", lambda options, torch, console: asked.append(torch) or {})
-    found = benchmark.work(benchmark.Options(), Console(quiet=True))
+    options = benchmark.Options()
+    found = benchmark.work(options, lab(options))
     assert asked == [False]
     (sentence,) = benchmark.missing(found)
     assert "it runs on a cpu, and jax on a gpu" in sentence

@@ -5,16 +5,15 @@ import pkgutil
 from dataclasses import replace
 
 import jax
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from rich.console import Console
-from small_runs import SHORT, execute, result
+from small_runs import SHORT, execute, lab, result
 from small_runs import parse as parse_words
 
 from experiments import compare_optimizers
 from experiments.compare_optimizers import PRESETS, Found, Options
-from experiments.lab import processes, tuning, views
+from experiments.lab import tuning, views
+from experiments.lab.experiment import Lab
 from experiments.lab.stops import Finished, UsageError
 from experiments.lab.tuning import Candidate
 
@@ -184,15 +183,15 @@ def test_the_reference_may_be_named_with_its_rate(named, no_picture):
 def tuned_by_hand(monkeypatch, *words):
     """A comparison after a tuning in which SGD diverges at each of its rates, and Adam does not."""
     monkeypatch.setattr(
-        compare_optimizers,
-        "train_all",
-        lambda runs, *_: [
+        Lab,
+        "train",
+        lambda _, runs: [
             result([0.4, 0.9 if run.optimizer == "sgd" else 0.2], run.seed, run.learning_rate, optimizer=run.optimizer)
             for run in runs
         ],
     )
     options = parse("--optimizers", "sgd=1,2", "adam=0.1,0.2", "lion=optax:lion=1e-4", "--seeds", "1", "--tune", *words)
-    return compare_optimizers.report(options, compare_optimizers.work(options, Console(quiet=True)))
+    return compare_optimizers.report(options, compare_optimizers.work(options, lab(options)))
 
 
 @pytest.mark.usefixtures("no_picture")
@@ -219,24 +218,6 @@ def test_the_screen_has_one_table_of_verdicts_first():
     assert [row[0] for row in table.rows] == ["adam 0.1", "adam 0.5"]
     assert [row[-1] for row in table.rows] == ["tied", "reference"]
     assert [it.title for it in report.details][-1] == "Time to a target"
-
-
-@pytest.mark.parametrize("tune", [(), ("--tune",)])
-def test_every_process_takes_the_rates_of_the_first(tune, monkeypatch):
-    planned = []
-    monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
-    monkeypatch.setattr(processes, "broadcast", lambda rates: np.full_like(rates, 0.25))
-    compare_optimizers.work(parse("--optimizers", "sgd=0.5", "adam", *tune), Console(quiet=True))
-    # One that was given is known to all of them.
-    assert {run.learning_rate for run in planned[-1]} == {0.5, 0.25 if tune else 1e-3}
-
-
-def test_every_process_leaves_out_what_the_first_lost(monkeypatch):
-    planned = []
-    monkeypatch.setattr(compare_optimizers, "train_all", lambda runs, *_: planned.append(runs) or [])
-    monkeypatch.setattr(processes, "broadcast", lambda rates: np.array([np.nan, 0.25]))
-    compare_optimizers.work(parse("--optimizers", "sgd=1,2", "adam=0.25,0.5", "--tune"), Console(quiet=True))
-    assert {(run.optimizer, run.learning_rate) for run in planned[-1]} == {("adam", 0.25)}
 
 
 def test_presets_are_defaults():

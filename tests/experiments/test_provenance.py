@@ -6,8 +6,9 @@ import subprocess
 from types import SimpleNamespace
 
 import jax
+import plain
 import pytest
-from small_runs import PLAIN, execute
+from small_runs import execute
 
 from experiments.lab import provenance
 from experiments.lab.report import Report
@@ -33,7 +34,7 @@ def test_results_tell_how_a_gpu_was_told_to_compute(tmp_path, monkeypatch):
     jax.devices()
     monkeypatch.setenv("XLA_FLAGS", "--given")
     work = {"work": lambda options, console: None, "report": lambda options, found: Report([], [], {}, {}, [])}
-    script = SimpleNamespace(**{**vars(PLAIN), **work})
+    script = SimpleNamespace(**{**vars(plain), **work})
     made = execute(script, "--precision", "high", "--deterministic", "--out", tmp_path)
     assert (made["options"]["precision"], made["options"]["deterministic"]) == ("high", True)
     assert made["numerics"]["default_matmul_precision"] == "high"
@@ -54,7 +55,7 @@ def test_numerics_tell_which_convolution_a_cpu_computes(monkeypatch):
 
 def test_a_run_is_not_gone_on_with_by_another_convolution(tmp_path, monkeypatch):
     work = {"work": lambda options, console: None, "report": lambda options, found: Report([], [], {}, {}, [])}
-    script = SimpleNamespace(**{**vars(PLAIN), **work})
+    script = SimpleNamespace(**{**vars(plain), **work})
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
     assert execute(script, "--out", tmp_path)["numerics"]["convolution"] == "xla"
     monkeypatch.setattr(provenance, "_convolution", lambda platform: "segjax-native 0.1.0")
@@ -66,7 +67,7 @@ def test_a_run_is_not_gone_on_with_by_another_convolution(tmp_path, monkeypatch)
 def test_a_bad_switch_is_one_line(value, tmp_path, monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", value)
     with pytest.raises(UsageError, match=f"SEGJAX_NATIVE must be 0 or 1, got '{value}'"):
-        execute(PLAIN, "--out", tmp_path)
+        execute(plain, "--out", tmp_path)
 
 
 def test_versions_are_those_that_are_installed():

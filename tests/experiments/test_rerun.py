@@ -99,7 +99,7 @@ def test_refuses_to_write_over_the_results(results):
         ({"optimizers": {"evil:factory": ["another:factory"]}}, ["evil", "another"]),
         ({"optimizers": ("évil:factory=\n1",)}, ["évil"]),
         ({"optimizers": ("sgd=0.1",), "nested": {"a": ("other.module:factory",)}}, ["other.module"]),
-        ({"out": Path("a:b"), "loss": "mse", "coordinator": ""}, []),
+        ({"out": Path("a:b"), "loss": "mse", "cluster": ""}, []),
     ],
 )
 def test_finds_what_options_would_import(options, modules):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import chex
 import numpy as np
+import plain
 import pytest
-from small_runs import PLAIN, SMALL, Command, execute, result
+from small_runs import SMALL, Command, execute, result
 
 from experiments import compare_losses, find_learning_rate
 from experiments.lab import store
@@ -338,7 +339,7 @@ def unfinish(out):
 
 @pytest.mark.slow
 def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
-    given = (PLAIN, "--out", tmp_path)
+    given = (plain, "--out", tmp_path)
     first = execute(*given)["runs"][0]["curves"]["loss"]
     unfinish(tmp_path)
     with pytest.raises(UsageError, match="holds unfinished results with iterations 10, not 11"):
@@ -360,12 +361,12 @@ def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
 
 @pytest.mark.slow
 def test_a_broken_run_is_one_line(tmp_path):
-    execute(PLAIN, "--out", tmp_path)
+    execute(plain, "--out", tmp_path)
     unfinish(tmp_path)
     (file,) = tmp_path.glob("runs/*-seed0-*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"is truncated, or no checkpoint.*; delete it, or pass --overwrite"):
-        execute(PLAIN, "--out", tmp_path)
+        execute(plain, "--out", tmp_path)
 
 
 def test_there_and_back_is_identical(options):

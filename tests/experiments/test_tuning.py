@@ -3,7 +3,7 @@ import pytest
 from rich.console import Console
 from small_runs import RATES, arms_at, result
 
-from experiments.lab import processes, scores, tuning
+from experiments.lab import scores, tuning
 from experiments.lab.options import Comparison
 from experiments.lab.tuning import Candidate
 
@@ -123,15 +123,20 @@ def test_close_rates_have_nothing_new_beyond_them():
     assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", close)]) == {}
 
 
-def test_every_process_extends_by_the_rates_of_the_first(monkeypatch):
-    asked = []
-    answers = iter([[10.0, np.nan], [np.nan, np.nan]])
-    monkeypatch.setattr(processes, "broadcast", lambda rates: asked.append(rates) or np.array(next(answers)))
+def test_a_search_extends_the_grids_whose_best_rate_is_an_edge():
+    adam, lion = (Candidate(label, label, tuple(RATES)) for label in ("adam", "lion"))
     trained = []
-    given = [Candidate("adam", "adam", (0.1, 1.0)), Candidate("sgd", "sgd", (0.1, 1.0))]
-    assert tuning.search(given, lambda some: trained.append(some) or {}, True, Console(quiet=True)) == {}
-    assert np.isnan(asked).all()
-    assert trained == [given, [given[0]._replace(rates=(0.1, 1.0, 10.0)), given[1]]]
+
+    def train(candidates):
+        trained.append(candidates)
+        # Three rates below the grid are the most.
+        results = [result([1.0, 0.1 + rate], rate=rate) for rate in candidates[0].rates]
+        return {"adam": scores.arms(results, scores.by_rate), "lion": arms_at([0.3, 0.2, 0.3])}
+
+    for extend in (False, True):
+        tuning.search([adam, lion], train, extend, Console(quiet=True))
+    assert [len(first.rates) for first, _ in trained] == [3, 3, 4, 5, 6]
+    assert {second for _, second in trained} == {lion}
 
 
 def test_figures_show_where_runs_diverged():

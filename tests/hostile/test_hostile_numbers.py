@@ -54,7 +54,7 @@ COUNTS = {
     "train_model": ("image_size", "batch_size", "iterations", "show_every"),
     "train_best_model": ("held_out",),
     "find_learning_rate": ("steps", "seeds"),
-    "compare_optimizers": ("seeds", "tuning_seeds", "num_processes"),
+    "compare_optimizers": ("seeds", "tuning_seeds"),
     "segment_image": ("tile_size",),
 }
 # The words that stand for all others where an option has the checks of one that is tried with each.
@@ -112,17 +112,11 @@ OTHERS = {
         "--optimizers adam=x: could not convert",
     ),
     "two numbers for one": ("train_model", ["--learning-rate", "1e-3", "1e-2"], "1e-2"),
-    "a process beyond the last": (
-        "compare_optimizers",
-        ["--process-id", "1"],
-        "--process-id must be < --num-processes",
-    ),
-    "a port beyond the last": ("compare_optimizers", ["--coordinator", "localhost:65536"], "must be HOST:PORT or auto"),
-    "a port of other digits": (
-        "compare_optimizers",
-        ["--coordinator", "localhost:\u00b2"],
-        "must be HOST:PORT or auto",
-    ),
+    "workers without end": ("compare_optimizers", ["--workers", "99999999999"], "--workers must be an integer <="),
+    "fewer workers than none": ("compare_optimizers", ["--workers", "-1"], "--workers must be an integer >= 0"),
+    "no number of workers": ("compare_optimizers", ["--workers", "1.5"], "invalid literal for int"),
+    "a port beyond the last": ("compare_optimizers", ["--cluster", "tcp://localhost:65536"], "--cluster must be tcp"),
+    "a port of other digits": ("compare_optimizers", ["--cluster", "tcp://localhost:\u00b2"], "--cluster must be tcp"),
 }
 
 
