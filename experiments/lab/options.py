@@ -24,12 +24,9 @@ from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax.checks import check_count, check_pixels, check_positive, check_sigma
 
-# Options that change no result: an unfinished folder can be gone on with under other values of them. The width, like
-# the number of devices, changes rounding alone; so what was too wide for the memory can go on with a smaller one.
-CHANGE_NO_RESULT = (
-    *("preset", "out", "overwrite", "checkpoint_seconds", "width"),
-    *("workers", "cluster"),
-)
+# Options that change no result: an unfinished folder can be resumed under other values of them. The width and the
+# workers change rounding alone; so what was too wide for the memory can resume with a smaller one.
+CHANGE_NO_RESULT = ("preset", "out", "overwrite", "checkpoint_seconds", "width", "workers", "cluster")
 # Letters of a SHA-256 in hexadecimal; a reason in words is shorter.
 _DIGITS = 64
 # The values of `--precision` that jax is told; default leaves it as it is.

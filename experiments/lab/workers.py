@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import pickle
-import signal
+import subprocess
 import sys
 import sysconfig
 import threading
@@ -22,7 +22,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import invalidate_caches
 from importlib.util import find_spec
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
@@ -41,8 +40,8 @@ PATIENCE_S = 60.0
 MOST_DEATHS = 4
 # How often this process asks the scheduler for its workers, and how often a worker tells how far it is.
 INTERVAL_S = 0.5
-# Tells a local worker how many of them share the cores.
-_SHARES = "SEGJAX_WORKERS"
+# Tells a local worker its number, and how many of them share the cores.
+_SHARE = "SEGJAX_WORKER"
 
 
 class Job(NamedTuple):
@@ -71,9 +70,11 @@ class _Task(NamedTuple):
 class Pool:
     """The workers of a command: local ones, or those of a cluster that somebody started. Made by `opened`."""
 
-    def __init__(self, client: "Client", precision: str, say: Callable[[str], None]) -> None:
-        """`say` prints a line between those of the progress."""
-        self._client, self._precision, self._say = client, precision, say
+    def __init__(
+        self, client: "Client", precision: str, say: Callable[[str], None], replace: Callable[[], None] | None = None
+    ) -> None:
+        """`say` prints a line between those of the progress; `replace` starts others for local workers that died."""
+        self._client, self._precision, self._say, self._replace = client, precision, say, replace
         # What each worker is doing, and those that have shown that they compute as this process does.
         self._tasks: dict[str, _Task] = {}
         self._ready: set[str] = set()
@@ -110,6 +111,8 @@ class Pool:
             while waiting or any(task.group for task in self._tasks.values()):
                 if signals:
                     raise stops.Interrupted(signals[0])
+                if self._replace:
+                    self._replace()
                 addresses = set(self._client.nthreads())
                 waiting.extendleft(self._forget_all_but(addresses))
                 self._hand_out(addresses, waiting, job)
@@ -243,30 +246,36 @@ def opened(options: Runs, say: Callable[[str], None]) -> Iterator[Pool]:
     """
     if find_spec("distributed") is None:
         raise stops.UsageError("--workers and --cluster need the package distributed: pip install '.[cluster]'")
-    import dask
-    from distributed import Client
+    from distributed import Client, LocalCluster
     from distributed.utils import silence_logging_cmgr
 
+    local = None
     with contextlib.ExitStack() as stack:
         # What a person should know of the workers this module says, in a line each.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
         stack.enter_context(warnings.catch_warnings())
         # Of other versions than ours; `_difference` names those that change numbers.
         warnings.simplefilter("ignore")
-        # Dask would change the environment of this process.
-        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
         if options.cluster:
             try:
                 client = stack.enter_context(Client(_address(options.cluster), timeout=10, set_as_default=False))
             except (OSError, ValueError, TypeError, ImportError) as error:
                 raise stops.UsageError(f"--cluster {options.cluster} cannot be reached: {error}") from error
         else:
-            cluster = stack.enter_context(_local_cluster(options.workers))
+            # Whoever reaches the scheduler's port can run code.
+            place = {
+                "protocol": "tcp://",
+                "host": "127.0.0.1",
+                "dashboard_address": "127.0.0.1:0" if find_spec("bokeh") else None,
+            }
+            cluster = stack.enter_context(LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **place))
+            local = _LocalWorkers(cluster.scheduler_address, options.workers)
+            stack.callback(local.end)
             client = stack.enter_context(Client(cluster, set_as_default=False))
         # Without the package bokeh, the scheduler has the address of a dashboard and no page.
         with contextlib.suppress(OSError, ValueError), urlopen(client.dashboard_link, timeout=2):
             say(f"Dask's dashboard: {client.dashboard_link}")
-        yield Pool(client, options.precision, say)
+        yield Pool(client, options.precision, say, local.replace if local else None)
 
 
 def _address(cluster: str) -> str:
@@ -279,52 +288,48 @@ def _address(cluster: str) -> str:
     return address
 
 
-@contextlib.contextmanager
-def _local_cluster(workers: int) -> Iterator[Any]:
-    from distributed import LocalCluster
+class _LocalWorkers:
+    """Local workers, each with its share of the cores. They end with this process, however it ends.
 
-    _start_resource_tracker()
-    # A terminal sends Ctrl-C to the workers too. They, and those that replace them, inherit this mask from the thread
-    # that starts them; this process still hears the signal.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        cluster = LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            processes=True,
-            # Whoever reaches the scheduler's port can run code.
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None,
-            silence_logs=logging.CRITICAL,
-            # Otherwise Dask pauses a worker that uses four fifths of its share.
-            memory_limit=0,
-            preload=__name__,
-            env={_SHARES: str(workers)},
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    with cluster:
-        cluster.scale(workers)
-        yield cluster
-
-
-def _start_resource_tracker() -> None:
-    """Starts the process by which Python's multiprocessing cleans up, before Dask does.
-
-    It would clear the mask of the thread that starts it, and would warn of semaphores where a signal ends the command.
+    Dask's own, a `LocalCluster`'s, are not replaced where they die while they start.
     """
-    options = list(sys.warnoptions)
-    sys.warnoptions.append("ignore:resource_tracker")
-    resource_tracker.ensure_running()
-    sys.warnoptions[:] = options
+
+    def __init__(self, address: str, number: int) -> None:
+        """`address` is the scheduler's."""
+        self._address, self._processes = address, [self._start(address, index, number) for index in range(number)]
+
+    def replace(self) -> None:
+        """Starts another worker for each that has ended."""
+        for index, process in enumerate(self._processes):
+            if process.poll() is not None:
+                self._processes[index] = self._start(self._address, index, len(self._processes))
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    @staticmethod
+    def _start(address: str, index: int, number: int) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        # Otherwise Dask pauses a worker that uses four fifths of its share.
+        words += ["--memory-limit", "0", "--preload", __name__]
+        environment = {**os.environ, _SHARE: f"{index} {number}", "PYTHONPATH": os.pathsep.join(sys.path)}
+        nowhere = subprocess.DEVNULL
+        # A terminal sends Ctrl-C to the group of this process.
+        return subprocess.Popen(
+            words, env=environment, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, process_group=0
+        )
 
 
-def dask_setup(worker: "Worker") -> None:
+def dask_setup(_: "Worker") -> None:
     """Gives a local worker its share of the cores. All shares are equal: the number of cores changes last digits."""
+    # Nothing comes, but the end.
+    threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
     if not hasattr(os, "sched_setaffinity"):
         return
-    cores = sorted(os.sched_getaffinity(0))
-    size, index = len(cores) // int(os.environ[_SHARES]), int(worker.name)
+    cores, (index, number) = sorted(os.sched_getaffinity(0)), map(int, os.environ[_SHARE].split())
+    size = len(cores) // number
     # Later threads inherit it from those that are there.
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):

@@ -87,6 +87,14 @@ def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
     assert provenance.circumstances()["device"]["cpu_cores"] == 1
 
 
+def test_runs_of_one_table_on_different_cores_carry_a_warning():
+    rows = [{"cores": 2}, {"cores": 16}, {"cores": None}, {"label": "of no run"}, {"cores": 2}]
+    assert provenance.warnings(rows[:1] + rows[2:]) == []
+    assert provenance.warnings(rows) == [
+        "Runs were trained on 2 and 16 cores: rounding differs between them, which changes single runs."
+    ]
+
+
 def git(folder, *words):
     told = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", "-C", folder, *told, *words], check=True, capture_output=True, text=True)

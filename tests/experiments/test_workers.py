@@ -6,7 +6,9 @@ import json
 import os
 import pickle
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,7 +18,7 @@ import numpy as np
 import plain
 import pytest
 from distributed import Client
-from small_runs import ROOT, execute, members, result
+from small_runs import ROOT, SHORT, execute, members, result
 
 from experiments import rerun
 from experiments.lab import provenance, stops, workers
@@ -112,6 +114,10 @@ def test_several_runs_of_one_worker_are_trained_together(home, tmp_path):
     assert_same(tmp_path / "together", tmp_path / "alone")
 
 
+def workers_of(process):
+    return [pid for pid in members(process.pid) if pid != process.pid]
+
+
 @pytest.mark.deep(240)
 def test_workers_killed_at_any_moment_cost_no_bytes(home, tmp_path):
     rng, out, seeds = random.Random(0), tmp_path / "killed", ["--seeds", "200", "--iterations", "20"]
@@ -119,9 +125,8 @@ def test_workers_killed_at_any_moment_cost_no_bytes(home, tmp_path):
     for kill in range(20):
         wait_for(process, lambda kill=kill: len(finished_runs(out)) >= 10 * kill)
         time.sleep(rng.uniform(0, 0.5))
-        # Beside the workers there is only Python's own tracker of resources.
-        names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in members(process.pid)}
-        os.kill(rng.choice([pid for pid, name in names.items() if "spawn_main" in name]), signal.SIGKILL)
+        wait_for(process, lambda: workers_of(process))
+        os.kill(rng.choice(workers_of(process)), signal.SIGKILL)
     assert finish(process, 300)[::2] == (0, "")
     assert finish(start(home, tmp_path / "alone", *seeds, one_core=True))[::2] == (0, "")
     assert_same(out, tmp_path / "alone")
@@ -374,6 +379,42 @@ def test_without_dask_the_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "find_spec", lambda _: None)
     with pytest.raises(stops.UsageError, match=r"need the package distributed: pip install '\.\[cluster\]'"):
         execute(plain, "--workers", "1", "--out", tmp_path / "out")
+
+
+def page():
+    """The commands of docs/cluster.md that run on one machine: local workers, a cluster, one with TLS, a Slurm job."""
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    local, cluster, tls = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    (slurm,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    over_tls = tls + cluster.partition("\n")[2].replace("tcp://", "tls://")
+    return [local, cluster, over_tls, 'srun() { shift; "$@"; }\n' + slurm]
+
+
+@pytest.mark.parametrize(
+    "number", [pytest.param(number, marks=mark(20)) for number, mark in enumerate([SLOW, SLOW, DEEP, SLOW])]
+)
+def test_the_commands_of_the_page_run(number, home, tmp_path):
+    for name in ("experiments", "segjax"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+    # Schedulers and workers have a terminal of their own.
+    text = re.sub(r"^((PYTHONPATH=\. )?dask [^#\n]*[^#\n&])(#.*)?$", r"\1 &", page()[number], flags=re.MULTILINE)
+    text = re.sub(r"--preset (quick|fair)", " ".join([*SHORT, "--seeds", "2", "--optimizers", "sgd"]), text)
+    text = text.replace("HOST", "127.0.0.1").replace("8786", port)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {"PATH": path, "SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    with (tmp_path / "said").open("w") as said:
+        words = ["bash", "-e", "-c", text]
+        process = subprocess.Popen(
+            words, cwd=tmp_path, env=os.environ | environment, stdout=said, stderr=said, start_new_session=True
+        )
+    try:
+        assert process.wait(120) == 0, (tmp_path / "said").read_text()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert len(list(tmp_path.glob("results/*/runs/*"))) == 2
 
 
 class Done:
