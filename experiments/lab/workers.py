@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 PATIENCE_S = 60.0
 # Workers that may die while they train the same run.
 MOST_DEATHS = 4
+# Longest wait for a result that a worker says it has; it waits for ever for one that died with its worker.
+RESULT_S = 10.0
 # How often this process asks the scheduler for its workers, and how often a worker tells how far it is.
 INTERVAL_S = 0.5
 # Tells a local worker its number, and how many of them share the cores.
@@ -177,16 +179,23 @@ class Pool:
         """The results of each group that is trained; the workers that have described themselves become ready."""
         errors = []
         for address in [address for address, task in self._tasks.items() if task.future.done()]:
-            future, group = self._tasks.pop(address)
-            if future.cancelled():
+            future, group = self._tasks[address]
+            cancelled = future.cancelled()
+            try:
+                error = None if cancelled else future.exception(RESULT_S)
+                result: Any = None if cancelled or error else future.result(RESULT_S)
+            except TimeoutError:
+                # A worker died before its result was here: the next look at the workers finds it gone.
+                continue
+            del self._tasks[address]
+            if cancelled:
                 # The scheduler began anew.
                 waiting.extendleft([group] if group else [])
+            elif group and error:
+                errors.append(_told(error, group[0]))
             elif group:
-                if error := future.exception():
-                    errors.append(_told(error, group[0]))
-                else:
-                    yield future.result()
-            elif difference := _difference(future, ours):
+                yield result
+            elif difference := _difference(error, result, ours):
                 self._refused[address] = difference
                 self._say(f"Worker {address} gets no runs: {difference}.")
             else:
@@ -209,11 +218,10 @@ def _told(error: BaseException, run: Run) -> BaseException:
     return stops.EngineError(f"{_name(run)} failed with {said} (without workers the command shows where)")
 
 
-def _difference(future: "Future", ours: Mapping[str, str]) -> str:
+def _difference(error: BaseException | None, theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """The first difference between a worker's description of itself and ours, in words; empty if there is none."""
-    if error := future.exception():
+    if error:
         return " ".join(f"it fails with {type(error).__name__}: {error}".split())
-    theirs = future.result()
     pairs = ((name, theirs.get(name), value) for name, value in ours.items())
     return next((f"its {name} is {other}, not {value}" for name, other, value in pairs if other != value), "")
 
@@ -253,6 +261,8 @@ def opened(options: Runs, say: Callable[[str], None]) -> Iterator[Pool]:
     with contextlib.ExitStack() as stack:
         # What a person should know of the workers this module says, in a line each.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
+        # It would tell of a result that died with its worker, at any time from then on.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         stack.enter_context(warnings.catch_warnings())
         # Of other versions than ours; `_difference` names those that change numbers.
         warnings.simplefilter("ignore")

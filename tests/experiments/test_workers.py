@@ -421,7 +421,7 @@ class Done:
     """A task that has ended: with a result, an error, or cancelled."""
 
     def __init__(self, result=None, error=None, cancelled=False):
-        self.result, self.exception, self.cancelled = lambda: result, lambda: error, lambda: cancelled
+        self.result, self.exception, self.cancelled = lambda _: result, lambda _: error, lambda: cancelled
 
     def done(self):
         return True
@@ -503,13 +503,26 @@ def test_where_nobody_comes_a_pool_ends(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("future", "words"),
+    ("error", "theirs", "words"),
     [
-        (Done({"jax": "1", "more": "x"}), ""),
-        (Done({"jax": "2"}), "its jax is 2, not 1"),
-        (Done({}), "its jax is None, not 1"),
-        (Done(error=ImportError("no\n module")), "it fails with ImportError: no module"),
+        (None, {"jax": "1", "more": "x"}, ""),
+        (None, {"jax": "2"}, "its jax is 2, not 1"),
+        (None, {}, "its jax is None, not 1"),
+        (ImportError("no\n module"), None, "it fails with ImportError: no module"),
     ],
 )
-def test_a_difference_is_said_in_words(future, words):
-    assert workers._difference(future, {"jax": "1"}) == words
+def test_a_difference_is_said_in_words(error, theirs, words):
+    assert workers._difference(error, theirs, {"jax": "1"}) == words
+
+
+def lost(_):
+    raise TimeoutError
+
+
+def test_a_result_that_died_with_its_worker_is_trained_again(monkeypatch):
+    done = Done()
+    done.result = lost
+    assert train(("a", lambda group: done), ("a", lambda group: done), ("b", well)) == (
+        [0, 1],
+        [("a", 0), ("b", 0), ("b", 1)],
+    )
