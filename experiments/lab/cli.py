@@ -65,7 +65,7 @@ def command(main: Callable[[Options], None], options: type[Options], presets: Ma
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
-    # XLA may still be compiling in a thread of its own, and jax.distributed would wait for its peers.
+    # XLA may still be compiling in a thread of its own.
     os._exit(code or 0)
 
 

@@ -5,7 +5,7 @@ import difflib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NoReturn
@@ -219,12 +219,14 @@ def sources(names: Iterable[str]) -> list[Path]:
     return [Path(file) for name in foreign if (file := getattr(sys.modules.get(name), "__file__", None))]
 
 
-def loaded_files(names: Iterable[str]) -> dict[str, Path]:
-    """Relative path -> file, of every loaded module in the packages of import paths, without segjax and optax.
+def loaded_files(names: Collection[str]) -> dict[str, Path]:
+    """Imports optimizers; relative path -> file, of every loaded module in their packages, without segjax and optax.
 
     >>> loaded_files(["optax:lion", "adam"])
     {}
     """
+    for name in names:
+        optimizer(name)
     packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - {"segjax", "optax"}
     loaded = [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] in packages]
     files = {}

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, get_type_hints
+from urllib.parse import urlsplit
 
 import jax
 import msgspec
@@ -73,6 +74,15 @@ def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1
     # The runs of all of them are listed before the first is trained.
     check_count(number, seeds, 1, maximum=10**5)
     check_count(option, first, 0, maximum=2**32 - seeds)
+
+
+def is_address(text: str) -> bool:
+    """Whether this is tcp://HOST:PORT or tls://HOST:PORT."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in ("tcp", "tls") and bool(parts.hostname and parts.port)
+    except ValueError:
+        return False
 
 
 def at_precision(precision: str) -> contextlib.AbstractContextManager[None]:
@@ -228,7 +238,7 @@ class Engine(Group):
             raise ValueError("--workers starts local processes and --cluster takes those of a scheduler: give one")
         if self.workers and jax.default_backend() != "cpu":
             raise ValueError("--workers shares out the cores of a CPU; for GPUs start a worker for each: --cluster")
-        if self.cluster and "://" not in self.cluster and not Path(self.cluster).is_file():
+        if self.cluster and not is_address(self.cluster) and not Path(self.cluster).is_file():
             raise ValueError(f"--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got {self.cluster!r}")
 
     @contextlib.contextmanager

@@ -107,7 +107,7 @@ class Lab:
                     counts = f"{len(results)} of {len(runs_once)} runs, {workers} worker{'s' if workers != 1 else ''}"
                     update(completed=steps + sum(run.iterations for run in results), description=counts)
 
-                self._pool.train(groups, finished, look)
+                self._pool.train(train_group, groups, finished, look)
                 groups = []
             for group in groups:
                 update(completed=sum(run.iterations for run in results))

@@ -12,38 +12,39 @@ import json
 import logging
 import os
 import pickle
-import signal
+import subprocess
 import sys
 import sysconfig
 import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import invalidate_caches
 from importlib.util import find_spec
-from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.request import urlopen
 
 from experiments.lab import import_paths, names, programs, provenance, stops
-from experiments.lab.options import Engine, at_precision
-from experiments.lab.provenance import digest
+from experiments.lab.options import Engine, at_precision, is_address
 from experiments.lab.runs import Group, Result, Run
-from experiments.lab.train import train_group
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
 
+# Trains a group, and calls the function that it gets with the present activity and the number of new steps.
+TrainGroup = Callable[[Group, Callable[[str, int], None]], list[Result]]
 # A command that has no worker for so long ends. A worker takes 5 to 20 s to start.
 PATIENCE_S = 60.0
 # Workers that may die while they train the same run.
 MOST_DEATHS = 4
+# Longest wait for a result that a worker says it has; it waits for ever for one that died with its worker.
+RESULT_S = 10.0
 # How often this process asks the scheduler for its workers, and how often a worker tells how far it is.
 INTERVAL_S = 0.5
-# Tells a local worker how many of them share the cores.
-_SHARES = "SEGJAX_WORKERS"
+# Tells a local worker its number, and how many of them share the cores.
+_SHARE = "SEGJAX_WORKER"
 
 
 class Job(NamedTuple):
@@ -51,12 +52,14 @@ class Job(NamedTuple):
 
     Attributes:
         precision: `--precision`.
+        train: trains a group.
         optimizers: of all runs, as `import_paths.optimizer` takes them.
         modules: relative path -> source of the user's own modules; a worker need not share a disk.
         topic: of the events by which a worker tells its steps.
     """
 
     precision: str
+    train: TrainGroup
     optimizers: tuple[str, ...]
     modules: Mapping[str, bytes]
     topic: str
@@ -72,9 +75,11 @@ class _Task(NamedTuple):
 class Pool:
     """The workers of a command: local ones, or those of a cluster that somebody started. Made by `opened`."""
 
-    def __init__(self, client: "Client", precision: str, say: Callable[[str], None]) -> None:
-        """`say` prints a line between those of the progress."""
-        self._client, self._precision, self._say = client, precision, say
+    def __init__(
+        self, client: "Client", precision: str, say: Callable[[str], None], replace: Callable[[], None] | None = None
+    ) -> None:
+        """`say` prints a line between those of the progress; `replace` starts others for local workers that died."""
+        self._client, self._precision, self._say, self._replace = client, precision, say, replace
         # What each worker is doing, and those that have shown that they compute as this process does.
         self._tasks: dict[str, _Task] = {}
         self._ready: set[str] = set()
@@ -85,11 +90,16 @@ class Pool:
         self._deaths: Counter[Run | None] = Counter()
 
     def train(
-        self, groups: Iterable[Group], finished: Callable[[list[Result]], None], look: Callable[[int, int], None]
+        self,
+        train: TrainGroup,
+        groups: Iterable[Group],
+        finished: Callable[[list[Result]], None],
+        look: Callable[[int, int], None],
     ) -> None:
         """Trains every group on one of the workers.
 
         Args:
+            train: called on a worker.
             finished: called with the results of each group as they arrive.
             look: called twice a second with the steps of all runs in progress, and the number of workers.
 
@@ -100,7 +110,7 @@ class Pool:
         """
         waiting = deque(groups)
         optimizers = tuple(dict.fromkeys(run.optimizer for group in waiting for run in group))
-        job = Job(self._precision, optimizers, _sources(optimizers), f"segjax-{self._client.id}")
+        job = Job(self._precision, train, optimizers, _sources(optimizers), f"segjax-{self._client.id}")
         with at_precision(job.precision):
             ours = describe(job)
         self._client.subscribe_topic(job.topic, lambda event: self._steps.update([event[1]]))
@@ -111,6 +121,8 @@ class Pool:
             while waiting or any(task.group for task in self._tasks.values()):
                 if signals:
                     raise stops.Interrupted(signals[0])
+                if self._replace:
+                    self._replace()
                 addresses = set(self._client.nthreads())
                 waiting.extendleft(self._forget_all_but(addresses))
                 self._hand_out(addresses, waiting, job)
@@ -120,6 +132,9 @@ class Pool:
                 for results in self._collect(waiting, ours):
                     finished(results)
                 look(sum(self._steps.get(address, 0) for address in self._tasks), len(self._ready))
+        # It came with the last results.
+        if signals:
+            raise stops.Interrupted(signals[0])
 
     def _forget_all_but(self, addresses: set[str]) -> list[Group]:
         """Forgets workers that are gone, and gives the groups that they were training."""
@@ -172,16 +187,23 @@ class Pool:
         """The results of each group that is trained; the workers that have described themselves become ready."""
         errors = []
         for address in [address for address, task in self._tasks.items() if task.future.done()]:
-            future, group = self._tasks.pop(address)
-            if future.cancelled():
+            future, group = self._tasks[address]
+            cancelled = future.cancelled()
+            try:
+                error = None if cancelled else future.exception(RESULT_S)
+                result: Any = None if cancelled or error else future.result(RESULT_S)
+            except TimeoutError:
+                # A worker died before its result was here: the next look at the workers finds it gone.
+                continue
+            del self._tasks[address]
+            if cancelled:
                 # The scheduler began anew.
                 waiting.extendleft([group] if group else [])
+            elif group and error:
+                errors.append(_told(error, group[0]))
             elif group:
-                if error := future.exception():
-                    errors.append(_told(error, group[0]))
-                else:
-                    yield future.result()
-            elif difference := _difference(future, ours):
+                yield result
+            elif difference := _difference(error, result, ours):
                 self._refused[address] = difference
                 self._say(f"Worker {address} gets no runs: {difference}.")
             else:
@@ -204,16 +226,15 @@ def _told(error: BaseException, run: Run) -> BaseException:
     return stops.EngineError(f"{_name(run)} failed with {said} (without workers the command shows where)")
 
 
-def _difference(future: "Future", ours: Mapping[str, str]) -> str:
+def _difference(error: BaseException | None, theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
     """The first difference between a worker's description of itself and ours, in words; empty if there is none."""
-    if error := future.exception():
+    if error:
         return " ".join(f"it fails with {type(error).__name__}: {error}".split())
-    theirs = future.result()
     pairs = ((name, theirs.get(name), value) for name, value in ours.items())
     return next((f"its {name} is {other}, not {value}" for name, other, value in pairs if other != value), "")
 
 
-def _sources(optimizers: Iterable[str]) -> dict[str, bytes]:
+def _sources(optimizers: Collection[str]) -> dict[str, bytes]:
     """The user's own modules; a package that pip has installed must be installed on the workers too."""
     installed = sysconfig.get_path("purelib")
     files = import_paths.loaded_files(optimizers)
@@ -234,95 +255,99 @@ def _scheduler_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterator[Pool]:
-    """The workers that `--workers` or `--cluster` ask for, until the end of the context.
+    """The workers that the options ask for, until the end of the context.
 
     Raises:
         UsageError: if Dask is not installed, or the cluster cannot be reached.
     """
     if find_spec("distributed") is None:
         raise stops.UsageError("--workers and --cluster need the package distributed: pip install '.[cluster]'")
-    import dask
-    from distributed import Client
+    from distributed import Client, LocalCluster
     from distributed.utils import silence_logging_cmgr
 
+    local = None
     with contextlib.ExitStack() as stack:
         # What a person should know of the workers this module says, in a line each.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
+        # It would tell of a result that died with its worker, at any time from then on.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         stack.enter_context(warnings.catch_warnings())
         # Of other versions than ours; `_difference` names those that change numbers.
         warnings.simplefilter("ignore")
-        # Dask would change the environment of this process.
-        stack.enter_context(dask.config.set({"distributed.nanny.pre-spawn-environ": {}}))
         if engine.cluster:
             try:
                 client = stack.enter_context(Client(_address(engine.cluster), timeout=10, set_as_default=False))
             except (OSError, ValueError, TypeError, ImportError) as error:
                 raise stops.UsageError(f"--cluster {engine.cluster} cannot be reached: {error}") from error
         else:
-            cluster = stack.enter_context(_local_cluster(engine.workers))
+            # Whoever reaches the scheduler's port can run code.
+            place = {
+                "protocol": "tcp://",
+                "host": "127.0.0.1",
+                "dashboard_address": "127.0.0.1:0" if find_spec("bokeh") else None,
+            }
+            cluster = stack.enter_context(LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **place))
+            local = _LocalWorkers(cluster.scheduler_address, engine.workers)
+            stack.callback(local.end)
             client = stack.enter_context(Client(cluster, set_as_default=False))
         # Without the package bokeh, the scheduler has the address of a dashboard and no page.
         with contextlib.suppress(OSError, ValueError), urlopen(client.dashboard_link, timeout=2):
             say(f"Dask's dashboard: {client.dashboard_link}")
-        yield Pool(client, precision, say)
+        yield Pool(client, precision, say, local.replace if local else None)
 
 
 def _address(cluster: str) -> str:
     """The scheduler's address, also from a scheduler file; raises OSError or ValueError."""
-    if "://" in cluster:
+    if is_address(cluster):
         return cluster
     document = json.loads(Path(cluster).read_text())
-    if not isinstance(document, dict) or not isinstance(address := document.get("address"), str):
+    if not isinstance(document, dict) or not is_address(address := str(document.get("address"))):
         raise ValueError("it is not a file that a scheduler wrote")
     return address
 
 
-@contextlib.contextmanager
-def _local_cluster(workers: int) -> Iterator[Any]:
-    from distributed import LocalCluster
+class _LocalWorkers:
+    """Local workers, each with its share of the cores. They end with this process, however it ends.
 
-    _start_resource_tracker()
-    # A terminal sends Ctrl-C to the workers too. They, and those that replace them, inherit this mask from the thread
-    # that starts them; this process still hears the signal.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        cluster = LocalCluster(
-            n_workers=0,
-            threads_per_worker=1,
-            processes=True,
-            # Whoever reaches the scheduler's port can run code.
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0" if find_spec("bokeh") else None,
-            silence_logs=logging.CRITICAL,
-            # Otherwise Dask pauses a worker that uses four fifths of its share.
-            memory_limit=0,
-            preload=__name__,
-            env={_SHARES: str(workers)},
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    with cluster:
-        cluster.scale(workers)
-        yield cluster
-
-
-def _start_resource_tracker() -> None:
-    """Starts the process by which Python's multiprocessing cleans up, before Dask does.
-
-    It would clear the mask of the thread that starts it, and would warn of semaphores where a signal ends the command.
+    Dask's own, a `LocalCluster`'s, are not replaced where they die while they start.
     """
-    options = list(sys.warnoptions)
-    sys.warnoptions.append("ignore:resource_tracker")
-    resource_tracker.ensure_running()
-    sys.warnoptions[:] = options
+
+    def __init__(self, address: str, number: int) -> None:
+        """`address` is the scheduler's."""
+        self._address, self._processes = address, [self._start(address, index, number) for index in range(number)]
+
+    def replace(self) -> None:
+        """Starts another worker for each that has ended."""
+        for index, process in enumerate(self._processes):
+            if process.poll() is not None:
+                self._processes[index] = self._start(self._address, index, len(self._processes))
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.communicate()
+
+    @staticmethod
+    def _start(address: str, index: int, number: int) -> subprocess.Popen[bytes]:
+        words = [sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        # Otherwise Dask pauses a worker that uses four fifths of its share.
+        words += ["--memory-limit", "0", "--preload", __name__]
+        environment = {**os.environ, _SHARE: f"{index} {number}", "PYTHONPATH": os.pathsep.join(sys.path)}
+        nowhere = subprocess.DEVNULL
+        # A terminal sends Ctrl-C to the group of this process.
+        return subprocess.Popen(
+            words, env=environment, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, process_group=0
+        )
 
 
-def dask_setup(worker: "Worker") -> None:
+def dask_setup(_: "Worker") -> None:
     """Gives a local worker its share of the cores. All shares are equal: the number of cores changes last digits."""
+    # Nothing comes, but the end.
+    threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
     if not hasattr(os, "sched_setaffinity"):
         return
-    cores = sorted(os.sched_getaffinity(0))
-    size, index = len(cores) // int(os.environ[_SHARES]), int(worker.name)
+    cores, (index, number) = sorted(os.sched_getaffinity(0)), map(int, os.environ[_SHARE].split())
+    size = len(cores) // number
     # Later threads inherit it from those that are there.
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):
@@ -345,7 +370,6 @@ def introduce(job: Job) -> dict[str, str]:
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
         invalidate_caches()
-        import_paths.optimizer.cache_clear()
         programs.forget_programs()
     with at_precision(job.precision):
         return describe(job)
@@ -354,10 +378,9 @@ def introduce(job: Job) -> dict[str, str]:
 def describe(job: Job) -> dict[str, str]:
     """What the numbers depend on, by name: versions, numerics, and digests of the source files."""
     described = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
-    for name in job.optimizers:
-        # This imports its module.
-        import_paths.optimizer(name)
-    described |= {path: digest(file)[:16] for path, file in import_paths.loaded_files(job.optimizers).items()}
+    described |= {
+        path: provenance.digest(file)[:16] for path, file in import_paths.loaded_files(job.optimizers).items()
+    }
     return {name: str(value) for name, value in described.items()}
 
 
@@ -376,7 +399,7 @@ def train_here(group: Group, job: Job) -> list[Result]:
             worker.log_event(job.topic, (worker.address, steps))
             # The command that wanted the runs has ended, and another may wait.
             if (task := worker.state.tasks.get(key)) is None or task.state != "executing":
-                raise RuntimeError("these runs are wanted no more")
+                raise RuntimeError("no command waits for these runs")
 
     with at_precision(job.precision):
-        return train_group(group, look)
+        return job.train(group, look)

@@ -12,13 +12,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import plain
 import pytest
 
 from experiments.lab import cli, question, stops, train
 from experiments.lab.arms import Arm, by_rate, compare
-from experiments.lab.options import Comparison, Data, Group, Seeds, Training
+from experiments.lab.options import Group
 from experiments.lab.programs import arguments
-from experiments.lab.report import Report
 from experiments.lab.runs import Held, Result, Run
 from experiments.optimizers.contest import Contest
 from experiments.timed import clock
@@ -31,28 +31,12 @@ ROOT = Path(__file__).parents[2]
 # rest of their presets allows.
 SMALL = ["quick", "--image-size", "16", "--batch-size", "1"]
 SHORT = [*SMALL, "--iterations", "10"]
-TWO_DEVICES = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
 # Of 8 held-out pixels: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
 COUNTS = (3, 1, 1, 3, 4)
 
 
-def _answer(options, lab):
-    results = lab.train([options.run(seed) for seed in options.seeds])
-    return Report([], [], {}, compare(results, by=by_rate))
-
-
-# A question without figures, which are most of the time of a small run: for tests that look at none.
-PLAIN = SimpleNamespace(
-    __doc__="Does it train?",
-    __file__="plain.py",
-    Options=Comparison,
-    PRESETS={
-        "quick": Comparison(
-            data=Data(image_size=16, batch_size=1), training=Training(iterations=10), seeds=Seeds(seeds=2)
-        )
-    },
-    answer=_answer,
-)
+# A question without figures, as a script and for `execute`.
+PLAIN = plain
 
 
 def parse(script, *words):
@@ -157,6 +141,17 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
         for stream in self.streams:
             stream.unlink()
         return code, *texts
+
+
+def members(session):
+    """The running processes of a session; its number is that of the first process."""
+    numbers = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            # "pid (name) state parent group session", and a name may hold anything.
+            state, _, _, number, *_ = path.read_text().rpartition(")")[2].split()
+            numbers += [int(path.parent.name)] if number == str(session) and state not in "ZX" else []
+    return numbers
 
 
 def count_training(monkeypatch, interrupted=None):

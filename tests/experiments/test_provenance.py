@@ -6,15 +6,16 @@ import subprocess
 from types import SimpleNamespace
 
 import jax
+import plain
 import pytest
-from small_runs import PLAIN, execute
+from small_runs import execute
 
 from experiments.lab import provenance
 from experiments.lab.report import Report
 from experiments.lab.stops import UsageError
 
 # A question without training.
-NOTHING = SimpleNamespace(**{**vars(PLAIN), "answer": lambda options, lab: Report([], [], {})})
+NOTHING = SimpleNamespace(**{**vars(plain), "answer": lambda options, lab: Report([], [], {})})
 
 
 def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
@@ -65,7 +66,7 @@ def test_a_run_is_not_resumed_by_another_convolution(tmp_path, monkeypatch):
 def test_a_bad_switch_is_one_line(value, tmp_path, monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", value)
     with pytest.raises(UsageError, match=f"SEGJAX_NATIVE must be 0 or 1, got '{value}'"):
-        execute(PLAIN, "--out", tmp_path)
+        execute(plain, "--out", tmp_path)
 
 
 def test_versions_are_those_that_are_installed():
@@ -83,6 +84,14 @@ def test_circumstances_name_the_processor():
 def test_the_cores_are_those_that_the_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5})
     assert provenance.circumstances()["device"]["cpu_cores"] == 1
+
+
+def test_runs_of_one_table_on_different_cores_carry_a_warning():
+    rows = [{"cores": 2}, {"cores": 16}, {"cores": None}, {"label": "of no run"}, {"cores": 2}]
+    assert provenance.warnings(rows[:1] + rows[2:]) == []
+    assert provenance.warnings(rows) == [
+        "Runs were trained on 2 and 16 cores: rounding differs between them, which changes single runs."
+    ]
 
 
 def git(folder, *words):

@@ -7,27 +7,26 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import plain
 import pytest
 from rich.console import Console
-from small_runs import PLAIN, count_training, execute, parse, told_to_stop
+from small_runs import count_training, execute, lab, parse, told_to_stop
 
 import segjax
 from experiments.lab import programs, stops, store, train
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.runs import Begun
-
-QUIET = Console(quiet=True)
+from experiments.lab.runs import Begun, Run
 
 
 @pytest.mark.slow
 def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeypatch):
-    whole = execute(PLAIN, "--out", tmp_path / "whole")
+    whole = execute(plain, "--out", tmp_path / "whole")
     begun = count_training(monkeypatch, interrupted=2)
     out = tmp_path / "part"
     with pytest.raises(KeyboardInterrupt):
-        execute(PLAIN, "--out", out)
+        execute(plain, "--out", out)
     assert {path.name for path in out.iterdir()} == {"options.json", "runs"}
-    resumed = execute(PLAIN, "--out", out)
+    resumed = execute(plain, "--out", out)
     assert [run.seed for run in begun] == [0, 1, 1]
     for first, second in zip(whole["runs"], resumed["runs"], strict=True):
         assert {**first, "seconds": 0} == {**second, "seconds": 0}
@@ -35,24 +34,24 @@ def test_an_interrupted_command_goes_on_from_its_finished_runs(tmp_path, monkeyp
 
 @pytest.mark.slow
 def test_results_are_in_the_order_of_the_runs_and_each_is_trained_once(tmp_path, monkeypatch):
-    chosen = parse(PLAIN, "--out", tmp_path)
+    chosen = parse(plain, "--out", tmp_path)
     store.claim(chosen.out, chosen.identity("plain"))
     one, other = (chosen.run(seed) for seed in (0, 1))
     begun = count_training(monkeypatch)
-    found = train.train_all([other, one, other], chosen, QUIET)
+    found = lab(chosen).train([other, one, other])
     assert [result.run for result in found] == [other, one, other]
     assert found[0] is found[2]
-    kept = train.train_all([one], chosen, QUIET)[0]
+    (kept,) = lab(chosen).train([one])
     chex.assert_trees_all_equal(kept, found[1])
     assert begun == [other, one]
 
 
 def train_side_by_side(out, width, runs=3, **options):
-    chosen = parse(PLAIN, "--out", out, "--width", width, "--seeds", runs)
+    chosen = parse(plain, "--out", out, "--width", width, "--seeds", runs)
     store.claim(out, chosen.identity("plain"))
     # Not Adam, which divides a small gradient by itself: the loss would show a single ReLU that rounding turns.
     planned = [chosen.run(seed, optimizer="sgd", learning_rate=0.1) for seed in chosen.all_seeds]
-    return train.train_all(planned, chosen, QUIET, **options)
+    return lab(chosen).train(planned, **options)
 
 
 def numbers(results):
@@ -79,13 +78,13 @@ def test_runs_side_by_side_on_one_device_are_those_of_each_alone(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [1, pytest.param(2, marks=pytest.mark.deep)])
 def test_an_optimizer_with_weights_of_its_own_is_judged_by_them(width, tmp_path):
-    chosen = parse(PLAIN, "--out", tmp_path, "--width", width)
+    chosen = parse(plain, "--out", tmp_path, "--width", width)
     store.claim(tmp_path, chosen.identity("plain"))
     name = "optax.contrib:schedule_free_sgd"
     planned = [chosen.run(seed, optimizer=name, learning_rate=0.5) for seed in chosen.all_seeds]
     with told_to_stop(), pytest.raises(stops.Interrupted):
-        train.train_all(planned, chosen, QUIET, chunk_size=5)
-    found = train.train_all(planned, chosen, QUIET, chunk_size=5)[0]
+        lab(chosen).train(planned, chunk_size=5)
+    found = lab(chosen).train(planned, chunk_size=5)[0]
     # What training ended with is kept as well, and both come back from the file.
     chex.assert_trees_all_equal(store.read_run(tmp_path, planned[0]), found)
     kernels = [variables["params"]["out"]["kernel"] for variables in (found.variables, found.trained)]
@@ -103,24 +102,14 @@ def test_an_optimizer_with_weights_of_its_own_is_judged_by_them(width, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("devices", "runs", "width", "places"),
-    [
-        (1, 3, 1, 1),
-        (1, 3, 8, 3),
-        # Two rounds in any case, of five and four.
-        (1, 9, 8, 5),
-        (2, 1, 8, 2),
-        (2, 3, 1, 2),
-        (2, 9, 4, 6),
-    ],
+    ("seeds", "width", "sizes"),
+    [(3, 1, [1, 1, 1]), (3, 8, [3]), (9, 8, [4, 5]), (5, 2, [1, 2, 2]), (0, 2, [])],
 )
-def test_no_more_places_than_the_rounds_need(devices, runs, width, places, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr(jax, "device_count", lambda: devices)
-    monkeypatch.setattr(train, "program", lambda run, places, chunk_size: seen.append(places) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train_side_by_side(tmp_path, width, runs)
-    assert seen == [places]
+def test_groups_are_as_even_as_can_be_and_of_one_program(seeds, width, sizes):
+    planned = [Run(seed, optimizer=name) for seed in range(seeds) for name in ("sgd", "adam")]
+    groups = train.grouped(planned, width)
+    assert [len(group) for group in groups] == sizes * 2
+    assert [run for group in groups for run in group] == sorted(planned, key=lambda run: run.optimizer != "sgd")
 
 
 def test_a_watched_run_is_alone(tmp_path, monkeypatch):

@@ -1,10 +1,11 @@
 import html
+import os
 import re
 import shlex
 
 import chex
 import pytest
-from small_runs import SHORT, TWO_DEVICES, Command, execute
+from small_runs import SHORT, Command, execute
 
 from experiments import inspect_layers, train_model
 from experiments.lab import programs
@@ -34,8 +35,8 @@ def test_a_picture_every_so_many_iterations_and_at_the_end(trained):
 
 @pytest.mark.deep
 def test_several_devices_show_the_same_pictures(trained, tmp_path):
-    words = [*WORDS, "--out", tmp_path]
-    code, _, errors = Command("train_model", *words, environment={"XLA_FLAGS": TWO_DEVICES}).finish()
+    environment = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
+    code, _, errors = Command("train_model", *WORDS, "--out", tmp_path, environment=environment).finish()
     assert code == 0, errors
     for picture in trained[0].glob("iteration-*.png"):
         assert (tmp_path / picture.name).read_bytes() == picture.read_bytes()

@@ -2,10 +2,11 @@
 
     python -m tests.hostile.signals --minutes 10
 
-Four kinds of command are told to stop, or killed: one process, one with two devices, two processes, and one that trains
-by the clock. Promised are, each time: the exit code of the signal, and with SIGINT and SIGTERM one line; an end within
-30 seconds; of two processes the other ends with a line of its own. The same command then goes on until it is done, and
-has the numbers of one that nothing disturbed (by the clock: results at all). Exit code 1 where a promise was broken.
+Three kinds of command are told to stop, or killed: one process, two workers, and one that trains by the clock. SIGINT
+goes to the whole group, as from a terminal. Promised are, each time: the exit code of the signal, and with SIGINT and
+SIGTERM one line; an end within 30 seconds, with no process left behind. The same command then goes on until it is
+done, and has the numbers of one that nothing disturbed (by the clock: results at all). Exit code 1 where a promise was
+broken.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments import rerun
-from tests.experiments.small_runs import ROOT, SMALL, TWO_DEVICES
+from tests.experiments.small_runs import ROOT, SMALL, members
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
 # What Python itself gives where a signal comes before its first line of ours.
@@ -37,19 +37,10 @@ CLOCK = ["train_best_model", *SMALL, "--seconds", "5", "--held-out", "16"]
 SAVED = ["--checkpoint-seconds", "0.01"]
 
 
-class Kind(NamedTuple):
-    """A command: its words, its environment, and how many processes run it."""
-
-    words: list[str]
-    environment: dict[str, str]
-    processes: int = 1
-
-
 KINDS = {
-    "one process": Kind([*MODEL, *SAVED], {}),
-    "two devices": Kind([*PAIRED, *SAVED], {"XLA_FLAGS": TWO_DEVICES}),
-    "two processes": Kind(PAIRED, {"JAX_ENABLE_COMPILATION_CACHE": "false"}, processes=2),
-    "by the clock": Kind([*CLOCK, *SAVED], {}),
+    "one process": [*MODEL, *SAVED],
+    "two workers": [*PAIRED, "--workers", "2"],
+    "by the clock": [*CLOCK, *SAVED],
 }
 
 
@@ -61,19 +52,11 @@ class Ended(NamedTuple):
     seconds: float
 
 
-def start(kind: Kind, out: Path, cache: Path) -> list[subprocess.Popen[str]]:
+def start(words: list[str], out: Path, cache: Path) -> subprocess.Popen[str]:
     shared = {"JAX_COMPILATION_CACHE_DIR": str(cache), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    started = []
-    for index in range(kind.processes):
-        words = [sys.executable, "-m", f"experiments.{kind.words[0]}", *kind.words[1:], "--out", str(out)]
-        if kind.processes > 1:
-            words += ["--coordinator", address, "--num-processes", str(kind.processes), "--process-id", str(index)]
-        environment = {**os.environ, **shared, **kind.environment}
-        pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(words, cwd=ROOT, env=environment, text=True, **pipes))
-    return started
+    command = [sys.executable, "-m", f"experiments.{words[0]}", *words[1:], "--out", str(out)]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | shared, text=True, start_new_session=True, **pipes)
 
 
 def finish(process: subprocess.Popen[str], begin: float, limit: float) -> Ended:
@@ -85,18 +68,25 @@ def finish(process: subprocess.Popen[str], begin: float, limit: float) -> Ended:
     return Ended(process.returncode, said, time.monotonic() - begin)
 
 
-def whole(kind: Kind, out: Path, cache: Path) -> float:
+def behind(process: subprocess.Popen[str]) -> str:
+    """What a command leaves behind: its workers may end a little later."""
+    end = time.monotonic() + SECONDS
+    while (left := members(process.pid)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return f"left {len(left)} processes behind" if left else ""
+
+
+def whole(words: list[str], out: Path, cache: Path) -> float:
     """Runs the command undisturbed; the seconds that it took."""
     begin = time.monotonic()
-    for process in start(kind, out, cache):
-        ended = finish(process, begin, 600)
-        if ended.code:
-            raise SystemExit(f"the command fails undisturbed: {ended.said}")
+    ended = finish(start(words, out, cache), begin, 600)
+    if ended.code:
+        raise SystemExit(f"the command fails undisturbed: {ended.said}")
     return time.monotonic() - begin
 
 
 def broken(number: int, ended: Ended, seen: bool) -> str:
-    """The promise to the process that got the signal which was broken; `seen` says that it was alive then."""
+    """The promise that was broken; `seen` says that the process was alive when it got the signal."""
     if ended.code == 0 and not seen:
         return ""
     if ended.seconds > SECONDS:
@@ -114,19 +104,10 @@ def broken(number: int, ended: Ended, seen: bool) -> str:
     return "" if len(lines) == 1 and lines[0].startswith("interrupted") else f"said {ended.said!r}"
 
 
-def broken_peer(ended: Ended) -> str:
-    """The same for a process whose peer got the signal."""
-    words = ("has ended; the runs", "did not come together")
-    last = (ended.said.splitlines() or [""])[-1]
-    if ended.code == 0 or (ended.code in (1, 2) and any(word in last for word in words)):
-        return ""
-    return f"the other process: exit code {ended.code}, said {ended.said!r}"
-
-
-def differs(kind: Kind, out: Path, reference: Path) -> str:
+def differs(words: list[str], out: Path, reference: Path) -> str:
     """How the results differ from those of the undisturbed command."""
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (reference, out))
-    if kind.words[0] == CLOCK[0]:
+    if words[0] == CLOCK[0]:
         return "" if second["snapshots"] else "no snapshots"
     found = rerun.differences(first, second)
     return f"{len(found)} numbers differ, the first {found[0]}" if found else ""
@@ -155,21 +136,22 @@ def main() -> None:
         for name in itertools.cycle(options.kinds):
             if time.monotonic() > end:
                 break
-            kind, out, number = KINDS[name], home / name, rng.choice(list(SIGNALS))
-            running = start(kind, out, home / "cache")
-            wait, victim = rng.uniform(0, seconds[name]), rng.randrange(len(running))
+            words, out, number = KINDS[name], home / name, rng.choice(list(SIGNALS))
+            running, wait = start(words, out, home / "cache"), rng.uniform(0, seconds[name])
             time.sleep(wait)
-            begin, seen = time.monotonic(), running[victim].poll() is None
-            running[victim].send_signal(number)
+            begin, seen = time.monotonic(), running.poll() is None
+            if number == signal.SIGINT and seen:
+                os.killpg(running.pid, number)
+            else:
+                running.send_signal(number)
             tries[name, number] += 1
-            # A peer waits a minute for one that never came.
-            ended = [finish(process, begin, SECONDS + 90 * (index != victim)) for index, process in enumerate(running)]
-            words = [broken(number, it, seen) if index == victim else broken_peer(it) for index, it in enumerate(ended)]
-            if all(it.code == 0 for it in ended):
+            ended = finish(running, begin, SECONDS)
+            said = [broken(number, ended, seen), behind(running)]
+            if ended.code == 0:
                 finished += 1
-                words.append(differs(kind, out, home / f"{name}, whole"))
+                said.append(differs(words, out, home / f"{name}, whole"))
                 shutil.rmtree(out)
-            failed += [f"{name}, {signal.Signals(number).name} after {wait:.2f} s: {word}" for word in words if word]
+            failed += [f"{name}, {signal.Signals(number).name} after {wait:.2f} s: {word}" for word in said if word]
         for name in options.kinds:
             # What the last signals left goes on as well.
             try:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.experiments.small_runs import ROOT
-from tests.hostile.signals import Ended, broken, broken_peer
+from tests.hostile.signals import Ended, broken
 
 INTERRUPTED = "interrupted; the same command goes on\n"
 
@@ -33,15 +33,9 @@ def test_a_broken_promise_is_seen(number, ended, said):
     assert bool(broken(number, ended, seen=True)) == bool(said)
 
 
-def test_a_peer_s_broken_promise_is_seen():
-    assert not broken_peer(Ended(1, "error: process 0 of 2 has ended; the runs that were finished are kept", 1.0))
-    assert broken_peer(Ended(-6, "Fatal error: aborted\n", 1.0))
-    assert broken_peer(Ended(1, "Traceback\n", 1.0))
-
-
 @pytest.mark.deep(100)
 def test_half_a_minute_of_signals():
-    words = [sys.executable, "-m", "tests.hostile.signals", "--minutes", "0.5", "--kinds", "one process", "two devices"]
+    words = [sys.executable, "-m", "tests.hostile.signals", "--minutes", "0.5", "--kinds", "one process", "two workers"]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert ", 0 promises broken" in done.stdout
