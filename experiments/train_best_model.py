@@ -65,7 +65,7 @@ def answer(options: Options, lab: Lab) -> Report:
     # The judge has a batch size of its own.
     drawn = {name: value for name, value in texture._asdict().items() if name != "batch_size"}
     rows = clock.judge(timed, snapshots, partial(segjax.generate_data, **drawn), lab)
-    bound = bounds.measure(texture, lab)
+    bound = bounds.measure(texture, lab.progress())
     last = rows[-1]
     scores = [f"{COLUMNS[name].heading} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]
     findings = [

@@ -95,7 +95,7 @@ def answer(options: Options, lab: Lab) -> Report:
     run = options.run(options.seed.seed, objective=options.loss, **alike)
     # A chunk must end where a picture is due.
     results = lab.train([run], picture_writer(lab.folder, run, steps), math.gcd(options.show_every, CHUNK_SIZE))
-    bound = bounds.measure(texture, lab)
+    bound = bounds.measure(texture, lab.progress())
     arms = compare(results, by=by_rate)
     ((label, arm),) = arms.items()
     diverged = bool(arm.diverged.any())

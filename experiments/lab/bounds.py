@@ -8,8 +8,8 @@ with a larger field can, by what docs/best-possible.md measures.
 from typing import Any, NamedTuple
 
 import jax
+from rich.progress import Progress
 
-from experiments.lab.question import Lab
 from experiments.lab.runs import Texture
 from segjax import oracle
 from segjax.oracle import BayesError
@@ -26,13 +26,13 @@ class Bound(NamedTuple):
     error: BayesError
 
 
-def measure(texture: Texture, lab: Lab) -> Bound | None:
+def measure(texture: Texture, progress: Progress) -> Bound | None:
     """The bound for these textures; None where they reach so far that no pixel is away from the border."""
     sigmas = texture.sigma1, texture.sigma2
     windows = [side for side in range(1, WINDOW + 1, 2) if texture.image_size > 2 * oracle.margin(side, *sigmas)]
     if not windows:
         return None
-    with lab.progress() as progress:
+    with progress:
         bar = progress.add_task("the best possible: masks", total=NUM_MASKS)
         error = oracle.bayes_error(
             jax.random.key(0),

@@ -24,8 +24,6 @@ import jax
 import numpy as np
 
 import segjax
-from experiments.lab import provenance
-from experiments.lab.options import Command
 from experiments.lab.runs import Held, PartialRun, Result, Run
 from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, edges, metrics
@@ -33,25 +31,10 @@ from segjax import checkpoints, edges, metrics
 RESULTS, OPTIONS = "results.json", "options.json"
 # How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
 CLOCK = "clock-"
-# Options that change no result. The width changes rounding alone; so a command that was too wide for the memory can
-# resume with a smaller one.
-_CHANGE_NO_RESULT = ("out", "overwrite", "checkpoint_seconds", "width", "workers", "cluster")
 # Their JSON types in results.json and options.json.
 _SECTIONS = {**dict.fromkeys(("options", "inputs", "versions", "numerics", "device", "source"), dict), "files": list}
 # A list that was tampered with reaches no other folder.
 _NAME = re.compile(r"(runs/)?(?!\.{1,2}$)[^/\0]+")
-
-
-# Inputs count by their content: another photograph under the same name is another experiment.
-def identity_of(options: Command, experiment: str) -> dict[str, Any]:
-    """What the results depend on: the experiment, its options, the SHA-256 of each input file, and what computes.
-
-    In JSON's types, where tuples are lists: so it compares with what is read from a file.
-    """
-    flat = {name: value for name, value in options.flat.items() if name not in _CHANGE_NO_RESULT}
-    identity = {"options": flat, "inputs": {str(path): provenance.digest(path) for path in options.inputs()}}
-    identity |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
-    return {"experiment": experiment, **json.loads(json.dumps(identity, default=str))}
 
 
 def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collection[str] = ()) -> str:
@@ -115,7 +98,7 @@ class Folder:
 
     Attributes:
         path: of the folder.
-        identity: of the command, as `identity_of` gives it.
+        identity: of the command, as `options.identity_of` gives it.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], lock: int) -> None:
@@ -131,7 +114,7 @@ class Folder:
         """Makes the folder this command's before any work, until the end of the context.
 
         Args:
-            identity: as `identity_of` gives it.
+            identity: as `options.identity_of` gives it.
             overwrite: delete the files that are listed there as ours.
             free: options that may differ from those of the results that the folder holds.
 

@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from experiments.lab.names import exact
 from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
 # Functions that some optimizers call in their update and training does not offer -> why they are refused.
@@ -149,7 +148,7 @@ def check_moves(option: str, name: str, rate: float) -> None:
     # Plain gradient descent moves by 2 rate a step; whatever moves as far is only as slow as its rate is low.
     if moved < min(0.01, 0.1 * 2 * rate * steps) and _share_of_square_left(factory, weights, default, steps) < 0.5:
         raise ValueError(
-            f"{option}: at the rate {exact(rate)} it stands still: it finds its step itself and takes the rate as a "
+            f"{option}: at the rate {rate:g} it stands still: it finds its step itself and takes the rate as a "
             f"factor; give it its default, {name}={default:g}"
         )
 

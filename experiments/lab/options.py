@@ -6,6 +6,7 @@ options of all groups are flat (`--image-size`), and so they are in results.json
 
 import contextlib
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,6 +24,9 @@ from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
+# Options that change no result. The width changes rounding alone; so a command that was too wide for the memory can
+# resume with a smaller one.
+_CHANGE_NO_RESULT = ("out", "overwrite", "checkpoint_seconds", "width", "workers", "cluster")
 # The values of `--precision` that jax is told; default leaves it as it is.
 PRECISIONS = ("high", "highest")
 _Options = TypeVar("_Options", bound="Command")
@@ -287,6 +291,18 @@ class Command(Group):
     def inputs(self) -> list[Path]:
         """The files that the results depend on."""
         return []
+
+
+# Inputs count by their content: another photograph under the same name is another experiment.
+def identity_of(options: Command, experiment: str) -> dict[str, Any]:
+    """What the results depend on: the experiment, its options, the SHA-256 of each input file, and what computes.
+
+    In JSON's types, where tuples are lists: so it compares with what is read from a file.
+    """
+    flat = {name: value for name, value in options.flat.items() if name not in _CHANGE_NO_RESULT}
+    identity = {"options": flat, "inputs": {str(path): provenance.digest(path) for path in options.inputs()}}
+    identity |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
+    return {"experiment": experiment, **json.loads(json.dumps(identity, default=str))}
 
 
 def from_flat(kind: type[_Options], flat: Mapping[str, Any]) -> _Options:

@@ -23,9 +23,9 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from experiments.lab import cli, report, workers
-from experiments.lab.folder import Folder, identity_of
+from experiments.lab.folder import Folder
 from experiments.lab.names import exact, printable, shortened
-from experiments.lab.options import Command, Engine, Training, check_run
+from experiments.lab.options import Command, Engine, Training, check_run, identity_of
 from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors

@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 from rich.console import Console
 
 from experiments.lab import bounds
@@ -14,15 +12,15 @@ BOUND = Bound(9, BayesError(0.002, 0.0005, 0.003, 0.001))
 def test_the_window_fits_into_the_image(monkeypatch):
     monkeypatch.setattr(bounds, "NUM_MASKS", 20)
     monkeypatch.setattr(bounds, "PIXELS", 4)
-    lab = SimpleNamespace(progress=lambda: progress_bar(Console(quiet=True)))
-    bound = bounds.measure(Texture(1, 16, 0.2, 1.2, 4.0), lab)
+    quiet = Console(quiet=True)
+    bound = bounds.measure(Texture(1, 16, 0.2, 1.2, 4.0), progress_bar(quiet))
     # Textures reach 5 pixels and half of the window 2: of 16 pixels two are left.
     assert bound.window == 5
     assert 0 <= bound.error.expected <= 0.5
     # The masks' margin has its place, however small the sigmas are.
-    assert bounds.measure(Texture(1, 16, 0.2, 0.5, 4.0), lab).window == 5
+    assert bounds.measure(Texture(1, 16, 0.2, 0.5, 4.0), progress_bar(quiet)).window == 5
     # Where the textures reach over the whole image there is none.
-    assert bounds.measure(Texture(1, 16, 0.2, 5.0, 4.0), lab) is None
+    assert bounds.measure(Texture(1, 16, 0.2, 5.0, 4.0), progress_bar(quiet)) is None
     assert bounds.document(None) is None
     assert bounds.document(bound)["window"] == 5
 

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import chex
 import numpy as np
+import plain
 import pytest
-from small_runs import PLAIN, Command, execute, result
+from small_runs import Command, execute, result
 
 from experiments import compare_losses
 from experiments.lab import folder
-from experiments.lab.folder import Folder, difference, identity_of, kept_in
-from experiments.lab.options import Seeds, Training
+from experiments.lab.folder import Folder, difference, kept_in
+from experiments.lab.options import Seeds, Training, identity_of
 from experiments.lab.runs import PartialRun
 from experiments.lab.stops import Finished, UsageError
 from segjax import TrainState
@@ -281,6 +282,7 @@ def test_results_that_were_computed_otherwise_are_not_resumed(section, name, val
 
 
 CLAIM = """
+from experiments.lab.options import identity_of
 from experiments.lab.folder import Folder
 with Folder.claimed(out, identity):
     pipe.send("claimed")
@@ -353,7 +355,7 @@ def unfinish(out):
 
 @pytest.mark.slow
 def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
-    words = (PLAIN, "--out", tmp_path)
+    words = (plain, "--out", tmp_path)
     first = execute(*words)["runs"][0]["curves"]["loss"]
     unfinish(tmp_path)
     with pytest.raises(UsageError, match="holds unfinished results with iterations 10, not 11"):
@@ -375,12 +377,12 @@ def test_runs_of_other_options_are_refused_or_overwritten(tmp_path):
 
 @pytest.mark.slow
 def test_a_broken_run_is_one_line(tmp_path):
-    execute(PLAIN, "--out", tmp_path)
+    execute(plain, "--out", tmp_path)
     unfinish(tmp_path)
     (file,) = tmp_path.glob("runs/*-seed0-*.safetensors")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(UsageError, match=r"is truncated, or no checkpoint.*; delete it, or pass --overwrite"):
-        execute(PLAIN, "--out", tmp_path)
+        execute(plain, "--out", tmp_path)
 
 
 def test_a_run_that_is_written_is_read_as_it_was(options):
@@ -472,7 +474,7 @@ def test_finishing_leaves_other_runs_in_progress(options):
 
 @pytest.mark.slow
 def test_overwriting_leaves_nothing_of_earlier_results(tmp_path):
-    words = (PLAIN, "--out", tmp_path)
+    words = (plain, "--out", tmp_path)
     theirs = {"options": {}, "files": ["old.png"]}
     for name in ("old.png", "iteration-000001.png", "mine.png"):
         (tmp_path / name).write_bytes(b"")
@@ -502,7 +504,7 @@ def test_a_damaged_checkpoint_is_one_line(damage, options):
 
 
 def test_options_that_change_no_result_are_not_in_the_identity(tmp_path):
-    comparison = PLAIN.PRESETS["quick"]
+    comparison = plain.PRESETS["quick"]
     training, engine = comparison.training, replace(comparison.engine, width=2, workers=1)
     same = replace(comparison, out=tmp_path, overwrite=True, engine=engine)
     training = replace(training, checkpoint_seconds=1.0)

@@ -8,7 +8,7 @@ import pytest
 from small_runs import ROOT
 
 # Of the lab: names, import_paths, runs, options, folder, workers, question, bounds.
-FLOORS = 8
+FLOORS = 4
 WINGS = ("optimizers", "pictures", "timed", "bench", "notebook")
 SCRIPTS = {f"experiments.{path.stem}" for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__"}
 

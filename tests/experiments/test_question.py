@@ -13,14 +13,15 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
+import plain
 import pytest
 from rich.console import Console
-from small_runs import PLAIN, ROOT, count_training, execute, parse
+from small_runs import ROOT, count_training, execute, parse
 
 import experiments
 from experiments.lab import question
-from experiments.lab.folder import Folder, identity_of
-from experiments.lab.options import Comparison, Training
+from experiments.lab.folder import Folder
+from experiments.lab.options import Comparison, Training, identity_of
 from experiments.lab.report import Report
 from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
@@ -70,9 +71,9 @@ def test_a_question_is_one_answer_of_short_functions(name):
 
 
 def test_checks_come_before_the_folder(tmp_path):
-    options = replace(PLAIN.PRESETS["quick"], training=Training(iterations=0), out=tmp_path / "out")
+    options = replace(plain.PRESETS["quick"], training=Training(iterations=0), out=tmp_path / "out")
     with pytest.raises(UsageError, match="--iterations must be an integer >= 1"):
-        question.run(PLAIN, options)
+        question.run(plain, options)
     assert not options.out.exists()
 
 
@@ -93,9 +94,9 @@ def test_runs_that_cannot_be_are_one_line_before_any_training(change, message, t
     def answer(options, lab):
         lab.train([] if change is None else [options.run(0), options.run(0, **change)])
 
-    options = parse(PLAIN, "--out", tmp_path / "out")
+    options = parse(plain, "--out", tmp_path / "out")
     with pytest.raises(UsageError, match=message):
-        question.run(SimpleNamespace(__file__=PLAIN.__file__, answer=answer), options)
+        question.run(SimpleNamespace(__file__=plain.__file__, answer=answer), options)
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -106,9 +107,9 @@ def test_deterministic_is_told_to_xla_before_it_starts(monkeypatch, tmp_path):
     monkeypatch.setattr(Folder, "claimed", lambda *_: flags.append(os.environ["XLA_FLAGS"]) or 1 / 0)
     monkeypatch.setenv("XLA_FLAGS", "--mine")
     for word in ("--no-deterministic", "--deterministic"):
-        options = parse(PLAIN, word, "--out", tmp_path)
+        options = parse(plain, word, "--out", tmp_path)
         with pytest.raises(ZeroDivisionError):
-            question.run(PLAIN, options)
+            question.run(plain, options)
         # The option goes into results.json.
         assert identity_of(options, "it")["options"]["deterministic"] == (word == "--deterministic")
     assert flags == ["--mine", "--mine --xla_gpu_exclude_nondeterministic_ops=true"]
@@ -120,7 +121,7 @@ def labels(document):
 
 @pytest.mark.slow
 def test_more_seeds_train_only_the_new_ones_and_fewer_report_fewer(tmp_path, monkeypatch):
-    words = [PLAIN, "--out", tmp_path]
+    words = [plain, "--out", tmp_path]
     two = execute(*words)
     started = count_training(monkeypatch)
     four = execute(*words, "--seeds", "4")
@@ -139,7 +140,7 @@ def test_more_seeds_train_only_the_new_ones_and_fewer_report_fewer(tmp_path, mon
 
 @pytest.mark.slow
 def test_runs_that_share_no_table_are_refused_by_the_name_of_what_differs(tmp_path, monkeypatch):
-    words = [PLAIN, "--out", tmp_path]
+    words = [plain, "--out", tmp_path]
     execute(*words)
     started = count_training(monkeypatch)
     for option, value, message in (
@@ -151,7 +152,7 @@ def test_runs_that_share_no_table_are_refused_by_the_name_of_what_differs(tmp_pa
     ):
         with pytest.raises(UsageError, match=f"holds the results {message}; name another folder, or pass --overwrite"):
             execute(*words, option, value, "--seeds", "3")
-    other = SimpleNamespace(**{**vars(PLAIN), "__file__": "another.py"})
+    other = SimpleNamespace(**{**vars(plain), "__file__": "another.py"})
     with pytest.raises(UsageError, match="holds the results of plain; name another folder"):
         execute(other, "--out", tmp_path)
     with monkeypatch.context() as patch:
@@ -170,7 +171,7 @@ def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, monkeypatch):
         return Report([], [], {}, rows=[{"seed": result.run.seed} for result in results])
 
     started = count_training(monkeypatch)
-    execute(SimpleNamespace(**{**vars(PLAIN), "answer": answer}), "--out", tmp_path)
+    execute(SimpleNamespace(**{**vars(plain), "answer": answer}), "--out", tmp_path)
     assert [run.seed for run in started] == [1, 0]
     assert (tmp_path / "runs.csv").read_text() == "seed\n1\n0\n1\n"
 
@@ -191,7 +192,7 @@ def test_failures_are_told_when_all_is_written(tmp_path, capsys):
 
 def test_a_question_says_lines_that_a_terminal_can_show(tmp_path, capsys):
     options = Comparison(out=tmp_path)
-    with question.opened(PLAIN, options, Console(width=20)) as lab:
+    with question.opened(plain, options, Console(width=20)) as lab:
         lab.say("[bold] a line that is longer than 20 characters, \x1b[31mred")
     assert capsys.readouterr().out == "[bold] a line that is longer than 20 characters, \\x1b[31mred\n"
 

@@ -12,8 +12,7 @@ from rich.console import Console
 from small_runs import ARMS
 
 from experiments.lab import arms, provenance, report
-from experiments.lab.folder import identity_of
-from experiments.lab.options import Comparison, Engine
+from experiments.lab.options import Comparison, Engine, identity_of
 from experiments.lab.report import Drawing, Report, Table
 
 TABLE = Table("A [title]", ("", "mean loss"), [["a|b <c>", "0.5\n0.4-0.6"], ["d", "1.0"]], "A note.")
