@@ -12,7 +12,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import plain
 import pytest
 
 from experiments.lab import cli, question, stops, train
@@ -33,10 +32,6 @@ SMALL = ["quick", "--image-size", "16", "--batch-size", "1"]
 SHORT = [*SMALL, "--iterations", "10"]
 # Of 8 held-out pixels: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
 COUNTS = (3, 1, 1, 3, 4)
-
-
-# A question without figures, as a script and for `execute`.
-PLAIN = plain
 
 
 def parse(script, *words):

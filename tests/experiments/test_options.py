@@ -6,13 +6,13 @@ import json
 
 import jax
 import jax.numpy as jnp
+import plain
 import pytest
-from small_runs import PLAIN, ROOT
+from small_runs import ROOT
 
-from experiments.lab import options, provenance
+from experiments.lab import options, provenance, report
 from experiments.lab.options import Comparison, Data, Engine, Seed, Seeds, Training, from_flat
 from experiments.lab.question import questions
-from experiments.lab.report import plain
 from experiments.lab.runs import Run, Texture
 
 
@@ -148,14 +148,14 @@ QUESTIONS = list(questions(ROOT / "experiments"))
 def test_the_options_of_every_preset_are_read_from_a_file_as_they_were(name):
     script = importlib.import_module(f"experiments.{name}")
     for preset in script.PRESETS.values():
-        flat = json.loads(json.dumps(plain(preset.flat)))
+        flat = json.loads(json.dumps(report.plain(preset.flat)))
         again = from_flat(script.Options, flat)
         # A file has the value of sigma where the preset leaves it to the image size.
         assert again.flat == preset.flat
         assert [type(group) for group in again.groups] == [type(group) for group in preset.groups]
 
 
-FLAT = plain(PLAIN.PRESETS["quick"].flat)
+FLAT = report.plain(plain.PRESETS["quick"].flat)
 
 
 @pytest.mark.parametrize(
@@ -173,18 +173,18 @@ FLAT = plain(PLAIN.PRESETS["quick"].flat)
     ],
 )
 def test_options_of_another_type_or_name_are_refused(changes, message):
-    assert from_flat(Comparison, FLAT).flat == PLAIN.PRESETS["quick"].flat
+    assert from_flat(plain.Options, FLAT).flat == plain.PRESETS["quick"].flat
     with pytest.raises(ValueError, match=message) as error:
-        from_flat(Comparison, {**FLAT, **changes})
+        from_flat(plain.Options, {**FLAT, **changes})
     assert "\n" not in str(error.value)
 
 
 def test_an_option_that_a_file_lacks_is_named():
     with pytest.raises(ValueError, match="its options differ by image_size, seeds"):
-        from_flat(Comparison, {name: value for name, value in FLAT.items() if name not in ("seeds", "image_size")})
+        from_flat(plain.Options, {name: value for name, value in FLAT.items() if name not in ("seeds", "image_size")})
 
 
 def test_numbers_of_json_are_numbers_of_any_option():
     """1.0 is written as 1 by others than Python."""
-    sigma1 = from_flat(Comparison, {**FLAT, "sigma1": 1}).data.sigma1
+    sigma1 = from_flat(plain.Options, {**FLAT, "sigma1": 1}).data.sigma1
     assert (sigma1, type(sigma1)) == (1.0, float)
