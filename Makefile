@@ -22,7 +22,7 @@ PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/pyt
 .PHONY: compare check test test-deep coverage test-newest lint docs lab benchmark
 
 compare: $(INSTALLED) $(NATIVE)
-	$(BIN)/python -m experiments.compare_optimizers --preset quick --out results/quick --overwrite
+	$(BIN)/python -m experiments.compare_optimizers quick --out results/quick --overwrite
 
 # Compiled programs are kept between runs: it saves a third. Nothing else is in that folder, delete it as you like.
 check: lint

@@ -6,7 +6,7 @@
     python -m experiments.compare_optimizers quick         each at 0.001 and at a rate chosen on other seeds
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
     python -m experiments.compare_optimizers fair --optimizers mine=my_module:factory=0.01 \\
-        --baseline docs/baselines/fair.json                     one of your own, against runs that are there
+        --baseline docs/baselines/fair.json                one of your own, against runs that are there
 
 Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook made one
 run each and called a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum

@@ -1,7 +1,7 @@
 """Does the notebook hold? Every number it publishes beside ours over seeds, and its eight flaws shown in numbers.
 
     python -m experiments.reproduce_notebook                    the notebook's protocol, 3 seeds
-    python -m experiments.reproduce_notebook quick     32 x 32 images, 30 iterations, 2 seeds
+    python -m experiments.reproduce_notebook quick              32 x 32 images, 30 iterations, 2 seeds
     python -m experiments.reproduce_notebook --report-only      the finished runs of a command that was interrupted
 
 Seeds are trained one after the other, each with every run of the notebook; the first also makes the long SGD run,

@@ -1,7 +1,7 @@
 """Which optimizers of optax can train the notebook's network, and what does each of them need?
 
     python -m experiments.try_optimizers                    every one of optax and optax.contrib
-    python -m experiments.try_optimizers quick     four of them, 60 iterations
+    python -m experiments.try_optimizers quick              four of them, 60 iterations
     python -m experiments.try_optimizers --optimizers optax:lion=1e-4,1e-3 my_module:factory
 
 One that has a default rate is tried at it, every other at three rates, of which the best counts; one seed. So the loss

@@ -1,8 +1,8 @@
 """Which learning rate suits each optimizer? The notebook's eight rates, which it tried for Adam alone, for all four.
 
     python -m experiments.tune_learning_rate                      64 x 64 images, 2 seeds
-    python -m experiments.tune_learning_rate notebook    the notebook's sizes, 3 seeds
-    python -m experiments.tune_learning_rate quick       32 x 32 images, 4 rates, 40 iterations
+    python -m experiments.tune_learning_rate notebook             the notebook's sizes, 3 seeds
+    python -m experiments.tune_learning_rate quick                32 x 32 images, 4 rates, 40 iterations
     python -m experiments.tune_learning_rate --extend             more rates where the best is the grid's edge
 
 The best rate is the one of the lowest mean loss over the last tenth of the run, averaged over seeds, among those at
