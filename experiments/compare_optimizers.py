@@ -44,10 +44,11 @@ class Options(Comparison):
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
     code of their module; with options as "optax:adamw(weight_decay=0.01)", under another name as mine=optax:lion, and
-    with rates of its own as optax:lion=1e-5,1e-4: each of them is compared, or with --tune the best."""
+    with rates as optax:lion=1e-5,1e-4: each of them is compared, or with --tune the best. A path may lead to a ready
+    transformation, which has its own rate and takes none."""
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
-    """Optimizer against which the others are held, seed by seed: its name, or with its rate as "adam 0.001"; by default
+    """Optimizer with which the others are compared, seed by seed: its name, or with its rate as "adam 0.001"; by default
     the last of --baseline, or else adam, or else the last of --optimizers; of those that are compared."""
     baseline: Path | None = None
     """results.json of an earlier comparison: its runs, which are not trained again, are contenders beside --optimizers.

@@ -6,15 +6,17 @@ import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
 
+from segjax._checks import is_ready
 from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
 # Functions that some optimizers call in their update and training does not offer -> why they are refused.
@@ -22,6 +24,18 @@ _NOT_OFFERED = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
     "obj_fn": "it takes second derivatives of the loss, which training does not offer",
 }
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A ready optax transformation in the place of a factory: it has a learning rate, and ignores the one it gets."""
+
+    transformation: optax.GradientTransformation
+    # The learning rate of its runs in tables and files.
+    RATE: ClassVar[float] = 1.0
+
+    def __call__(self, learning_rate: Any) -> optax.GradientTransformation:
+        return self.transformation
 
 
 class _NotOfferedError(Exception):
@@ -43,7 +57,7 @@ def optimizer(name: str) -> Optimizer:
 
     A path may have options that are Python's literals: "optax:adamw(weight_decay=0.01)". The factory is called as
     factory(learning_rate, **options), and tried once on two small arrays, the rate traced. For optax.contrib:muon
-    `segjax.optimizers.muon` is taken, which knows convolutions.
+    `segjax.optimizers.muon` is taken, which knows convolutions. A path to a ready transformation gives a `Ready`.
 
     Raises:
         ValueError: if the name, its module or its function does not exist.
@@ -65,6 +79,10 @@ def optimizer(name: str) -> Optimizer:
         raise ValueError(f"{name!r} cannot be imported: {error}{_meant(path.rpartition(':')[2])}") from error
     # By whichever path it was found.
     factory = muon if factory is optax.contrib.muon else factory
+    if is_ready(factory):
+        if options:
+            raise RefusedError(name, "it is a ready transformation, which takes no options in brackets")
+        factory = Ready(factory)
     if options:
         factory = partial(factory, **options)
     try:

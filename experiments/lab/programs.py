@@ -10,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import segjax
-from experiments.lab.import_paths import optimizer
+from experiments.lab.import_paths import Ready, optimizer
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import HELD_OUT_BATCHES, Group, Held, Run, Texture
+from experiments.lab.stops import UsageError
 from segjax import LOSSES, SCHEDULES, edges, metrics
 from segjax.optimizers import eval_params
 from segjax.schedules import scheduled
@@ -68,6 +69,8 @@ def forget_programs() -> None:
 def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     model, chosen = ARCHITECTURES[run.architecture], optimizer(run.optimizer)
     if run.schedule != "constant":
+        if isinstance(chosen, Ready):
+            raise UsageError(f"--schedule must be constant for {run.optimizer}, which has its learning rate already")
         chosen = scheduled(chosen, SCHEDULES[run.schedule], run.iterations)
     sizes: dict[str, Any] = {"num_steps": run.iterations, "chunk_size": chunk_size, **run.texture._asdict()}
     fit = segjax.make_fit(model, optimizer=chosen, loss=LOSSES[run.objective], **sizes)

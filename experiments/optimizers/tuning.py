@@ -23,15 +23,22 @@ MOST_ADDED = 3
 
 
 class Candidate(NamedTuple):
-    """An optimizer, by a name that `import_paths.optimizer` knows, what people call it, and its rates, lowest first."""
+    """An optimizer that is tried.
+
+    Attributes:
+        label: its name in tables and figures.
+        optimizer: as `import_paths.optimizer` takes it.
+        rates: lowest first.
+    """
 
     label: str
     optimizer: str
     rates: tuple[float, ...]
 
     def arm(self, rate: float) -> str:
-        """What its runs at a rate are called."""
-        return f"{self.label} {exact(rate)}"
+        """The label of its runs at a rate; a ready transformation has its own rate, which nobody knows."""
+        is_ready = isinstance(import_paths.optimizer(self.optimizer), import_paths.Ready)
+        return self.label if is_ready else f"{self.label} {exact(rate)}"
 
 
 class Grid(NamedTuple):
@@ -69,36 +76,40 @@ def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
         ValueError, TypeError: naming the option, and what is wrong with it.
     """
     check_rates("--rates", rates)
-    chosen = []
-    for text in texts:
-        if not isinstance(text, str):
-            raise TypeError(f"--optimizers must be names, got {text!r:.60}")
-        label, known = _labelled(text)
-        # Options in brackets have equals signs of their own.
-        options = known.rfind(")") + 1
-        end, equals, rates_text = known[options:].partition("=")
-        name = known[:options] + end
-        try:
-            import_paths.optimizer(name)
-            label = names.check_label(name if label is None else label)
-            if label in OPTIMIZERS and label != name:
-                raise ValueError(f"the label {label} is the name of another optimizer")
-            grid = tuple(float(rate) for rate in rates_text.split(",")) if equals else tuple(rates)
-        except ValueError as error:
-            raise ValueError(f"--optimizers {text}: {error}") from error
-        check_rates(f"--optimizers {name}=", grid)
-        # Only the largest rate of a grid must make progress.
-        import_paths.check_moves(f"--optimizers {text}", name, max(grid))
-        chosen.append(Candidate(label, name, tuple(sorted(grid))))
+    chosen = [_candidate(text, rates) for text in texts]
     if not chosen or len({candidate.label for candidate in chosen}) < len(chosen):
         raise ValueError("--optimizers must be different, at least one; the same one twice takes a label: again=NAME")
     arms = {candidate.arm(rate): candidate.label for candidate in chosen for rate in candidate.rates}
-    for label, _, _ in chosen:
-        if arms.get(label, label) != label:
+    for candidate in chosen:
+        if (other := arms.get(candidate.label, candidate.label)) != candidate.label:
             raise ValueError(
-                f"--optimizers: the label {label} is also what {arms[label]} is called at one of its rates"
+                f"--optimizers: the label {candidate.label} is also what {other} is called at one of its rates"
             )
     return chosen
+
+
+def _candidate(text: str, rates: Sequence[float]) -> Candidate:
+    label, known = _labelled(text)
+    # Options in brackets have equals signs of their own.
+    options = known.rfind(")") + 1
+    end, equals, rates_text = known[options:].partition("=")
+    name = known[:options] + end
+    try:
+        is_ready = isinstance(import_paths.optimizer(name), import_paths.Ready)
+        label = names.check_label(name if label is None else label)
+        if label in OPTIMIZERS and label != name:
+            raise ValueError(f"the label {label} is the name of another optimizer")
+        if is_ready and equals:
+            raise ValueError("it is a ready transformation, which has its rate already: give it none")
+        grid = tuple(float(rate) for rate in rates_text.split(",")) if equals else tuple(rates)
+    except ValueError as error:
+        raise ValueError(f"--optimizers {text}: {error}") from error
+    if is_ready:
+        return Candidate(label, name, (import_paths.Ready.RATE,))
+    check_rates(f"--optimizers {name}=", grid)
+    # Only the largest rate of a grid must make progress.
+    import_paths.check_moves(f"--optimizers {text}", name, max(grid))
+    return Candidate(label, name, tuple(sorted(grid)))
 
 
 def _labelled(text: str) -> tuple[str | None, str]:

@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
-from small_runs import RATES, arms_at, lab_of, result
+from small_runs import RATES, SHORT, arms_at, execute, lab_of, result
 
+from experiments import compare_optimizers
 from experiments.lab.arms import by_rate, compare
 from experiments.lab.options import Comparison
+from experiments.lab.stops import UsageError
 from experiments.optimizers import tuning
 from experiments.optimizers.tuning import Candidate
 
@@ -177,3 +179,31 @@ def test_the_figure_and_the_table_show_the_grid():
     assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
     (row,) = tuning.table({"adam": arms_at([0.3, 0.2, np.nan])}, grid, 10, "0").rows
     assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]
+
+
+@pytest.fixture
+def ready(tmp_path, monkeypatch):
+    """A module with a ready transformation."""
+    (tmp_path / "ready.py").write_text("import optax\nclipped = optax.chain(optax.clip(1.0), optax.adam(1e-3))")
+    monkeypatch.syspath_prepend(tmp_path)
+    return "ready:clipped"
+
+
+def test_a_ready_transformation_has_one_arm_without_a_rate(ready):
+    (candidate,) = tuning.candidates([f"mine={ready}"], [1e-3, 1e-2])
+    assert [candidate.arm(rate) for rate in candidate.rates] == ["mine"]
+    with pytest.raises(ValueError, match=f"--optimizers {ready}=0.1: it is a ready transformation, which has its rate"):
+        tuning.candidates([f"{ready}=0.1"], [1e-3])
+    with pytest.raises(ValueError, match="takes no options in brackets"):
+        tuning.candidates([f"{ready}(b1=0.9)"], [1e-3])
+
+
+@pytest.mark.slow
+def test_a_ready_transformation_trains_as_its_factory_does(ready, tmp_path):
+    words = (compare_optimizers, *SHORT, "--seeds", "1", "--out", tmp_path / "out", "--optimizers")
+    runs = execute(*words, "adam=0.001", f"mine={ready}")["runs"]
+    assert [run["label"] for run in runs] == ["adam 0.001", "mine"]
+    # Gradients of the mean squared error are never clipped at 1.
+    assert runs[0]["curves"] == runs[1]["curves"]
+    with pytest.raises(UsageError, match="--schedule must be constant for ready:clipped"):
+        execute(*words, f"mine={ready}", "--schedule", "cosine", "--overwrite")
