@@ -48,8 +48,8 @@ class Options(Comparison):
     transformation, which has its own rate and takes none."""
     learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
     reference: str = ""
-    """Optimizer with which the others are compared, seed by seed: its name, or with its rate as "adam 0.001"; by default
-    the last of --baseline, or else adam, or else the last of --optimizers; of those that are compared."""
+    """Optimizer with which the others are compared: its name, or with its rate as "adam 0.001"; by default the last of
+    --baseline, or else adam, or else the last of --optimizers; of those that are compared."""
     baseline: Path | None = None
     """results.json of an earlier comparison: its runs, which are not trained again, are contenders beside --optimizers.
     It must have the same images, seeds and number of iterations."""
