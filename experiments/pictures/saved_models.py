@@ -1,4 +1,4 @@
-"""Files of trained networks: with their architecture and textures, and the same weights by PyTorch's names."""
+"""Files of trained networks, with architecture and textures; the same weights under PyTorch's names."""
 
 import errno
 import os
@@ -21,7 +21,7 @@ from segjax._checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"
-# A file of PyTorch does not name textures: those of the notebook's training are assumed.
+# PyTorch's file names no textures: the network is assumed to be trained on the notebook's.
 NOTEBOOK: dict[str, Any] = Texture()._asdict()
 DIVERGED = "The training diverged: the network that is saved is of no use. Try a lower --learning-rate."
 
@@ -41,7 +41,7 @@ class SavedModel(NamedTuple):
         image_size: side of its training images in pixels.
         names: of the texture where the mask is 1, and of the other; they are different.
         diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
-        squares: of training on photographs (`novelty.training_squares`); None if the file has none.
+        squares: `novelty.training_squares` of photographs; None if the file has none.
     """
 
     model: nn.Module
@@ -54,10 +54,10 @@ class SavedModel(NamedTuple):
 
 
 def check_export(export_torch: bool, architecture: str) -> None:
-    """Raises a ValueError for the export of a network for which PyTorch's file has no names."""
-    known = [name for name, net in ARCHITECTURES.items() if isinstance(net, SegmentationCNN) and net.depth == 3]
-    if export_torch and architecture not in known:
-        raise ValueError(f"--export-torch needs an --architecture of: {', '.join(known)}; got {architecture!r}")
+    """Raises a ValueError if a network is to be exported for which PyTorch's file has no names."""
+    names = [name for name, net in ARCHITECTURES.items() if isinstance(net, SegmentationCNN) and net.depth == 3]
+    if export_torch and architecture not in names:
+        raise ValueError(f"--export-torch needs an --architecture of: {', '.join(names)}; got {architecture!r}")
 
 
 def files(
@@ -71,8 +71,8 @@ def files(
 
     Args:
         trained_on: {"texture": options of `generate_data`} or {"exemplars": ...}; `load` reads it again.
-        export_torch: also write the weights by PyTorch's names.
-        diverged: whether the training did.
+        export_torch: also write the weights under PyTorch's names.
+        diverged: whether the training diverged.
     """
     metadata = {"model": to_config(ARCHITECTURES[architecture]), "diverged": diverged, **trained_on}
     contents = {MODEL: checkpoints.to_bytes(variables, metadata)}
@@ -92,9 +92,9 @@ def load(path: Path) -> SavedModel:
         try:
             variables, metadata = checkpoints.load(path)
         except checkpoints.ForeignFileError:
-            saved = _of_pytorch(path)
+            saved = _from_pytorch(path)
         else:
-            saved = _of_files(variables, metadata)
+            saved = _from_files(variables, metadata)
         _check_variables(saved.model, saved.variables)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.variables)):
             raise ValueError("its training diverged: its parameters are not finite numbers")
@@ -106,7 +106,7 @@ def load(path: Path) -> SavedModel:
 
 
 def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
-    """A network of the notebook's textures, and the options of `generate_data`; raises as `load`."""
+    """A network trained on generated textures, and the options of `generate_data`; raises like `load`."""
     saved = load(path)
     if saved.texture is None:
         raise UsageError(f"{path} was trained on photographs, of which no new images can be drawn")
@@ -114,7 +114,7 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
 
 
 def training_squares(saved: SavedModel) -> np.ndarray | None:
-    """The squares with which `novelty.strange_share` compares a picture; None if a file of photographs has none."""
+    """The squares that `novelty.strange_share` compares a picture with; None if a file of photographs has none."""
     if saved.texture is None:
         return saved.squares
     texture = {name: value for name, value in saved.texture.items() if name != "batch_size"}
@@ -123,7 +123,7 @@ def training_squares(saved: SavedModel) -> np.ndarray | None:
     return novelty.training_squares(mixed, first, second, saved.image_size)
 
 
-def _of_pytorch(path: Path) -> SavedModel:
+def _from_pytorch(path: Path) -> SavedModel:
     variables = torch_weights.load(path)
     if (channels := variables["params"]["conv1"]["kernel"].shape[2]) != 1:
         raise ValueError(f"it takes images of {channels} channels, not of one")
@@ -131,18 +131,18 @@ def _of_pytorch(path: Path) -> SavedModel:
     return SavedModel(model, variables, NOTEBOOK, NOTEBOOK["image_size"], names, diverged=False)
 
 
-def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel:
+def _from_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel:
     if "model" not in metadata:
         raise ValueError("it holds no network")
     model = from_config(metadata["model"])
-    # Files of earlier versions do not have it.
+    # Files of earlier versions lack the entry.
     if not isinstance(diverged := metadata.get("diverged", False), bool):
         raise ValueError(f"diverged must be true or false, got {diverged!r:.60}")
     if "texture" in metadata:
         texture = metadata["texture"]
         if not isinstance(texture, dict) or texture.keys() != set(Texture._fields):
             raise ValueError(f"texture must have {', '.join(Texture._fields)}, got {texture!r:.60}")
-        # `generate_data` checks its options; nothing is drawn.
+        # `generate_data` checks its options; no image is drawn.
         jax.eval_shape(partial(generate_data, **texture), jax.random.key(0))
         names = f"inside the mask (sigma {texture['sigma1']:g})", f"outside the mask (sigma {texture['sigma2']:g})"
         return SavedModel(model, variables, texture, texture["image_size"], names, diverged)
@@ -152,23 +152,23 @@ def _of_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedModel
     first, second, image_size = (exemplars[name] for name in ("first", "second", "image_size"))
     if not (isinstance(first, str) and isinstance(second, str)):
         raise ValueError(f"first and second must be names, got {first!r:.60} and {second!r:.60}")
-    # Two photographs in two folders may have one name.
+    # Photographs in two folders may have the same name.
     names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
     check_count("image_size", image_size, 2)
     return SavedModel(model, variables, None, image_size, names, diverged, _squares(exemplars.get("squares")))
 
 
 def _squares(entry: Any) -> np.ndarray | None:
+    """The entry of a file as an array, checked."""
     if entry is None:
         return None
     try:
         squares = np.asarray(entry, float)
     except (ValueError, TypeError):
         squares = np.empty(0)
-    if squares.ndim != 2 or squares.shape[1] != novelty.NUMBERS or len(squares) > novelty.MOST_TRAINING:
-        raise ValueError(
-            f"squares must be at most {novelty.MOST_TRAINING} rows of {novelty.NUMBERS} numbers, got {entry!r:.60}"
-        )
+    rows, columns = novelty.MAX_TRAINING_SQUARES, novelty.NUM_FEATURES
+    if squares.ndim != 2 or squares.shape[1] != columns or len(squares) > rows:
+        raise ValueError(f"squares must be at most {rows} rows of {columns} numbers, got {entry!r:.60}")
     if not np.isfinite(squares).all():
         raise ValueError("squares must be finite numbers")
     return squares
@@ -178,7 +178,7 @@ def _check_variables(model: nn.Module, variables: dict[str, Any]) -> None:
     """Raises a ValueError naming the first array that is missing, superfluous or of another shape or dtype."""
     image = jax.ShapeDtypeStruct((1, 16, 16, 1), np.float32)
     template = jax.eval_shape(model.init, jax.random.key(0), image)
-    # Any floating dtype will do: with x64 enabled, networks are float64.
+    # Any floating dtype is accepted: with x64 enabled, networks are float64.
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             leaf.shape, np.float32 if np.issubdtype(leaf.dtype, np.floating) else leaf.dtype

@@ -26,11 +26,11 @@ def test_a_square_is_described_by_its_differences():
     one, none = np.log(np.sqrt(0.5)), np.log(1e-3)
     np.testing.assert_allclose(described, [0.5, np.log(0.5), one - np.log(0.5), none - one, 0], atol=1e-12)
     # Five whole squares in each of two rows; what is left over is left out.
-    assert novelty.describe(np.zeros((17, 47)), 8).shape == (10, novelty.NUMBERS)
+    assert novelty.describe(np.zeros((17, 47)), 8).shape == (10, novelty.NUM_FEATURES)
 
 
 def test_training_gives_the_most_squares_that_a_file_may_have(squares):
-    assert squares.shape == (novelty.MOST_TRAINING, novelty.NUMBERS)
+    assert squares.shape == (novelty.MAX_TRAINING_SQUARES, novelty.NUM_FEATURES)
     assert np.isfinite(squares).all()
 
 

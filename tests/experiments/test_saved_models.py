@@ -50,7 +50,7 @@ def test_reloading_gives_identical_predictions(name, tmp_path):
     assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, NAMES)
     assert saved_models.load_with_textures(path)[1]._asdict() == TEXTURE
     assert not network.diverged
-    assert saved_models.training_squares(network).shape[1] == novelty.NUMBERS
+    assert saved_models.training_squares(network).shape[1] == novelty.NUM_FEATURES
 
 
 def test_photographs_have_names_and_no_textures_to_draw(tmp_path):
