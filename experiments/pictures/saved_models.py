@@ -90,11 +90,9 @@ def load(path: Path) -> SavedModel:
         if path.exists() and not path.is_file():
             raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if path.is_dir() else OSError("no regular file")
         try:
-            variables, metadata = checkpoints.load(path)
+            saved = _from_files(*checkpoints.load(path))
         except checkpoints.ForeignFileError:
             saved = _from_pytorch(path)
-        else:
-            saved = _from_files(variables, metadata)
         _check_variables(saved.model, saved.variables)
         if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(saved.variables)):
             raise ValueError("its training diverged: its parameters are not finite numbers")
