@@ -1,6 +1,6 @@
-"""Finished runs by what is compared: the columns of a run, the arms, and their numbers over the seeds.
+"""Arms, the groups of finished runs that are compared, and their columns: the numbers of a run.
 
-Everything is computed here once and handed on: tables, figures, sentences and files show the same numbers.
+Every number is computed here, once: tables, figures, findings and files show the same values.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,12 +16,12 @@ from experiments.lab.names import exact
 from experiments.lab.runs import Held, Result, Run
 from segjax import edges, metrics
 
-# What is kept of every step.
+# The values that results.json has for every step.
 CURVES = ("loss", "agreement", "iou")
 
 
 class Column(NamedTuple):
-    """A number of a finished run: its name in files, its heading with its unit, its format, which way is better."""
+    """A number of a finished run: its name in files, and its heading with its unit and its format in tables."""
 
     name: str
     heading: str
@@ -30,7 +30,7 @@ class Column(NamedTuple):
 
     @property
     def title(self) -> str:
-        """The heading where numbers of training stand beside it."""
+        """The heading where numbers of training and of held-out images are mixed."""
         return self.heading if self.name in TRAINING else f"held-out {self.heading}"
 
 
@@ -48,7 +48,7 @@ def _at_distance(band: int) -> Callable[[Held], Any]:
 
 # The columns of the errors by distance to the true edge.
 ERRORS_AT = tuple(f"error_at_{name.replace(' ', '_').replace('-', '_to_')}" for name in edges.BAND_NAMES)
-# Name in files -> heading, whether more is better, and the number: what held-out images say of a network.
+# Scores on the held-out images: name in files -> heading, whether higher is better, and the function that computes it.
 HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
     "accuracy": ("accuracy", True, lambda held: metrics.accuracy(held.counts)),
     "iou": ("IoU", True, lambda held: metrics.iou(held.counts)),
@@ -72,7 +72,7 @@ HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
     "held_out_bce": ("BCE (nats)", False, _loss("bce")),
     "held_out_dice": ("Dice", False, _loss("dice")),
 }
-# The columns that come from training; all others come from the held-out images.
+# Numbers of the training itself: name in files -> the function that computes it.
 TRAINING: dict[str, Callable[[Result], Any]] = {
     "loss": _running_mean("loss"),
     "final_loss": lambda result: final_loss(result.history.loss),
@@ -83,37 +83,37 @@ _COLUMNS = (
     Column("loss", "running-mean loss", ".4f", False),
     Column("final_loss", "loss, last tenth", ".4f", False),
     Column("agreement", "running-mean agreement", ".3f", True),
-    *(Column(name, heading, ".3f", better) for name, (heading, better, _) in HELD_OUT.items()),
+    *(Column(name, heading, ".3f", higher) for name, (heading, higher, _) in HELD_OUT.items()),
     Column("seconds", "seconds", ".0f", False),
 )
 COLUMNS: Mapping[str, Column] = {column.name: column for column in _COLUMNS}
 
 
-# Compiled as a whole: otherwise XLA would compile each of its operations, which takes longer.
+# Compiled as a whole, since XLA takes longer to compile the operations one by one.
 @jax.jit
 def held_out(held: Held) -> dict[str, jax.Array]:
-    """The columns of `HELD_OUT`."""
-    return {name: jnp.asarray(number(held)) for name, (_, _, number) in HELD_OUT.items()}
+    """The columns of `HELD_OUT`: name -> value."""
+    return {name: jnp.asarray(compute(held)) for name, (_, _, compute) in HELD_OUT.items()}
 
 
 diverged_at = jax.jit(metrics.diverged_at)
 
 
 def final_loss(loss: Any) -> float:
-    """Mean of the last tenth of the steps, in float64: how the run ended, and not how it got there."""
+    """Mean loss of the last tenth of the steps, in float64."""
     return float(np.mean(metrics.last_tenth(np.asarray(loss)), dtype=np.float64))
 
 
 def curves(result: Result) -> dict[str, np.ndarray]:
-    """What results.json keeps of every step: (iterations,) each, of the batches that were trained on."""
+    """The curves of `CURVES` on the training batches, (iterations,) each."""
     loss, counts = result.history
-    numbers = (loss, metrics.agreement(counts), metrics.iou(counts))
-    return {name: np.asarray(curve) for name, curve in zip(CURVES, numbers, strict=True)}
+    values = (loss, metrics.agreement(counts), metrics.iou(counts))
+    return {name: np.asarray(curve) for name, curve in zip(CURVES, values, strict=True)}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs of one thing that is compared, one per seed; the label is what people call it."""
+    """The runs of one candidate of a comparison, one per seed; tables and figures show the label."""
 
     label: str
     results: tuple[Result, ...]
@@ -125,17 +125,17 @@ class Arm:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """One row per run, as runs.csv has it: what it was, its numbers, and the step at which it diverged."""
+        """One row of runs.csv per run: its fields, its columns, and the step at which it diverged."""
         rows = []
         for result in self.results:
-            numbers = {name: of(result) for name, of in TRAINING.items()} | held_out(result.held_out)
+            numbers = {name: compute(result) for name, compute in TRAINING.items()} | held_out(result.held_out)
             rows.append(
                 {
                     "label": self.label,
                     **{name: value for name, value in result.run._asdict().items() if name != "texture"},
                     **{name: float(numbers[name]) for name in COLUMNS},
                     "cores": result.cores,
-                    # 0 stands for a run that did not diverge.
+                    # `metrics.diverged_at` returns 0 for a run that did not diverge.
                     "diverged_at": int(diverged_at(result.history.loss, result.ended["params"])) or None,
                 }
             )
@@ -152,15 +152,15 @@ class Arm:
         return np.array([row["diverged_at"] is not None for row in self.rows])
 
     def values(self, column: str) -> np.ndarray:
-        """(seeds,) of a column, whatever became of the run."""
+        """(seeds,) values of a column, those of runs that diverged included."""
         return np.array([row[column] for row in self.rows])
 
-    def kept(self, column: str) -> np.ndarray:
-        """The same with NaN for runs that diverged: what is judged."""
+    def masked(self, column: str) -> np.ndarray:
+        """(seeds,) values of a column, NaN for runs that diverged: findings and verdicts use these."""
         return np.where(self.diverged, np.nan, self.values(column))
 
     def running(self, curve: str) -> np.ndarray:
-        """(seeds, iterations), the running means of a curve."""
+        """(seeds, iterations) running means of a curve."""
         return metrics.running_mean(np.stack([curves[curve] for curves in self.curves]))
 
 
@@ -168,31 +168,31 @@ Arms = Mapping[str, Arm]
 
 
 def by_rate(run: Run) -> str:
-    """A label: the optimizer and its rate."""
+    """The label of an arm: the optimizer and its learning rate."""
     return f"{run.optimizer} {exact(run.learning_rate)}"
 
 
 def compare(results: Iterable[Result], by: Callable[[Run], str]) -> Arms:
-    """label -> its runs, a seed each; `by` gives the label of a run."""
+    """Groups results into arms: label -> arm; `by` returns the label of a run."""
     groups: dict[str, list[Result]] = {}
     for result in results:
         groups.setdefault(by(result.run), []).append(result)
-    return {name: Arm(name, tuple(group)) for name, group in groups.items()}
+    return {label: Arm(label, tuple(group)) for label, group in groups.items()}
 
 
 def rows(arms: Arms) -> list[dict[str, Any]]:
-    """What runs.csv holds."""
+    """The rows of runs.csv."""
     return [row for arm in arms.values() for row in arm.rows]
 
 
 def document(arms: Arms) -> dict[str, Any]:
-    """The part of results.json on runs: every run with its curves, and each number over the seeds of each arm."""
+    """The runs in results.json: every run with its curves, and the range of each column over the seeds of each arm."""
     runs = [
         {**row, "curves": curves} for arm in arms.values() for row, curves in zip(arm.rows, arm.curves, strict=True)
     ]
-    summary: dict[str, dict[str, Any]] = {label: {} for label in arms}
-    for label, arm in arms.items():
-        for column in COLUMNS:
-            numbers = arm.values(column)
-            summary[label][column] = {"mean": numbers.mean(), "min": numbers.min(), "max": numbers.max()}
+    summary = {label: {column: _range(arm.values(column)) for column in COLUMNS} for label, arm in arms.items()}
     return {"runs": runs, "summary": summary}
+
+
+def _range(values: np.ndarray) -> dict[str, Any]:
+    return {"mean": values.mean(), "min": values.min(), "max": values.max()}

@@ -33,7 +33,7 @@ def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = N
 def leader(arms: Arms, column: str, setting: str = "") -> str:
     """A sentence: which arm has the best mean over seeds, and which others the paired differences do not tell apart."""
     title, form, better = COLUMNS[column].title, COLUMNS[column].form, COLUMNS[column].higher_is_better
-    scores = {label: arm.kept(column) for label, arm in arms.items()}
+    scores = {label: arm.masked(column) for label, arm in arms.items()}
     # A run that diverged is behind every other: an average would hide it.
     finite = {label: int(np.isfinite(numbers).sum()) for label, numbers in scores.items()}
     means = {label: np.nanmean(numbers) if finite[label] else np.nan for label, numbers in scores.items()}

@@ -64,7 +64,7 @@ class Contest:
     def estimates(self) -> dict[str, dict[str, dict[str, Estimate]]]:
         """column -> label -> statistic -> its estimate; NaN where every run diverged."""
         return {
-            column: {label: statistics.estimates(arm.kept(column)) for label, arm in self.arms.items()}
+            column: {label: statistics.estimates(arm.masked(column)) for label, arm in self.arms.items()}
             for column in ESTIMATED
         }
 
@@ -74,7 +74,9 @@ class Contest:
         reference = self.arms[self.reference]
         return {
             column: {
-                label: statistics.compare(arm.kept(column), reference.kept(column), COLUMNS[column].higher_is_better)
+                label: statistics.compare(
+                    arm.masked(column), reference.masked(column), COLUMNS[column].higher_is_better
+                )
                 for label, arm in self.rivals.items()
             }
             for column in DECISIVE
@@ -140,7 +142,7 @@ def verdict_table(contest: Contest) -> Table:
 
 
 def _means(arm: Arm) -> list[str]:
-    finite = {name: arm.kept(name)[np.isfinite(arm.kept(name))] for name in VERDICT}
+    finite = {name: arm.masked(name)[np.isfinite(arm.masked(name))] for name in VERDICT}
     return [f"{numbers.mean():{COLUMNS[name].form}}" if numbers.size else "-" for name, numbers in finite.items()]
 
 
@@ -151,7 +153,9 @@ def _verdict(label: str, contest: Contest) -> list[str]:
     interval = f"{difference.value:+.3f} ({difference.low:+.3f}, {difference.high:+.3f})" if known else "-"
     if lost := int(arm.diverged.sum()):
         return [interval, f"{lost} of {len(arm.rows)} diverged"]
-    verdict = statistics.verdict(arm.kept("iou"), contest.arms[contest.reference].kept("iou"), higher_is_better=True)
+    verdict = statistics.verdict(
+        arm.masked("iou"), contest.arms[contest.reference].masked("iou"), higher_is_better=True
+    )
     if verdict == "not told apart":
         return [interval, "tied" if known else "too few seeds"]
     return [interval, verdict]
@@ -191,7 +195,7 @@ def _difference_figure(contest: Contest) -> Figure:
     """Each rival minus the reference: its interval, or the range over few seeds, and one dot per seed."""
     columns, reference = contest.improvements, contest.arms[contest.reference]
     pairs = {
-        label: [arm.kept(column) - reference.kept(column) for column in columns]
+        label: [arm.masked(column) - reference.masked(column) for column in columns]
         for label, arm in contest.rivals.items()
     }
     estimates = {

@@ -64,7 +64,7 @@ def test_arms_group_seeds():
 
 def test_a_run_that_diverged_has_no_value_that_is_judged():
     assert {label: arm.diverged.sum() for label, arm in ARMS.items()} == {"a": 0, "b": 1}
-    np.testing.assert_allclose(ARMS["b"].kept("final_loss"), [0.2, 0.1, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(ARMS["b"].masked("final_loss"), [0.2, 0.1, np.nan], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -77,8 +77,8 @@ def test_diverged_means_the_same_everywhere(lost):
     compared = arm("a", [result([0.4, 0.01]), lost]) | arm("b", [result([0.4, 0.2]), result([0.4, 0.2], 1)])
     assert [row["diverged_at"] for row in compared["a"].rows] == [None, 2]
     for column in arms.COLUMNS:
-        assert np.isnan(compared["a"].kept(column)).tolist() == [False, True]
-        assert np.isfinite(compared["b"].kept(column)).all()
+        assert np.isnan(compared["a"].masked(column)).tolist() == [False, True]
+        assert np.isfinite(compared["b"].masked(column)).all()
     assert tables.leader(compared, "final_loss").startswith("Lowest loss, last tenth: b (0.2000), ahead of all others")
     grid = tuning.grid({"a": arm("a 0.001", [result([0.4, 0.01]), lost])})
     assert grid.diverged["a"].tolist() == [[False], [True]]

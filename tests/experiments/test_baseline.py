@@ -151,5 +151,5 @@ def test_a_stored_run_that_diverged_still_counts_as_diverged(stored, tmp_path):
 
     (lion, _) = baseline.read(changed(stored, tmp_path, change), parse(compare_optimizers, *WORDS)).arms.values()
     assert lion.diverged.tolist() == [True, False]
-    assert np.isnan(lion.kept("iou")).tolist() == [True, False]
+    assert np.isnan(lion.masked("iou")).tolist() == [True, False]
     assert np.isnan(lion.curves[0]["loss"]).sum() == 8
