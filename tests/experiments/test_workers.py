@@ -6,19 +6,17 @@ import json
 import os
 import pickle
 import random
-import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
+from concurrent.futures import Future
 
 import numpy as np
 import plain
 import pytest
 from distributed import Client
-from small_runs import ROOT, SHORT, execute, members, result
+from small_runs import ROOT, execute, members, result
 
 from experiments import rerun
 from experiments.lab import provenance, stops, workers
@@ -42,7 +40,7 @@ def home(tmp_path_factory):
 
 
 def spawn(home, *words, one_core=False, environment=(), **streams):
-    """A process in a session of its own, with its streams as they are named or thrown away."""
+    """A process in a session of its own; streams that are not named are thrown away."""
     environment = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(home / "cache"), **dict(environment)}
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True, **streams}
     command, all_cores = [sys.executable, *map(str, words)], os.sched_getaffinity(0)
@@ -54,21 +52,31 @@ def spawn(home, *words, one_core=False, environment=(), **streams):
         os.sched_setaffinity(0, all_cores)
 
 
-def start(home, out, *words, **options):
-    return spawn(home, plain.__file__, *WORDS, "--out", out, *words, **PIPES, **options)
+def start(home, out, *words, one_core=False):
+    return spawn(home, plain.__file__, *WORDS, "--out", out, *words, one_core=one_core, **PIPES)
+
+
+def start_alone(home, out, *words):
+    return start(home, out, *words, one_core=True)
 
 
 def finish(process, seconds=120):
     """Its exit code, and what it wrote to stdout and stderr. It leaves no process behind."""
     try:
-        said = process.communicate(timeout=seconds)
+        output = process.communicate(timeout=seconds)
     finally:
         process.kill()
     end = time.monotonic() + 20
-    while left := members(process.pid):
-        assert time.monotonic() < end, left
+    while remaining := members(process.pid):
+        assert time.monotonic() < end, remaining
         time.sleep(0.05)
-    return process.returncode, *said
+    return process.returncode, *output
+
+
+def assert_succeeds(process, seconds=120):
+    code, output, errors = finish(process, seconds)
+    assert (code, errors) == (0, "")
+    return output
 
 
 def wait_for(process, condition, seconds=120):
@@ -83,25 +91,31 @@ def finished_runs(out):
     return list((out / "runs").glob("*.safetensors"))
 
 
+def start_and_wait(home, out, *words, one_core=False):
+    """A command that has just finished its first run."""
+    process = start(home, out, *words, one_core=one_core)
+    wait_for(process, lambda: finished_runs(out))
+    return process
+
+
 def assert_same(out, other):
     """Every number of the results and of the table, and the number of cores, but for times."""
-    assert rerun.differences(*(json.loads((it / "results.json").read_text()) for it in (out, other))) == []
-    tables = [list(csv.DictReader((it / "runs.csv").read_text().splitlines())) for it in (out, other)]
+    assert rerun.differences(*(json.loads((path / "results.json").read_text()) for path in (out, other))) == []
+    tables = [list(csv.DictReader((path / "runs.csv").read_text().splitlines())) for path in (out, other)]
     assert [{**row, "seconds": ""} for row in tables[0]] == [{**row, "seconds": ""} for row in tables[1]]
 
 
 @pytest.fixture(scope="module")
 def alone(home):
     """The folder of one process with one core."""
-    assert finish(start(home, home / "alone", one_core=True))[::2] == (0, "")
+    assert_succeeds(start_alone(home, home / "alone"))
     return home / "alone"
 
 
 @pytest.mark.slow(20)
 def test_two_local_workers_give_the_bytes_of_one_process_on_one_core(home, alone, tmp_path):
-    code, said, errors = finish(start(home, tmp_path, "--workers", "2"))
-    assert (code, errors) == (0, ""), errors
-    assert "6 of 6 runs, 2 workers" in said or "6 of 6 runs, 1 worker" in said
+    output = assert_succeeds(start(home, tmp_path, "--workers", "2"))
+    assert "6 of 6 runs, 2 workers" in output or "6 of 6 runs, 1 worker" in output
     assert_same(tmp_path, alone)
     rows = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert {row["cores"] for row in rows} == {checkpoints.load(finished_runs(tmp_path)[0])[1]["cores"]} == {1}
@@ -109,9 +123,8 @@ def test_two_local_workers_give_the_bytes_of_one_process_on_one_core(home, alone
 
 @pytest.mark.deep(30)
 def test_several_runs_of_one_worker_are_trained_together(home, tmp_path):
-    for name, words in (("together", ["--workers", "2"]), ("alone", [])):
-        process = start(home, tmp_path / name, "--width", "3", *words, one_core=not words)
-        assert finish(process)[::2] == (0, "")
+    assert_succeeds(start(home, tmp_path / "together", "--width", "3", "--workers", "2"))
+    assert_succeeds(start_alone(home, tmp_path / "alone", "--width", "3"))
     assert_same(tmp_path / "together", tmp_path / "alone")
 
 
@@ -128,8 +141,8 @@ def test_workers_killed_at_any_moment_cost_no_bytes(home, tmp_path):
         time.sleep(rng.uniform(0, 0.5))
         wait_for(process, lambda: workers_of(process))
         os.kill(rng.choice(workers_of(process)), signal.SIGKILL)
-    assert finish(process, 300)[::2] == (0, "")
-    assert finish(start(home, tmp_path / "alone", *seeds, one_core=True))[::2] == (0, "")
+    assert_succeeds(process, 300)
+    assert_succeeds(start_alone(home, tmp_path / "alone", *seeds))
     assert_same(out, tmp_path / "alone")
 
 
@@ -149,48 +162,47 @@ def test_a_signal_at_any_moment_is_one_line_and_the_command_resumes(moment, numb
     (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
     code, _, errors = finish(process, 30)
     assert code == 128 + number
-    assert (errors.count("\n"), errors.startswith("interrupted; the same command ")) == (1, moment != "starting"), (
-        errors
-    )
+    one_line = errors.count("\n") == 1
+    assert (one_line, errors.startswith("interrupted; the same command ")) == (True, moment != "starting"), errors
     assert len(finished_runs(tmp_path)) >= runs
-    assert finish(start(home, tmp_path, one_core=True))[::2] == (0, "")
+    assert_succeeds(start_alone(home, tmp_path))
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow(20)
-def test_what_one_process_began_workers_finish(home, alone, tmp_path):
-    process = start(home, tmp_path, "--checkpoint-seconds", "0.001", one_core=True)
-    wait_for(process, lambda: finished_runs(tmp_path))
+def test_workers_finish_the_runs_of_one_process(home, alone, tmp_path):
+    process = start_and_wait(home, tmp_path, "--checkpoint-seconds", "0.001", one_core=True)
     process.send_signal(signal.SIGTERM)
     assert finish(process)[0] == 143
-    assert finish(start(home, tmp_path, "--workers", "2"))[::2] == (0, "")
+    assert_succeeds(start(home, tmp_path, "--workers", "2"))
     assert_same(tmp_path, alone)
 
 
 class Cluster:
-    """A scheduler and workers of one core, as processes of their own."""
+    """A scheduler and workers of one core, each a process.
+
+    Attributes:
+        file: by which they find each other.
+    """
 
     def __init__(self, home, stack):
         self.home, self.stack, self.file = home, stack, home / f"scheduler-{time.monotonic_ns()}.json"
-        words = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", self.file]
-        self.scheduler = self._dask(*words)
+        self.scheduler = self._dask("scheduler", "--host", "127.0.0.1", "--port", "0")
         wait_for(self.scheduler, self.file.exists)
 
     def _dask(self, *words, **options):
-        return self.stack.enter_context(_ended(spawn(self.home, "-m", "dask", *words, "--no-dashboard", **options)))
+        words += ("--scheduler-file", self.file, "--no-dashboard")
+        process = self.stack.enter_context(spawn(self.home, "-m", "dask", *words, **options))
+        # It comes first, and then the stack waits for the process.
+        self.stack.callback(process.kill)
+        return process
 
     def worker(self, **options):
-        words = ["--scheduler-file", self.file, "--nthreads", "1", "--no-nanny"]
-        return self._dask("worker", *words, one_core=True, **options)
+        return self._dask("worker", "--nthreads", "1", "--no-nanny", one_core=True, **options)
 
-
-@contextlib.contextmanager
-def _ended(process):
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
+    def train(self, out, *words):
+        """The results of a command in this process."""
+        return execute(plain, *WORDS, "--cluster", self.file, "--out", out, *words)
 
 
 @pytest.fixture
@@ -211,14 +223,13 @@ def shared(home):
 
 @pytest.mark.slow(20)
 def test_the_workers_of_a_cluster_give_the_numbers_of_one_process(shared, alone, tmp_path):
-    execute(plain, *WORDS, "--cluster", shared.file, "--out", tmp_path)
+    shared.train(tmp_path)
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow
 def test_a_run_that_diverges_on_a_worker_is_a_result(shared, tmp_path):
-    words = ["--learning-rate", "1e30", "--seeds", "2", "--out", tmp_path]
-    rows = execute(plain, *words, "--cluster", shared.file)["runs"]
+    rows = shared.train(tmp_path, "--learning-rate", "1e30", "--seeds", "2")["runs"]
     assert all(row["diverged_at"] for row in rows)
 
 
@@ -226,7 +237,7 @@ def test_a_run_that_diverges_on_a_worker_is_a_result(shared, tmp_path):
 def test_where_no_worker_computes_alike_there_is_nothing_to_do(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "versions", lambda: {"jax": "0.1"})
     with pytest.raises(stops.UsageError, match=r"^no worker computes as this process does: its jax is .*, not 0\.1$"):
-        execute(plain, *WORDS, "--cluster", shared.file, "--out", tmp_path)
+        shared.train(tmp_path)
 
 
 @pytest.mark.slow(20)
@@ -236,11 +247,11 @@ def test_an_unlike_worker_gets_no_runs_and_its_difference_is_named(cluster, alon
         cluster.worker(environment=environment)
     with Client(scheduler_file=str(cluster.file), set_as_default=False) as client:
         client.wait_for_workers(3)
-    execute(plain, *WORDS, "--cluster", cluster.file, "--out", tmp_path)
-    said = capfd.readouterr().out
-    assert said.count("gets no runs") == 2
-    assert "gets no runs: its enable_x64 is True, not False." in said
-    assert "gets no runs: it fails with ModuleNotFoundError: No module named 'experiments'." in said
+    cluster.train(tmp_path)
+    output = capfd.readouterr().out
+    assert output.count("gets no runs") == 2
+    assert "gets no runs: its enable_x64 is True, not False." in output
+    assert "gets no runs: it fails with ModuleNotFoundError: No module named 'experiments'." in output
     assert_same(tmp_path, alone)
 
 
@@ -248,31 +259,29 @@ def test_an_unlike_worker_gets_no_runs_and_its_difference_is_named(cluster, alon
 def test_a_worker_that_joins_late_trains(cluster, alone, tmp_path):
     # It takes seconds to start.
     cluster.worker()
-    execute(plain, *WORDS, "--cluster", cluster.file, "--out", tmp_path)
+    cluster.train(tmp_path)
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow(20)
 def test_a_worker_that_leaves_costs_nothing(cluster, home, alone, tmp_path):
-    both = [cluster.worker(), cluster.worker()]
-    process = start(home, tmp_path, "--cluster", cluster.file)
-    wait_for(process, lambda: finished_runs(tmp_path))
-    both[0].terminate()
-    assert finish(process)[::2] == (0, "")
+    first, _ = cluster.worker(), cluster.worker()
+    process = start_and_wait(home, tmp_path, "--cluster", cluster.file)
+    first.terminate()
+    assert_succeeds(process)
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow(20)
 def test_without_its_scheduler_a_command_ends_and_resumes(cluster, home, alone, tmp_path):
     cluster.worker()
-    process = start(home, tmp_path, "--cluster", cluster.file)
-    wait_for(process, lambda: finished_runs(tmp_path))
+    process = start_and_wait(home, tmp_path, "--cluster", cluster.file)
     cluster.scheduler.kill()
     code, _, errors = finish(process, 60)
     assert (code, errors.count("\n")) == (1, 1), errors
     assert errors.startswith("error: the scheduler has ended; ")
     assert finished_runs(tmp_path)
-    assert finish(start(home, tmp_path, one_core=True))[::2] == (0, "")
+    assert_succeeds(start_alone(home, tmp_path))
     assert_same(tmp_path, alone)
 
 
@@ -280,7 +289,7 @@ def test_without_its_scheduler_a_command_ends_and_resumes(cluster, home, alone, 
 def test_where_no_worker_comes_a_command_ends(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE_S", 1.0)
     with pytest.raises(stops.EngineError, match=r"^no worker came within 1 s$"):
-        execute(plain, *WORDS, "--cluster", cluster.file, "--out", tmp_path)
+        cluster.train(tmp_path)
 
 
 @pytest.fixture
@@ -300,9 +309,8 @@ def forget_package():
 
 @pytest.mark.slow(20)
 def test_modules_of_the_user_s_own_are_sent_and_sent_again(shared, package, tmp_path):
-    (package / "own.py").write_text(
-        "import optax\nfrom mine.deeper import DECAY\nsgd = lambda rate: optax.sgd(rate, DECAY)"
-    )
+    source = "import optax\nfrom mine.deeper import DECAY\nsgd = lambda rate: optax.sgd(rate, DECAY)"
+    (package / "own.py").write_text(source)
     for decay in ("0.9", "0.55"):
         (package / "deeper.py").write_text(f"DECAY = {decay}\n")
         forget_package()
@@ -335,17 +343,18 @@ def test_a_run_that_raises_on_a_worker_is_one_line(shared, package, tmp_path):
     (package / "own.py").write_text(ON_A_WORKER.format('raise ArithmeticError("no such\\n thing")'))
     message = r"^mine.own:sgd 0.001, seed 0 failed with ArithmeticError: no such \(without workers"
     with pytest.raises(stops.EngineError, match=message):
-        execute(plain, "--method", "mine.own:sgd", "--seeds", "1", "--cluster", shared.file, "--out", tmp_path / "out")
+        shared.train(tmp_path / "out", "--method", "mine.own:sgd", "--seeds", "1")
 
 
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
+@pytest.mark.deep(30)
 @pytest.mark.parametrize(
     ("text", "work"),
     [
-        pytest.param(ON_A_WORKER.format(KILL), "trained mine.own:sgd 0.001, seed 0", marks=pytest.mark.deep(30)),
-        pytest.param(ON_A_WORKER.format("pass") + f"if there(): {KILL}", "started", marks=pytest.mark.deep(30)),
+        (ON_A_WORKER.format(KILL), "trained mine.own:sgd 0.001, seed 0"),
+        (ON_A_WORKER.format("pass") + f"if there(): {KILL}", "started"),
     ],
 )
 def test_four_deaths_are_one_line(text, work, package, tmp_path):
@@ -355,24 +364,18 @@ def test_four_deaths_are_one_line(text, work, package, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("place", "message"),
     [
-        (["--workers", "3"], "--workers must be at most the number of cores, 2, got 3"),
-        (["--workers", "-1"], "--workers must be an integer >= 0"),
-        (["--workers", "1", "--cluster", "tcp://localhost:8786"], "and --cluster takes those of a scheduler: give one"),
-        *[(["--cluster", it], "--cluster must be tcp://HOST:PORT") for it in ("nowhere", "tcp://x", "ucx://x:1")],
-        (["--cluster", __file__], f"--cluster {__file__} cannot be reached: "),
-        (["--cluster", "FILE"], "cannot be reached: it is not a file that a scheduler wrote"),
-        (["--cluster", "tls://localhost:1"], "cannot be reached: TLS "),
-        pytest.param(["--cluster", "tcp://127.0.0.1:1"], "cannot be reached: Timed out", marks=pytest.mark.slow(10)),
+        (__file__, f"--cluster {__file__} cannot be reached: "),
+        ("FILE", "cannot be reached: it is not a file that a scheduler wrote"),
+        ("tls://localhost:1", "cannot be reached: TLS "),
+        pytest.param("tcp://127.0.0.1:1", "cannot be reached: Timed out", marks=pytest.mark.slow(10)),
     ],
 )
-def test_workers_that_cannot_be_had_are_one_line(words, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "cores", lambda: 2)
-    (tmp_path / "file.json").write_text('{"address": 5}')
-    words = [word.replace("FILE", str(tmp_path / "file.json")) for word in words]
+def test_a_cluster_that_cannot_be_reached_is_one_line(place, message, tmp_path):
+    (file := tmp_path / "file.json").write_text('{"address": 5}')
     with pytest.raises(stops.UsageError, match=message) as error:
-        execute(plain, *words, "--out", tmp_path / "out")
+        execute(plain, "--cluster", place.replace("FILE", str(file)), "--out", tmp_path / "out")
     assert "\n" not in str(error.value)
 
 
@@ -382,61 +385,29 @@ def test_without_dask_the_package_is_named(tmp_path, monkeypatch):
         execute(plain, "--workers", "1", "--out", tmp_path / "out")
 
 
-def page():
-    """The commands of docs/cluster.md that run on one machine: local workers, a cluster, one with TLS, a Slurm job."""
-    text = (ROOT / "docs" / "cluster.md").read_text()
-    local, cluster, tls = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    (slurm,) = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
-    over_tls = tls + cluster.partition("\n")[2].replace("tcp://", "tls://")
-    return [local, cluster, over_tls, 'srun() { shift; "$@"; }\n' + slurm]
+def ended(value):
+    future = Future()
+    future.set_result(value)
+    return future
 
 
-@pytest.mark.parametrize(
-    "number", [pytest.param(number, marks=mark(20)) for number, mark in enumerate([SLOW, SLOW, DEEP, SLOW])]
-)
-def test_the_commands_of_the_page_run(number, home, tmp_path):
-    for name in ("experiments", "segjax"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = str(server.getsockname()[1])
-    # Schedulers and workers have a terminal of their own.
-    text = re.sub(r"^((PYTHONPATH=\. )?dask [^#\n]*[^#\n&])(#.*)?$", r"\1 &", page()[number], flags=re.MULTILINE)
-    text = re.sub(r"--preset (quick|fair)", " ".join([*SHORT, "--seeds", "2", "--optimizers", "sgd"]), text)
-    text = text.replace("HOST", "127.0.0.1").replace("8786", port)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    environment = {"PATH": path, "SLURM_JOB_ID": "1", "SLURM_SUBMIT_DIR": str(tmp_path)}
-    with (tmp_path / "said").open("w") as said:
-        words = ["bash", "-e", "-c", text]
-        process = subprocess.Popen(
-            words, cwd=tmp_path, env=os.environ | environment, stdout=said, stderr=said, start_new_session=True
-        )
-    try:
-        assert process.wait(120) == 0, (tmp_path / "said").read_text()
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    assert len(list(tmp_path.glob("results/*/runs/*"))) == 2
+def in_progress(group):
+    return Future()
 
 
-class Done:
-    """A task that has ended: with a result, an error, or cancelled."""
-
-    def __init__(self, result=None, error=None, cancelled=False):
-        self.result, self.exception, self.cancelled = lambda _: result, lambda _: error, lambda: cancelled
-
-    def done(self):
-        return True
-
-    def add_done_callback(self, function):
-        function(self)
+def well(group):
+    return ended([result([0.5], run.seed) for run in group])
 
 
-class Never(Done):
-    def done(self):
-        return False
+def cancelled(group):
+    (future := Future()).cancel()
+    return future
 
-    def add_done_callback(self, function):
-        pass
+
+def lost(group):
+    """Its worker died with the result."""
+    (future := Future()).done = lambda: True
+    return future
 
 
 class FakeClient:
@@ -446,11 +417,11 @@ class FakeClient:
 
     def __init__(self, *moments):
         """Each moment, whenever it is asked: the workers there are, and what comes of a group given to the last."""
-        self.moments, self.trained = list(moments), []
+        self.moments, self.tasks = list(moments), []
 
     def nthreads(self):
-        self.now = self.moments.pop(0) if len(self.moments) > 1 else self.moments[0]
-        return dict.fromkeys(self.now[0], 1)
+        names, self.train = self.moments.pop(0) if len(self.moments) > 1 else self.moments[0]
+        return dict.fromkeys(names, 1)
 
     def subscribe_topic(self, *_):
         pass
@@ -458,50 +429,42 @@ class FakeClient:
     def submit(self, _, pickled, workers, **__):
         function, arguments = pickle.loads(pickled)
         if function is introduce:
-            return Done(describe(*arguments))
-        self.trained.append((workers[0], arguments[0][0].seed))
-        return self.now[1](arguments[0])
-
-
-RUNS = [[Run(seed)] for seed in range(2)]
-
-
-def well(group):
-    return Done([result([0.5], run.seed) for run in group])
+            return ended(describe(*arguments))
+        self.tasks.append((workers[0], arguments[0][0].seed))
+        return self.train(arguments[0])
 
 
 def train(*moments):
     """The seeds that a pool trains, in the order of their ends, and what the client was asked for."""
-    ended, client = [], FakeClient(*moments)
-    pool = workers.Pool(client, "default", print)
-    pool.train(train_group, RUNS, lambda results: ended.append(results[0].run.seed), lambda *_: 0)
-    return ended, client.trained
+    seeds, client = [], FakeClient(*moments)
+    groups, pool = [[Run(seed)] for seed in range(2)], workers.Pool(client, "default", print)
+    pool.train(train_group, groups, lambda results: seeds.append(results[0].run.seed), lambda *_: 0)
+    return seeds, client.tasks
 
 
-def test_a_group_that_was_cancelled_or_lost_its_worker_is_trained_again(monkeypatch):
+@pytest.fixture
+def soon(monkeypatch):
+    """A pool waits for nothing."""
     monkeypatch.setattr(workers, "INTERVAL_S", 0.01)
+    monkeypatch.setattr(workers, "RESULT_S", 0.01)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_group_that_was_cancelled_or_lost_its_worker_is_trained_again():
     assert train(("a", well)) == ([0, 1], [("a", 0), ("a", 1)])
-    cancelled = ("a", lambda group: Done(cancelled=True))
-    assert train(("a", well), cancelled, ("a", well))[1] == [("a", 0), ("a", 0), ("a", 1)]
-    training = ("ab", lambda group: Never())
-    # b is what is left; a dies of the run that it was training, and of no other.
-    assert sorted(train(training, training, ("b", well), ("c", well))[0]) == [0, 1]
+    assert train(("a", well), ("a", cancelled), ("a", well))[1] == [("a", 0), ("a", 0), ("a", 1)]
+    # b remains; a dies of the run that it was training, and of no other.
+    assert sorted(train(("ab", in_progress), ("ab", in_progress), ("b", well), ("c", well))[0]) == [0, 1]
+    assert train(("a", lost), ("a", lost), ("b", well)) == ([0, 1], [("a", 0), ("b", 0), ("b", 1)])
 
 
-def test_only_deaths_in_training_count_against_a_run(monkeypatch):
-    monkeypatch.setattr(workers, "INTERVAL_S", 0.0)
-    deadly = [moment for name in "abcd" for moment in [(name, lambda group: Never())] * 2]
+@pytest.mark.usefixtures("soon")
+def test_only_deaths_in_training_count_against_a_run():
+    deadly = [(name, in_progress) for name in "aabbccdd"]
     with pytest.raises(stops.EngineError, match=r"4 workers died while they trained adam 0\.001, seed 0;"):
         train(*deadly, ("", well))
-    # Three deaths are none.
+    # After three deaths it goes on.
     assert train(*deadly[:6], ("e", well))[0] == [0, 1]
-
-
-def test_where_nobody_comes_a_pool_ends(monkeypatch):
-    monkeypatch.setattr(workers, "PATIENCE_S", 0.05)
-    monkeypatch.setattr(workers, "INTERVAL_S", 0.01)
-    with pytest.raises(stops.EngineError, match="no worker came within 0 s"):
-        train(("", well))
 
 
 @pytest.mark.parametrize(
@@ -513,18 +476,5 @@ def test_where_nobody_comes_a_pool_ends(monkeypatch):
         (ImportError("no\n module"), None, "it fails with ImportError: no module"),
     ],
 )
-def test_a_difference_is_said_in_words(error, theirs, words):
+def test_a_difference_is_told_in_words(error, theirs, words):
     assert workers._difference(error, theirs, {"jax": "1"}) == words
-
-
-def lost(_):
-    raise TimeoutError
-
-
-def test_a_result_that_died_with_its_worker_is_trained_again(monkeypatch):
-    done = Done()
-    done.result = lost
-    assert train(("a", lambda group: done), ("a", lambda group: done), ("b", well)) == (
-        [0, 1],
-        [("a", 0), ("b", 0), ("b", 1)],
-    )

@@ -62,4 +62,4 @@ def test_the_stored_baseline_is_of_the_fair_preset(tmp_path, monkeypatch):
 
 @pytest.mark.deep
 def test_in_a_script(run):
-    assert re.fullmatch(r"accuracy [+-]0\.\d{4} \(.* to .*\) less Adam's, ahead in \d of 5\n", run("script.py"))
+    assert re.fullmatch(r"accuracy minus Adam's [+-]0\.\d{4} \(.* to .*\), ahead in \d of 5\n", run("script.py"))
