@@ -170,7 +170,7 @@ def findings(costs: Mapping[str, Cost], budgets: Mapping[str, Arms], bound: Boun
     }
     if bound and means:
         best = max(means, key=lambda name: means[name])
-        sentences.append(bounds.sentence(bound, best, 1 - means[best], costs[best].receptive_field))
+        sentences.append(bounds.finding(bound, best, 1 - means[best], costs[best].receptive_field))
     return sentences
 
 

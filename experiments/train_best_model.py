@@ -75,7 +75,7 @@ def answer(options: Options, lab: Lab) -> Report:
     ]
     if bound:
         field = ARCHITECTURES[timed.architecture].receptive_field
-        findings.insert(1, bounds.sentence(bound, "this network", 1 - last["accuracy"], field))
+        findings.insert(1, bounds.finding(bound, "this network", 1 - last["accuracy"], field))
     lines = {bounds.heading(bound): bound.error.expected} if bound else None
     setting = f"{timed.architecture}, {timed.optimizer} at {timed.learning_rate:g}, {timed.schedule}"
     drawings = {

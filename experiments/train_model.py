@@ -103,7 +103,7 @@ def answer(options: Options, lab: Lab) -> Report:
     findings = [] if diverged else [saved_models.look_inside(options.out)]
     if bound and not diverged:
         error, field = 1 - arm.rows[0]["accuracy"], ARCHITECTURES[run.architecture].receptive_field
-        findings.insert(0, bounds.sentence(bound, "this network", error, field))
+        findings.insert(0, bounds.finding(bound, "this network", error, field))
     title = f"{label}, {run.schedule} schedule, {run.objective} loss, {run.architecture}, seed {run.seed}"
     columns, trained_on = (*tables.SCORES, "accuracy_by_running_statistics"), {"texture": texture._asdict()}
     return Report(

@@ -1,8 +1,8 @@
-"""The best possible error, to be shown beside a network's: Bayes' rule on windows small enough for a few seconds.
+"""The best possible error, for comparison with a network's: Bayes' rule on windows that take only a few seconds.
 
-With enough masks, as at the notebook's sigmas, a classifier can reach this error, away from the image's border; with
-too few masks the error is too low. No network whose receptive field lies within the window has a lower error; a network
-with a larger field can, by what docs/best-possible.md measures.
+With enough masks, as at the notebook's sigmas, a classifier can reach this error away from the image's border. With
+too few masks the error is too low. A network whose receptive field lies within the window cannot have a lower error; a
+network with a larger field can (docs/best-possible.md).
 """
 
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ from experiments.lab.runs import Texture
 from segjax import oracle
 from segjax.oracle import BayesError
 
-# At the notebook's sigmas 1,000 masks are enough for these windows, and take about 10 s on 2 cores; for 17 x 17 pixels
-# they are far too few (docs/best-possible.md).
+# At the notebook's sigmas 1,000 masks suffice for these windows and take about 10 s on 2 cores. For 17 x 17 pixels they
+# are far too few (docs/best-possible.md).
 WINDOW, NUM_MASKS, NUM_IMAGES, PIXELS = 9, 1000, 32, 128
 
 
@@ -27,7 +27,7 @@ class Bound(NamedTuple):
 
 
 def measure(texture: Texture, progress: Progress) -> Bound | None:
-    """The bound for these textures; None where they reach so far that no pixel is away from the border."""
+    """The bound for these textures; None if every pixel of the image is within reach of the border."""
     sigmas = texture.sigma1, texture.sigma2
     windows = [side for side in range(1, WINDOW + 1, 2) if texture.image_size > 2 * oracle.margin(side, *sigmas)]
     if not windows:
@@ -49,22 +49,22 @@ def measure(texture: Texture, progress: Progress) -> Bound | None:
 
 
 def document(bound: Bound | None) -> dict[str, Any] | None:
-    """What results.json holds of the bound."""
+    """The bound in results.json."""
     return {"window": bound.window, **bound.error._asdict()} if bound else None
 
 
 def heading(bound: Bound) -> str:
-    """The label of a line at the bound in a figure."""
+    """The label of the bound's line in a figure."""
     return f"Bayes' rule, {bound.window} x {bound.window} pixels"
 
 
-def sentence(bound: Bound, name: str, error: float, field: int) -> str:
-    """A finding: a network's error on held-out images, beside the bound; `field` is the side of its receptive field."""
-    least, deviation, side = bound.error.expected, bound.error.expected_error, bound.window
-    # Textures that nobody confuses have a least error of 0, and no ratio to it.
-    ratio = f", {error / least:.1f} times as many" if least > 0 else ""
+def finding(bound: Bound, name: str, error: float, field: int) -> str:
+    """A finding that compares a network's held-out error with the bound; `field` is the side of its receptive field."""
+    expected, deviation, side = bound.error.expected, bound.error.expected_error, bound.window
+    # Textures that are never confused have an error of 0.
+    ratio = f", {error / expected:.1f} times as many" if expected > 0 else ""
     rivals = "No network with so small a receptive field can"
     if field > side:
         rivals = f"A network with a receptive field of {field} x {field} may"
-    rule = f"Bayes' rule on {side} x {side} pixels errs on {least:.2%} (+- {deviation:.2%}) of the pixels"
+    rule = f"Bayes' rule on {side} x {side} pixels errs on {expected:.2%} (+- {deviation:.2%}) of the pixels"
     return f"The best possible: {rule} away from the border; {name} errs on {error:.2%}{ratio}. {rivals} do better."

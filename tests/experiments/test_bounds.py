@@ -25,11 +25,11 @@ def test_the_window_fits_into_the_image(monkeypatch):
     assert bounds.document(bound)["window"] == 5
 
 
-def test_the_sentence_says_which_networks_could_do_better():
-    sentence = bounds.sentence(BOUND, "this network", 0.006, 17)
-    assert "Bayes' rule on 9 x 9 pixels errs on 0.20% (+- 0.05%) of the pixels away from the border" in sentence
-    assert "this network errs on 0.60%, 3.0 times as many. A network with a receptive field of 17 x 17 may" in sentence
-    assert bounds.sentence(BOUND, "it", 0.006, 9).endswith("No network with so small a receptive field can do better.")
+def test_the_finding_says_which_networks_could_do_better():
+    finding = bounds.finding(BOUND, "this network", 0.006, 17)
+    assert "Bayes' rule on 9 x 9 pixels errs on 0.20% (+- 0.05%) of the pixels away from the border" in finding
+    assert "this network errs on 0.60%, 3.0 times as many. A network with a receptive field of 17 x 17 may" in finding
+    assert bounds.finding(BOUND, "it", 0.006, 9).endswith("No network with so small a receptive field can do better.")
     nothing = Bound(9, BayesError(0.0, 0.0, 0.0, 0.0))
-    assert "it errs on 0.10%. " in bounds.sentence(nothing, "it", 0.001, 17)
+    assert "it errs on 0.10%. " in bounds.finding(nothing, "it", 0.001, 17)
     assert bounds.heading(BOUND) == "Bayes' rule, 9 x 9 pixels"
