@@ -1,8 +1,8 @@
-"""Training by the clock: a network gets a time, compilation included or not, and its learning rate follows the clock.
+"""Training for a fixed time, with or without that of compilation; the learning rate follows the clock.
 
-Snapshots are taken along the way and judged afterwards, outside of the clock, on held-out images in evaluation mode:
-each image alone, by the running statistics of the BatchNorms. The clock decides how many steps there are: two runs
-never give quite the same numbers.
+Snapshots are taken along the way and judged when the clock has stopped, on held-out images in evaluation mode: each
+image alone, by the running statistics of the BatchNorms. The clock decides on the number of steps: two runs never give
+quite the same numbers.
 """
 
 import math
@@ -33,7 +33,7 @@ from segjax._checks import check_count, check_pixels, check_positive
 
 # Shares of the time at which a snapshot is taken.
 SNAPSHOTS = np.linspace(0.1, 1, 10)
-# Steps of the schedule that the clock reads: more than a minute of training has.
+# Steps of the schedule that the clock follows: more than the steps of a minute of training.
 RESOLUTION = 10_000
 Generate = Callable[..., segjax.Batch]
 
@@ -45,7 +45,7 @@ class Timed(Group):
     seconds: float = 60.0
     """Time to train, or to compile and train."""
     count_compilation: bool = True
-    """The seconds include those of compiling."""
+    """The seconds include the compilation."""
     architecture: str = "patch"
     """A network whose running statistics work: separate_norm, unet, patch or another, but not notebook."""
     optimizer: str = "adam"
@@ -55,7 +55,7 @@ class Timed(Group):
     schedule: str = "warmup_cosine"
     """How the learning rate moves with the clock: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     covered: float = 0.5
-    """Share of the schedule that the time covers, in (0, 1]: at 0.5 a cosine ends at half its peak, at 1 at nothing."""
+    """Share of the schedule that the time covers, in (0, 1]: at 0.5 a cosine ends at half its peak, at 1 at 0."""
     loss: str = "bce"
     """One of mse, bce, dice."""
     held_out: int = 256
@@ -63,7 +63,7 @@ class Timed(Group):
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints; a crash loses at most this much."""
     export_torch: bool = False
-    """Also write the weights by PyTorch's names, model-torch.safetensors; for separate_norm and its other sizes."""
+    """Also write the weights under PyTorch's names, model-torch.safetensors; for separate_norm and its other sizes."""
 
     def check(self) -> None:
         check_training(self.optimizer, self.loss, self.architecture)
@@ -82,12 +82,12 @@ class Timed(Group):
         saved_models.check_export(self.export_torch, self.architecture)
 
     def check_held_out(self, image_size: int) -> None:
-        """Raises a ValueError for more held-out pixels than a program can count."""
+        """Raises a ValueError if a program cannot count so many held-out pixels."""
         check_pixels("the held-out images, --held-out * --image-size^2,", self.held_out * image_size**2)
 
 
 class Snapshot(NamedTuple):
-    """A network in training: the clock in seconds, the steps done, the mean loss since the snapshot before."""
+    """A network in training: seconds on the clock, steps done, mean loss since the previous snapshot, variables."""
 
     seconds: float
     step: int
@@ -96,57 +96,56 @@ class Snapshot(NamedTuple):
 
 
 @dataclass
-class Course:
-    """A training in progress, by the clock.
+class TimedRun:
+    """A run in progress, and its clock.
 
     Attributes:
-        compiled: seconds on the clock when the training began.
+        start_seconds: on the clock when the training began.
         seconds: on the clock after the last chunk, which took `chunk_seconds`.
         losses: of every step.
         snapshots: in the order of their steps.
     """
 
     timed: Timed
-    compiled: float
+    start_seconds: float
     seconds: float
     chunk_seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)
 
     @classmethod
-    def resumed(cls, timed: Timed, partial_run: PartialRun, notes: Mapping[str, Any]) -> "Course":
-        """From a checkpoint, without the time that compiling has taken again."""
-        shots = (notes.get("shots", {})[number] for number in sorted(notes.get("shots", {})))
+    def resumed(cls, timed: Timed, partial_run: PartialRun, notes: Mapping[str, Any]) -> "TimedRun":
+        """The run of a checkpoint; the time of the second compilation does not count."""
         snapshots = [
             Snapshot(float(shot["seconds"]), int(shot["step"]), float(shot["loss"]), shot["variables"])
-            for shot in shots
+            for _, shot in sorted(notes.get("shots", {}).items())
         ]
         losses = [float(loss) for chunk in partial_run.chunks for loss in chunk.loss]
-        compiled, chunk_seconds = float(notes["compiled"]), float(notes["chunk_seconds"])
-        return cls(timed, compiled, partial_run.seconds, chunk_seconds, losses, snapshots)
+        start_seconds, chunk_seconds = float(notes["compiled"]), float(notes["chunk_seconds"])
+        return cls(timed, start_seconds, partial_run.seconds, chunk_seconds, losses, snapshots)
 
     @property
     def notes(self) -> dict[str, Any]:
-        """What `resumed` takes."""
+        """The notes that `resumed` takes."""
         numbered = {f"{index:02}": snapshot for index, snapshot in enumerate(self.snapshots)}
-        return {"compiled": self.compiled, "chunk_seconds": self.chunk_seconds, "shots": numbered}
+        return {"compiled": self.start_seconds, "chunk_seconds": self.chunk_seconds, "shots": numbered}
 
     @property
     def share(self) -> float:
-        """The share of the time for training, without that for compiling, that has passed."""
-        return min((self.seconds - self.compiled) / max(self.timed.seconds - self.compiled, 1e-9), 1.0)
+        """The share of the training time, without compilation, that has passed."""
+        return min((self.seconds - self.start_seconds) / max(self.timed.seconds - self.start_seconds, 1e-9), 1.0)
 
     @property
     def is_over(self) -> bool:
-        """Whether the next chunk would end too late, if it took as long as the last: only noise overruns the time."""
+        """Whether another chunk as long as the last would end too late, so that only noise overruns the time."""
         return bool(self.losses) and self.seconds + self.chunk_seconds >= self.timed.seconds
 
     def add_chunk(self, partial_run: PartialRun) -> None:
-        """Enters the last chunk, and takes a snapshot where one is due."""
+        """Adds the last chunk of a run, and takes a snapshot if one is due."""
         self.losses.extend(np.asarray(partial_run.chunks[-1].loss).tolist())
         self.chunk_seconds, self.seconds = partial_run.seconds - self.seconds, partial_run.seconds
         due = SNAPSHOTS[min(len(self.snapshots), len(SNAPSHOTS) - 1)]
-        # The last snapshot is that of the last chunk: the next would end too late.
+        # Compared with the end of the next chunk: then the last chunk has a snapshot.
         if (self.seconds + self.chunk_seconds) / self.timed.seconds >= due:
             loss = float(np.mean(self.losses[self.snapshots[-1].step if self.snapshots else 0 :]))
             variables = jax.device_get(partial_run.state.variables)
@@ -154,53 +153,53 @@ class Course:
 
 
 def train(timed: Timed, seed: int, generate: Generate, lab: Lab) -> list[Snapshot]:
-    """Compiles and trains until the time is up, from the checkpoint of an interrupted command where there is one.
+    """Compiles and trains until the time is up; resumes from the checkpoint of an interrupted command.
 
     Args:
         generate: key -> Batch.
     """
     start = time.perf_counter()
-    chosen: dict[str, Any] = {"optimizer": OPTIMIZERS[timed.optimizer], "loss": LOSSES[timed.loss]}
-    fit = segjax.make_fit(ARCHITECTURES[timed.architecture], generate=generate, chunk_size=CHUNK_SIZE, **chosen)
+    objective: dict[str, Any] = {"optimizer": OPTIMIZERS[timed.optimizer], "loss": LOSSES[timed.loss]}
+    fit = segjax.make_fit(ARCHITECTURES[timed.architecture], generate=generate, chunk_size=CHUNK_SIZE, **objective)
     rate_at = SCHEDULES[timed.schedule](timed.learning_rate, RESOLUTION)
     key, names = jax.random.key(seed), [f"{CLOCK}seed{seed}"]
     lab.folder.announce_runs(names)
     with lab.progress() as progress:
         bar = progress.add_task("compiling", total=round(timed.seconds))
         fit.compile(key, timed.learning_rate)
-        compiled = time.perf_counter() - start if timed.count_compilation else 0.0
+        start_seconds = time.perf_counter() - start if timed.count_compilation else 0.0
         template = jax.eval_shape(fit.init, key, timed.learning_rate)
         if checkpoint := lab.folder.read_partial(names, template):
-            partial_run, course = checkpoint[0], Course.resumed(timed, *checkpoint)
+            partial_run, run = checkpoint[0], TimedRun.resumed(timed, *checkpoint)
         else:
-            partial_run = PartialRun(fit.init(key, timed.learning_rate), [], compiled)
-            course = Course(timed, compiled, compiled)
+            partial_run = PartialRun(fit.init(key, timed.learning_rate), [], start_seconds)
+            run = TimedRun(timed, start_seconds, start_seconds)
 
-        def chunk(so_far: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
-            if course.is_over:
+        def chunk(current: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
+            if run.is_over:
                 return None
-            rate = rate_at(int(timed.covered * course.share * (RESOLUTION - 1)))
-            return fit.advance(key, so_far.state, jnp.asarray(rate, float), CHUNK_SIZE)
+            rate = rate_at(int(timed.covered * run.share * (RESOLUTION - 1)))
+            return fit.advance(key, current.state, jnp.asarray(rate, float), CHUNK_SIZE)
 
-        def after_chunk(so_far: PartialRun) -> None:
-            course.add_chunk(so_far)
-            description = f"step {len(course.losses)}: loss {course.losses[-1]:.4f}"
-            progress.update(bar, completed=int(course.seconds), description=description)
+        def after_chunk(current: PartialRun) -> None:
+            run.add_chunk(current)
+            description = f"step {len(run.losses)}: loss {run.losses[-1]:.4f}"
+            progress.update(bar, completed=int(run.seconds), description=description)
 
-        def save(so_far: PartialRun) -> None:
-            lab.folder.write_partial(names, so_far, course.notes)
+        def save(current: PartialRun) -> None:
+            lab.folder.write_partial(names, current, run.notes)
 
         in_chunks(partial_run, chunk, after_chunk, save, timed.checkpoint_seconds, save_end=True)
-    return course.snapshots
+    return run.snapshots
 
 
 def judge(timed: Timed, snapshots: Sequence[Snapshot], generate: Generate, lab: Lab) -> list[dict[str, Any]]:
-    """Every snapshot on the same held-out images, with the running statistics: images cannot help one another.
+    """One row per snapshot: its scores on the same held-out images, each alone by the running statistics.
 
     Args:
         generate: (key, batch_size=...) -> Batch.
     """
-    # At most 16 images at a time, and no image left over.
+    # Batches of at most 16 images, all of one size.
     batch_size = math.gcd(timed.held_out, 16)
     draw, num_batches = partial(generate, batch_size=batch_size), timed.held_out // batch_size
     evaluate = jax.jit(partial(held_out_of, ARCHITECTURES[timed.architecture], draw, num_batches))
@@ -220,11 +219,11 @@ def report(
     rows: Sequence[dict[str, Any]],
     trained_on: Mapping[str, Any],
 ) -> Report:
-    """The report that both questions have in common: quality over time, and the last network as a file."""
+    """The report of either question: quality over time, and the last network as a file."""
     variables, losses = snapshots[-1].variables, np.array([shot.loss for shot in snapshots])
     diverged = bool(arms.diverged_at(losses, variables["params"]))
     return Report(
-        # The first is on the training. The others propose to use the network, which is of no use.
+        # The first describes the training. The others propose to use the network, which is of no use.
         findings[:1] if diverged else findings,
         [_table(rows), distance_table(rows[-1])],
         drawings,
@@ -236,22 +235,22 @@ def report(
 
 
 def warnings(timed: Timed, rows: Sequence[Mapping[str, Any]], diverged: bool) -> list[str]:
-    """The reason why a training came to nothing, if it did."""
+    """The reason why the training failed, if it did."""
     if diverged:
         return [saved_models.DIVERGED]
     if rows[-1]["step"] <= CHUNK_SIZE:
-        spent = "went into compiling" if timed.count_compilation else f"went into the first {CHUNK_SIZE} steps"
-        return [f"Nearly all of the time {spent}: give it more --seconds."]
+        activity = "compiling" if timed.count_compilation else f"the first {CHUNK_SIZE} steps"
+        return [f"Nearly all of the time went into {activity}: give it more --seconds."]
     return []
 
 
 def quality_drawings(
     timed: Timed, rows: Sequence[Mapping[str, Any]], title: str, lines: Mapping[str, float] | None = None
 ) -> dict[str, Drawing]:
-    """Held-out error over time, on a logarithmic axis, which shows the gains at its end; no figure of one snapshot.
+    """Held-out error over time, logarithmic to show late gains; empty for a single snapshot.
 
     Args:
-        lines: label -> error, to be drawn for comparison.
+        lines: label -> error, drawn for comparison.
     """
     if len(rows) < 2:
         return {}
