@@ -1,4 +1,4 @@
-"""How a command ends early: the user's mistake, nothing left to do, or a signal; and the exit code of each."""
+"""How a command ends early: a mistake of the user, results that exist already, or a signal; and the exit codes."""
 
 import contextlib
 import os
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# Gives the line of a command that a signal ends; None before `install`.
-_last_words: Callable[[], str] | None = None
+# Returns the message printed when a signal ends the command; None before `install`.
+_message: Callable[[], str] | None = None
 
 
 class UsageError(Exception):
-    """The user asked for something that cannot be done; the message is the one line that they read."""
+    """The user asked for something impossible; the message is the one line that they read."""
 
 
 class EngineError(Exception):
@@ -22,11 +22,11 @@ class EngineError(Exception):
 
 
 class Finished(BaseException):
-    """The user asked for something that is done already, which is no error; the message is the one line they read."""
+    """The results exist already, which is no error; the message is the one line that the user reads."""
 
 
 class Interrupted(BaseException):
-    """A signal asked the command to stop, and all is saved. Like KeyboardInterrupt it is no Exception."""
+    """A signal asked the command to stop, and a checkpoint is written. No Exception, as KeyboardInterrupt is none."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
@@ -50,40 +50,40 @@ def usage_errors() -> Iterator[None]:
         raise UsageError(str(error)) from error
 
 
-def install(last_words: Callable[[], str]) -> None:
-    """From now on either signal ends the process at once, with one line; an ignored signal stays ignored.
+def install(message: Callable[[], str]) -> None:
+    """Lets either signal end the process at once, with one line; signals that were ignored stay ignored.
 
-    Nothing is raised: Python swallows an exception within a garbage collector's callback, such as jax's, and XLA's
-    threads may not survive an orderly end. Files are written whole or not at all, so that any moment will do.
+    Nothing is raised: Python swallows exceptions in a garbage collector's callback, such as jax's, and XLA's threads
+    may not survive an orderly shutdown. Files are written whole or not at all, so the process may end at any moment.
 
     Args:
-        last_words: gives the line.
+        message: returns the line.
     """
-    global _last_words
-    _last_words = last_words
+    global _message
+    _message = message
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _end)
 
 
 def ignore() -> None:
-    """From now on no signal is heard: the line is said."""
+    """Ignores further signals: the message is being printed."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def _end(number: int, _: FrameType | None = None) -> None:
-    if _last_words:
-        # A progress bar hides the cursor.
+    if _message:
+        # Shows the cursor again, which a progress bar hides.
         cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
-        # `print` fails where the signal came within another print.
-        os.write(2, f"{cursor}{_last_words()}\n".encode(errors="backslashreplace"))
+        # Not `print`, which fails if the signal came during another print.
+        os.write(2, f"{cursor}{_message()}\n".encode(errors="backslashreplace"))
     os._exit(128 + number)
 
 
 @contextlib.contextmanager
-def deferred(wanted: bool = True) -> Iterator[list[int]]:
-    """Inside, the first signal only enters the list that this yields, for the work to look at; a second ends all."""
+def deferred(enabled: bool = True) -> Iterator[list[int]]:
+    """Inside, the first signal is only added to the list that this yields; a second one ends the process."""
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -91,16 +91,16 @@ def deferred(wanted: bool = True) -> Iterator[list[int]]:
             _end(number)
         received.append(number)
 
-    # Python handles signals in its main thread alone.
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    # Only the main thread can set signal handlers.
+    if not enabled or threading.current_thread() is not threading.main_thread():
         yield received
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number, handler in before.items():
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    for number, handler in handlers.items():
         if handler is not signal.SIG_IGN:
             signal.signal(number, note)
     try:
         yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -31,7 +31,7 @@ PRESETS = {"small": Options(), "large": Options(number=10)}
 def command(monkeypatch):
     """Runs a function as a command with these words."""
     # The signals are pytest's.
-    monkeypatch.setattr(stops, "install", lambda last_words: None)
+    monkeypatch.setattr(stops, "install", lambda message: None)
     monkeypatch.setattr(stops, "ignore", lambda: None)
 
     def started(main, *words):
@@ -109,7 +109,7 @@ ENDS = {
         "",
         "error: the scheduler has ended; nothing of the work in progress is kept\n",
     ),
-    "a full disk": (FULL, 1, "", "error: a.png: No space left on device; what was kept before is as it was\n"),
+    "a full disk": (FULL, 1, "", "error: a.png: No space left on device; files written before are unchanged\n"),
     "too little memory": (
         MEMORY,
         1,
@@ -126,7 +126,7 @@ ENDS = {
         TimeoutError("timed out"),
         1,
         "",
-        "error: a file: timed out; what was kept before is as it was\n",
+        "error: a file: timed out; files written before are unchanged\n",
     ),
 }
 

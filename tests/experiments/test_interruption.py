@@ -124,7 +124,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(whole, stopped, cache, tmp_path)
     assert code == 1
     assert err.startswith(f"error: {tmp_path}")
     assert err.count("\n") == 1
-    assert "File too large; what was kept before is as it was" in err
+    assert "File too large; files written before are unchanged" in err
     assert part.read_bytes() == checkpoint
     assert not list(tmp_path.rglob("*.tmp"))
     code, _, err = train(tmp_path, cache).finish()
@@ -141,5 +141,5 @@ def test_a_folder_that_vanishes_is_one_line(cache, tmp_path):
         shutil.rmtree(out, ignore_errors=True)
     code, _, err = started.finish()
     assert code == 1
-    assert "No such file or directory; what was kept before is as it was" in err
+    assert "No such file or directory; files written before are unchanged" in err
     assert err.count("\n") == 1

@@ -289,7 +289,7 @@ def test_a_full_disk_at_the_last_file(out, finished):
         ended = train(out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    check_one_line(ended, 1, f"report.html: {os.strerror(errno.EFBIG)}; what was kept before is as it was")
+    check_one_line(ended, 1, f"report.html: {os.strerror(errno.EFBIG)}; files written before are unchanged")
     assert not list(out.rglob(".*"))
     assert train(out).code == 0
     check_whole(out, finished)

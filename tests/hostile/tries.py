@@ -43,7 +43,7 @@ def type_in(name, *words):
     code, out, err = 0, io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         # The signals are pytest's.
-        patch.setattr(stops, "install", lambda last_words: None)
+        patch.setattr(stops, "install", lambda message: None)
         patch.setattr(stops, "ignore", lambda: None)
         patch.setattr(question, "questions", questions)
         patch.setattr("sys.argv", [name, *map(str, words)])
