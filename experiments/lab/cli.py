@@ -15,7 +15,7 @@ import matplotlib
 import tyro
 
 from experiments.lab import stops
-from experiments.lab.folder import kept_in
+from experiments.lab.folder import resume_hint
 from experiments.lab.names import printable
 from experiments.lab.options import program
 
@@ -80,7 +80,7 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
             stops.ignore()
             _exit(interruption_message(parsed), stop)
         except stops.EngineError as error:
-            _exit(f"error: {error}; {kept_in(_out(parsed))}", error)
+            _exit(f"error: {error}; {resume_hint(_out(parsed))}", error)
         except MemoryError as error:
             _exit("error: out of memory: choose smaller sizes", error)
         except FloatingPointError as error:
@@ -106,7 +106,7 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
 
 def interruption_message(options: object) -> str:
     """The message printed when a signal ends the command."""
-    return printable(f"interrupted; {kept_in(_out(options))}")
+    return printable(f"interrupted; {resume_hint(_out(options))}")
 
 
 def _out(options: object) -> Path:

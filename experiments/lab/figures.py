@@ -23,28 +23,28 @@ def _probability(model: nn.Module, variables: Variables, image: jax.Array) -> ja
 
 
 def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> np.ndarray:
-    """The prediction of a network for the first image of a batch: (n, n)."""
+    """The predicted probabilities for the first image of a batch, (n, n)."""
     return np.asarray(_probability(model, variables, batch.image))[0, ..., 0]
 
 
 def beside_mask(batch: segjax.Batch, predictions: Mapping[str, np.ndarray], title: str) -> Figure:
-    """The first image of a batch and its mask beside each prediction of it."""
+    """The first image of a batch, its mask, and the predictions, side by side."""
     return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], predictions, title)
 
 
 def predictions(arms: Arms) -> Drawing:
-    """The first held-out image of each arm's textures, and what the arm's first seed predicts for it."""
+    """The first held-out image for each arm's textures, and the prediction of the arm's first seed."""
     grid: list[list[plotting.Picture]] = []
     trained = {label: arm for label, arm in arms.items() if arm.results}
-    # Arms of the same textures share an image.
+    # Arms with the same textures share the image.
     for texture in dict.fromkeys(arm.run.texture for arm in trained.values()):
         batch = held_out_batch(texture)
         image, mask = (part[0, ..., 0] for part in batch)
         pictures = [plotting.Picture("input image", image), plotting.Picture("true mask", mask, "mask")]
         for label, arm in trained.items():
             if arm.run.texture == texture:
-                predicted = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
-                pictures.append(plotting.Picture(label, predicted, "probability"))
+                prediction = probability(ARCHITECTURES[arm.run.architecture], arm.results[0].variables, batch)
+                pictures.append(plotting.Picture(label, prediction, "probability"))
         grid += plotting.in_rows(pictures)
     first = next(iter(arms.values())).run
     title = f"A held-out image after {first.iterations} iterations, seed {first.seed}"
@@ -52,5 +52,5 @@ def predictions(arms: Arms) -> Drawing:
 
 
 def curve_panel(arms: Arms, curve: str, ylabel: str) -> plotting.Panel:
-    """Running means of a curve over the steps, one line per arm; those of a loss on a logarithmic axis."""
+    """Running means of a curve over the steps, one line per arm; a loss has a logarithmic axis."""
     return plotting.Panel(ylabel, {label: arm.running(curve) for label, arm in arms.items()}, log=curve == "loss")

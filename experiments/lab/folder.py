@@ -1,12 +1,12 @@
-"""The folder of results: what each file in it is called, who may write there, and how runs are kept and found again.
+"""The folder of results: the names of its files, the lock on it, and how runs are written and read.
 
-    options.json          which command the folder belongs to, and the names of all files that it may hold
-    results.json          options, versions, device and every number; written last: where it is, all else is
+    options.json          the identity of the command, and the names of all files that the folder may hold
+    results.json          options, versions, device and every number; written last, when all other files exist
     runs/*.safetensors    finished runs, and notes from which a question resumes
     runs/*.part           runs in progress
 
-No other module knows a name in `runs/`. Every file is written whole or not at all (`segjax.checkpoints`), and its name
-is in options.json before: a file that neither list names is not ours, and is never deleted or replaced.
+No other module knows a name in `runs/`. Every file is written whole or not at all (`segjax.checkpoints`), after its
+name is in options.json. Files that neither list names are not ours, and are never deleted or replaced.
 """
 
 import contextlib
@@ -29,20 +29,20 @@ from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, edges, metrics
 
 RESULTS, OPTIONS = "results.json", "options.json"
-# How the names of trainings by the clock begin: their results are not runs, but files of the whole command.
+# Prefix of the names of trainings by the clock, whose results are files of the whole command and not runs.
 CLOCK = "clock-"
-# Their JSON types in results.json and options.json.
+# JSON types of the sections of results.json and options.json.
 _SECTIONS = {**dict.fromkeys(("options", "inputs", "versions", "numerics", "device", "source"), dict), "files": list}
-# A list that was tampered with reaches no other folder.
+# Names of files in this folder, so that a manipulated list reaches no other.
 _NAME = re.compile(r"(runs/)?(?!\.{1,2}$)[^/\0]+")
 
 
 def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collection[str] = ()) -> str:
-    """The first difference between two identities, in words; empty where they agree.
+    """Message on the first difference between two identities; empty if they agree.
 
     Args:
-        other: as read from a file, of which any part may be missing.
-        free: options that may differ; input files that only one of the two names are theirs.
+        other: as read from a file; any part may be missing.
+        free: options that may differ; input files that only one of the two names may then differ too.
     """
     if other.get("experiment") != ours["experiment"]:
         return f"of {other.get('experiment') or 'something else'}"
@@ -64,7 +64,7 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: if the file cannot be read, or holds anything else.
     """
-    # A pipe would never end.
+    # Reading a pipe would never end.
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     try:
@@ -82,19 +82,19 @@ def read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def kept_in(path: Path) -> str:
-    """What an interrupted command leaves in a folder, in words."""
+def resume_hint(path: Path) -> str:
+    """Message on the runs that an interrupted command has left in a folder."""
     finished, parts = ({file.stem for file in path.glob(f"runs/*-seed*.{end}")} for end in ("safetensors", "part"))
     notes = len(list(path.glob("runs/*.safetensors"))) - len(finished)
     if not finished | parts and not notes:
         return "nothing of the work in progress is kept"
     counts = {"finished runs": len(finished), "in progress": len(parts - finished), "other results": notes}
-    listed = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    listed = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
     return f"the same command without --overwrite resumes from {path}: {listed}"
 
 
 class Folder:
-    """A folder to which this process alone writes; made by `claimed`.
+    """A folder to which this process alone writes; opened by `claimed`.
 
     Attributes:
         path: of the folder.
@@ -103,7 +103,7 @@ class Folder:
 
     def __init__(self, path: Path, identity: Mapping[str, Any], lock: int) -> None:
         self.path, self.identity = path, identity
-        # The system drops the lock on the open folder with the process; `_files` are the names that are ours.
+        # The lock is an open file descriptor, which the system closes with the process; `_files` are our files' names.
         self._lock, self._files = lock, set[str]()
 
     @classmethod
@@ -111,19 +111,19 @@ class Folder:
     def claimed(
         cls, path: Path, identity: Mapping[str, Any], overwrite: bool = False, free: Collection[str] = ()
     ) -> Iterator["Folder"]:
-        """Makes the folder this command's before any work, until the end of the context.
+        """Locks and checks the folder before any work; the lock lasts until the end of the context.
 
         Args:
             identity: as `options.identity_of` gives it.
-            overwrite: delete the files that are listed there as ours.
-            free: options that may differ from those of the results that the folder holds.
+            overwrite: delete the files that its lists name.
+            free: options in which results that the folder holds may differ.
 
         Raises:
             Finished: if the folder holds the results of these very options.
-            UsageError: if another process writes there, or the folder holds what other options made, or anything else.
+            UsageError: if another process writes there, or the folder holds results of other options, or other files.
         """
         for name in identity["inputs"]:
-            # Unlike `resolve`, this takes links that lead to themselves.
+            # `Path.resolve` raises for a link to itself.
             if overwrite and Path(os.path.realpath(name)).is_relative_to(os.path.realpath(path)):
                 raise UsageError(f"--overwrite would delete results beside {name}, which is needed; name another --out")
         try:
@@ -141,7 +141,7 @@ class Folder:
     def _take_over(self, overwrite: bool, free: Collection[str]) -> None:
         try:
             self._files.update(self._listed(damaged=overwrite))
-            # Left by a kill; of the first list of all where there is nothing else.
+            # Temporary files remain after a kill. A lone one of options.json is ours, although no list names it yet.
             first = {OPTIONS} if list(self.path.iterdir()) == [checkpoints.temporary(self.path / OPTIONS)] else set()
             for name in self._files | first:
                 checkpoints.temporary(self.path / name).unlink(missing_ok=True)
@@ -149,14 +149,14 @@ class Folder:
                 self._clear()
             else:
                 self._check(free)
-            # A folder that cannot be written is known now, and not after an hour of training.
+            # Fails now, and not after an hour of training, if the folder cannot be written.
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
             raise UsageError(f"--out {self.path} cannot be written: {error.strerror}") from error
 
     def _listed(self, damaged: bool) -> set[str]:
-        """The names of the files that are ours; a damaged list has none, where such a list is allowed."""
+        """The names in both lists. With `damaged`, a damaged list counts as empty; otherwise it raises a UsageError."""
         listed: set[str] = set()
         for name in (RESULTS, OPTIONS):
             try:
@@ -168,7 +168,7 @@ class Folder:
         return listed
 
     def _document(self, name: str) -> dict[str, Any] | None:
-        """The document, None where there is no such file."""
+        """The document, or None if there is no such file."""
         try:
             return read_document(self.path / name)
         except FileNotFoundError:
@@ -178,12 +178,12 @@ class Folder:
             raise UsageError(message) from error
 
     def _clear(self) -> None:
-        """Deletes what is ours."""
+        """Deletes our files."""
         if (runs := self.path / "runs").is_symlink():
             raise UsageError(f"{runs} is a link, through which --overwrite deletes nothing; name another folder")
-        # The results go first, and the list last: where the results are, all else is as they say.
+        # results.json first, so that it never names missing files; options.json, which names the others, last.
         for name in sorted(self._files, key=lambda name: (name != RESULTS, name == OPTIONS)):
-            # A link itself goes, not what it points to; a folder is not ours.
+            # A link is deleted, not its target; a folder is not ours.
             if (path := self.path / name).is_file() or path.is_symlink():
                 path.unlink()
         self._files.clear()
@@ -197,18 +197,17 @@ class Folder:
             raise Finished(
                 f"{self.path} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
-        holding = results if results is not None else unfinished
-        what = "the results" if results is not None else "unfinished results"
-        if holding is None:
+        document, kind = (unfinished, "unfinished results") if results is None else (results, "the results")
+        if document is None:
             if {path.name for path in self.path.iterdir()} - {"runs"}:
                 raise UsageError(f"--out {self.path} already holds files; name another folder, or pass --overwrite")
-        elif differs := difference(holding, self.identity, free):
-            raise UsageError(f"--out {self.path} holds {what} {differs}; name another folder, or pass --overwrite")
+        elif message := difference(document, self.identity, free):
+            raise UsageError(f"--out {self.path} holds {kind} {message}; name another folder, or pass --overwrite")
 
     def announce(self, names: Iterable[str]) -> None:
-        """Writes into options.json that these files are this command's, before they are written.
+        """Adds names to options.json, before the files are written.
 
-        A file of such a name that is there and is not ours is kept under another: NAME~.
+        A file that has such a name and is not ours is renamed to NAME~.
         """
         new = {*names, RESULTS, OPTIONS} - self._files
         self._check_place()
@@ -223,7 +222,7 @@ class Folder:
             self._write_list()
 
     def announce_runs(self, names: Iterable[str]) -> None:
-        """The same for runs, by the names that `write_runs` and `write_partial` use."""
+        """Announces the files of runs: `names` are their stems."""
         self.announce([_run(name, ending) for name in names for ending in ("safetensors", "part")])
 
     def write(self, name: str, content: bytes) -> None:
@@ -232,20 +231,18 @@ class Folder:
         self._write(name, content)
 
     def finish(self, files: Mapping[str, bytes], document: Mapping[str, Any]) -> None:
-        """Writes the files of the results, then results.json.
-
-        Files that results of an earlier command wrote here, and that these do not have, are deleted.
+        """Writes the files of the results, then results.json, and deletes files of earlier results that these lack.
 
         Args:
-            document: of results.json; its "files" are written already.
+            document: the content of results.json; the files that its "files" names are written already.
         """
         listed = [*document.get("files", []), *files]
         self.announce(files)
-        # After a crash between two files, results of fewer seeds would pass for whole.
+        # Otherwise, after a crash between two files, an older results.json would describe newer files.
         (self.path / RESULTS).unlink(missing_ok=True)
         for name, content in files.items():
             self._write(name, content)
-        # Left by a crash between the last step of a run and its result. Other runs in progress are of use still.
+        # Checkpoints of finished runs, which a crash may leave. Other runs in progress may still be resumed.
         for path in self.path.glob("runs/*.part"):
             if path.with_suffix(".safetensors").exists():
                 path.unlink()
@@ -262,7 +259,7 @@ class Folder:
         return (self.path / _run(run.stem)).exists()
 
     def write_runs(self, results: Sequence[Result]) -> None:
-        """Keeps finished runs, which were announced, and drops their checkpoints."""
+        """Writes finished runs, which were announced, and deletes their checkpoints."""
         for result in results:
             arrays = {"history": result.history, "variables": result.variables, "held_out": result.held_out}
             if result.trained:
@@ -272,7 +269,7 @@ class Folder:
         self.drop_partial([result.run.stem for result in results])
 
     def read_run(self, run: Run) -> Result:
-        """A finished run from its file; a UsageError where the file is damaged or holds another run."""
+        """Reads a finished run; raises a UsageError if the file is damaged or holds another run."""
         arrays, metadata = _read(path := self.path / _run(run.stem))
         if metadata.get("run") != run.as_dict():
             raise UsageError(f"{path} holds another run than its name says; delete it, or pass --overwrite")
@@ -283,12 +280,12 @@ class Folder:
         return Result(run, history, arrays["variables"], held_out, seconds, cores, arrays.get("trained"))
 
     def write_partial(self, names: Sequence[str], partial: PartialRun, notes: Any = ()) -> None:
-        """Keeps runs in progress, all of the names in one file, so that they are at one step; they were announced.
+        """Writes runs in progress, which were announced, to one file, so that all are at the same step.
 
         Args:
-            notes: a tree of arrays to find again.
+            notes: a tree of arrays that `read_partial` returns.
         """
-        # The last chunk has room for more steps than it made.
+        # The last chunk may have room for more steps than were done.
         steps = int(np.max(jax.device_get(partial.state.step)))
         chunks = jax.device_get(list(partial.chunks))
         history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1)[..., :steps], *chunks)
@@ -297,7 +294,7 @@ class Folder:
         self._write(_run(names[0], "part"), content)
 
     def read_partial(self, names: Sequence[str], template: Any) -> tuple[PartialRun, dict[str, Any]] | None:
-        """Runs in progress and their notes; None where none of these runs together are kept.
+        """Reads runs in progress and their notes; None if there is no checkpoint of exactly this group of runs.
 
         Args:
             template: a state, or its shapes and dtypes.
@@ -309,7 +306,7 @@ class Folder:
         if not path.exists():
             return None
         arrays, metadata = _read(path)
-        # With another width, other runs are trained together: they begin anew.
+        # Another --width groups the runs differently; they start anew.
         if metadata.get("names") != list(names):
             return None
         try:
@@ -323,11 +320,11 @@ class Folder:
             (self.path / _run(name, "part")).unlink(missing_ok=True)
 
     def write_note(self, name: str, arrays: Any, metadata: Mapping[str, Any]) -> None:
-        """Keeps what a question needs again when it resumes."""
+        """Writes arrays and JSON that a question needs when it resumes."""
         self.write(_run(name), checkpoints.to_bytes(arrays, metadata))
 
     def read_note(self, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        """The arrays and the metadata of a note; None where none was kept, a UsageError where it is damaged."""
+        """The arrays and the metadata of a note; None if there is none; raises a UsageError if it is damaged."""
         path = self.path / _run(name)
         return _read(path, "pass --overwrite") if path.exists() else None
 
@@ -339,23 +336,22 @@ class Folder:
         self._write(OPTIONS, _json({**self.identity, "files": sorted(self._files)}))
 
     def _write(self, name: str, content: bytes) -> None:
-        """Every file that is written goes through here."""
+        """Writes a file; every write goes through here."""
         self._check_place()
         (path := self.path / name).parent.mkdir(exist_ok=True)
         checkpoints.write(path, content)
 
     def _check_place(self) -> None:
-        """Raises an OSError where the folder of this name is not the one that was claimed: another may have it."""
-        ours, there = os.fstat(self._lock), self.path.stat()
-        if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
+        """Raises an OSError if the path no longer leads to the claimed folder: another command may own the new one."""
+        if not os.path.samestat(os.fstat(self._lock), self.path.stat()):
             raise OSError(errno.ESTALE, "the folder was moved away while this command wrote to it", str(self.path))
 
 
 def _lock(path: Path) -> int:
-    # On the folder itself: a lock file would be one more file to explain, and to leave behind.
+    # The folder itself is locked: a lock file would be left behind.
     lock = os.open(path, os.O_RDONLY)
     try:
-        # Exclusive and without waiting: a second command is told at once.
+        # Exclusive and without waiting, so that a second command fails at once.
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)

@@ -16,7 +16,7 @@ from small_runs import Command, execute, result
 
 from experiments import compare_losses
 from experiments.lab import folder
-from experiments.lab.folder import Folder, difference, kept_in
+from experiments.lab.folder import Folder, difference, resume_hint
 from experiments.lab.options import Seeds, Training, identity_of
 from experiments.lab.runs import PartialRun
 from experiments.lab.stops import Finished, UsageError
@@ -413,7 +413,7 @@ def test_runs_in_progress_are_those_of_one_group(options):
         for others in (["a-seed0"], ["a-seed0", "a-seed2"], ["a-seed1"]):
             assert ours.read_partial(others, state) is None
         resumes = f"the same command without --overwrite resumes from {options.out}: 1 in progress"
-        assert kept_in(options.out) == resumes
+        assert resume_hint(options.out) == resumes
         words = r"a-seed0\.part: .* another tree: params/w is float32 of shape \(2,\), .*; delete it, or pass --over"
         with pytest.raises(UsageError, match=words):
             ours.read_partial(group, state._replace(params={"w": np.ones(3, np.float32)}))
@@ -421,13 +421,13 @@ def test_runs_in_progress_are_those_of_one_group(options):
 
 def test_a_folder_tells_what_it_keeps(options):
     with claimed(options) as ours:
-        assert kept_in(options.out) == "nothing of the work in progress is kept"
+        assert resume_hint(options.out) == "nothing of the work in progress is kept"
         runs = [result([0.5], seed) for seed in range(3)]
         ours.write_note("before", {}, {})
-        assert kept_in(options.out).endswith(f"resumes from {options.out}: 1 other results")
+        assert resume_hint(options.out).endswith(f"resumes from {options.out}: 1 other results")
         ours.write_runs(runs[:2])
         ours.write_partial([runs[2].run.stem], PartialRun(TrainState({}, {}, {}, np.int32(1)), [runs[2].history], 1.0))
-        assert kept_in(options.out).endswith(": 2 finished runs, 1 in progress, 1 other results")
+        assert resume_hint(options.out).endswith(": 2 finished runs, 1 in progress, 1 other results")
 
 
 def test_a_note_is_read_as_it_was_written(options):

@@ -13,7 +13,7 @@ from small_runs import execute, parse, told_to_stop
 
 from experiments import rerun, segment_image
 from experiments.lab import cli
-from experiments.lab.folder import kept_in
+from experiments.lab.folder import resume_hint
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
 from experiments.pictures import saved_models
@@ -111,7 +111,7 @@ def test_interrupted_it_goes_on(network, pictures, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"grey-mask.png", "grey-probability.png", "grey-overlay.png", "options.json", "runs"}
     first = mask_time(tmp_path / "out", "grey")
-    assert kept_in(tmp_path / "out").endswith(": 1 other results")
+    assert resume_hint(tmp_path / "out").endswith(": 1 other results")
     assert [row["name"] for row in run(*words)["images"]] == ["grey", "deep"]
     assert mask_time(tmp_path / "out", "grey") == first
 
