@@ -1,4 +1,4 @@
-"""The names of networks, and how names and numbers are written."""
+"""The networks by name, and the format of names and numbers."""
 
 import os
 from types import MappingProxyType
@@ -7,9 +7,9 @@ import flax.linen as nn
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
 
-# In bytes: it is part of names of files.
+# In bytes, since labels are part of file names.
 _LONGEST_LABEL = 200
-# All but the first predict with their running statistics; the first shares one BatchNorm, as the notebook does.
+# The first shares one BatchNorm, as the notebook does; all others predict with running statistics.
 ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
     {
         "notebook": SegmentationCNN(),
@@ -28,8 +28,8 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
 
 
 def check_label(label: str) -> str:
-    """Returns `label`, a name that stands in tables, figures and files; raises ValueError otherwise."""
-    # matplotlib reads dollars as formulas, and leaves out of a legend what begins with an underscore.
+    """Returns `label`; raises a ValueError if it cannot stand in tables, figures and file names."""
+    # matplotlib reads dollars as formulas, and omits labels with a leading underscore from legends.
     odd = not label.isprintable() or label != label.strip() or label.startswith("_") or set(label) & set("/$")
     if not label or odd or len(os.fsencode(label)) > _LONGEST_LABEL:
         raise ValueError(
@@ -40,13 +40,13 @@ def check_label(label: str) -> str:
 
 
 def exact(number: float) -> str:
-    """A number as people write it, 0.001 or 1e-05, with as many digits as tell it from every other number."""
+    """The shortest text for a number, 0.001 or 1e-05, from which exactly this number is read."""
     short = f"{number:g}"
     return short if float(short) == number else repr(float(number))
 
 
 def shortened(text: str, width: int) -> str:
-    """The text in at most `width` characters: a longer one loses its middle, where import paths differ least.
+    """The text in at most `width` characters: the middle is cut out, where import paths differ least.
 
     >>> shortened("optax.contrib:schedule_free_adamw", 20)
     'optax.con...ee_adamw'
@@ -58,7 +58,7 @@ def shortened(text: str, width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that a terminal and a page can show: escapes where a file's name has line breaks or bytes that are no text.
+    """Text for a terminal or a page: line breaks and other characters that cannot be printed become escapes.
 
     >>> print(printable("two\\nlines"))
     two\\nlines
