@@ -1,4 +1,4 @@
-"""The compiled programs of runs: how they begin, train, and are judged on held-out images."""
+"""The compiled programs that initialize and train runs, and evaluate them on held-out images."""
 
 from collections.abc import Callable
 from functools import cache, partial
@@ -21,9 +21,9 @@ from segjax.sweeps import map_runs
 
 # Held-out images: the same for every run.
 HELD_OUT_KEY = 20240130
-# Images for the running statistics of weights that were not trained themselves; the same for every run, too.
+# Images for the running statistics of evaluation weights other than the trained ones; the same for every run.
 CALIBRATION_KEY = 20240131
-# Steps between two looks at the progress. Each look waits for the device: 1 % of the time at the notebook's sizes.
+# Steps per update of the progress. Each update waits for the device, which costs 1 % at the notebook's sizes.
 CHUNK_SIZE = 10
 
 
@@ -32,11 +32,11 @@ class Program(NamedTuple):
 
     Attributes:
         init: (keys, rates) -> state.
-        advance: (keys, state, rates, n) -> (state, history) for n <= chunk_size steps. It consumes its state.
-        judged: state -> the variables that it is judged by; None where they are those that were trained.
+        advance: (keys, state, rates, n) -> (state, history) for n <= chunk_size steps. The state is donated.
+        judged: state -> the variables that are evaluated; None if they are the trained ones.
         evaluate: variables -> Held.
-        split: a tree of these functions -> one tree of NumPy arrays for each run.
-        chunk_size: the most steps of a chunk.
+        split: a tree that these functions return -> one tree of NumPy arrays per run.
+        chunk_size: most steps of a chunk.
     """
 
     init: Callable[..., Any]
@@ -47,59 +47,61 @@ class Program(NamedTuple):
     chunk_size: int
 
 
-# A run alone has no axis of runs: a loop over one run would be compiled to other rounding.
 def arguments(runs: Group) -> tuple[jax.Array, jax.Array]:
-    """The keys and rates that a program takes: of one run alone, or stacked."""
+    """The keys and rates for a program, stacked for several runs."""
     keys = [jax.random.key(run.seed) for run in runs]
     rates = [jnp.asarray(run.learning_rate, float) for run in runs]
+    # A single run has no axis of runs, since a loop over one run rounds differently.
     return (jnp.stack(keys), jnp.stack(rates)) if len(runs) > 1 else (keys[0], rates[0])
 
 
 def program(run: Run, num_runs: int = 1, chunk_size: int = CHUNK_SIZE) -> Program:
-    """The program of a run alone, or of several together: compiled once for all the seeds and rates that use it."""
+    """The program for one run or several together, compiled once for all seeds and rates."""
     return _program(run.program, num_runs, min(chunk_size, run.iterations))
 
 
 def forget_programs() -> None:
-    """For a process whose optimizers have been imported anew."""
+    """Clears the cache, for a process that has imported its optimizers again."""
     _program.cache_clear()
 
 
 @cache
 def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
-    model, chosen = ARCHITECTURES[run.architecture], optimizer(run.optimizer)
+    model, factory = ARCHITECTURES[run.architecture], optimizer(run.optimizer)
     if run.schedule != "constant":
-        if isinstance(chosen, Ready):
+        if isinstance(factory, Ready):
             raise UsageError(f"--schedule must be constant for {run.optimizer}, which has its learning rate already")
-        chosen = scheduled(chosen, SCHEDULES[run.schedule], run.iterations)
+        factory = scheduled(factory, SCHEDULES[run.schedule], run.iterations)
     sizes: dict[str, Any] = {"num_steps": run.iterations, "chunk_size": chunk_size, **run.texture._asdict()}
-    fit = segjax.make_fit(model, optimizer=chosen, loss=LOSSES[run.objective], **sizes)
+    fit = segjax.make_fit(model, optimizer=factory, loss=LOSSES[run.objective], **sizes)
     key = jax.random.key(CALIBRATION_KEY)
-    judge = partial(segjax.eval_variables, key, model, chosen, **run.texture._asdict())
-    others = eval_params(chosen, jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)])).opt_state)
+    judge = partial(segjax.eval_variables, key, model, factory, **run.texture._asdict())
+    has_eval_params = eval_params(
+        factory, jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)])).opt_state
+    )
     if num_runs == 1:
-        judged, evaluate = jax.jit(judge) if others else None, evaluation(model, run.texture)
+        judged, evaluate = jax.jit(judge) if has_eval_params else None, evaluation(model, run.texture)
         return Program(fit.init, fit.advance, judged, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
-    # On a CPU, together takes 1.1 times as long as one after the other.
+    # On a CPU, runs together take 1.1 times as long as one after the other.
     over_runs = partial(map_runs, width=num_runs)
 
     def advance(keys: jax.Array, states: Any, rates: jax.Array, num_steps: jax.Array) -> Any:
         return over_runs(lambda key, state, rate: fit.advance(key, state, rate, num_steps), keys, states, rates)
 
     def split(tree: Any) -> list[Any]:
-        whole = jax.device_get(tree)
-        return [jax.tree.map(lambda leaf, n=number: np.asarray(leaf)[n], whole) for number in range(num_runs)]
+        host_tree = jax.device_get(tree)
+        return [jax.tree.map(lambda leaf, n=index: np.asarray(leaf)[n], host_tree) for index in range(num_runs)]
 
-    judged = jax.jit(partial(over_runs, judge)) if others else None
+    judged = jax.jit(partial(over_runs, judge)) if has_eval_params else None
     evaluate = jax.jit(partial(over_runs, partial(held_out, model, run.texture)))
     init = jax.jit(partial(over_runs, fit.init))
-    # The state is consumed: to allocate it afresh costs a fifth of a small step in page faults.
+    # Without donation, the page faults of a new state take a fifth of a small step.
     return Program(init, jax.jit(advance, donate_argnums=1), judged, evaluate, split, chunk_size)
 
 
 @cache
 def evaluation(model: nn.Module, texture: Texture) -> Callable[[dict[str, Any]], Held]:
-    """`held_out` of a network, compiled once for all that share it: variables -> Held."""
+    """`held_out` of a network, compiled once: variables -> Held."""
     return jax.jit(partial(held_out, model, texture))
 
 
@@ -111,31 +113,31 @@ def held_out(model: nn.Module, texture: Texture, variables: dict[str, Any]) -> H
 def held_out_of(
     model: nn.Module, generate: Callable[[jax.Array], segjax.Batch], num_batches: int, variables: dict[str, Any]
 ) -> Held:
-    """Scores on as many held-out batches as `generate` makes of keys; to be jitted."""
+    """Scores on held-out batches; `generate` returns the batch of a key. To be jitted."""
 
     def score(index: jax.Array) -> Held:
         batch = generate(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index))
         logits = segjax.predict(model, variables, batch.image)
-        # For the notebook's flaw 7: with one BatchNorm for all layers these are at chance.
+        # For the notebook's flaw 7: with one BatchNorm for all layers, these predictions are at chance.
         running = cast(jax.Array, model.apply(variables, batch.image, train=False))
         losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
-        each, of_running = metrics.count_each(logits, batch.mask), metrics.count(running, batch.mask)
-        counts = jax.tree.map(jnp.sum, each)
-        return Held(counts, of_running, edges.count(logits, batch.mask), metrics.iou(each), losses)
+        image_counts, running_counts = metrics.count_each(logits, batch.mask), metrics.count(running, batch.mask)
+        counts = jax.tree.map(jnp.sum, image_counts)
+        return Held(counts, running_counts, edges.count(logits, batch.mask), metrics.iou(image_counts), losses)
 
-    # One batch after the other: together they would take 16 times the memory.
+    # One batch after the other, since all together take 16 times the memory.
     batches = jax.lax.map(score, jnp.arange(num_batches))
     sums = jax.tree.map(lambda leaf: leaf.sum(axis=0), batches._replace(image_iou=None, losses={}))
     return sums._replace(image_iou=batches.image_iou.ravel(), losses=jax.tree.map(jnp.mean, batches.losses))
 
 
 def held_out_batch(texture: Texture, index: jax.typing.ArrayLike = 0) -> segjax.Batch:
-    """One of the held-out batches; pictures show the first."""
+    """A held-out batch; figures show the first."""
     return _held_out_batches(texture)(index)
 
 
 @cache
 def _held_out_batches(texture: Texture) -> Callable[[jax.typing.ArrayLike], segjax.Batch]:
-    """index -> batch, compiled as a whole: otherwise XLA would compile each of its operations, which takes longer."""
+    """index -> batch, compiled as a whole, since XLA takes longer to compile the operations one by one."""
     key = jax.random.key(HELD_OUT_KEY)
     return jax.jit(lambda index: segjax.generate_data(jax.random.fold_in(key, index), **texture._asdict()))
