@@ -150,7 +150,7 @@ def answer(options: Options, lab: Lab) -> Report:
         starts = {name: first_step(name, options) for name in tracked}
     # Each finds its GPU by itself. Times of two kinds of device do not compare.
     torch = torch and starts["notebook"]["platform"] == starts["ours"]["platform"]
-    device = limits.measured(lab, options.repeats, options.budget)
+    device = limits.measure(lab, options.repeats, options.budget)
     step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
     times = measure(parts(options, torch), options, lab)
     growing = contenders.growth(options.batch_size, options.image_size, options.steps) if options.growth else {}
@@ -239,7 +239,7 @@ def quotients(times: Times, options: Options) -> list[Quotient]:
     medians = {name: timed.median for name, timed in times[SWEEP].items()}
     single = medians[str(least)]
     if platform == "gpu":
-        speedup = single / medians[contenders._vmap_strategy(most)]
+        speedup = single / medians[contenders.wide_name(most)]
         ratios.append(Quotient(f"steps per second: {most} runs side by side / {least}", speedup, "at least 5"))
     else:
         cost = medians[str(most)] / single

@@ -1,4 +1,4 @@
-"""Programs that XLA compiles for a GPU that need not be there, and what their text says of launches."""
+"""Compiles programs for a GPU that need not be present, and counts the launches in their text."""
 
 import re
 from collections import Counter
@@ -10,16 +10,16 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Set before jax looks for devices. Without a GPU nothing can be tuned, and CUDA must not look for one.
+# Set before jax looks for devices. Without a GPU nothing can be tuned, and CUDA must not search for one.
 ENVIRONMENT = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1", "CUDA_VISIBLE_DEVICES": "-1"}
 FLAGS = "--xla_gpu_autotune_level=0"
-# Instructions that cost no launch.
+# Instructions without a launch.
 _FREE = {"get-tuple-element", "parameter", "tuple", "bitcast", "constant"}
 _INSTRUCTION = re.compile(r"(?:ROOT )?%?([\w.-]+) = (?:\(.*?\)|\S+) ([\w-]+)\(")
 
 
 class Convolution(NamedTuple):
-    """How a convolution runs: cuDNN's name of the call, or the instruction; its window, and its groups."""
+    """How a convolution runs: the name of cuDNN's call or of the instruction, the window, the number of groups."""
 
     call: str
     window: str
@@ -32,7 +32,7 @@ class Loop(NamedTuple):
     Attributes:
         launches: kind -> number of kernels and library calls.
         convolutions: convolution -> number of calls.
-        trips: number of turns; None where the compiler does not know it, and each turn waits for the host.
+        trips: number of turns; None if the compiler does not know it, so that each turn waits for the host.
     """
 
     launches: Counter[str]
@@ -41,7 +41,7 @@ class Loop(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A program for a GPU: its text, the loop that has most launches, and the bytes between arguments and results."""
+    """A program for a GPU: its text, the loop with most launches, and the bytes besides arguments and results."""
 
     text: str
     loop: Loop
@@ -67,7 +67,7 @@ def compile_for(target: str, function: Callable[..., Any], *arguments: Any) -> C
 
 
 def lowered_convolutions(function: Callable[..., Any], *arguments: Any) -> Counter[Convolution]:
-    """The convolutions of a whole program, as XLA gets them for a GPU: all that is known without CUDA's plugin."""
+    """The convolutions of a whole program as XLA receives them for a GPU; this needs no CUDA plugin."""
     text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     pattern = (
         r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
@@ -77,30 +77,29 @@ def lowered_convolutions(function: Callable[..., Any], *arguments: Any) -> Count
     for labels, batch_groups, feature_groups, shape in re.findall(pattern, text):
         sizes = zip(labels.split(", "), shape.split("x"), strict=True)
         window = "x".join(size for label, size in sizes if label.isdecimal())
-        # The gradient with respect to a kernel has groups of batches, and a window as large as the image.
+        # The gradient with respect to a kernel has batch groups, and a window as large as the image.
         convolutions[Convolution("convolution", window, max(int(batch_groups), int(feature_groups)))] += 1
     return convolutions
 
 
 def main_loop(text: str) -> Loop:
-    """The loop with most launches in a compiled program: the loop over the steps, where loops are nested."""
-    blocks, block = {}, ""
+    """The loop with most launches in a compiled program: of nested loops, the one over the steps."""
+    blocks, name = {}, ""
     for line in text.splitlines():
-        if begin := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            block = begin[1]
-            blocks[block] = list[str]()
+        if heading := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+            name = heading[1]
+            blocks[name] = list[str]()
         elif line.startswith("}"):
-            block = ""
-        elif block:
-            blocks[block].append(line.strip())
+            name = ""
+        elif name:
+            blocks[name].append(line.strip())
     loops = []
     for line in re.findall(r".* while\(.*", text):
         (body,) = re.findall(r"body=%?([\w.-]+)", line)
-        known = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-        launches, convolutions = _launches(blocks[body])
-        loops.append(Loop(launches, convolutions, int(known[1]) if known else None))
+        trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
+        loops.append(Loop(*_launches(blocks[body]), int(trips[1]) if trips else None))
 
-    # A loop over runs has many small launches before and after the loop over their steps.
+    # cuDNN's calls come first: a loop over runs has many small launches around its loop over the steps.
     def work(loop: Loop) -> tuple[int, int]:
         return loop.launches["cuDNN"], loop.launches.total()
 
@@ -108,6 +107,7 @@ def main_loop(text: str) -> Loop:
 
 
 def _launches(block: list[str]) -> tuple[Counter[str], Counter[Convolution]]:
+    """Kind -> number of launches, and convolution -> number of calls, in one turn of a loop."""
     launches: Counter[str] = Counter()
     convolutions: Counter[Convolution] = Counter()
     for line in block:
@@ -128,7 +128,7 @@ def _launches(block: list[str]) -> tuple[Counter[str], Counter[Convolution]]:
 def _kind(name: str, operation: str) -> str:
     if operation.startswith("__cudnn"):
         return "cuDNN"
-    # Triton's, or cuBLAS's.
+    # By Triton, or by cuBLAS.
     if name.startswith("gemm_fusion") or operation.startswith("__cublas"):
         return "products"
     return {"fusion": "fusions", "copy": "copies"}.get(operation, "others")

@@ -1,4 +1,4 @@
-"""The programs that the benchmark times: ours, their naive forms in JAX, and PyTorch's where it is installed."""
+"""The programs that the benchmark times: ours, naive ones in JAX, and those of PyTorch if it is installed."""
 
 import os
 import shutil
@@ -25,11 +25,11 @@ from segjax.optimizers import adam
 from segjax.training import train_step
 
 RATE = 1e-3
-# Channels of each kind of convolution of the notebook's network, and what is computed of it: gradients with respect to
-# its inputs and its kernel.
+# Channels in and out of the convolutions in the notebook's network, and the parts that are timed of each: its outputs,
+# and the gradients with respect to its inputs and its kernel.
 LAYERS, PARTS = ((1, 16), (16, 16), (16, 1)), ("outputs", "input gradient", "kernel gradient")
-# Steps of a program that is 20 to 100 times slower than the others.
-FEW = 1
+# Steps of programs that are 20 to 100 times slower than the others.
+FEW_STEPS = 1
 
 
 def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Program]:
@@ -48,8 +48,8 @@ def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Progr
 
 
 def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
-    """Programs that train again and again on one batch."""
-    programs = _both_ways({"ours": Program(partial(_steps, batch_size, image_size, steps, False), steps)})
+    """Programs that train repeatedly on one batch."""
+    programs = _with_xla_too({"ours": Program(partial(_steps, batch_size, image_size, steps, fresh=False), steps)})
     if not torch:
         return programs
     from experiments.bench import peers
@@ -67,16 +67,18 @@ def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict
     """Programs that draw a batch for each step and train on it."""
     texture = _texture(batch_size, image_size)
     programs = {
-        **_both_ways({"ours": Program(partial(run, steps, **texture), steps)}),
-        "ours, step by step": Program(partial(_steps, batch_size, image_size, steps, True), steps),
-        "naive JAX: plain convolutions in the loop": Program(partial(run, FEW, NaiveCNN(), **texture), FEW),
+        **_with_xla_too({"ours": Program(partial(run, steps, **texture), steps)}),
+        "ours, step by step": Program(partial(_steps, batch_size, image_size, steps, fresh=True), steps),
+        "naive JAX: plain convolutions in the loop": Program(partial(run, FEW_STEPS, NaiveCNN(), **texture), FEW_STEPS),
     }
     if not torch:
         return programs
     from experiments.bench import peers
 
     dense, separable = (partial(draw, batch_size, image_size) for draw in (peers.dense_batch, peers.separable_batch))
-    programs["PyTorch, the notebook"] = Program(lambda: peers.iterations(peers.Training(), dense(), FEW), FEW)
+    programs["PyTorch, the notebook"] = Program(
+        lambda: peers.iterations(peers.Training(), dense(), FEW_STEPS), FEW_STEPS
+    )
     if can_compile():
         programs["PyTorch, tuned"] = Program(
             lambda: peers.iterations(peers.Training(channels_last=True, tuned=True), separable(), steps), steps
@@ -85,16 +87,15 @@ def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict
 
 
 def sweeps(batch_size: int, image_size: int, steps: int, runs: Sequence[int]) -> dict[str, Program]:
-    """Programs of many runs; the names of our sweeps that train one run after the other are their numbers of runs."""
+    """Programs of many runs; those of ours that train one run after the other are named by their number of runs."""
     texture, few = _texture(batch_size, image_size), few_runs(runs)
-    # On a CPU runs side by side cost more than one after the other, as a few of them show; a GPU needs all at once.
-    wide = [few, *(number for number in runs if number > few and jax.default_backend() == "gpu")]
-    naive = Program(partial(vmapped, few, FEW, NaiveCNN(), **texture), few * FEW)
+    # On a CPU, runs side by side cost more than one after the other: a few of them show it. A GPU needs all at once.
+    widths = [few, *(number for number in runs if number > few and jax.default_backend() == "gpu")]
+    naive = Program(partial(vmapped, few, FEW_STEPS, NaiveCNN(), **texture), few * FEW_STEPS)
     return {
         **{str(number): Program(partial(sweep, number, steps, **texture), number * steps) for number in runs},
         **{
-            _vmap_strategy(number): Program(partial(sweep, number, steps, number, **texture), number * steps)
-            for number in wide
+            wide_name(width): Program(partial(sweep, width, steps, width, **texture), width * steps) for width in widths
         },
         vmap_name(few): Program(partial(vmapped, few, steps, **texture), few * steps),
         f"naive JAX: jax.vmap of plain convolutions, {few}": naive,
@@ -102,13 +103,13 @@ def sweeps(batch_size: int, image_size: int, steps: int, runs: Sequence[int]) ->
 
 
 def few_runs(runs: Sequence[int]) -> int:
-    """The number of runs of the programs that are slow."""
+    """The number of runs in slow programs."""
     return min(4, max(runs))
 
 
-def _vmap_strategy(number: int) -> str:
-    """The name of our sweep of so many runs at once."""
-    return f"side by side, {number}"
+def wide_name(width: int) -> str:
+    """The name of our sweep that trains `width` runs at once."""
+    return f"side by side, {width}"
 
 
 def vmap_name(number: int) -> str:
@@ -116,7 +117,7 @@ def vmap_name(number: int) -> str:
 
 
 def layers(batch_size: int, image_size: int) -> dict[str, Program]:
-    """Each convolution of the notebook's network alone: the outputs, or a gradient."""
+    """Programs of single convolutions of the notebook's network: the outputs, or a gradient."""
     rng, programs = np.random.default_rng(0), {}
     for channels_in, channels_out in LAYERS:
         images = (batch_size, image_size, image_size)
@@ -127,7 +128,7 @@ def layers(batch_size: int, image_size: int) -> dict[str, Program]:
         for index, part in enumerate(PARTS):
             name = layer(channels_in, channels_out, part)
             programs[name] = Program(partial(_part, index, inputs, kernel, cotangent))
-    return _both_ways(programs)
+    return _with_xla_too(programs)
 
 
 def layer(channels_in: int, channels_out: int, part: str) -> str:
@@ -135,7 +136,7 @@ def layer(channels_in: int, channels_out: int, part: str) -> str:
 
 
 def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Call:
-    # A new function each time: jax would remember the convolution that it was traced with.
+    # A new function for each program: jax would reuse the trace, and with it the convolution.
     def part(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
         outputs, pullback = jax.vjp(conv2d, inputs, kernel)
         parts: tuple[jax.Array, ...] = (outputs, *pullback(cotangent))
@@ -145,7 +146,7 @@ def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array
 
 
 def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, Program]]:
-    """Quantity -> its value -> the iteration, with all else fixed."""
+    """Quantity -> value -> the program of an iteration, with all else fixed."""
     base = {"image_size": image_size, "batch_size": batch_size, "num_channels": 16, "num_steps": steps}
     values = {
         "image_size": [max(2, image_size // 4), max(2, image_size // 2), image_size],
@@ -159,28 +160,29 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, 
         return Program(partial(run, num_steps, model, **texture), num_steps)
 
     return {
-        quantity: _both_ways({str(value): program(**{**base, quantity: value}) for value in chosen})
+        quantity: _with_xla_too({str(value): program(**{**base, quantity: value}) for value in chosen})
         for quantity, chosen in values.items()
     }
 
 
 def has_two_convolutions() -> bool:
-    """Whether our convolution is that of `segjax-native`, and XLA's is another."""
+    """Whether our convolution is that of `segjax-native` and not XLA's."""
     return jax.default_backend() == "cpu" and cpu_backend() == "native"
 
 
 def with_xla(name: str) -> str:
-    """The name of a program of ours with XLA's convolution."""
+    """The name of a program of ours that runs with XLA's convolution."""
     return f"{name}, XLA's convolution"
 
 
-def _both_ways(programs: dict[str, Program]) -> dict[str, Program]:
-    """The programs, and each with XLA's convolution too, where ours is another."""
-    others = {with_xla(name): _by_xla(program) for name, program in programs.items()}
-    return programs | (others if has_two_convolutions() else {})
+def _with_xla_too(programs: dict[str, Program]) -> dict[str, Program]:
+    """The programs, and each of them with XLA's convolution if ours is another."""
+    if not has_two_convolutions():
+        return programs
+    return programs | {with_xla(name): _using_xla(program) for name, program in programs.items()}
 
 
-def _by_xla(program: Program) -> Program:
+def _using_xla(program: Program) -> Program:
     def make() -> Call:
         before = os.environ.get("SEGJAX_NATIVE")
         os.environ["SEGJAX_NATIVE"] = "0"
@@ -199,9 +201,9 @@ def _texture(batch_size: int, image_size: int) -> dict[str, Any]:
 
 
 class NaiveCNN(nn.Module):
-    """The notebook's network written without regard to XLA's traps: its gradients are JAX's own.
+    """The notebook's network in plain Flax, with the gradients of JAX, some of which XLA runs slowly.
 
-    Its variables are those of `segjax.SegmentationCNN`; its initial distribution is Flax's.
+    Its variables are those of `segjax.SegmentationCNN`; its initial distribution is that of Flax.
     """
 
     num_channels: int = 16
@@ -217,15 +219,15 @@ class NaiveCNN(nn.Module):
 
 
 def run(num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
-    """One run of the notebook's network, or of another."""
+    """One run of the notebook's network, or of another model."""
     train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **texture)
     return timing.compiled(train, jax.random.key(0), jnp.float32(RATE))
 
 
 def sweep(number: int, num_steps: int, width: int = 1, **texture: Any) -> Call:
     train = segjax.make_train(segjax.SegmentationCNN(), num_steps=num_steps, **texture)
-    many = partial(segjax.sweep, train, width=width)
-    return timing.compiled(many, jax.random.split(jax.random.key(0), number), jnp.full(1, RATE))
+    keys = jax.random.split(jax.random.key(0), number)
+    return timing.compiled(partial(segjax.sweep, train, width=width), keys, jnp.full(1, RATE))
 
 
 def vmapped(number: int, num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
@@ -240,12 +242,12 @@ def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
     key = jax.random.key(0)
     draw = jax.jit(partial(segjax.generate_data, **_texture(batch_size, image_size)))
     batch = draw(key)
-    # As in PyTorch, the state is there before the clock starts, and each call continues from the one before.
+    # As in PyTorch, the state exists before the clock starts, and each call continues from the previous one.
     create = partial(segjax.training.create_state, model=model, optimizer=adam)
     state = jax.jit(create)(key, image=batch.image, learning_rate=rate)
-    # The state's memory is used again, as in a loop: fresh memory costs a fifth of a step.
-    whole = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
-    update = whole.lower(state, batch, rate).compile()
+    # The memory of the state is reused, as in a loop: fresh memory costs a fifth of a step.
+    jitted = jax.jit(partial(train_step, model, adam, segjax.losses.mean_squared_error), donate_argnums=0)
+    update = jitted.lower(state, batch, rate).compile()
 
     def call() -> Any:
         nonlocal state
@@ -264,8 +266,8 @@ def _dense(batch_size: int, image_size: int) -> Call:
 
     def blur(fields: jax.Array, kernel: jax.Array) -> jax.Array:
         # One image at a time: XLA unfolds an image into size^4 numbers, 1 GB at 128 x 128.
-        one = partial(lax.conv_general_dilated, window_strides=(1, 1), padding=padding)
-        return lax.map(lambda field: one(field[None, None], kernel[None, None]), fields)
+        convolve = partial(lax.conv_general_dilated, window_strides=(1, 1), padding=padding)
+        return lax.map(lambda field: convolve(field[None, None], kernel[None, None]), fields)
 
     return timing.compiled(lambda fields, kernels: [blur(fields, kernel) for kernel in kernels], fields, kernels)
 
@@ -275,10 +277,10 @@ def torch_is_installed() -> bool:
 
 
 def can_compile() -> bool:
-    """Whether `torch.compile` finds what it needs: the C++ compiler that it would call, and Python's headers.
+    """Whether `torch.compile` has what it needs: the C++ compiler that it would call, and Python's headers.
 
-    On a GPU, Triton needs the headers and a C compiler, which comes with a C++ compiler. The function does not ask jax
-    for the device: `benchmark.answer` calls it before jax may look for one.
+    On a GPU, Triton needs the headers and a C compiler, which comes with a C++ compiler. This does not ask jax for the
+    device: `benchmark.answer` calls it before jax may look for one.
     """
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
     return bool(shutil.which(compiler)) and Path(sysconfig.get_path("include"), "Python.h").exists()

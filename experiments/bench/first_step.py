@@ -4,8 +4,8 @@
     python -m experiments.bench.first_step notebook 8 128 5    the notebook as written, in PyTorch
     python -m experiments.bench.first_step tuned 8 128 5       the same, tuned
 
-The numbers are the batch size, the image size, and the number of further steps before the peak of memory is read.
-`experiments.benchmark` starts it, and reads the one line of JSON that it prints.
+The numbers are the batch size, the image size, and how many further steps run before the peak memory is read.
+`experiments.benchmark` starts this process and reads the line of JSON that it prints.
 """
 
 import json
@@ -18,7 +18,7 @@ from typing import Any
 
 
 def ours(batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
-    # What a command imports counts, `question` included.
+    # The imports of a command count, including `question`.
     import jax
 
     from experiments.lab import programs, question, runs
@@ -41,7 +41,7 @@ def ours(batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
 
 
 def pytorch(tuned: bool, batch_size: int, image_size: int, steps: int) -> dict[str, Any]:
-    # The peers compute a few constants with segjax. For these jax would look for a GPU, and take 75 % of its memory.
+    # The peers compute a few constants with segjax, for which jax would look for a GPU and take 75 % of its memory.
     os.environ["JAX_PLATFORMS"] = "cpu"
     from experiments.bench import peers
 
@@ -54,14 +54,14 @@ def pytorch(tuned: bool, batch_size: int, image_size: int, steps: int) -> dict[s
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had."""
+    """The peak memory of this process."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        # macOS, in bytes. On Linux this number includes the parent's memory from before the exec.
+        # macOS counts in bytes. On Linux this number would include the parent's memory before the exec.
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (words,) = [line.split() for line in lines if line.startswith("VmHWM:")]
-    return 1024 * int(words[1])
+    (fields,) = [line.split() for line in lines if line.startswith("VmHWM:")]
+    return 1024 * int(fields[1])
 
 
 def main(name: str, *numbers: str) -> None:

@@ -1,4 +1,4 @@
-"""GPUs that XLA can compile for without one: what its compiler must know of them, and their peak rates."""
+"""GPUs that XLA can compile for without having one: the facts that its compiler needs, and their peak rates."""
 
 import json
 from pathlib import Path
@@ -30,11 +30,11 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The facts of a GPU, from its maker's data sheet and CUDA's device properties.
 
     Attributes:
-        name: as CUDA calls it.
+        name: the one that CUDA reports.
         compute_capability: major and minor.
         core_count: multiprocessors.
-        fpus_per_core: float32 units of each.
-        clock_rate_ghz: boosted.
+        fpus_per_core: float32 units per multiprocessor.
+        clock_rate_ghz: boost clock.
         memory_bandwidth: bytes per second.
         device_memory_size, l2_cache_size: bytes.
         shared_memory_per_core, shared_memory_per_block_optin: bytes.
@@ -60,7 +60,7 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def limits(self) -> dict[str, Limits]:
-        """precision -> its rates."""
+        """precision -> peak rates."""
         bandwidth = self.memory_bandwidth
         return {"TF32": Limits(self.tensor_float32, bandwidth), "float32": Limits(self.float32, bandwidth)}
 
@@ -99,10 +99,10 @@ GPUS = {
 
 
 def find(name: str) -> Gpu:
-    """A GPU of `GPUS`, or of a JSON file that has the fields of `Gpu`.
+    """A GPU of `GPUS`, or the one that a JSON file with the fields of `Gpu` describes.
 
     Raises:
-        ValueError: naming what is wrong, and what is allowed.
+        ValueError: with what is wrong and what is allowed.
     """
     if name in GPUS:
         return GPUS[name]
@@ -118,11 +118,11 @@ def find(name: str) -> Gpu:
 
 
 def target(gpu: Gpu) -> str:
-    """What XLA's compiler asks of a device: its `GpuTargetConfigProto`, as text."""
+    """The GPU as XLA's compiler takes it: a `GpuTargetConfigProto` in text format."""
     major, minor = gpu.compute_capability
     # The other fields of `Gpu` have the proto's names.
-    elsewhere = ("name", "compute_capability", "tensor_float32")
-    device = {name: value for name, value in asdict(gpu).items() if name not in elsewhere}
+    not_in_device = ("name", "compute_capability", "tensor_float32")
+    device = {name: value for name, value in asdict(gpu).items() if name not in not_in_device}
     device |= {**_COMMON, "memory_bandwidth": int(gpu.memory_bandwidth)}
     facts = " ".join(f"{name}: {value}" for name, value in device.items())
     return (

@@ -18,8 +18,8 @@ from segjax import OPTIMIZERS, Batch, predict
 from segjax.losses import mean_squared_error
 from segjax.training import create_state, train_step
 
-# 17 GFLOP, 0.2 s on 2 CPU cores; and 256 MB of float32, more than most caches hold.
-_MATRIX, _COPIED = 2048, 2**26
+# Sides of the matrices: 17 GFLOP, 0.2 s on 2 CPU cores. Length of the copy: 256 MB of float32, above most caches.
+_MATRIX, _COPY = 2048, 2**26
 
 
 class Limits(NamedTuple):
@@ -43,21 +43,21 @@ class Work(NamedTuple):
         return Work(self.flops + times * other.flops, self.bytes + times * other.bytes)
 
 
-def measured(lab: Lab, repeats: int, budget: float) -> Limits:
-    """The rates of the device that jax uses, by a 2048 x 2048 product and a copy of 256 MB; `budget` seconds each."""
+def measure(lab: Lab, repeats: int, budget: float) -> Limits:
+    """The rates of jax's device, from a 2048 x 2048 product and a copy of 256 MB; at most `budget` seconds for each."""
     matrix = jnp.ones((_MATRIX, _MATRIX)) * 0.5
-    numbers = jnp.arange(_COPIED, dtype=jnp.float32)
+    array = jnp.arange(_COPY, dtype=jnp.float32)
     programs = {
         "product": Program(partial(timing.compiled, jnp.matmul, matrix, matrix)),
         # Plus 1: a function that returns its argument need not copy it.
-        "copy": Program(partial(timing.compiled, lambda numbers: numbers + 1, numbers)),
+        "copy": Program(partial(timing.compiled, lambda array: array + 1, array)),
     }
     times = {name: timed.median for name, timed in timing.measure(programs, repeats, budget, lab).items()}
-    return Limits(2.0 * _MATRIX**3 / times["product"], 2.0 * 4 * _COPIED / times["copy"])
+    return Limits(2.0 * _MATRIX**3 / times["product"], 2.0 * 4 * _COPY / times["copy"])
 
 
 def step(model: nn.Module, batch_size: int, image_size: int) -> Work:
-    """The work of a training step of a network on a given batch, without the optimizer's, which is small."""
+    """The work of a training step on a given batch, without that of the optimizer, which is small."""
     batch = _images(batch_size, image_size)
     sgd, loss = OPTIMIZERS["sgd"], mean_squared_error
     create = partial(create_state, model=model, optimizer=sgd, learning_rate=0.1)
@@ -73,25 +73,25 @@ def prediction(model: nn.Module, batch_size: int, image_size: int) -> Work:
 
 
 def work(function: Callable[..., Any], *arguments: Any) -> Work:
-    """The work of the convolutions and products of a function on another device than a CPU.
+    """The work of the convolutions and products of a function on a device other than a CPU.
 
-    Operations: one product and one sum for each tap, those that fall on padding included. Bytes: each operand is read
-    once and each result written once. Everything else is left out: a program can at best fuse it into these.
+    Operations: one product and one sum per tap, including taps on padding. Bytes: each operand is read once and each
+    result is written once. Everything else is ignored: at best, a program fuses it into these.
 
     Args:
         arguments: only their shapes matter.
     """
     traced, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    # Without results that nothing uses, such as the gradient with respect to the images.
-    needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(jax.tree.leaves(shape)))
-    return _work(needed)
+    # Dead code is dropped, such as the gradient with respect to the images.
+    live, _ = dce_jaxpr(traced.jaxpr, [True] * len(jax.tree.leaves(shape)))
+    return _work(live)
 
 
 def _work(jaxpr: Jaxpr) -> Work:
     total = Work(0.0, 0.0)
     for equation in jaxpr.eqns:
-        operands: list[Any] = [each.aval for each in equation.invars]
-        results: list[Any] = [each.aval for each in equation.outvars]
+        operands: list[Any] = [variable.aval for variable in equation.invars]
+        results: list[Any] = [variable.aval for variable in equation.outvars]
         parameters = equation.params
         if equation.primitive.name == "conv_general_dilated":
             _, channels_in, *taps = parameters["dimension_numbers"].rhs_spec
@@ -105,11 +105,10 @@ def _work(jaxpr: Jaxpr) -> Work:
                 inner = [
                     branch for branch, names in zip(inner, platforms, strict=True) if not names or "cpu" not in names
                 ]
-            # A scan runs its body `length` times. A while loop counts once: no shape says how many turns it has.
-            for part in inner:
-                total = total.plus(
-                    _work(part.jaxpr if isinstance(part, ClosedJaxpr) else part), parameters.get("length", 1)
-                )
+            # A scan runs its body `length` times. A while loop counts once: shapes do not say how often it runs.
+            for body in inner:
+                body_work = _work(body.jaxpr if isinstance(body, ClosedJaxpr) else body)
+                total = total.plus(body_work, parameters.get("length", 1))
             continue
         moved = sum(math.prod(array.shape) * array.dtype.itemsize for array in operands + results)
         total = total.plus(Work(2.0 * math.prod(results[0].shape) * terms, moved))
@@ -126,6 +125,6 @@ def _images(batch_size: int, image_size: int) -> Batch:
 
 
 def as_dict(limits: Limits, work: Work, seconds: float) -> dict[str, Any]:
-    """What results.json holds: rates, work, the least seconds of a step, and their share of its measured seconds."""
+    """The entry of results.json: rates, work, the least seconds of a step, and their share of the measured seconds."""
     floor = work.floor(limits)
     return {**limits._asdict(), "step": work._asdict(), "floor_seconds": floor, "fraction": floor / seconds}

@@ -1,6 +1,6 @@
-"""The notebook in PyTorch, to be timed beside segjax: as it is written, and as fast as PyTorch allows.
+"""The notebook in PyTorch, timed against segjax: as it was written, and as fast as PyTorch allows.
 
-Importing this needs PyTorch. Everything runs on a GPU where PyTorch has one.
+Importing this module needs PyTorch. Everything runs on a GPU if PyTorch has one.
 """
 
 import warnings
@@ -19,8 +19,8 @@ from segjax.textures import EDGE_SIGMA
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SIGMAS = (0.2, 1.2)
-# Convolutions round to TF32 where ours do: by default, and not where jax is told to be exact. Matrix products, which
-# only the generation has, keep PyTorch's default of full float32, as ours do: TF32 would move the mask's edge.
+# Convolutions use TF32 where ours do: by default, but not where jax is told to be exact. Matrix products, which only
+# the generation has, use full float32, as ours do and as PyTorch does by default: TF32 would move the edge of the mask.
 _PRECISION = "jax_default_matmul_precision"
 torch.backends.cudnn.allow_tf32 = getattr(jax.config, _PRECISION) not in ("highest", "float32")
 # PyTorch warns that padding="same" may copy its input for an even kernel, and that products could use TF32.
@@ -28,7 +28,7 @@ warnings.filterwarnings("ignore", message="Using padding='same'|TensorFloat32 te
 
 
 class Network(nn.Module):
-    """The notebook's network: three times convolution, ReLU and one BatchNorm for all, then one logit per pixel."""
+    """The notebook's network: three times convolution, ReLU and a shared BatchNorm, then a probability per pixel."""
 
     def __init__(self, num_channels: int = 16, kernel_size: int = 5) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Network(nn.Module):
 
 
 def dense_batch(batch_size: int, image_size: int, by_hand: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
-    """The notebook's generation: four n x n convolutions by `padding="same"`, or padded by hand, which is faster."""
+    """The notebook's generation: four n x n convolutions with `padding="same"`, or padded by hand, which is faster."""
     wide, first, second, edge = (
         torch.from_numpy(np.array(gaussian_kernel(image_size, sigma)))[None, None].to(DEVICE)
         for sigma in (image_size / 5, *SIGMAS, EDGE_SIGMA)
@@ -86,14 +86,14 @@ class Training:
         channels_last: the layout that PyTorch's convolutions prefer.
         tuned: with `torch.compile` around forward and loss, and the fused optimizer; on a GPU with CUDA graphs, which
             PyTorch warms up in the first step and records in the second, and with the fastest of cuDNN's algorithms.
-            Without, the notebook's lines, which read the loss after every step.
+            Otherwise the lines of the notebook, which read the loss after every step.
     """
 
     def __init__(self, channels_last: bool = False, tuned: bool = False) -> None:
         self.network = Network().to(DEVICE)
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.network.to(memory_format=self.format)
-        # None leaves the choice to PyTorch, as the notebook does; False would be one kernel per parameter on a GPU.
+        # None leaves the choice to PyTorch, as the notebook does; with False a GPU runs one kernel per parameter.
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, fused=tuned or None)
         self.tuned = tuned
         mode = "reduce-overhead" if DEVICE.type == "cuda" else "default"
@@ -104,7 +104,7 @@ class Training:
         return nn.functional.mse_loss(self.network(image), mask)
 
     def step(self, image: Tensor, mask: Tensor) -> None:
-        # The next replay of a CUDA graph overwrites the memory of the gradients, so they are released before it.
+        # Released first: the next replay of a CUDA graph overwrites the memory of the gradients.
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(image.to(memory_format=self.format), mask)
         loss.backward()
@@ -114,26 +114,26 @@ class Training:
 
 
 def batches(draw: Callable[[], Any]) -> Call:
-    return _repeated(draw, 1)
+    return _repeat(draw, 1)
 
 
 def steps(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
     """Steps on one batch."""
     batch = draw()
-    return _repeated(lambda: training.step(*batch), number, training.tuned)
+    return _repeat(lambda: training.step(*batch), number, training.tuned)
 
 
 def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
     """Steps, each on a new batch."""
-    return _repeated(lambda: training.step(*draw()), number, training.tuned)
+    return _repeat(lambda: training.step(*draw()), number, training.tuned)
 
 
-def _repeated(function: Callable[[], Any], number: int, tuned: bool = False) -> Call:
+def _repeat(function: Callable[[], Any], number: int, tuned: bool = False) -> Call:
     """A call that runs a function `number` times, and waits for the device."""
 
     def run() -> None:
-        # The switch is PyTorch's only one, and programs take turns. Left on, the others would try cuDNN's algorithms
-        # too, some of them for the first time while they are timed.
+        # PyTorch has one switch for the whole process, and programs take turns. Left on, it would make the others try
+        # cuDNN's algorithms too, partly while they are timed.
         torch.backends.cudnn.benchmark = tuned
         for _ in range(number):
             function()
@@ -144,7 +144,7 @@ def _repeated(function: Callable[[], Any], number: int, tuned: bool = False) -> 
 
 
 def platform() -> str:
-    """Where PyTorch runs, in jax's words."""
+    """The device of PyTorch, named as jax names it."""
     return "gpu" if DEVICE.type == "cuda" else "cpu"
 
 

@@ -1,9 +1,8 @@
-"""Wall-clock times of programs: compiled first, then called in turns, so that noise disturbs all of them alike."""
+"""Wall-clock times of programs, which are compiled first and then called in turns: noise disturbs all of them alike."""
 
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,8 +14,8 @@ class Call(NamedTuple):
     """A program that is ready to run.
 
     Attributes:
-        run: returns when the device has done all of it.
-        temporary_bytes: memory that XLA sets aside between arguments and results; None for a program of others.
+        run: returns when the device has finished.
+        temporary_bytes: memory that XLA reserves besides arguments and results; None if it is not XLA's program.
     """
 
     run: Callable[[], Any]
@@ -28,7 +27,7 @@ class Program(NamedTuple):
 
     Attributes:
         make: compiles it.
-        units: the batches, steps, or runs x steps of one call.
+        units: batches, steps, or runs x steps in one call.
     """
 
     make: Callable[[], Call]
@@ -36,7 +35,7 @@ class Program(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Seconds per unit in each repeat; seconds of compilation, with the excess of the first call."""
+    """Seconds per unit in each repeat; seconds of compilation, including the excess of the first call."""
 
     seconds: list[float]
     compile_seconds: float
@@ -51,18 +50,15 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Call:
     """A pure function, compiled for its arguments and called with them."""
     program = jax.jit(function).lower(*arguments).compile()
     analysis = program.memory_analysis()
-    # A backend need not know its memory.
-    return Call(partial(_run, program, arguments), analysis.temp_size_in_bytes if analysis else None)
-
-
-def _run(program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    return jax.block_until_ready(program(*arguments))
+    # Some backends report no memory.
+    temporary_bytes = analysis.temp_size_in_bytes if analysis else None
+    return Call(lambda: jax.block_until_ready(program(*arguments)), temporary_bytes)
 
 
 def measure(programs: Mapping[str, Program], repeats: int, budget: float, lab: Lab) -> dict[str, Timing]:
-    """Times every program: a call that does not count, then `repeats`, or as many as fit into `budget` seconds."""
+    """Times each program: a first call that does not count, then `repeats`, or as many as fit into `budget` seconds."""
     calls: dict[str, Call] = {}
-    first: dict[str, float] = {}
+    first_seconds: dict[str, float] = {}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     with lab.progress() as progress:
         for name, program in progress.track(programs.items(), description="compiling"):
@@ -70,7 +66,7 @@ def measure(programs: Mapping[str, Program], repeats: int, budget: float, lab: L
             calls[name] = program.make()
             # The first call counts as compilation: it also fills caches and allocates memory.
             calls[name].run()
-            first[name] = time.perf_counter() - start
+            first_seconds[name] = time.perf_counter() - start
         for _ in progress.track(range(repeats), description="measuring"):
             # In turns: a machine that slows down for a minute slows all programs alike, and their ratios hold.
             for name, call in calls.items():
@@ -80,9 +76,9 @@ def measure(programs: Mapping[str, Program], repeats: int, budget: float, lab: L
                     seconds[name].append(time.perf_counter() - start)
     return {
         name: Timing(
-            [second / programs[name].units for second in spent],
-            max(0.0, first[name] - statistics.median(spent)),
+            [value / programs[name].units for value in values],
+            max(0.0, first_seconds[name] - statistics.median(values)),
             calls[name].temporary_bytes,
         )
-        for name, spent in seconds.items()
+        for name, values in seconds.items()
     }

@@ -69,7 +69,7 @@ def on_a_gpu(monkeypatch):
     monkeypatch.setattr(contenders, "torch_is_installed", lambda: True)
     monkeypatch.setattr(contenders, "can_compile", lambda: True)
     monkeypatch.setitem(sys.modules, "experiments.bench.peers", SimpleNamespace(dense_batch=int, separable_batch=int))
-    monkeypatch.setattr(limits, "measured", lambda *_: note("jax computes") and limits.Limits(4e14, 3e12))
+    monkeypatch.setattr(limits, "measure", lambda *_: note("jax computes") and limits.Limits(4e14, 3e12))
     monkeypatch.setattr(limits, "step", lambda *_: limits.Work(1e10, 1.5e8))
     monkeypatch.setattr(timing, "measure", measure)
     return events
@@ -177,7 +177,7 @@ def test_nothing_is_computed_before_the_processes_have_ended():
 
         contenders.torch_is_installed = lambda: True
         benchmark.first_step = lambda name, options: print(name) or {"platform": "gpu"}
-        limits.measured = lambda *_: exit("it computes")
+        limits.measure = lambda *_: exit("it computes")
         lab = SimpleNamespace(progress=lambda: progress_bar(Console(quiet=True)))
         benchmark.answer(benchmark.Options(), lab)
     """
