@@ -76,9 +76,8 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     fit = segjax.make_fit(model, optimizer=factory, loss=LOSSES[run.objective], **sizes)
     key = jax.random.key(CALIBRATION_KEY)
     judge = partial(segjax.eval_variables, key, model, factory, **run.texture._asdict())
-    has_eval_params = eval_params(
-        factory, jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)])).opt_state
-    )
+    state = jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)]))
+    has_eval_params = eval_params(factory, state.opt_state)
     if num_runs == 1:
         judged, evaluate = jax.jit(judge) if has_eval_params else None, evaluation(model, run.texture)
         return Program(fit.init, fit.advance, judged, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
