@@ -1,4 +1,4 @@
-"""What made a result: versions, device, jax's settings, and the commit of the source."""
+"""The provenance of a result: versions, device, jax's settings, and the commit of the source."""
 
 import hashlib
 import os
@@ -17,7 +17,7 @@ import segjax
 from segjax.convolution import _vmap_strategy, cpu_backend
 
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
-# jax's settings that change numbers, by the names that `jax.config` gives them.
+# Settings in `jax.config` that change numbers.
 _SETTINGS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
@@ -30,14 +30,14 @@ _FREE_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump")
 
 
 def versions() -> dict[str, str | None]:
-    """Of the packages that can change a number."""
+    """Versions of the packages that can change a number."""
     return {name: _version(name) for name in _PACKAGES}
 
 
 def numerics() -> dict[str, Any]:
-    """What else can change a number, beside options and versions: the kind of device, precision, and random numbers.
+    """All else that can change a number, besides options and versions: the kind of device, precision, random numbers.
 
-    Not in it: the model of a CPU, although another one may round otherwise; it is among the device's data.
+    The model of a CPU is not included, although rounding may depend on it; `circumstances` has it.
     """
     device = jax.devices()[0]
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
@@ -52,7 +52,7 @@ def _convolution(platform: str) -> str:
 
 
 def circumstances() -> dict[str, Any]:
-    """What is told of a result, and need not be the same for another to be added to it."""
+    """Facts about a result that may differ from those of other results in the same folder."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
@@ -69,9 +69,9 @@ def circumstances() -> dict[str, Any]:
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal, or in words, which are shorter, why it cannot be read."""
+    """The SHA-256 of a file in hexadecimal, or a message, which is shorter, why it cannot be read."""
     try:
-        # A pipe or a device would never end.
+        # Reading a pipe or a device might never end.
         if path.exists() and not path.is_file():
             return "no regular file"
         with path.open("rb") as file:
@@ -82,7 +82,7 @@ def digest(path: Path) -> str:
 
 @cache
 def code_digest() -> str:
-    """A digest of the source files of segjax and of the experiments, whose versions do not tell two checkouts apart."""
+    """A digest of the source files of segjax and the experiments, since two checkouts may have the same version."""
     digest = hashlib.sha256()
     for root in (Path(segjax.__file__).parent, Path(__file__).parents[1]):
         for path in sorted(root.rglob("*.py")):
@@ -91,7 +91,7 @@ def code_digest() -> str:
 
 
 def warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Warns where runs of one table were trained on different numbers of cores."""
+    """A warning if runs were trained on different numbers of cores."""
     numbers = sorted({row["cores"] for row in rows if row.get("cores")})
     if len(numbers) < 2:
         return []
@@ -100,13 +100,15 @@ def warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _source(root: Path) -> dict[str, Any]:
-    """The git commit of the checkout, and whether its files are those of the commit; None where git tells neither."""
+    """The git commit of the checkout, and whether its files are unchanged; both None without git."""
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout.strip()
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        # A folder inside another project's checkout is of no commit.
+        # A folder in another project's checkout has no commit of its own.
         if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
             return {"commit": None, "clean": None}
         return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
@@ -115,13 +117,13 @@ def _source(root: Path) -> dict[str, Any]:
 
 
 def cores() -> int | None:
-    """Number of cores that this process may use. XLA divides its sums among them, so it changes last digits."""
-    # Linux alone tells; a batch system gives a process some of a machine's.
+    """Number of cores that this process may use. XLA divides sums among them, so the last digits depend on it."""
+    # Under a batch system a process has only some of the machine's cores; only Linux tells which.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _version(package: str) -> str | None:
-    """A checkout also runs where segjax itself was never installed."""
+    """None if the package is not installed, as segjax itself need not be."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -129,7 +131,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name, where the system tells it."""
+    """The processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
