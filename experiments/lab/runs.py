@@ -1,4 +1,4 @@
-"""A training run as a value: what it is, and what it leaves."""
+"""A training run as a value: its description, its state in progress, and its result."""
 
 import hashlib
 import json
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import segjax
 from segjax import edges, metrics
 
-# Held-out batches on which every run is judged.
+# Held-out batches on which every run is evaluated.
 HELD_OUT_BATCHES = 16
 
 
 class Texture(NamedTuple):
-    """The images of a run: the options of `segjax.generate_data`, with the notebook's values."""
+    """The images of a run: the options of `segjax.generate_data`; the defaults are the notebook's."""
 
     batch_size: int = 8
     image_size: int = 128
@@ -24,7 +24,7 @@ class Texture(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One training run, by names and numbers alone: two runs of equal fields are the same run."""
+    """One training run, described by names and numbers alone: runs with equal fields are the same run."""
 
     seed: int
     optimizer: str = "adam"
@@ -37,22 +37,22 @@ class Run(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """A file name without its ending: legible, and of no other run."""
-        # Two of a thousand runs share eight digits once in 8,000 folders, and must share the legible part as well.
+        """A file name without its ending, legible and unique."""
+        # Among 1,000 runs, two share eight digits in one of 8,000 folders; their legible parts must also be equal.
         digest = hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
         legible = re.sub(r"[^\w.+-]", ".", f"{self.optimizer}-{self.learning_rate:g}")
         return f"{legible}-seed{self.seed}-{digest[:8]}"
 
     @property
     def program(self) -> "Run":
-        """What this run has in common with all that the same compiled program trains."""
+        """The run without seed and rate: runs with an equal `program` share one compiled program."""
         return self._replace(seed=0, learning_rate=0.0)
 
     def as_dict(self) -> dict[str, Any]:
         return {**self._asdict(), "texture": self.texture._asdict()}
 
 
-# Runs of one program that are trained together.
+# Runs with one program, trained together.
 Group = Sequence[Run]
 
 
@@ -60,9 +60,9 @@ class PartialRun(NamedTuple):
     """A run in progress, or several at the same step.
 
     Attributes:
-        state: what the next step needs.
-        chunks: the history so far, leaves (..., steps); the last chunk may have room for more steps than it made.
-        seconds: what they took.
+        state: the state for the next step.
+        chunks: the history so far, leaves (..., steps); the last chunk may have room for more steps than were done.
+        seconds: training time so far.
     """
 
     state: segjax.TrainState
@@ -74,11 +74,11 @@ class Held(NamedTuple):
     """A network's scores on the held-out images.
 
     Attributes:
-        counts: by `segjax.predict`.
-        running_counts: by running statistics.
-        edges: where the errors of `predict` lie.
-        image_iou: (images,), of each image alone.
-        losses: the mean of each loss.
+        counts: counts of the predictions by `segjax.predict`.
+        running_counts: the same with running statistics.
+        edges: the errors by distance from the true edge.
+        image_iou: (images,) IoU of single images.
+        losses: name -> mean loss.
     """
 
     counts: metrics.Counts
@@ -93,10 +93,10 @@ class Result(NamedTuple):
 
     Attributes:
         history: of training, leaves (iterations,).
-        variables: those that the run is judged by (`segjax.eval_variables`); `held_out` are their scores.
-        seconds: of training, compilation left out; what is saved and watched on the way counts.
-        cores: number of cores that the process could use, on which the last digits depend; None where nothing tells.
-        trained: the variables that training ended with, where they are others.
+        variables: the variables for evaluation (`segjax.eval_variables`); `held_out` are their scores.
+        seconds: training time without compilation; checkpoints and `watch` are included.
+        cores: number of cores available to the process, on which the last digits depend; None if unknown.
+        trained: the variables that training ended with, if they differ from `variables`.
     """
 
     run: Run
