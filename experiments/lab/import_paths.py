@@ -1,4 +1,4 @@
-"""Optimizers by name or by import path, "optax:lion", and whether they can be trained with."""
+"""Optimizers by name or import path, such as "optax:lion", and checks that training can use them."""
 
 import ast
 import difflib
@@ -19,7 +19,7 @@ import optax.contrib
 from segjax._checks import is_ready
 from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
-# Functions that some optimizers call in their update and training does not offer -> why they are refused.
+# Functions that some optimizers call in their update -> why training does not offer them.
 _NOT_OFFERED = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
     "obj_fn": "it takes second derivatives of the loss, which training does not offer",
@@ -28,7 +28,7 @@ _NOT_OFFERED = {
 
 @dataclass(frozen=True)
 class Ready:
-    """A ready optax transformation in the place of a factory: it has a learning rate, and ignores the one it gets."""
+    """An optax transformation as a factory: it has its own learning rate, and ignores the argument."""
 
     transformation: optax.GradientTransformation
     # The learning rate of its runs in tables and files.
@@ -43,41 +43,41 @@ class _NotOfferedError(Exception):
 
 
 class RefusedError(ValueError):
-    """A factory that makes no optimizer that training can use; `reason` says why."""
+    """Training cannot use the optimizer of this factory; `reason` says why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name!r} is no optimizer of one learning rate, a gradient and a loss: {reason}")
         self.reason = reason
 
 
-# Cached, since a trial takes 0.1 s or more, and options, checks and programs ask for the same names.
+# Cached: a trial takes 0.1 s or more, and options, checks and programs need the same names.
 @cache
 def optimizer(name: str) -> Optimizer:
-    """The optimizer of a name of `segjax.OPTIMIZERS`, or of an import path: "optax:lion", "my_module:factory".
+    """The optimizer for a name in `segjax.OPTIMIZERS` or an import path: "optax:lion", "my_module:factory".
 
-    A path may have options that are Python's literals: "optax:adamw(weight_decay=0.01)". The factory is called as
-    factory(learning_rate, **options), and tried once on two small arrays, the rate traced. For optax.contrib:muon
-    `segjax.optimizers.muon` is taken, which knows convolutions. A path to a ready transformation gives a `Ready`.
+    A path may have options that are Python literals: "optax:adamw(weight_decay=0.01)". The factory is called as
+    factory(learning_rate, **options), and tried once on two small arrays with a traced rate. optax.contrib:muon stands
+    for `segjax.optimizers.muon`, which handles convolutions. A path to a ready transformation returns a `Ready`.
 
     Raises:
         ValueError: if the name, its module or its function does not exist.
-        RefusedError: if the function makes no optimizer that updates from a gradient and the loss's value. One that
-            needs a second gradient or a line search is refused.
+        RefusedError: if the optimizer needs more than a gradient and the loss value, such as a second gradient or a
+            line search.
 
     >>> update = optimizer("optax:lion(b1=0.95)")(1e-3)
     """
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
-    path, options = _with_options(name)
+    path, options = _split_options(name)
     if not all(path.partition(":")):
         known = f"one of {', '.join(OPTIMIZERS)}, or an import path as optax:lion"
-        raise ValueError(f"{name!r} is no optimizer: {known}{_meant(path)}")
+        raise ValueError(f"{name!r} is no optimizer: {known}{_suggestion(path)}")
     try:
         factory = pkgutil.resolve_name(path)
-    # The import runs code that is not ours, and may raise anything, or end the process.
+    # The import runs code that is not ours: it may raise anything, or exit.
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{name!r} cannot be imported: {error}{_meant(path.rpartition(':')[2])}") from error
-    # By whichever path it was found.
+        raise ValueError(f"{name!r} cannot be imported: {error}{_suggestion(path.rpartition(':')[2])}") from error
+    # Compared by identity, since several paths lead to it.
     factory = muon if factory is optax.contrib.muon else factory
     if is_ready(factory):
         if options:
@@ -86,8 +86,8 @@ def optimizer(name: str) -> Optimizer:
     if options:
         factory = partial(factory, **options)
     try:
-        reason = _fault(factory)
-    # Code that is not ours; jax adds lines about its tracers.
+        reason = _refusal(factory)
+    # Code that is not ours; after the first line, jax explains its tracers.
     except (Exception, SystemExit) as error:
         raise RefusedError(name, str(error).partition("\n")[0]) from error
     if reason:
@@ -95,8 +95,8 @@ def optimizer(name: str) -> Optimizer:
     return factory
 
 
-def _fault(factory: Callable[..., Any]) -> str:
-    """Why training cannot use an optimizer; empty if it can."""
+def _refusal(factory: Callable[..., Any]) -> str:
+    """The reason why training cannot use an optimizer; empty if it can."""
     required = [name for name, parameter in inspect.signature(factory).parameters.items() if _is_required(parameter)]
     if any(name.endswith("optimizer") for name in required):
         return "it takes an optimizer, and no rate: put both together in a function of your own"
@@ -108,28 +108,28 @@ def _fault(factory: Callable[..., Any]) -> str:
             _trace_update(factory, **{name: partial(_refuse, reason)})
         except _NotOfferedError as error:
             return str(error)
-        # It may lack another argument; then the update below says so.
+        # If another argument is missing, the update below fails with the reason.
         except Exception:
             continue
-    # One small update finds, before an hour of training, what asks for more than gradients.
+    # Fails here, and not in the training, if the optimizer needs more than gradients.
     _trace_update(factory)
     weights = trial_weights()
     state = factory(1e-3).init(weights)
-    if judge := eval_params(factory, state):
-        judged = judge(state, weights)
-        if jax.tree.map(jnp.shape, judged) != jax.tree.map(jnp.shape, weights):
+    if evaluation_weights := eval_params(factory, state):
+        evaluated = evaluation_weights(state, weights)
+        if jax.tree.map(jnp.shape, evaluated) != jax.tree.map(jnp.shape, weights):
             return "the weights to judge it by are none of the network's"
-        if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(judged)):
+        if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evaluated)):
             return "the weights to judge it by are not finite"
-    # At a rate so small that it cannot do harm if the optimizer heeds it.
-    if not _share_of_square_left(factory, weights, 1e-6, 10) <= 1.001:
+    # A rate so small that no optimizer diverges with it.
+    if not _relative_loss(factory, weights, 1e-6, 10) <= 1.001:
         return "on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is"
     return ""
 
 
 def _trace_update(factory: Callable[..., Any], **extra_args: Any) -> None:
-    """Traces an update as `segjax.training.train_step` makes it. The rate is traced: a factory that makes a number of
-    it fails here."""
+    """Traces an update as in `segjax.training.train_step`, the rate included: a factory that converts it to a Python
+    number fails here."""
 
     def update(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
         transformation = optax.with_extra_args_support(factory(learning_rate))
@@ -149,22 +149,22 @@ def _is_required(parameter: inspect.Parameter) -> bool:
 
 
 def check_moves(option: str, name: str, rate: float) -> None:
-    """Raises a ValueError, naming the option, for a rate at which an optimizer that finds its step itself stands still.
+    """Raises a ValueError, naming the option, if an optimizer that estimates its step size stands still at a rate.
 
-    Such a one has 1 as its default rate, and takes another as a factor: at Adam's 0.001 its steps are too small for its
-    estimate of the right step to grow.
+    Such optimizers have 1 as their default rate, and use the rate as a factor: at Adam's 0.001 the steps are too small
+    for the estimate to grow.
     """
     factory = optimizer(name)
-    # Of those of segjax none has a default, and most of optax's have none.
+    # segjax's optimizers and most of optax's have no default rate.
     parameter = inspect.signature(factory).parameters.get("learning_rate")
     default = parameter.default if parameter else None
-    # 1 is the default of those that take the rate as a factor; other defaults are rates.
+    # Other defaults than 1 are rates, not factors.
     if default != 1 or rate >= default:
         return
     steps, weights = 100, trial_weights()
-    moved = 1 - _share_of_square_left(factory, weights, rate, steps)
-    # Plain gradient descent moves by 2 rate a step; whatever moves as far is only as slow as its rate is low.
-    if moved < min(0.01, 0.1 * 2 * rate * steps) and _share_of_square_left(factory, weights, default, steps) < 0.5:
+    decrease = 1 - _relative_loss(factory, weights, rate, steps)
+    # Gradient descent lowers this loss by a share of 2 * rate per step. A tenth of that is slow, but no standstill.
+    if decrease < min(0.01, 0.1 * 2 * rate * steps) and _relative_loss(factory, weights, default, steps) < 0.5:
         raise ValueError(
             f"{option}: at the rate {rate:g} it stands still: it finds its step itself and takes the rate as a "
             f"factor; give it its default, {name}={default:g}"
@@ -172,12 +172,12 @@ def check_moves(option: str, name: str, rate: float) -> None:
 
 
 def trial_weights() -> dict[str, jax.Array]:
-    """Two small arrays that stand for a network's; not all equal, so that no state of ones is a copy of them."""
+    """Two small arrays in place of a network's weights; not constant, so that a state of ones is no copy of them."""
     return {"kernel": jnp.linspace(-1, 1, 6).reshape(1, 1, 2, 3), "bias": jnp.linspace(0.5, 1, 3)}
 
 
-def _share_of_square_left(factory: Callable[..., Any], weights: dict[str, jax.Array], rate: float, steps: int) -> float:
-    """The loss after some steps on the square of the weights, as a share of the first; NaN or more than 1: uphill."""
+def _relative_loss(factory: Callable[..., Any], weights: dict[str, jax.Array], rate: float, steps: int) -> float:
+    """Last loss over first loss, for some steps on the square of the weights; NaN or above 1 if it goes uphill."""
     transformation = optax.with_extra_args_support(factory(rate))
 
     def square(tree: Any) -> jax.Array:
@@ -195,17 +195,17 @@ def _share_of_square_left(factory: Callable[..., Any], weights: dict[str, jax.Ar
     return float(run(weights) / square(weights))
 
 
-def _meant(name: str) -> str:
-    """The known function that is spelled most like a name, as the end of a sentence."""
+def _suggestion(name: str) -> str:
+    """The known function with the most similar name, as the end of a message; empty if none is similar."""
     paths = {known: f"optax.contrib:{known}" for known in vars(optax.contrib)}
-    # Names of optax override those of contrib, and segjax's override both.
+    # Names in optax override those in contrib, and segjax's override both.
     paths |= {known: f"optax:{known}" for known in vars(optax)} | {known: known for known in OPTIMIZERS}
     close = difflib.get_close_matches(name.lower(), paths, 1, 0.7) if name else []
     return f"; did you mean {paths[close[0]]}?" if close else ""
 
 
-def _with_options(name: str) -> tuple[str, dict[str, Any]]:
-    """The path of a name, and the options in brackets behind it: literals, of which nothing is evaluated."""
+def _split_options(name: str) -> tuple[str, dict[str, Any]]:
+    """Splits a name into its path and its options in brackets, which are literals: no code is evaluated."""
     path, bracket, inside = name.partition("(")
     if not bracket:
         return path, {}
@@ -216,7 +216,7 @@ def _with_options(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _literals(call: str) -> dict[str, Any] | None:
-    """The keyword arguments of a call, if it has no others and they are plain values."""
+    """The keyword arguments of a call; None if it has other arguments, or values that are not plain."""
     try:
         expression = ast.parse(call, mode="eval").body
         if not isinstance(expression, ast.Call) or not isinstance(expression.func, ast.Name) or expression.args:
@@ -225,19 +225,19 @@ def _literals(call: str) -> dict[str, Any] | None:
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None
     plain = not any(isinstance(leaf, complex | bytes) for leaf in jax.tree.leaves(list(options.values())))
-    # None is the name of **options.
+    # ast calls **options None.
     return {str(option): value for option, value in options.items()} if plain and None not in options else None
 
 
 def sources(names: Iterable[str]) -> list[Path]:
-    """The files of the modules among import paths, which are not of segjax or optax: those have versions."""
+    """The files of the modules in import paths, except those of segjax and optax, which have versions."""
     modules = [name.partition(":")[0] for name in names if ":" in name]
     foreign = [name for name in modules if name.partition(".")[0] not in ("segjax", "optax")]
     return [Path(file) for name in foreign if (file := getattr(sys.modules.get(name), "__file__", None))]
 
 
 def loaded_files(names: Collection[str]) -> dict[str, Path]:
-    """Imports optimizers; relative path -> file, of every loaded module in their packages, without segjax and optax.
+    """Imports optimizers; returns relative path -> file of the modules in their packages, except segjax and optax.
 
     >>> loaded_files(["optax:lion", "adam"])
     {}
