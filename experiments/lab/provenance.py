@@ -102,10 +102,8 @@ def warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 def _source(root: Path) -> dict[str, Any]:
     """The git commit of the checkout, and whether its files are unchanged; both None without git."""
 
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
-        ).stdout.strip()
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", root, *args], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         # A folder in another project's checkout has no commit of its own.
