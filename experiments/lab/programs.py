@@ -33,7 +33,7 @@ class Program(NamedTuple):
     Attributes:
         init: (keys, rates) -> state.
         advance: (keys, state, rates, n) -> (state, history) for n <= chunk_size steps. The state is donated.
-        judged: state -> the variables that are evaluated; None if they are the trained ones.
+        eval_variables: state -> the variables that are evaluated; None if they are the trained ones.
         evaluate: variables -> Held.
         split: a tree that these functions return -> one tree of NumPy arrays per run.
         chunk_size: most steps of a chunk.
@@ -41,7 +41,7 @@ class Program(NamedTuple):
 
     init: Callable[..., Any]
     advance: Callable[..., Any]
-    judged: Callable[[Any], Any] | None
+    eval_variables: Callable[[Any], Any] | None
     evaluate: Callable[..., Any]
     split: Callable[[Any], list[Any]]
     chunk_size: int
@@ -79,8 +79,8 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     state = jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)]))
     has_eval_params = eval_params(factory, state.opt_state)
     if num_runs == 1:
-        judged, evaluate = jax.jit(judge) if has_eval_params else None, evaluation(model, run.texture)
-        return Program(fit.init, fit.advance, judged, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
+        eval_variables, evaluate = jax.jit(judge) if has_eval_params else None, evaluation(model, run.texture)
+        return Program(fit.init, fit.advance, eval_variables, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
     # On a CPU, runs together take 1.1 times as long as one after the other.
     over_runs = partial(map_runs, width=num_runs)
 
@@ -91,11 +91,11 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
         host_tree = jax.device_get(tree)
         return [jax.tree.map(lambda leaf, n=index: np.asarray(leaf)[n], host_tree) for index in range(num_runs)]
 
-    judged = jax.jit(partial(over_runs, judge)) if has_eval_params else None
+    eval_variables = jax.jit(partial(over_runs, judge)) if has_eval_params else None
     evaluate = jax.jit(partial(over_runs, partial(held_out, model, run.texture)))
     init = jax.jit(partial(over_runs, fit.init))
     # Without donation, the page faults of a new state take a fifth of a small step.
-    return Program(init, jax.jit(advance, donate_argnums=1), judged, evaluate, split, chunk_size)
+    return Program(init, jax.jit(advance, donate_argnums=1), eval_variables, evaluate, split, chunk_size)
 
 
 @cache

@@ -1,7 +1,6 @@
-"""How this process trains a group of runs: one loop of compiled chunks, with progress, checkpoints and signals.
+"""Training of a group of runs in this process: one loop of compiled chunks, with progress, checkpoints and signals.
 
-Finished runs are files, and so are those in progress, from time to time and when a signal asks to stop: the same
-command resumes them, bit for bit.
+Checkpoints are written at intervals and after a signal; the same command resumes from them, bit for bit.
 """
 
 import math
@@ -23,17 +22,17 @@ from experiments.lab.programs import CHUNK_SIZE, Program, arguments, program
 from experiments.lab.runs import Group, PartialRun, Result, Run
 
 Watch = Callable[[segjax.TrainState], None]
-# Called with the present activity, and the steps of each run that are new since the last call.
+# Called with the current activity, and the number of steps per run since the last call.
 Look = Callable[[str, int], None]
 
 
 class Checkpoints(NamedTuple):
-    """Where a group in progress is kept.
+    """Reads and writes the checkpoints of a group of runs.
 
     Attributes:
-        read: the shapes and dtypes of a state -> the runs in progress, and notes; None where nothing was kept.
-        write: keeps the runs in progress.
-        seconds: between two checkpoints.
+        read: the shapes and dtypes of a state -> the runs in progress and notes; None without a checkpoint.
+        write: writes a checkpoint.
+        seconds: time between two checkpoints.
     """
 
     read: Callable[[Any], tuple[PartialRun, Any] | None]
@@ -42,8 +41,7 @@ class Checkpoints(NamedTuple):
 
 
 def grouped(runs: Sequence[Run], width: int) -> list[Group]:
-    """Runs of one program in groups of at most `width`, as even as can be: nine at width 8 are five and four."""
-    # Each program takes about 5 s to compile.
+    """Groups of at most `width` runs with one program, as equal as possible: nine runs at width 8 are five and four."""
     programs: dict[Run, list[Run]] = {}
     for run in runs:
         programs.setdefault(run.program, []).append(run)
@@ -62,12 +60,12 @@ def train_group(
     watch: Watch | None = None,
     chunk_size: int = CHUNK_SIZE,
 ) -> list[Result]:
-    """Trains runs of one program together, from the start or from their checkpoint.
+    """Trains runs with one program together, from the start or from their checkpoint.
 
     Args:
         look: called after each chunk.
         checkpoints: without them a signal ends the training at once.
-        watch: called with the state after each chunk; of one run.
+        watch: called with the state after each chunk; for a single run.
         chunk_size: most steps of a chunk.
     """
     look("compiling", 0)
@@ -75,7 +73,7 @@ def train_group(
     keys, rates = arguments(runs)
     checkpoint = checkpoints.read(jax.eval_shape(compiled.init, keys, rates)) if checkpoints else None
     partial_run = checkpoint[0] if checkpoint else PartialRun(compiled.init(keys, rates), [], 0.0)
-    # No step at all compiles the program, outside of the time that is measured.
+    # Zero steps compile the program, before the clock starts.
     state, _ = jax.block_until_ready(compiled.advance(keys, partial_run.state, rates, 0))
     losses = [np.asarray(chunk.loss) for chunk in partial_run.chunks]
     done = sum(loss.shape[-1] for loss in losses)
@@ -92,7 +90,7 @@ def train_group(
         done += steps
         if watch:
             watch(so_far.state)
-        # The running mean, as the notebook's progress bar has it.
+        # The running mean, as in the notebook's progress bar.
         loss = np.mean(np.concatenate(losses, axis=None), dtype=np.float64)
         look(f"loss {loss:.3g}:", steps)
 
@@ -103,9 +101,10 @@ def train_group(
 
 
 def _results(runs: Group, compiled: Program, ended: PartialRun) -> list[Result]:
-    """Evaluates the runs, and takes what belongs to each."""
-    trained = ended.state.variables if compiled.judged else None
-    variables = compiled.judged(ended.state) if compiled.judged else ended.state.variables
+    """Evaluates the runs, and splits the results."""
+    variables, trained = ended.state.variables, None
+    if compiled.eval_variables:
+        variables, trained = compiled.eval_variables(ended.state), variables
     parts = compiled.split((variables, list(ended.chunks), compiled.evaluate(variables), trained))
     results, cores = [], provenance.cores()
     for run, (run_variables, chunks, held_out, run_trained) in zip(runs, parts, strict=True):
@@ -122,22 +121,22 @@ def in_chunks(
     every: float,
     save_end: bool = False,
 ) -> PartialRun:
-    """The loop of all training: one chunk after the other until `chunk` gives none.
+    """The loop of all training: one chunk after the other until `chunk` returns None.
 
     A signal is handled after the chunk in progress: a checkpoint is written, and the loop raises `Interrupted`.
 
     Args:
-        partial_run: where to start.
-        chunk: makes the next chunk; None ends the loop.
+        partial_run: the start, or a checkpoint.
+        chunk: computes the next chunk; None ends the loop.
         look: called after each chunk.
         save: writes a checkpoint; without it, a signal ends the loop at once.
         every: seconds between checkpoints.
-        save_end: write one at the end too, where what follows takes long.
+        save_end: write a checkpoint at the end too, for callers whose next step takes long.
     """
     start, saved = time.perf_counter() - partial_run.seconds, partial_run.seconds
     with stops.deferred(save is not None) as signals:
         while result := chunk(partial_run):
-            # The clock stops when the device has done the work, not when it has been given it.
+            # Waits for the device, so that the clock measures the work and not its dispatch.
             state, history = jax.block_until_ready(result)
             partial_run = PartialRun(state, [*partial_run.chunks, history], time.perf_counter() - start)
             look(partial_run)
@@ -154,11 +153,11 @@ def in_chunks(
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with the number done, the time spent and the time left, whatever the length of the text before it."""
-    # The text gives way to the numbers, and leaves the bar a sixth of the line.
+    """A bar with the steps done, the time elapsed and the time left, which long descriptions do not displace."""
+    # Long text is cut for the numbers, and leaves the bar a sixth of the line.
     text = TextColumn("{task.description}", table_column=Column(ratio=5, no_wrap=True, overflow="ellipsis"))
     bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
     fixed = partial(Column, no_wrap=True)
     counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))
-    left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
-    return Progress(text, bar, *counts, *left, console=console, expand=True)
+    time_left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
+    return Progress(text, bar, *counts, *time_left, console=console, expand=True)
