@@ -6,19 +6,19 @@
 For each picture NAME the folder `--out` gets `NAME-mask.png` (255: the first texture, 0: the second),
 `NAME-probability.png` (16 bits, 65535: certainly the first) and `NAME-overlay.png` (the first tinted blue, the second
 orange). MODEL is a model.safetensors of these experiments, or a safetensors file of the notebook's weights in PyTorch.
-The network is unsure of a pixel where its probability lies between 0.1 and 0.9.
+The network is unsure of a pixel if its probability lies between 0.1 and 0.9.
 
-More pictures can come later: the same command with others, of the same MODEL and `--out`, adds them, and the report,
-results.json and runs.csv are of all pictures in the folder, those of an interrupted command too. A picture that has
-changed since is refused with one line, and what could not be read is tried again where it is named again.
-`experiments.rerun` repeats the last command alone.
-Of scene.png and scene.jpg the second has the NAME scene.jpg; a third scene.jpg, of another folder, scene.jpg-2.
+Pictures can be added later: by the same command with other pictures, the same MODEL and the same `--out`. The report,
+results.json and runs.csv then cover all pictures in the folder, including those of an interrupted command. A picture
+that has changed since is refused with one line. A picture that could not be read is tried again when it is named again.
+`experiments.rerun` repeats only the last command. If the pictures are scene.png and scene.jpg, the NAME of the second
+is scene.jpg; a third one, scene.jpg from another folder, is called scene.jpg-2. A NAME that is too long for a file
+system is cut, and eight digits of its SHA-256 make it unique.
 
-The picture goes through the network in overlapping tiles, and its shades of grey are first brought to the scale of the
-training images. A picture of something else gets a warning where its squares are unlike those of training
-(`experiments.pictures.novelty` says how that is told). A picture that cannot be read is one line on the terminal, and
-the others go on; the exit code is 1 then. A NAME that is too long for a file system is cut, and made unique by eight
-digits of its SHA-256. Half a second for a million pixels on 2 CPU cores.
+The grey levels of a picture are rescaled to those of the training images. Then the network segments it in overlapping
+tiles. A picture that shows something else gets a warning if its squares are unlike those of training (see
+`experiments.pictures.novelty`). A picture that cannot be read is reported by one line on the terminal; the others are
+still segmented, and the exit code is 1. Takes half a second per million pixels on 2 CPU cores.
 """
 
 import hashlib
@@ -54,36 +54,36 @@ from segjax._checks import check_count, check_positive
 
 # A picture with a shorter side shows no texture.
 SMALLEST = 16
-# Pictures in the report, and their longest side in pixels there.
-MOST_SHOWN, SHOWN_SIDE = 12, 400
-# A probability between these is no decision.
+# Pictures in the report, and their longest side there in pixels.
+MAX_PREVIEWS, PREVIEW_SIDE = 12, 400
+# The network is unsure at a probability between these.
 UNSURE = (0.1, 0.9)
-# Bytes that file systems allow for a name, minus those around a picture's name while its longest file is written.
-LONGEST = 255 - len("..tmp") - len("-probability.png")
-# How the names of the notes begin, one for each picture.
+# Bytes that file systems allow for a name, minus what is added to a picture's name while its longest file is written.
+MAX_NAME_BYTES = 255 - len("..tmp") - len("-probability.png")
+# Prefix of the names of the notes; each picture has one note.
 NOTE = "picture-"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Command):
-    """Segments pictures by a trained network."""
+    """Segments pictures with a trained network."""
 
     model: Annotated[Positional[Path], arg(metavar="MODEL")]
     """A model.safetensors of these experiments, or the notebook's weights from PyTorch."""
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE ...")]
-    """Pictures in PNG, JPEG or TIFF, and folders of them; those that `--out` has already stay in it."""
+    """Pictures in PNG, JPEG or TIFF, and folders of them; pictures that `--out` already has stay in it."""
     probability: Literal["png", "npy", "none"] = "png"
     """How the probability of the first texture is written: 16-bit PNG, NumPy's float32, or not at all."""
-    tile_size: int = 256  # Side of the tiles in pixels, their overlap left out; memory grows with its square.
-    max_megapixels: float = 100.0  # Pictures of more million pixels than these are refused before they are unpacked.
+    tile_size: int = 256  # Side of the tiles in pixels, without their overlap; memory grows with its square.
+    max_megapixels: float = 100.0  # Larger pictures, in million pixels, are refused before they are unpacked.
     out: Path = Path("results/segment_image")
 
-    # Each picture has a note of its own; one that was refused may be read with another limit.
+    # Each picture has its own note; a picture that was refused may be read with another limit.
     free = ("images", "max_megapixels")
 
     @cached_property
     def pictures(self) -> list[Path]:
-        """The pictures that the command names, each once."""
+        """The pictures that the command names, without duplicates."""
         return photographs.find(list(self.images))
 
     def inputs(self) -> list[Path]:
@@ -98,20 +98,20 @@ class Options(Command):
             raise ValueError("IMAGE must name pictures, or folders of them; none was found")
 
 
-# Every option has a default but the two that must be given.
+# No presets: MODEL and IMAGE are required, and all other options have defaults.
 PRESETS: dict[str, Options] = {}
 
 
 class Segmented(NamedTuple):
-    """A picture of the folder: the content of its note.
+    """A segmented picture, as its note holds it.
 
     Attributes:
-        number: later pictures have larger ones.
+        number: orders the pictures in time.
         digest: SHA-256 of the picture's file.
-        name: how the names of its files begin.
-        row: of the table, of runs.csv and of results.json.
-        previews: for the report, at most SHOWN_SIDE pixels per side: `picture` and `overlay` (height, width, 3) in 8
-            bits, `probability` (height, width). Empty where the report has no room.
+        name: prefix of the names of its files.
+        row: in the table, runs.csv and results.json.
+        previews: for the report, at most PREVIEW_SIDE pixels per side: `picture` and `overlay` (height, width, 3) in 8
+            bits, `probability` (height, width). Empty if the report has no room.
     """
 
     number: int
@@ -124,29 +124,30 @@ class Segmented(NamedTuple):
 def answer(options: Options, lab: Lab) -> Report:
     network = saved_models.load(options.model)
     pictures, refused = segment_all(options, lab, network)
-    for line in refused:
-        # No result depends on this file; another of its name may take its place.
-        lab.folder.identity["inputs"].pop(line["image"])
+    for refusal in refused:
+        # No result depends on this file: another file of the same name may replace it.
+        lab.folder.identity["inputs"].pop(refusal["image"])
+    failures = [refusal["error"] for refusal in refused]
     if not pictures:
-        for line in refused[:-1]:
-            print(f"error: {printable(line['error'])}", file=sys.stderr)
-        raise UsageError(refused[-1]["error"])
+        for failure in failures[:-1]:
+            print(f"error: {printable(failure)}", file=sys.stderr)
+        raise UsageError(failures[-1])
     rows, drawn = [picture.row for picture in pictures], [picture for picture in pictures if picture.previews]
     return Report(
         findings(rows, refused, network),
         [table(rows, network)],
         {"pictures": Drawing("Each picture and its segmentation", figure(drawn, len(rows), network))} if drawn else {},
         results={"textures": network.names, "images": rows, "refused": refused},
-        # results.json keeps the paths as they are, which JSON can; a table of text cannot.
+        # JSON can hold any path; a table of text cannot.
         rows=[{**row, "image": printable(row["image"])} for row in rows],
         warnings=warnings(network, rows),
         written=[name for picture in pictures for name in files(options, picture.name)],
-        failures=[line["error"] for line in refused],
+        failures=failures,
     )
 
 
 def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[Segmented], list[dict[str, str]]]:
-    """All pictures of the folder, to which this adds those of the command, and why others are refused."""
+    """Segments the new pictures; returns all pictures of the folder, and the path and error of each that is refused."""
     notes, digests = read_notes(lab.folder), lab.folder.identity["inputs"]
     segmented, refused = complete(options, lab.folder, notes), []
     check_unchanged(options, segmented, digests)
@@ -157,20 +158,20 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
         for number, path in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
             tiles = progress.add_task(escape(printable(path.name)), total=None)
 
-            def count(done: int, total: int, task: TaskID = tiles) -> None:
+            def count_tiles(done: int, total: int, task: TaskID = tiles) -> None:
                 progress.update(task, completed=done, total=total)
 
-            label = free_name(path, {picture.name for picture in segmented.values()})
+            label = free_label(path, {picture.name for picture in segmented.values()})
             try:
-                row, previews, contents = segment(path, label, options, network, squares, count)
+                row, previews, contents = segment(path, label, options, network, squares, count_tiles)
                 if digest(path) != digests[str(path)]:
                     raise ValueError(f"{path} has changed since it was named")
             except ValueError as error:
                 refused.append({"image": str(path), "error": str(error)})
             else:
-                has_room = sum(bool(picture.previews) for picture in segmented.values()) < MOST_SHOWN
-                name, previews = file_name(label), previews if has_room else {}
-                picture = Segmented(number, digests[str(path)], name, row, previews)
+                has_room = sum(bool(picture.previews) for picture in segmented.values()) < MAX_PREVIEWS
+                previews = previews if has_room else {}
+                picture = Segmented(number, digests[str(path)], file_prefix(label), row, previews)
                 write(options, lab.folder, note_name(path), picture, contents)
                 segmented[note_name(path)] = picture
             progress.remove_task(tiles)
@@ -179,12 +180,12 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
 
 
 def note_name(path: Path) -> str:
-    """The same for all ways to name a file."""
+    """The name of a picture's note: the same for all paths that lead to its file."""
     return NOTE + hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
 
 
 def read_notes(folder: Folder) -> dict[str, Segmented]:
-    """Name of the note -> picture, in the order of their numbers."""
+    """Name of the note -> picture, ordered by number."""
     notes = {}
     for name in folder.notes(NOTE):
         if note := folder.read_note(name):
@@ -194,7 +195,7 @@ def read_notes(folder: Folder) -> dict[str, Segmented]:
 
 
 def complete(options: Options, folder: Folder, notes: Mapping[str, Segmented]) -> dict[str, Segmented]:
-    """The notes of pictures whose files are all there. Of two pictures of one name, the later one has the files."""
+    """The notes of pictures whose files all exist. If two pictures have one name, the files are the later one's."""
     last = {picture.name: name for name, picture in notes.items()}
     return {
         name: picture
@@ -204,7 +205,7 @@ def complete(options: Options, folder: Folder, notes: Mapping[str, Segmented]) -
 
 
 def check_unchanged(options: Options, segmented: Mapping[str, Segmented], digests: Mapping[str, str]) -> None:
-    """Raises a UsageError where the folder has results of another picture than a path of the command leads to."""
+    """Raises a UsageError if a picture has changed since the folder got its results."""
     for path in options.pictures:
         picture = segmented.get(note_name(path))
         if picture and picture.digest != digests[str(path)]:
@@ -220,20 +221,20 @@ def segment(
     options: Options,
     network: SavedModel,
     squares: np.ndarray | None,
-    count: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> tuple[dict[str, Any], dict[str, np.ndarray], list[bytes]]:
     """The row of a picture, its previews, and the content of each of its `files`.
 
     Args:
-        squares: of training, where they are known.
-        count: is called with the number of tiles done and their total.
+        squares: of training; None if they are unknown.
+        progress: called with the number of tiles done and the number of all tiles.
 
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
     """
-    grey, colours = photographs.read_in_colour(path, options.max_megapixels, SMALLEST, SHOWN_SIDE)
+    grey, colours = photographs.read_in_colour(path, options.max_megapixels, SMALLEST, PREVIEW_SIDE)
     model, variables, image_size = network.model, network.variables, network.image_size
-    probability = tiling.segment(model, variables, grey, image_size, options.tile_size, count)
+    probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress)
     if not np.isfinite(probability).all():
         raise ValueError(f"{path} gets no mask: the network's numbers for it are not finite")
     strange_share = None if squares is None else novelty.strange_share(squares, grey, image_size)
@@ -246,20 +247,20 @@ def segment(
         np.save(buffer, probability)
         contents.append(buffer.getvalue())
     large = {"overlay": overlay, "probability": Image.fromarray(probability)}
-    previews = {"picture": colours} | {name: photographs.reduced(image, SHOWN_SIDE) for name, image in large.items()}
+    previews = {"picture": colours} | {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
     return describe(path, label, probability, strange_share), previews, contents
 
 
 def files(options: Options, name: str) -> list[str]:
-    """The files of a picture whose files begin with this name."""
+    """The names of a picture's files; `name` is their prefix."""
     endings = ["mask.png", "overlay.png"] + [f"probability.{options.probability}"] * (options.probability != "none")
     return [f"{name}-{ending}" for ending in endings]
 
 
 def write(options: Options, folder: Folder, note: str, picture: Segmented, contents: Sequence[bytes]) -> None:
-    """Writes the files of a picture and its note, all of them or none."""
+    """Writes the files of a picture and its note; a signal in between is deferred."""
     metadata = picture._asdict()
-    # The file sorts the keys of its metadata, but not a list.
+    # A file of safetensors sorts the keys of its metadata, but not a list.
     arrays, metadata["row"] = metadata.pop("previews"), list(picture.row.items())
     with stops.deferred() as signals:
         for name, content in zip(files(options, picture.name), contents, strict=True):
@@ -269,30 +270,30 @@ def write(options: Options, folder: Folder, note: str, picture: Segmented, conte
         raise stops.Interrupted(signals[0])
 
 
-def free_name(path: Path, taken: Collection[str]) -> str:
-    """What a picture is called: as its file without the ending, with it where that is taken, and then with a number."""
-    names = itertools.chain([path.stem, path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
-    return next(name for name in names if file_name(name) not in taken)
+def free_label(path: Path, taken: Collection[str]) -> str:
+    """A picture's label: its file without the ending; if that is taken, with the ending, and then with a number."""
+    labels = itertools.chain([path.stem, path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
+    return next(label for label in labels if file_prefix(label) not in taken)
 
 
-def file_name(name: str) -> str:
-    """How the names of a picture's files begin: as it is called, cut where they would be too long."""
-    encoded = os.fsencode(name)
-    if len(encoded) <= LONGEST:
-        return name
-    # Half a letter at the cut is left out; the digest keeps names apart that differ behind it.
-    return f"{encoded[: LONGEST - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+def file_prefix(label: str) -> str:
+    """The prefix of the names of a picture's files: its label, cut if it is too long."""
+    encoded = os.fsencode(label)
+    if len(encoded) <= MAX_NAME_BYTES:
+        return label
+    # Half a character at the cut is dropped; the digest distinguishes labels that differ beyond it.
+    return f"{encoded[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
-def describe(path: Path, name: str, probability: np.ndarray, strange: float | None) -> dict[str, Any]:
-    """A picture as a row: its size, the area of each texture, and how much of it is doubtful."""
+def describe(path: Path, label: str, probability: np.ndarray, strange: float | None) -> dict[str, Any]:
+    """The row of a picture: its size, the area of each texture, the area that the network is unsure of."""
     low, high = UNSURE
     counts = {"first": (probability > 0.5).sum(), "second": (probability <= 0.5).sum()}
     counts["unsure"] = ((probability > low) & (probability < high)).sum()
     height, width = probability.shape
-    row = {"name": printable(name), "image": str(path), "height": height, "width": width}
-    row |= {f"{what}_pixels": int(count) for what, count in counts.items()}
-    row |= {f"{what}_share": float(count) / probability.size for what, count in counts.items()}
+    row = {"name": printable(label), "image": str(path), "height": height, "width": width}
+    row |= {f"{part}_pixels": int(count) for part, count in counts.items()}
+    row |= {f"{part}_share": float(count) / probability.size for part, count in counts.items()}
     return {**row, "strange_share": strange}
 
 
@@ -305,9 +306,9 @@ def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, s
         f"{float(f'{total / 1e6:.2g}'):,g} million pixels in {pictures}: {first:.1%} are {first_name} and "
         f"{1 - first:.1%} {second_name}; the network is unsure of {unsure:.1%}."
     ]
-    if (left_out := len(rows) - MOST_SHOWN) > 0:
+    if (rest := len(rows) - MAX_PREVIEWS) > 0:
         sentences.append(
-            f"The figure has the first {MOST_SHOWN} pictures and leaves out {left_out}, whose files are there."
+            f"The figure has the first {MAX_PREVIEWS} pictures and leaves out {rest}, whose files are there."
         )
     if refused:
         sentences.append(f"{len(refused)} more got no mask; results.json says why, under refused.")
@@ -348,17 +349,11 @@ def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
 
 
 def figure(pictures: Sequence[Segmented], total: int, network: SavedModel) -> Figure:
-    """One row for each of the first pictures, of a total: itself, its textures, and their probability."""
-    drawn = pictures[:MOST_SHOWN]
+    """One row for each of the first of `total` pictures: the picture, its textures, and their probability."""
+    drawn = pictures[:MAX_PREVIEWS]
     first, second = (photographs.figure_label(printable(name)) for name in network.names)
-    grid = [
-        [
-            plotting.Picture("", picture.previews["picture"]),
-            plotting.Picture("", picture.previews["overlay"]),
-            plotting.Picture("", picture.previews["probability"], "probability"),
-        ]
-        for picture in drawn
-    ]
+    kinds: dict[str, plotting.Kind] = {"picture": "image", "overlay": "image", "probability": "probability"}
+    grid = [[plotting.Picture("", picture.previews[name], kind) for name, kind in kinds.items()] for picture in drawn]
     titles = ("picture", f"blue: {first}\norange: {second}", "probability")
     grid[0] = [cell._replace(title=title) for cell, title in zip(grid[0], titles, strict=True)]
     title = "Textures in each picture"

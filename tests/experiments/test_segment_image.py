@@ -450,7 +450,7 @@ def test_the_report_says_how_many_pictures_it_leaves_out(network):
 
 @pytest.mark.slow
 def test_pictures_beyond_the_room_of_the_figure_make_none(network, tmp_path, monkeypatch):
-    monkeypatch.setattr(segment_image, "MOST_SHOWN", 1)
+    monkeypatch.setattr(segment_image, "MAX_PREVIEWS", 1)
     run(tmp_path, network, DATA / "grain.png", DATA / "stripes.png")
     assert (tmp_path / "pictures.png").exists()
     (tmp_path / "grain-mask.png").unlink()
