@@ -1,7 +1,7 @@
 """Groups of options that questions compose, each with its defaults and its check.
 
-A question's `Options` is a `Command` with groups as fields: `data: Data = Data(image_size=64)`. On the command line the
-options of all groups are flat (`--image-size`), and so they are in results.json.
+A question's `Options` is a `Command` with groups as fields: `data: Data = Data(image_size=64)`. The command line
+(`--image-size`) and results.json have the options of all groups in one flat list.
 """
 
 import contextlib
@@ -24,33 +24,32 @@ from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
-# Options that change no result. The width changes rounding alone; so a command that was too wide for the memory can
-# resume with a smaller one.
+# Options that change no result. `width` changes only rounding: a command that ran out of memory can resume with less.
 _CHANGE_NO_RESULT = ("out", "overwrite", "checkpoint_seconds", "width", "workers", "cluster")
-# The values of `--precision` that jax is told; default leaves it as it is.
+# The values of `--precision` that are passed to jax; "default" is not.
 PRECISIONS = ("high", "highest")
 _Options = TypeVar("_Options", bound="Command")
 
 
 def flag(name: str) -> str:
-    """How the command line spells an option."""
+    """The name of an option on the command line."""
     return "--" + name.replace("_", "-")
 
 
 def program() -> list[str]:
-    """The words that start this command."""
+    """The command line that starts this command, without its arguments."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return ["python", "-m", spec.name] if spec else ["python", sys.argv[0]]
 
 
 def check_name(option: str, value: str, known: Iterable[str]) -> None:
-    """Raises a ValueError that lists the known names, where the option has another."""
+    """Raises a ValueError that lists the known names, unless the value is one of them."""
     if value not in known:
         raise ValueError(f"{option} must be one of: {', '.join(known)}; got {value!r}")
 
 
 def check_names(option: str, values: Sequence[str], known: Iterable[str]) -> None:
-    """The same for an option that takes several names, each once."""
+    """`check_name` for an option with several different names."""
     if not values or len(set(values)) < len(values):
         raise ValueError(f"{option} must be different names out of: {', '.join(known)}")
     for value in values:
@@ -58,14 +57,14 @@ def check_names(option: str, values: Sequence[str], known: Iterable[str]) -> Non
 
 
 def check_training(optimizer: str = "adam", loss: str = "mse", architecture: str = "notebook") -> None:
-    """Raises a ValueError for a name that is not in its table; the optimizer is one of segjax's."""
+    """Raises a ValueError for an unknown name; import paths of optimizers are unknown too."""
     check_name("--optimizer", optimizer, OPTIMIZERS)
     check_name("--loss", loss, LOSSES)
     check_name("--architecture", architecture, ARCHITECTURES)
 
 
 def check_run(run: Run) -> None:
-    """Raises ValueError or TypeError for a run that cannot be: a question may make runs of options of its own."""
+    """Raises ValueError or TypeError for an invalid run, since questions may make runs of their own options."""
     Data(**run.texture._asdict()).check()
     Training(iterations=run.iterations, schedule=run.schedule).check()
     check_training(loss=run.objective, architecture=run.architecture)
@@ -74,8 +73,8 @@ def check_run(run: Run) -> None:
 
 
 def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1) -> None:
-    """Raises a ValueError for seeds beyond 2^32 - 1: `jax.random.key` takes them modulo 2^32."""
-    # The runs of all of them are listed before the first is trained.
+    """Raises a ValueError for seeds beyond 2^32 - 1, which `jax.random.key` takes modulo 2^32."""
+    # Limited, since all runs are listed before the first is trained.
     check_count(number, seeds, 1, maximum=10**5)
     check_count(option, first, 0, maximum=2**32 - seeds)
 
@@ -90,26 +89,26 @@ def is_address(text: str) -> bool:
 
 
 def at_precision(precision: str) -> contextlib.AbstractContextManager[None]:
-    """A context in which jax computes at a value of `--precision`; other values leave jax as it is."""
+    """A context in which jax has the precision of `--precision`; values not in `PRECISIONS` change nothing."""
     return jax.default_matmul_precision(precision) if precision in PRECISIONS else contextlib.nullcontext()
 
 
-# Keyword-only, so that a question can add options without a default, and reorder nothing.
+# Keyword-only, so that a question can add options without defaults.
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """Options that belong together."""
 
     def check(self) -> None:
-        """Raises ValueError or TypeError, naming the first option that is out of range and what is allowed."""
+        """Raises ValueError or TypeError, naming the first invalid option and what is allowed."""
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        """Inside, jax is set as the options say; to be entered before jax first looks for devices."""
+        """A context in which jax is configured by the options; enter it before jax first looks for devices."""
         yield
 
     @property
     def flat(self) -> dict[str, Any]:
-        """Name -> value of every option, as the command line and results.json have them."""
+        """Name -> value of every option, as on the command line and in results.json."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
@@ -165,12 +164,12 @@ class Seed(Group):
 
 @dataclass(frozen=True, kw_only=True)
 class Seeds(Group):
-    """Seeds over which everything is repeated."""
+    """Seeds over which every run is repeated."""
 
     seed: int = 0
-    """The first seed; others follow it."""
+    """The first seed; the others follow it."""
     seeds: int = 3
-    """Number of seeds, each a run of everything that is compared."""
+    """Number of seeds; everything that is compared has one run per seed."""
 
     def check(self) -> None:
         check_seeds("--seed", self.seed, "--seeds", self.seeds)
@@ -179,7 +178,7 @@ class Seeds(Group):
         return iter(range(self.seed, self.seed + self.seeds))
 
     def __str__(self) -> str:
-        """What a number over the seeds is, for titles."""
+        """Describes numbers over the seeds, for titles."""
         return f"mean and range of {self.seeds} seeds" if self.seeds > 1 else f"seed {self.seed}"
 
 
@@ -190,16 +189,16 @@ class Training(Group):
     iterations: int = 1000
     """Training steps of a run, each on a fresh batch."""
     schedule: str = "constant"
-    """How the learning rate moves in a run: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
+    """Schedule of the learning rate: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     checkpoint_seconds: float = 30.0
     """Seconds between checkpoints; a crash loses at most this much."""
     precision: str = "default"
-    """default, high or highest. A GPU rounds what convolutions multiply to TF32 (10 bits of 23) with default and high,
-    and not with highest, which is slower; on a CPU nothing changes. Default leaves it to JAX_DEFAULT_MATMUL_PRECISION,
-    where that is set."""
+    """default, high or highest. With default and high a GPU rounds the factors in convolutions to TF32 (10 of 23 bits);
+    highest does not, and is slower. On a CPU nothing changes. JAX_DEFAULT_MATMUL_PRECISION, if set, overrides
+    default."""
     deterministic: bool = False
-    """Have a GPU leave out operations whose bits change from one time to the next; a CPU has none. A GPU's program may
-    still be compiled to other rounding the next time."""
+    """Exclude operations whose results differ from one execution to the next on a GPU; a CPU has none. The next
+    compilation of a GPU's program may still round differently."""
 
     def check(self) -> None:
         check_count("--iterations", self.iterations, 1)
@@ -210,10 +209,10 @@ class Training(Group):
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         if self.deterministic:
-            # Not xla_gpu_deterministic_ops, which also has XLA choose without trying what is fastest.
+            # Not xla_gpu_deterministic_ops, which also turns off autotuning.
             flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true"
             os.environ["XLA_FLAGS"] = flags.strip()
-        # Another command in this process has a precision of its own. `check`, which comes later, refuses other names.
+        # Restored at the end, since a process may run several commands. `check` comes later and refuses other names.
         with at_precision(self.precision):
             yield
 
@@ -224,14 +223,14 @@ class Engine(Group):
 
     workers: int = 0
     """Number of local processes that train runs at the same time, each on an equal share of the cores; the last digits
-    of a run depend on its number of cores. With 0 this process trains one run after the other, and alone keeps
+    of a run depend on its number of cores. With 0 this process trains one run after the other; only then are there
     checkpoints within a run."""
     cluster: str = ""
     """Dask scheduler whose workers train the runs: tcp://HOST:8786, tls://HOST:8786 or the path of a scheduler file.
     docs/cluster.md says how to start one."""
     width: int = 1
-    """Most runs that one device trains together: memory grows with it alone, numbers change by rounding, and the
-    seconds of a run are those of all beside it. On a CPU 1 is the fastest."""
+    """Most runs that one device trains together. Memory is proportional to it, numbers change by rounding, and the
+    seconds of a run are those of the whole group. On a CPU 1 is the fastest."""
 
     def check(self) -> None:
         check_count("--width", self.width, 1)
@@ -248,21 +247,21 @@ class Engine(Group):
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
         if self.cluster:
-            # Otherwise this process takes three quarters of a GPU's memory from the worker on the same GPU.
+            # Otherwise this process reserves three quarters of a GPU's memory, which a worker on the GPU needs.
             os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         yield
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Group):
-    """The options of every question; a question adds its own, and groups."""
+    """The options of every question; a question adds options and groups."""
 
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False
-    """Begin anew in a folder that already holds files: deletes the results and the finished runs that it holds."""
+    """Start anew in a folder that already holds files: deletes its results and finished runs."""
 
-    # Options that decide what the folder reports and not what a run is: the folder may hold results of others.
+    # Options that select what is reported and do not change a run: the folder may hold results of other values.
     free: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
@@ -289,15 +288,14 @@ class Command(Group):
         return flat
 
     def inputs(self) -> list[Path]:
-        """The files that the results depend on."""
+        """Input files that the results depend on."""
         return []
 
 
-# Inputs count by their content: another photograph under the same name is another experiment.
 def identity_of(options: Command, experiment: str) -> dict[str, Any]:
-    """What the results depend on: the experiment, its options, the SHA-256 of each input file, and what computes.
+    """All that the results depend on: the experiment, its options, SHA-256 of input files, versions and numerics.
 
-    In JSON's types, where tuples are lists: so it compares with what is read from a file.
+    In JSON's types, with lists for tuples, so that it equals an identity that is read from a file.
     """
     flat = {name: value for name, value in options.flat.items() if name not in _CHANGE_NO_RESULT}
     identity = {"options": flat, "inputs": {str(path): provenance.digest(path) for path in options.inputs()}}
@@ -312,16 +310,17 @@ def from_flat(kind: type[_Options], flat: Mapping[str, Any]) -> _Options:
         ValueError: if it has other options than `kind`, or values of other types.
     """
     types = get_type_hints(kind)
-    groups = {name: given for name, given in types.items() if isinstance(given, type) and issubclass(given, Group)}
     nested: dict[str, Any] = {}
     known: set[str] = set()
     for field in dataclasses.fields(kind):
-        names = [own.name for own in dataclasses.fields(groups[field.name])] if field.name in groups else [field.name]
-        own = {name: flat[name] for name in names if name in flat}
-        nested |= {field.name: own} if field.name in groups else own
+        group = types[field.name]
+        is_group = isinstance(group, type) and issubclass(group, Group)
+        names = [option.name for option in dataclasses.fields(group)] if is_group else [field.name]
+        values = {name: flat[name] for name in names if name in flat}
+        nested |= {field.name: values} if is_group else values
         known |= set(names)
-    if unlike := sorted(known.symmetric_difference(flat)):
-        raise ValueError(f"its options differ by {', '.join(unlike)}")
+    if differing := sorted(known.symmetric_difference(flat)):
+        raise ValueError(f"its options differ by {', '.join(differing)}")
     options: _Options = msgspec.convert(nested, kind, dec_hook=lambda kind, value: kind(value))
     return options
 
@@ -334,7 +333,7 @@ class Trained(Command):
     training: Training = Training()
 
     def run(self, seed: int, **changes: Any) -> Run:
-        """A run as these options describe it, but for the changes: fields of `Run`."""
+        """A run with these options, except for `changes`: fields of `Run`."""
         training = self.training
         run = Run(seed, iterations=training.iterations, schedule=training.schedule, texture=self.data.texture)
         return run._replace(**changes)
@@ -342,7 +341,7 @@ class Trained(Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Trained):
-    """For a question that trains several things over seeds, and compares them."""
+    """For a question that compares several candidates, each trained over the same seeds."""
 
     seeds: Seeds = Seeds()
     engine: Engine = Engine()
