@@ -1,6 +1,6 @@
 """The skeleton of every question: command line -> options -> folder -> answer -> files.
 
-A script is a question: its docstring begins with it. It defines
+The first line of a script's docstring is its question. The script defines
 
     Options    a frozen dataclass of `options.Command`: groups of options, its own options, and their checks
     PRESETS    name -> Options; the first is the default
@@ -31,19 +31,19 @@ from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
 from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
 
-# Characters of an optimizer's name in a line of progress.
+# Most characters of an optimizer's name in the progress.
 _LONGEST_NAME = 20
 
 
 class Lab:
-    """What a question works with: its folder, the terminal, and the workers that train its runs.
+    """The services for a question: its folder of results, the terminal, and the training of runs.
 
     Attributes:
-        folder: of the results.
+        folder: the folder of the results.
     """
 
     def __init__(self, folder: Folder, console: Console, options: Command, stack: contextlib.ExitStack) -> None:
-        """`stack` ends the workers."""
+        """`stack` stops the workers when it is closed."""
         self.folder, self._console, self._stack = folder, console, stack
         # A question that trains no runs has no such group.
         groups: dict[type, Any] = {type(group): group for group in options.groups}
@@ -55,7 +55,7 @@ class Lab:
         self._console.print(escape(printable(text)), highlight=False, soft_wrap=True)
 
     def progress(self) -> Progress:
-        """A bar on the terminal, to be entered."""
+        """A progress bar on the terminal, to be used in a `with` statement."""
         return progress_bar(self._console)
 
     def train(
@@ -65,17 +65,17 @@ class Lab:
         chunk_size: int = CHUNK_SIZE,
         labels: Mapping[str, str] | None = None,
     ) -> list[Result]:
-        """Trains every run, or reads it where the folder holds it already; the results are in the order of the runs.
+        """Trains every run, or reads it if the folder holds it already; returns the results in the order of the runs.
 
         Args:
-            watch: called with the state after every chunk; this process then trains the runs, one after the other.
+            watch: called with the state after every chunk; then this process trains the runs, one after the other.
             chunk_size: most steps of a chunk.
-            labels: optimizer -> its name in the progress, where it has another.
+            labels: optimizer -> its name in the progress, if it has another.
 
         Raises:
-            UsageError: if there are no runs, or one that cannot be.
+            UsageError: if there are no runs, or if one is invalid.
         """
-        # A run may be asked for twice, and is trained once.
+        # A run may be listed twice, and is trained once.
         runs_once = list(dict.fromkeys(runs))
         with usage_errors():
             if not runs_once:
@@ -84,8 +84,7 @@ class Lab:
                 check_run(run)
         self.folder.announce_runs([run.stem for run in runs_once])
         results = {run: self.folder.read_run(run) for run in runs_once if self.folder.has_run(run)}
-        # A group of which some runs are finished is trained as a whole, so that the others keep the rounding that they
-        # have beside these.
+        # A group with some finished runs is trained as a whole, since rounding depends on the size of the group.
         groups = [
             group
             for group in grouped(runs_once, 1 if watch else self._engine.width)
@@ -113,8 +112,8 @@ class Lab:
                 update(completed=sum(run.iterations for run in results))
                 new_runs, name = sum(run not in results for run in group), _name(group, labels or {})
 
-                def look_here(what: str, steps: int, name: str = name, new_runs: int = new_runs) -> None:
-                    update(advance=steps * new_runs, description=f"{what} {name}")
+                def look_here(activity: str, steps: int, name: str = name, new_runs: int = new_runs) -> None:
+                    update(advance=steps * new_runs, description=f"{activity} {name}")
 
                 finished(train_group(group, look_here, self._checkpoints(group), watch, chunk_size))
         return [results[run] for run in runs]
@@ -126,7 +125,7 @@ class Lab:
 
     @cached_property
     def _pool(self) -> workers.Pool:
-        """The workers start with the first runs to train, and stay for all that follow."""
+        """The workers, which start when the first runs are trained, and stay until the end."""
         return self._stack.enter_context(workers.opened(self._engine, self._training.precision, self.say))
 
 
@@ -153,11 +152,11 @@ def run(
     """Answers the question of a script, and writes the files of the answer.
 
     Args:
-        more: makes further files from the content of results.json.
+        more: returns further files for the content of results.json.
 
     Raises:
-        UsageError, EngineError, Finished, Interrupted: as `stops` says.
-        SystemExit: with 1, where all is written but a part of the input could not be read.
+        UsageError, EngineError, Finished, Interrupted: as defined in `stops`.
+        SystemExit: with 1, after all files are written, if the report lists failures.
     """
     console = Console()
     with opened(script, options, console) as lab:
@@ -166,21 +165,21 @@ def run(
         document = report.document(options, lab.folder.identity, answer)
         files = report.files(heading, answer, document)
         lab.folder.finish({**files, **more(document)}, document)
-        # All is kept by now, whatever becomes of the terminal.
+        # After the files are written, since the terminal may fail.
         report.show(answer, console)
-        # The page last, where one looks for it; on one line, so that it can be copied.
+        # The last line, where a person looks first.
         lab.say(f"Wrote {len(files) + 1} files; open {options.out / 'report.html'}")
-    # Progress bars would take lines in between for their own: failures are said when all work is done.
-    for sentence in answer.failures:
-        print(printable(f"error: {sentence}"), file=sys.stderr)
+    # Printed last, since a progress bar would overwrite lines.
+    for failure in answer.failures:
+        print(printable(f"error: {failure}"), file=sys.stderr)
     if answer.failures:
         sys.exit(1)
 
 
 @contextlib.contextmanager
 def opened(script: ModuleType, options: Command, console: Console) -> Iterator[Lab]:
-    """A lab for a script's options: jax is set, the options are checked, and the folder is claimed."""
-    # jax reads its flags when it first looks for devices.
+    """A lab for a script's options, after jax is configured, the options are checked, and the folder is claimed."""
+    # Before the check, which may look for devices: then jax reads its flags.
     with options.prepared(), contextlib.ExitStack() as stack:
         with usage_errors():
             options.check()
@@ -190,7 +189,7 @@ def opened(script: ModuleType, options: Command, console: Console) -> Iterator[L
 
 
 def name_of(script: ModuleType) -> str:
-    """What results.json calls the question: the name of the script's file."""
+    """The name of the script's file, which names the experiment in results.json."""
     return Path(script.__file__ or "").stem
 
 
@@ -200,7 +199,7 @@ def question(docstring: str) -> str:
 
 
 def questions(folder: Path) -> dict[str, str]:
-    """name -> question, of each script in a folder; read without importing, which would take seconds."""
+    """name -> question of each script in a folder, without importing them, which would take seconds."""
     questions = {}
     for path in sorted(folder.glob("*.py")):
         tree = ast.parse(path.read_text())
