@@ -1,6 +1,6 @@
-"""The answer of a question, and its forms: on the terminal, as HTML, Markdown and LaTeX, as CSV and JSON.
+"""The answer to a question, and its formats: terminal, HTML, Markdown, LaTeX, CSV and JSON.
 
-`report.html` is one file: figures inlined, no script, nothing fetched. The templates lie in `templates/`.
+`report.html` is a single file with inlined figures; it loads nothing else. The templates are in `templates/`.
 """
 
 import base64
@@ -34,15 +34,15 @@ from experiments.lab.options import Command, program
 from experiments.lab.provenance import circumstances
 
 _TEMPLATES = Path(__file__).with_name("templates")
-# After a backslash these are accents, a line break or nothing in LaTeX, and < and > print as other signs: by name.
+# LaTeX characters that need a command: after a backslash most are accents or line breaks, < and > print as others.
 _NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {sign: rf"\text{name}{{}}" for sign, name in _NAMED.items()}
-# A number with its unit, as cells write it: a column of nothing else is set flush right.
+# A cell with a number and its unit: a column of such cells is aligned right.
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
 
 
 class Table(NamedTuple):
-    """Text in rows; a cell may have a second line, such as a range under a mean."""
+    """Rows of text; a cell may have a second line, such as a range under a mean."""
 
     title: str
     headings: Sequence[str]
@@ -51,28 +51,28 @@ class Table(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """A figure and its heading in the pages."""
+    """A figure and its heading in the HTML page."""
 
     heading: str
     figure: Figure
 
 
 class Report(NamedTuple):
-    """The answer of a question.
+    """The answer to a question.
 
     Attributes:
-        findings: sentences, in the order of their weight.
-        tables: on the terminal and in the pages.
+        findings: sentences, the most important first.
+        tables: tables for the terminal and the files.
         figures: file name without its ending -> figure.
-        arms: the runs that are compared; results.json and runs.csv have them.
-        results: name -> what else results.json holds: arrays, numbers, NamedTuples as dicts.
-        rows: of runs.csv, all with the keys of the first, where they are others than those of the arms.
-        warnings: sentences that say what the findings do not rest on.
-        details: further tables, of the pages alone.
+        arms: the runs that are compared, for results.json and runs.csv.
+        results: name -> value of further sections of results.json: arrays, numbers, NamedTuples as dicts.
+        rows: rows of runs.csv, if they are not those of the arms; all have the keys of the first.
+        warnings: sentences on the limits of the findings.
+        details: tables for the files alone.
         files: name -> content of further files, such as the trained network.
-        markdown: the name of a Markdown file of the whole, where one is wanted.
+        markdown: name of a Markdown file of the report; empty for none.
         written: names of files that are written already.
-        failures: what could not be done, a sentence each; the command then exits with 1.
+        failures: one sentence for each part that failed; the command then exits with 1.
     """
 
     findings: Sequence[str]
@@ -94,29 +94,33 @@ class Report(NamedTuple):
 
 
 def document(options: Command, identity: Mapping[str, Any], report: Report) -> dict[str, Any]:
-    """The content of results.json: arrays as lists, numbers that are not finite as null.
+    """The content of results.json: arrays as lists, NaN and infinities as null.
 
-    It holds the results of the report, and what it takes to make them again: the command, the options, the versions,
-    the device, the commit of the source.
+    It has the results of the report and their provenance: command, options, versions, device, commit of the source.
     """
-    made = {"command": shlex.join([*program(), *sys.argv[1:]]), **circumstances(), **identity, "options": options.flat}
+    origin = {
+        "command": shlex.join([*program(), *sys.argv[1:]]),
+        **circumstances(),
+        **identity,
+        "options": options.flat,
+    }
     results = {**(arms.document(report.arms) if report.arms else {}), **report.results}
-    return plain({**made, **results, "warnings": list(report.warnings), "files": list(report.written)})
+    return plain({**origin, **results, "warnings": list(report.warnings), "files": list(report.written)})
 
 
 def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[str, bytes]:
-    """name -> content of every file of a report, apart from results.json.
+    """name -> content of every file of a report, except results.json.
 
     Args:
-        question: the heading of the pages.
-        document: as `document` gives it.
+        question: heading of the HTML page.
+        document: the return value of `document`.
     """
     pictures = {name: png(drawing.figure) for name, drawing in report.figures.items()}
-    made = {f"{name}.png": picture for name, picture in pictures.items()}
-    made |= {**report.files, "runs.csv": _text(_csv(report.csv_rows)), "tables.tex": _text(to_latex(report))}
+    contents = {f"{name}.png": picture for name, picture in pictures.items()}
+    contents |= {**report.files, "runs.csv": _text(_csv(report.csv_rows)), "tables.tex": _text(to_latex(report))}
     if report.markdown:
-        made[report.markdown] = _text(to_markdown(question, report, document))
-    return made | {"report.html": _text(to_html(question, report, pictures, document))}
+        contents[report.markdown] = _text(to_markdown(question, report, document))
+    return contents | {"report.html": _text(to_html(question, report, pictures, document))}
 
 
 def png(figure: Figure) -> bytes:
@@ -126,12 +130,12 @@ def png(figure: Figure) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """JSON's types: arrays as lists, paths as text, NaN and infinities as null, which JSON has not."""
+    """A value in JSON's types: arrays as lists, paths as text, NaN and infinities as null."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic | jax.Array):
         array = np.asarray(value)
-        # The shortest number that is this float32: half of the digits of its float64, and of the file.
+        # The shortest number that rounds to this float32, which halves the file.
         return plain((array.astype(str).astype(float) if array.dtype == np.float32 else array).tolist())
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
@@ -144,19 +148,19 @@ def show(report: Report, console: Console) -> None:
     """Prints the tables and the findings."""
     for table in report.tables:
         console.print(_rich(table))
-    for sentence in report.findings:
-        # A line break inside a command would end it where it is pasted.
-        console.print(f"- {escape(printable(sentence))}", highlight=False, soft_wrap="python -m" in sentence)
-    for sentence in report.warnings:
-        console.print(f"[bold]Warning:[/] {escape(printable(sentence))}", highlight=False)
+    for finding in report.findings:
+        # A line break in a command would cut it where it is pasted.
+        console.print(f"- {escape(printable(finding))}", highlight=False, soft_wrap="python -m" in finding)
+    for warning in report.warnings:
+        console.print(f"[bold]Warning:[/] {escape(printable(warning))}", highlight=False)
 
 
 def to_html(question: str, report: Report, pictures: Mapping[str, bytes], document: Mapping[str, Any]) -> str:
-    """One page that opens without a network.
+    """One HTML page that loads nothing else.
 
     Args:
-        pictures: PNG bytes by the names of `report.figures`.
-        document: command, options, versions, numerics, device, source and date, as in `results.json`.
+        pictures: name in `report.figures` -> PNG.
+        document: the return value of `document`.
     """
     encoded = [(report.figures[name].heading, base64.b64encode(png).decode()) for name, png in pictures.items()]
     sections = []
@@ -171,18 +175,18 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
 
 
 def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> str:
-    """The same in Markdown, with figures that are files beside it."""
+    """The report in Markdown, with figures in files of their own."""
     return _render("report.md", question, report, document=document)
 
 
 def to_latex(report: Report) -> str:
-    """The tables alone, for a document that loads the package booktabs."""
+    """The tables, for a document that loads the package booktabs."""
     return _render("tables.tex", "", report)
 
 
-def _render(name: str, question: str, report: Report, **words: Any) -> str:
+def _render(name: str, question: str, report: Report, **variables: Any) -> str:
     template = _environment(html=name.endswith(".html")).get_template(f"{name}.jinja")
-    return template.render(question=question, report=report, tables=[*report.tables, *report.details], **words)
+    return template.render(question=question, report=report, tables=[*report.tables, *report.details], **variables)
 
 
 def _environment(html: bool) -> jinja2.Environment:
@@ -214,7 +218,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _text(text: str) -> bytes:
-    # A file's name need not be UTF-8.
+    # File names need not be UTF-8.
     return text.encode(errors="backslashreplace")
 
 
@@ -223,11 +227,11 @@ def _is_number(cell: str) -> bool:
 
 
 def _rich(table: Table) -> RichTable:
-    looks: dict[str, Any] = {"box": box.SIMPLE_HEAVY, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
-    result = RichTable(title=escape(table.title), caption=escape(table.note), **looks)
+    style: dict[str, Any] = {"box": box.SIMPLE_HEAVY, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
+    result = RichTable(title=escape(table.title), caption=escape(table.note), **style)
     for column, name in enumerate(table.headings):
         cells = [row[column] for row in table.rows]
-        # A heading takes more lines, not more width, than what stands under it: rich would cut numbers to make room.
+        # Headings are wrapped to the width of their column, since rich would cut numbers to make room for them.
         width = max((len(text) for cell in [*cells, *name.split()] for text in cell.splitlines()), default=1)
         wrapped = "\n".join(textwrap.wrap(name, width))
         result.add_column(escape(wrapped), justify="right" if column and all(map(_is_number, cells)) else "left")
@@ -244,13 +248,13 @@ def _markdown_row(cells: Sequence[str]) -> str:
 
 
 def _latex_columns(table: Table) -> str:
-    """l or r for each column: numbers are set flush right."""
-    numbers = [all(_is_number(row[column]) for row in table.rows) for column in range(len(table.headings))]
-    return "".join("r" if number and index else "l" for index, number in enumerate(numbers))
+    """l or r for each column: numbers are aligned right."""
+    numeric = [all(_is_number(row[column]) for row in table.rows) for column in range(len(table.headings))]
+    return "".join("r" if right and index else "l" for index, right in enumerate(numeric))
 
 
 def _latex(text: str) -> str:
-    """Text as LaTeX shows it; two lines as a stack of them."""
+    """Text with LaTeX's special characters escaped; two lines become a shortstack."""
     escaped = "".join(_LATEX.get(sign, sign) for sign in text)
     stacked = escaped.replace("\n", r" \\ ")
     return rf"\shortstack{{{stacked}}}" if "\n" in escaped else escaped
