@@ -3,12 +3,12 @@
     python -m experiments.learn_textures --first brick.png --second grass.png            60 seconds
     python -m experiments.learn_textures quick --first brick.png --second grass.png      10 seconds, small
 
-Random crops of the two, flipped, turned and of changed contrast, are mixed by the notebook's smooth random masks. A
-quarter of each photograph, a strip at its end, is kept apart: the network is judged on images made of those strips, as
-they were photographed.
+Random crops of the two photographs are flipped, rotated, changed in contrast, and mixed by the notebook's smooth random
+masks. A quarter of each photograph, a strip at its end, is held out: the network is judged on images of those strips,
+with their original contrast.
 
-At the end `model.safetensors` is what `experiments.segment_image` takes. `experiments.train_best_model` says how the
-clock works. Expect an accuracy of 0.95 or more for materials that a person tells apart at a glance.
+The trained network is `model.safetensors`, a MODEL of `experiments.segment_image`. `experiments.train_best_model` says
+how the clock works. Expect an accuracy of 0.95 or more for materials that a person tells apart at a glance.
 """
 
 import shlex
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 import segjax
-from experiments.lab import question
+from experiments.lab import figures, question
 from experiments.lab.options import Command, Group, Seed
 from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
@@ -29,14 +29,13 @@ from experiments.lab.report import Drawing, Report
 from experiments.pictures import novelty, photographs, saved_models
 from experiments.timed import clock
 from experiments.timed.clock import Timed
-from segjax import plotting
 from segjax._checks import check_count, check_pixels, check_positive, check_share, check_sigma
 from segjax.exemplars import generate_crops
 
-# The share of each photograph that is kept apart from training.
+# The share of each photograph that is held out.
 HELD_OUT_SHARE = 0.25
-# Photographs whose largest numbers differ by a larger factor are not on one scale.
-MOST_APART = 10
+# Photographs whose largest numbers differ by a larger factor are on different scales.
+MAX_SCALE_RATIO = 10
 TIMED = Timed()
 
 
@@ -51,7 +50,7 @@ class Crops(Group):
     sigma: float | None = None
     """Sigma of the mask's smooth field, in pixels; by default a fifth of the image size."""
     contrast: float = 0.2
-    """Each crop's contrast is multiplied by a number from 1 - contrast to 1 + contrast."""
+    """The contrast of each crop is multiplied by a number from 1 - contrast to 1 + contrast."""
 
     def check(self) -> None:
         check_count("--batch-size", self.batch_size, 1)
@@ -70,9 +69,9 @@ class Crops(Group):
 class Options(Command):
     """Trains a network to tell two photographed materials apart."""
 
-    first: Path | None = None  # A photograph of the first material, PNG, JPEG or TIFF: nothing else should be on it.
-    second: Path | None = None  # The same of the second, in the same light and at the same scale.
-    max_megapixels: float = 50.0  # Photographs of more million pixels than these are refused before they are unpacked.
+    first: Path | None = None  # Photograph of the first material in PNG, JPEG or TIFF, which shows nothing else.
+    second: Path | None = None  # Photograph of the second material, in the same light and at the same scale.
+    max_megapixels: float = 50.0  # Larger photographs, in million pixels, are refused before they are unpacked.
     crops: Crops = Crops()
     seed: Seed = Seed()
     timed: Timed = TIMED
@@ -87,9 +86,9 @@ class Options(Command):
         check_positive("--max-megapixels", self.max_megapixels)
         if len(self.inputs()) < 2:
             raise ValueError("--first and --second are needed: photographs of the two materials")
-        # Two scans on different scales would be told apart by their brightness alone.
+        # A network would tell photographs on different scales apart by their brightness alone.
         low, high = sorted(float(np.abs(np.concatenate(parts, axis=None)).max()) for parts in self.parts)
-        if high > MOST_APART * low:
+        if high > MAX_SCALE_RATIO * low:
             raise ValueError(
                 f"--first and --second are on different scales: the largest numbers are {low:g} and {high:g}"
             )
@@ -114,16 +113,16 @@ def answer(options: Options, lab: Lab) -> Report:
     crops, timed, seed = options.crops, options.timed, options.seed.seed
     (first, first_strip), (second, second_strip) = options.parts
     training = partial(generate_crops, first=first, second=second, contrast=crops.contrast, **crops.masks)
-    # The strips as they were photographed, their contrast unchanged.
+    # The strips keep their original contrast.
     held_out = partial(generate_crops, first=first_strip, second=second_strip, contrast=0.0, **crops.masks)
     snapshots = clock.train(timed, seed, partial(training, batch_size=crops.batch_size), lab)
     rows = clock.judge(timed, snapshots, held_out, lab)
     last, names = rows[-1], [photographs.label(path) for path in options.inputs()]
-    use = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
+    command = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
     findings = [
         f"After {last['seconds']:.1f} s, {last['step']} steps: accuracy {last['accuracy']:.4f}, IoU of the first "
         f"{last['iou']:.4f}, in evaluation mode, on {timed.held_out} images of the held-out strips.",
-        f"The model is saved; segment a picture by it with: {use}",
+        f"The model is saved; segment a picture by it with: {command}",
     ]
     title = "{} (first) and {} (second)".format(*map(photographs.figure_label, names))
     held_out_batch = held_out(key=jax.random.key(HELD_OUT_KEY))
@@ -132,19 +131,19 @@ def answer(options: Options, lab: Lab) -> Report:
         "predictions": clock.predictions(timed, snapshots, held_out_batch, title),
         "training_images": examples(training(key=jax.random.key(seed)), title),
     }
-    alone_first, alone_second = (partial(training, first=part, second=part) for part in (first, second))
-    squares = novelty.training_squares(training, alone_first, alone_second, crops.image_size)
-    # With five digits: the distances between squares are much larger.
+    single = [partial(training, first=part, second=part) for part in (first, second)]
+    squares = novelty.training_squares(training, *single, crops.image_size)
+    # Five digits are enough: the distances between squares are much larger.
     exemplars = {"contrast": crops.contrast, **crops.masks, "squares": squares.round(5).tolist()}
     exemplars |= dict(zip(("first", "second"), names, strict=True))
     return clock.report(timed, findings, drawings, snapshots, rows, {"exemplars": exemplars})
 
 
 def split(path: Path, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The part to train on and, along the longer side, the strip at its end to be judged on.
+    """Cuts a photograph along its longer side: the part to train on, and the held-out strip at the end.
 
     Raises:
-        ValueError: if no crop fits into one of them.
+        ValueError: if one of the two has no room for a crop.
     """
     axis = int(exemplar.shape[1] >= exemplar.shape[0])
     strip = max(image_size, round(HELD_OUT_SHARE * exemplar.shape[axis]))
@@ -152,17 +151,15 @@ def split(path: Path, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray
         height, width = exemplar.shape
         raise ValueError(
             f"{path} has {width} x {height} pixels; its longer side must have twice the --image-size, "
-            f"{2 * image_size}, for crops to train on and others to judge by"
+            f"{2 * image_size}, for training crops and held-out crops"
         )
     training, held_out = np.split(exemplar, [exemplar.shape[axis] - strip], axis=axis)
     return training, held_out
 
 
 def examples(batch: segjax.Batch, title: str) -> Drawing:
-    """Some images of a training batch and their masks."""
-    images, masks = (np.asarray(part)[:4, ..., 0] for part in batch)
-    grid = [[plotting.Picture("", image) for image in images], [plotting.Picture("", mask, "mask") for mask in masks]]
-    figure = plotting.pictures(grid, f"Training images: {title}", ("image", "mask"))
+    """The first images of a training batch and their masks."""
+    figure = figures.above_masks(segjax.Batch(*(part[:4] for part in batch)), f"Training images: {title}")
     return Drawing("Training images", figure)
 
 

@@ -6,11 +6,11 @@
 - `gallery`: images and masks at the sigmas of the notebook's first picture (0.2, 2.5; mask 15).
 - `sigma_study`: the notebook's study of the sigmas: the same noise at sigma1 0.2, 1, 5, 10, with sigma2 larger by 0.2
   and by 1.
-- `difficulty`: the held-out error of one small network, trained from the same start for a few steps at each pair.
-  Swapping the two sigmas only swaps mask and background, so half of the map is trained; on the diagonal there is
-  nothing to tell apart, and the error is chance.
-- `best_possible`, `difference`: the error of Bayes' rule inside the textures at each pair, and how far the network's
-  error lies above it.
+- `difficulty`: the held-out error of a small network, trained at each pair of sigmas for a few steps from the same
+  initial weights. Swapping the two sigmas only swaps mask and background, so only half of the map is trained. On the
+  diagonal the textures are the same, and the error is at chance.
+- `best_possible`, `difference`: the error of Bayes' rule inside the textures at each pair, and the difference between
+  the network's error and this one.
 
 Expect the error to grow where the ratio of the sigmas is near 1, and where both are large. Below half a pixel all
 sigmas look alike: an even grid has no point at 0, so each kernel is nearly the same box of 2 x 2 pixels.
@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import segjax
-from experiments.lab import question
+from experiments.lab import figures, question
 from experiments.lab.options import Command, Data, Seed
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
@@ -40,7 +40,7 @@ from segjax.schedules import cosine, scheduled
 
 STUDY_SIGMAS, STUDY_GAPS = (0.2, 1.0, 5.0, 10.0), (0.2, 1.0)
 MAP_BATCH, MAP_RATE = 4, 1e-2
-# One pair of sigmas of the map, and its errors.
+# A pair of sigmas in the map, and its errors.
 Row = dict[str, float]
 
 
@@ -83,8 +83,8 @@ PRESETS = {
 def answer(options: Options, lab: Lab) -> Report:
     rows = measure(options, lab)
     ranked = sorted(rows, key=lambda row: row["error"])
-    figures = {"gallery": gallery(options), "sigma_study": sigma_study(options), **maps(options, rows)}
-    return Report(findings(ranked), [table(options, ranked)], figures, results={"difficulty": rows}, rows=rows)
+    drawings = {"gallery": gallery(options), "sigma_study": sigma_study(options), **maps(options, rows)}
+    return Report(findings(ranked), [table(options, ranked)], drawings, results={"difficulty": rows}, rows=rows)
 
 
 def measure(options: Options, lab: Lab) -> list[Row]:
@@ -96,7 +96,7 @@ def measure(options: Options, lab: Lab) -> list[Row]:
     @jax.jit
     def error(sigma1: jax.Array, sigma2: jax.Array) -> jax.Array:
         texture: dict[str, Any] = {**data, "sigma1": sigma1, "sigma2": sigma2}
-        # The rate falls, so that the running statistics of the BatchNorms are those of the last weights.
+        # The rate falls to 0, so that the running statistics of the BatchNorms match the final weights.
         optimizer, steps = scheduled(adam, cosine, options.map_steps), options.map_steps
         train = segjax.make_train(model, optimizer=optimizer, loss=binary_cross_entropy, num_steps=steps, **texture)
         state, _ = train(train_key, MAP_RATE)
@@ -114,7 +114,7 @@ def measure(options: Options, lab: Lab) -> list[Row]:
 
 
 def findings(rows: Sequence[Row]) -> list[str]:
-    """Sentences on rows that are sorted by the network's error."""
+    """Sentences on the rows, which are sorted by the network's error."""
     easy, hard = rows[0], rows[-1]
     far = max(rows, key=lambda row: row["error"] - row["best_possible"])
     return [
@@ -146,7 +146,7 @@ def maps(options: Options, rows: Sequence[Row]) -> dict[str, Drawing]:
     """Heat maps over the pairs of sigmas: the network's error, the least possible one, and their difference."""
     names, size = [f"{sigma:g}" for sigma in options.map_sigmas], f"{options.map_size} x {options.map_size} images"
     network, best = (error_map(options, rows, name) for name in ("error", "best_possible"))
-    chosen = {
+    contents = {
         "difficulty": (
             network,
             f"Error of a network after {options.map_steps} steps",
@@ -156,7 +156,7 @@ def maps(options: Options, rows: Sequence[Row]) -> dict[str, Drawing]:
         "difference": (network - best, "Error of the network minus the least possible", "difference of the shares"),
     }
     drawings = {}
-    for name, (errors, heading, label) in chosen.items():
+    for name, (errors, heading, label) in contents.items():
         labels = ("sigma1 (pixels)", "sigma2 (pixels)", label)
         figure = plotting.heatmap(errors, names, names, labels, ".3f", f"{heading}, {size}")
         drawings[name] = Drawing(heading, figure)
@@ -164,30 +164,31 @@ def maps(options: Options, rows: Sequence[Row]) -> dict[str, Drawing]:
 
 
 def error_map(options: Options, rows: Sequence[Row], column: str) -> np.ndarray:
-    """(sigmas, sigmas): symmetric, and chance on the diagonal, where there is nothing to tell apart."""
-    place = {sigma: index for index, sigma in enumerate(options.map_sigmas)}
-    errors = np.full((len(place), len(place)), 0.5)
+    """(sigmas, sigmas): symmetric, and chance on the diagonal, where the textures are the same."""
+    position = {sigma: index for index, sigma in enumerate(options.map_sigmas)}
+    errors = np.full((len(position), len(position)), 0.5)
     for row in rows:
-        first, second = place[row["sigma1"]], place[row["sigma2"]]
+        first, second = position[row["sigma1"]], position[row["sigma2"]]
         errors[first, second] = errors[second, first] = row[column]
     return errors
 
 
 def gallery(options: Options) -> Drawing:
-    """One column per image, its mask under it."""
+    """One column per image: the image above its mask."""
     texture = options.data.texture
-    images, masks = (np.asarray(part)[..., 0] for part in segjax.generate_data(options.key, **texture._asdict()))
-    grid = [[plotting.Picture("", image) for image in images], [plotting.Picture("", mask, "mask") for mask in masks]]
     title = (
         f"sigma1 {texture.sigma1:g} in the mask (yellow), sigma2 {texture.sigma2:g} outside; "
         f"mask sigma {texture.sigma:g} pixels"
     )
-    return Drawing("Images and their masks", plotting.pictures(grid, title, ("image", "mask")))
+    batch = segjax.generate_data(options.key, **texture._asdict())
+    return Drawing("Images and their masks", figures.above_masks(batch, title))
 
 
 def sigma_study(options: Options) -> Drawing:
-    """One row per sigma1: the mask, and the image at each gap, all from one noise."""
-    # The same noise at every sigma, so that the pictures differ by their sigmas alone.
+    """One row per sigma1: the mask, and the image at each gap.
+
+    All have the same noise, so that the pictures differ only by their sigmas.
+    """
     size, sigma = options.data.image_size, options.data.texture.sigma
     noise = jax.random.normal(options.key, (3, 1, size, size))
     grid = []

@@ -1,4 +1,4 @@
-"""Figures of arms that several questions share."""
+"""Figures that several questions share."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -30,6 +30,13 @@ def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> 
 def beside_mask(batch: segjax.Batch, predictions: Mapping[str, np.ndarray], title: str) -> Figure:
     """The first image of a batch, its mask, and the predictions, side by side."""
     return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], predictions, title)
+
+
+def above_masks(batch: segjax.Batch, title: str) -> Figure:
+    """The images of a batch, each above its mask."""
+    images, masks = (np.asarray(part)[..., 0] for part in batch)
+    grid = [[plotting.Picture("", image) for image in images], [plotting.Picture("", mask, "mask") for mask in masks]]
+    return plotting.pictures(grid, title, ("image", "mask"))
 
 
 def predictions(arms: Arms) -> Drawing:
