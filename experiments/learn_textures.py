@@ -131,8 +131,8 @@ def answer(options: Options, lab: Lab) -> Report:
         "predictions": clock.predictions(timed, snapshots, held_out_batch, title),
         "training_images": examples(training(key=jax.random.key(seed)), title),
     }
-    single = [partial(training, first=part, second=part) for part in (first, second)]
-    squares = novelty.training_squares(training, *single, crops.image_size)
+    only_first, only_second = (partial(training, first=part, second=part) for part in (first, second))
+    squares = novelty.training_squares(training, only_first, only_second, crops.image_size)
     # Five digits are enough: the distances between squares are much larger.
     exemplars = {"contrast": crops.contrast, **crops.masks, "squares": squares.round(5).tolist()}
     exemplars |= dict(zip(("first", "second"), names, strict=True))

@@ -185,10 +185,7 @@ def gallery(options: Options) -> Drawing:
 
 
 def sigma_study(options: Options) -> Drawing:
-    """One row per sigma1: the mask, and the image at each gap.
-
-    All have the same noise, so that the pictures differ only by their sigmas.
-    """
+    """One row per sigma1: the mask, and the image at each gap, all from the same noise."""
     size, sigma = options.data.image_size, options.data.texture.sigma
     noise = jax.random.normal(options.key, (3, 1, size, size))
     grid = []
