@@ -98,12 +98,8 @@ def document(options: Command, identity: Mapping[str, Any], report: Report) -> d
 
     It has the results of the report and their provenance: command, options, versions, device, commit of the source.
     """
-    origin = {
-        "command": shlex.join([*program(), *sys.argv[1:]]),
-        **circumstances(),
-        **identity,
-        "options": options.flat,
-    }
+    command = shlex.join([*program(), *sys.argv[1:]])
+    origin = {"command": command, **circumstances(), **identity, "options": options.flat}
     results = {**(arms.document(report.arms) if report.arms else {}), **report.results}
     return plain({**origin, **results, "warnings": list(report.warnings), "files": list(report.written)})
 
