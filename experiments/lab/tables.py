@@ -1,16 +1,16 @@
-"""Tables and sentences of arms that several questions share."""
+"""Tables, findings and warnings on arms that several questions share."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.lab.arms import COLUMNS, ERRORS_AT, HELD_OUT, Arms
+from experiments.lab.arms import COLUMNS, ERRORS_AT, Arms
 from experiments.lab.report import Table
 from segjax import statistics
 from segjax.statistics import Estimate
 
-# The columns of most tables, and what they are.
+# The columns of most tables, and their explanation.
 SCORES = ("loss", "agreement", "accuracy", "iou", "seconds")
 NOTE = (
     "Loss and agreement: running means while training; accuracy and IoU: held-out images. Agreement: the share of "
@@ -19,50 +19,51 @@ NOTE = (
 
 
 def spread(numbers: np.ndarray, form: str) -> str:
-    """The mean, and under it the range where there is one."""
+    """The mean, and the range in a second line if there are several numbers."""
     mean = f"{np.mean(numbers):{form}}"
     return f"{mean}\n{np.min(numbers):{form}}-{np.max(numbers):{form}}" if len(numbers) > 1 else mean
 
 
 def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = NOTE) -> Table:
-    """One row per arm, one column per score: mean and range over the seeds."""
+    """One row per arm, one column per score: mean and range over seeds."""
     rows = [[label, *(spread(arm.values(name), COLUMNS[name].form) for name in columns)] for label, arm in arms.items()]
     return Table(title, ["", *(COLUMNS[name].heading for name in columns)], rows, note)
 
 
 def leader(arms: Arms, column: str, setting: str = "") -> str:
-    """A sentence: which arm has the best mean over seeds, and which others the paired differences do not tell apart."""
+    """A finding: the arm with the best mean over seeds, and the arms that tie with it by the paired differences."""
     title, form, better = COLUMNS[column].title, COLUMNS[column].form, COLUMNS[column].higher_is_better
     scores = {label: arm.masked(column) for label, arm in arms.items()}
-    # A run that diverged is behind every other: an average would hide it.
+    # Arms are ranked by the number of finite runs first, since the mean leaves out runs that diverged.
     finite = {label: int(np.isfinite(numbers).sum()) for label, numbers in scores.items()}
     means = {label: np.nanmean(numbers) if finite[label] else np.nan for label, numbers in scores.items()}
     sign = 1 if better else -1
     first, *rivals = sorted(arms, key=lambda label: (finite[label], sign * means[label]), reverse=True)
-    sentence = f"{'Highest' if better else 'Lowest'} {title}{setting}"
+    start = f"{'Highest' if better else 'Lowest'} {title}{setting}"
     if not finite[first]:
-        return f"{sentence}: none, every run diverged."
-    sentence += f": {first} ({means[first]:{form}})"
+        return f"{start}: none, every run diverged."
+    finding = f"{start}: {first} ({means[first]:{form}})"
     if not rivals:
-        return f"{sentence}."
+        return f"{finding}."
     if finite[first] == 1:
-        return f"{sentence}; one seed cannot tell them apart."
+        return f"{finding}; one seed cannot tell them apart."
 
     def difference(label: str) -> str:
         return difference_text(statistics.compare(scores[first], scores[label], better).difference, form)
 
     if tied := [label for label in rivals if statistics.verdict(scores[first], scores[label], better) != "better"]:
         listed = "; ".join(f"{label}: {difference(label)}" for label in tied)
-        return f"{sentence}; tied with (difference {first} minus the other, 95 %): {listed}."
-    # The mean of a rival of which more runs diverged does not compare.
-    near = next((label for label in rivals if finite[label] == finite[first]), None)
-    return f"{sentence}, ahead of all others{f'; of {near}, the next, by {difference(near)}' if near else ''}."
+        return f"{finding}; tied with (difference {first} minus the other, 95 %): {listed}."
+    # A mean over fewer runs cannot be compared.
+    runner_up = next((label for label in rivals if finite[label] == finite[first]), None)
+    lead = f"; of {runner_up}, the next, by {difference(runner_up)}" if runner_up else ""
+    return f"{finding}, ahead of all others{lead}."
 
 
 def distance_table(row: Mapping[str, Any]) -> Table:
-    """Where the errors of one network lie: one row for each of its columns of `arms.HELD_OUT`."""
+    """The errors of a network by distance from the edge, and its scores of edges and single images."""
     names = (*ERRORS_AT, "boundary_f", "image_iou", "worst_image_iou")
-    rows = [[HELD_OUT[name][0], f"{row[name]:.4f}"] for name in names]
+    rows = [[COLUMNS[name].heading, f"{row[name]:.4f}"] for name in names]
     note = (
         "Error: share of the held-out pixels at that distance. Boundary F: edges that lie within 2 pixels. A few wrong "
         "pixels take the IoU of an image with hardly any mask to near 0."
@@ -71,14 +72,14 @@ def distance_table(row: Mapping[str, Any]) -> Table:
 
 
 def difference_text(estimate: Estimate, form: str) -> str:
-    """A difference with its sign, and its interval in brackets."""
+    """A difference with its sign, and its interval in parentheses."""
     if not np.isfinite(estimate).all():
         return "too few pairs"
     return f"{estimate.value:+{form}} ({estimate.low:+{form}} to {estimate.high:+{form}})"
 
 
 def seeds_warning(seeds: int) -> list[str]:
-    """Few seeds: no intervals are bootstrapped of them (`segjax.statistics` says why)."""
+    """A warning if there are too few seeds for bootstrap intervals (`segjax.statistics`)."""
     if seeds >= statistics.FEWEST_SEEDS:
         return []
     subject = "One seed gives" if seeds == 1 else f"{seeds} seeds give"
@@ -86,12 +87,12 @@ def seeds_warning(seeds: int) -> list[str]:
 
 
 def diverged_warning(arms: Arms) -> list[str]:
-    """Runs that diverged, where the means of the tables hold them and `leader` leaves them out."""
+    """A warning if runs diverged, since `table` includes them in its means and `leader` leaves them out."""
     lost = diverged_counts(arms)
     return [f"Runs diverged: {lost}. The means of the tables hold them; the sentences leave them out."] if lost else []
 
 
 def diverged_counts(arms: Arms) -> str:
-    """How many runs of each arm diverged; empty if none did."""
+    """The number of runs of each arm that diverged, as text; empty if none did."""
     counts = {label: (int(arm.diverged.sum()), len(arm.rows)) for label, arm in arms.items()}
     return ", ".join(f"{label} {lost} of {runs}" for label, (lost, runs) in counts.items() if lost)
