@@ -1,9 +1,9 @@
-"""The engine of many runs: Dask's `distributed` starts workers, reaches them, and replaces those that die.
+"""Training of many runs on workers, through Dask's `distributed`.
 
-Runs share nothing, so a worker that dies costs the runs that it was training, and another worker trains those. This
-process gives each group of runs to one worker and does not leave the choice to Dask's scheduler, for two reasons: a
-worker gets runs only after it has shown that it computes as this process does, and a death counts only against the runs
-that the worker was training.
+Runs are independent: if a worker dies, another one trains its runs. This process assigns each group of runs to a worker
+itself and does not leave that to Dask's scheduler, for two reasons: a worker gets runs only after its versions and
+numerics have been compared with those of this process, and a death counts only against the runs that the worker was
+training.
 """
 
 import contextlib
@@ -33,29 +33,29 @@ from experiments.lab.runs import Group, Result, Run
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
 
-# Trains a group, and calls the function that it gets with the present activity and the number of new steps.
+# Trains a group; its second argument is called with the current activity and the number of new steps.
 TrainGroup = Callable[[Group, Callable[[str, int], None]], list[Result]]
-# A command that has no worker for so long ends. A worker takes 5 to 20 s to start.
+# Seconds without any worker after which a command fails. A worker takes 5 to 20 s to start.
 PATIENCE_S = 60.0
-# Workers that may die while they train the same run.
+# Deaths of workers during the same run after which a command fails.
 MOST_DEATHS = 4
-# Longest wait for a result that a worker says it has; it waits for ever for one that died with its worker.
+# Longest wait for a finished result, since Dask waits forever for a result that was lost with its worker.
 RESULT_S = 10.0
-# How often this process asks the scheduler for its workers, and how often a worker tells how far it is.
+# Seconds between two queries for the list of workers, and between two progress events of a worker.
 INTERVAL_S = 0.5
-# Tells a local worker its number, and how many of them share the cores.
+# Environment variable with a local worker's index, and the number of workers that share the cores.
 _SHARE = "SEGJAX_WORKER"
 
 
 class Job(NamedTuple):
-    """What a worker needs beside the runs.
+    """The data that a worker needs besides the runs.
 
     Attributes:
         precision: `--precision`.
         train: trains a group.
-        optimizers: of all runs, as `import_paths.optimizer` takes them.
-        modules: relative path -> source of the user's own modules; a worker need not share a disk.
-        topic: of the events by which a worker tells its steps.
+        optimizers: optimizers of all runs, as `import_paths.optimizer` takes them.
+        modules: relative path -> source of the user's own modules, since a worker need not share a disk.
+        topic: topic of the events with a worker's number of steps.
     """
 
     precision: str
@@ -66,27 +66,27 @@ class Job(NamedTuple):
 
 
 class _Task(NamedTuple):
-    """What a worker is doing; without a group of runs, it is describing itself."""
+    """A task of a worker: training a group, or, without a group, describing itself."""
 
     future: "Future"
     group: Group | None = None
 
 
 class Pool:
-    """The workers of a command: local ones, or those of a cluster that somebody started. Made by `opened`."""
+    """The workers of a command: local ones, or those of a running cluster. Created by `opened`."""
 
     def __init__(
         self, client: "Client", precision: str, say: Callable[[str], None], replace: Callable[[], None] | None = None
     ) -> None:
-        """`say` prints a line between those of the progress; `replace` starts others for local workers that died."""
+        """`say` prints a line above the progress; `replace` restarts local workers that died."""
         self._client, self._precision, self._say, self._replace = client, precision, say, replace
-        # What each worker is doing, and those that have shown that they compute as this process does.
+        # By address: tasks in progress, and workers whose versions and numerics equal ours.
         self._tasks: dict[str, _Task] = {}
         self._ready: set[str] = set()
-        # How the others compute.
+        # Address -> difference, of workers whose versions or numerics are not ours.
         self._refused: dict[str, str] = {}
         self._steps: dict[str, int] = {}
-        # Workers that died of a run; None stands for those that died one after the other while they started.
+        # Deaths during a run; None counts consecutive deaths during the start.
         self._deaths: Counter[Run | None] = Counter()
 
     def train(
@@ -101,12 +101,12 @@ class Pool:
         Args:
             train: called on a worker.
             finished: called with the results of each group as they arrive.
-            look: called twice a second with the steps of all runs in progress, and the number of workers.
+            look: called twice per second with the total steps of the runs in progress, and the number of workers.
 
         Raises:
-            UsageError: if every worker computes otherwise than this process.
-            EngineError: if the scheduler ends, no worker comes, a run raises, or `MOST_DEATHS` workers die of it.
-            Interrupted: by a signal.
+            UsageError: if the versions or numerics of every worker differ from ours.
+            EngineError: if the scheduler ends, no worker connects, a run raises, or `MOST_DEATHS` workers die in it.
+            Interrupted: after a signal.
         """
         waiting = deque(groups)
         optimizers = tuple(dict.fromkeys(run.optimizer for group in waiting for run in group))
@@ -114,7 +114,7 @@ class Pool:
         with at_precision(job.precision):
             ours = describe(job)
         self._client.subscribe_topic(job.topic, lambda event: self._steps.update([event[1]]))
-        # The optimizers may be others than those that the workers described before.
+        # The workers have described other optimizers before.
         self._ready.clear()
         last_task = time.monotonic()
         with stops.deferred() as signals, _scheduler_errors():
@@ -132,12 +132,12 @@ class Pool:
                 for results in self._collect(waiting, ours):
                     finished(results)
                 look(sum(self._steps.get(address, 0) for address in self._tasks), len(self._ready))
-        # It came with the last results.
+        # The signal came with the last results.
         if signals:
             raise stops.Interrupted(signals[0])
 
     def _forget_all_but(self, addresses: set[str]) -> list[Group]:
-        """Forgets workers that are gone, and gives the groups that they were training."""
+        """Removes workers that have disconnected, and returns the groups that they were training."""
         self._ready &= addresses
         lost = []
         for address in self._tasks.keys() - addresses:
@@ -151,7 +151,7 @@ class Pool:
         return lost
 
     def _hand_out(self, addresses: set[str], waiting: deque[Group], job: Job) -> None:
-        """Has new workers describe themselves, and gives a group to each that has none."""
+        """Asks new workers to describe themselves, and assigns groups to idle workers."""
         for address in addresses - self._ready - self._tasks.keys() - self._refused.keys():
             self._tasks[address] = _Task(self._submit(address, introduce, job))
         for address in sorted(self._ready - self._tasks.keys())[: len(waiting)]:
@@ -159,9 +159,9 @@ class Pool:
             self._tasks[address], self._steps[address] = _Task(self._submit(address, train_here, group, job), group), 0
 
     def _submit(self, address: str, function: Callable[..., Any], *arguments: Any) -> "Future":
-        """Has this worker call a function, and no other, should it die."""
+        """Calls a function on this worker; no other worker calls it if this one dies."""
 
-        # The scheduler unpickles what it passes on. A local function travels by value, so that it needs no segjax.
+        # The scheduler unpickles a task. A local function is pickled by value, so the scheduler needs no segjax.
         def call(pickled: bytes) -> Any:
             function, arguments = pickle.loads(pickled)
             return function(*arguments)
@@ -177,14 +177,14 @@ class Pool:
             raise stops.EngineError(f"no worker came within {PATIENCE_S:.0f} s")
 
     def _wait(self) -> None:
-        """Until a task is done, but no longer than `INTERVAL_S`."""
-        news = threading.Event()
+        """Waits until a task is done, at most `INTERVAL_S`."""
+        done = threading.Event()
         for task in self._tasks.values():
-            task.future.add_done_callback(lambda _: news.set())
-        news.wait(INTERVAL_S)
+            task.future.add_done_callback(lambda _: done.set())
+        done.wait(INTERVAL_S)
 
     def _collect(self, waiting: deque[Group], ours: Mapping[str, str]) -> Iterator[list[Result]]:
-        """The results of each group that is trained; the workers that have described themselves become ready."""
+        """Yields the results of each finished group; workers that have described themselves become ready or refused."""
         errors = []
         for address in [address for address, task in self._tasks.items() if task.future.done()]:
             future, group = self._tasks[address]
@@ -193,14 +193,14 @@ class Pool:
                 error = None if cancelled else future.exception(RESULT_S)
                 result: Any = None if cancelled or error else future.result(RESULT_S)
             except TimeoutError:
-                # A worker died before its result was here: the next look at the workers finds it gone.
+                # The worker died before its result arrived: the next list of workers lacks it.
                 continue
             del self._tasks[address]
             if cancelled:
-                # The scheduler began anew.
+                # The scheduler restarted.
                 waiting.extendleft([group] if group else [])
             elif group and error:
-                errors.append(_told(error, group[0]))
+                errors.append(_run_error(error, group[0]))
             elif group:
                 yield result
             elif difference := _difference(error, result, ours):
@@ -218,16 +218,16 @@ def _name(run: Run) -> str:
     return f"{run.optimizer} {names.exact(run.learning_rate)}, seed {run.seed}"
 
 
-def _told(error: BaseException, run: Run) -> BaseException:
-    """An error of a run in one line, unless the command line tells it: a device or a machine without memory, a NaN."""
+def _run_error(error: BaseException, run: Run) -> BaseException:
+    """An `EngineError` for the error of a run, except for errors that `cli.run` handles: out of memory, NaN."""
     if isinstance(error, MemoryError | FloatingPointError) or "out of memory" in str(error).lower():
         return error
-    said = " ".join(f"{type(error).__name__}: {error}".splitlines()[0].split())
-    return stops.EngineError(f"{_name(run)} failed with {said} (without workers the command shows where)")
+    message = " ".join(f"{type(error).__name__}: {error}".splitlines()[0].split())
+    return stops.EngineError(f"{_name(run)} failed with {message} (without workers the command shows where)")
 
 
 def _difference(error: BaseException | None, theirs: Mapping[str, str], ours: Mapping[str, str]) -> str:
-    """The first difference between a worker's description of itself and ours, in words; empty if there is none."""
+    """Message on the first difference between a worker's description and ours; empty if there is none."""
     if error:
         return " ".join(f"it fails with {type(error).__name__}: {error}".split())
     pairs = ((name, theirs.get(name), value) for name, value in ours.items())
@@ -235,7 +235,7 @@ def _difference(error: BaseException | None, theirs: Mapping[str, str], ours: Ma
 
 
 def _sources(optimizers: Collection[str]) -> dict[str, bytes]:
-    """The user's own modules; a package that pip has installed must be installed on the workers too."""
+    """The user's own modules; installed packages must be installed on the workers too."""
     installed = sysconfig.get_path("purelib")
     files = import_paths.loaded_files(optimizers)
     return {path: file.read_bytes() for path, file in files.items() if not file.is_relative_to(installed)}
@@ -243,11 +243,11 @@ def _sources(optimizers: Collection[str]) -> dict[str, bytes]:
 
 @contextlib.contextmanager
 def _scheduler_errors() -> Iterator[None]:
-    """Turns the errors that Dask raises without its scheduler into an `EngineError`."""
+    """Turns errors from a lost scheduler into an `EngineError`."""
     try:
         yield
     except OSError as error:
-        # An error of the disk names a file.
+        # Errors of files have a file name.
         if error.filename is not None:
             raise
         raise stops.EngineError("the scheduler has ended") from error
@@ -255,7 +255,7 @@ def _scheduler_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterator[Pool]:
-    """The workers that the options ask for, until the end of the context.
+    """Starts or reaches the workers for the options; they stay until the end of the context.
 
     Raises:
         UsageError: if Dask is not installed, or the cluster cannot be reached.
@@ -267,12 +267,12 @@ def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterat
 
     local = None
     with contextlib.ExitStack() as stack:
-        # What a person should know of the workers this module says, in a line each.
+        # This module prints its own messages on workers.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
-        # It would tell of a result that died with its worker, at any time from then on.
+        # asyncio logs results that were lost with their worker, possibly much later.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         stack.enter_context(warnings.catch_warnings())
-        # Of other versions than ours; `_difference` names those that change numbers.
+        # Dask warns of other versions; `_difference` reports those that change numbers.
         warnings.simplefilter("ignore")
         if engine.cluster:
             try:
@@ -280,17 +280,17 @@ def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterat
             except (OSError, ValueError, TypeError, ImportError) as error:
                 raise stops.UsageError(f"--cluster {engine.cluster} cannot be reached: {error}") from error
         else:
-            # Whoever reaches the scheduler's port can run code.
-            place = {
+            # This host only, since anyone who reaches the scheduler's port can run code.
+            addresses = {
                 "protocol": "tcp://",
                 "host": "127.0.0.1",
                 "dashboard_address": "127.0.0.1:0" if find_spec("bokeh") else None,
             }
-            cluster = stack.enter_context(LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **place))
+            cluster = stack.enter_context(LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **addresses))
             local = _LocalWorkers(cluster.scheduler_address, engine.workers)
             stack.callback(local.end)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        # Without the package bokeh, the scheduler has the address of a dashboard and no page.
+        # Without the package bokeh, the link to the dashboard leads nowhere.
         with contextlib.suppress(OSError, ValueError), urlopen(client.dashboard_link, timeout=2):
             say(f"Dask's dashboard: {client.dashboard_link}")
         yield Pool(client, precision, say, local.replace if local else None)
@@ -307,9 +307,9 @@ def _address(cluster: str) -> str:
 
 
 class _LocalWorkers:
-    """Local workers, each with its share of the cores. They end with this process, however it ends.
+    """Local workers, each with its share of the cores. They end with this process, even if it is killed.
 
-    Dask's own, a `LocalCluster`'s, are not replaced where they die while they start.
+    Not those of a `LocalCluster`, which are not replaced if they die during their start.
     """
 
     def __init__(self, address: str, number: int) -> None:
@@ -317,7 +317,7 @@ class _LocalWorkers:
         self._address, self._processes = address, [self._start(address, index, number) for index in range(number)]
 
     def replace(self) -> None:
-        """Starts another worker for each that has ended."""
+        """Restarts each worker that has ended."""
         for index, process in enumerate(self._processes):
             if process.poll() is not None:
                 self._processes[index] = self._start(self._address, index, len(self._processes))
@@ -329,33 +329,33 @@ class _LocalWorkers:
 
     @staticmethod
     def _start(address: str, index: int, number: int) -> subprocess.Popen[bytes]:
-        words = [sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
-        # Otherwise Dask pauses a worker that uses four fifths of its share.
-        words += ["--memory-limit", "0", "--preload", __name__]
+        command = [sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
+        # Without a memory limit, since Dask would pause a worker at four fifths of it.
+        command += ["--memory-limit", "0", "--preload", __name__]
         environment = {**os.environ, _SHARE: f"{index} {number}", "PYTHONPATH": os.pathsep.join(sys.path)}
-        nowhere = subprocess.DEVNULL
-        # A terminal sends Ctrl-C to the group of this process.
+        devnull = subprocess.DEVNULL
+        # A process group of its own, since a terminal sends Ctrl-C to the whole group of this process.
         return subprocess.Popen(
-            words, env=environment, stdin=subprocess.PIPE, stdout=nowhere, stderr=nowhere, process_group=0
+            command, env=environment, stdin=subprocess.PIPE, stdout=devnull, stderr=devnull, process_group=0
         )
 
 
 def dask_setup(_: "Worker") -> None:
     """Gives a local worker its share of the cores. All shares are equal: the number of cores changes last digits."""
-    # Nothing comes, but the end.
+    # stdin is a pipe that closes when the command ends.
     threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
     if not hasattr(os, "sched_setaffinity"):
         return
     cores, (index, number) = sorted(os.sched_getaffinity(0)), map(int, os.environ[_SHARE].split())
     size = len(cores) // number
-    # Later threads inherit it from those that are there.
+    # New threads inherit the affinity of existing ones.
     for thread in os.listdir("/proc/self/task"):
         with contextlib.suppress(ProcessLookupError):
             os.sched_setaffinity(int(thread), cores[size * index : size * (index + 1)])
 
 
 def introduce(job: Job) -> dict[str, str]:
-    """On a worker: installs the user's own modules, and describes what it computes with."""
+    """On a worker: installs the user's own modules, and returns `describe`."""
     from distributed import get_worker
 
     digest = hashlib.sha256(repr(sorted(job.modules.items())).encode()).hexdigest()[:16]
@@ -365,7 +365,7 @@ def introduce(job: Job) -> dict[str, str]:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(source)
         sys.path.insert(0, str(folder))
-        # A worker of a cluster may have trained with an older version.
+        # A worker of a cluster may have imported an older version.
         packages = {path.partition("/")[0].removesuffix(".py") for path in job.modules}
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
@@ -376,28 +376,28 @@ def introduce(job: Job) -> dict[str, str]:
 
 
 def describe(job: Job) -> dict[str, str]:
-    """What the numbers depend on, by name: versions, numerics, and digests of the source files."""
-    described = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
-    described |= {
+    """name -> value of all that numbers depend on: versions, numerics, digests of source files."""
+    description = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
+    description |= {
         path: provenance.digest(file)[:16] for path, file in import_paths.loaded_files(job.optimizers).items()
     }
-    return {name: str(value) for name, value in described.items()}
+    return {name: str(value) for name, value in description.items()}
 
 
 def train_here(group: Group, job: Job) -> list[Result]:
-    """On a worker: trains runs together, and tells how many of their steps are done."""
+    """On a worker: trains runs together, and sends the number of steps as events."""
     from distributed import get_worker
 
     worker = get_worker()
-    key, steps, told = worker.get_current_task(), 0, 0.0
+    key, steps, last_event = worker.get_current_task(), 0, 0.0
 
     def look(_: str, new_steps: int) -> None:
-        nonlocal steps, told
+        nonlocal steps, last_event
         steps += new_steps
-        if time.monotonic() - told > INTERVAL_S:
-            told = time.monotonic()
+        if time.monotonic() - last_event > INTERVAL_S:
+            last_event = time.monotonic()
             worker.log_event(job.topic, (worker.address, steps))
-            # The command that wanted the runs has ended, and another may wait.
+            # The command has ended, and another may be waiting for this worker.
             if (task := worker.state.tasks.get(key)) is None or task.state != "executing":
                 raise RuntimeError("no command waits for these runs")
 
