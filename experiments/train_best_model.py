@@ -2,14 +2,14 @@
 
     python -m experiments.train_best_model            60 seconds at the notebook's sizes
     python -m experiments.train_best_model --seconds 300
-    python -m experiments.train_best_model quick      10 seconds, and those to compile, on 32 x 32 images
+    python -m experiments.train_best_model quick      10 seconds without the compilation, on 32 x 32 images
 
-The clock starts before the training program is compiled and stops after the last step; the learning rate follows the
-clock, whatever the machine's speed. The time covers the first half of a cosine: that was better than the whole of it.
-Snapshots are taken along the way and judged afterwards, outside of the clock, on held-out images in evaluation mode:
-each image alone, by the running statistics of the BatchNorms. The model that is saved is the last one.
+The clock starts before the training program is compiled and stops after the last step. The learning rate follows the
+clock on a machine of any speed. The time covers the first half of a cosine, which was better than all of it. Snapshots
+are taken along the way and judged when the clock has stopped, on held-out images in evaluation mode: each image alone,
+by the running statistics of the BatchNorms. The last snapshot is saved as the model.
 
-The clock decides how many steps there are: two runs never give quite the same numbers.
+The clock decides on the number of steps: two runs never give quite the same numbers.
 """
 
 from dataclasses import dataclass, replace
@@ -28,15 +28,15 @@ from experiments.pictures import saved_models
 from experiments.timed import clock
 from experiments.timed.clock import Timed
 
-# Set for 60 s on 2 CPU cores at the notebook's sizes; docs/experiments.md has the machines and seeds that meet them.
+# For 60 s on 2 CPU cores at the notebook's sizes; docs/experiments.md lists the machines and seeds that meet them.
 GOALS = {"accuracy": 0.993, "iou": 0.987}
-# At a peak of 0.01 one seed of three was disturbed and missed the goals.
+# At a peak of 0.01 one seed of three was unstable and missed the goals.
 TIMED = Timed(learning_rate=6e-3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Command):
-    """Trains the best model that a time allows."""
+    """Trains the best model that a limited time allows."""
 
     data: Data = Data(batch_size=4)
     seed: Seed = Seed()
@@ -50,7 +50,7 @@ class Options(Command):
 
 PRESETS = {
     "full": Options(),
-    # Compiling takes about 5 s (docs/performance.md), half of so short a time: it is not counted.
+    # Not counted: compiling takes about 5 s (docs/performance.md), half of so short a time.
     "quick": Options(
         data=Data(batch_size=4, image_size=32),
         timed=replace(TIMED, seconds=10.0, count_compilation=False, held_out=128),
@@ -60,11 +60,10 @@ PRESETS = {
 
 def answer(options: Options, lab: Lab) -> Report:
     texture, timed = options.data.texture, options.timed
-    trained_on = {"texture": texture._asdict()}
-    snapshots = clock.train(timed, options.seed.seed, partial(segjax.generate_data, **texture._asdict()), lab)
-    # The judge has a batch size of its own.
-    drawn = {name: value for name, value in texture._asdict().items() if name != "batch_size"}
-    rows = clock.judge(timed, snapshots, partial(segjax.generate_data, **drawn), lab)
+    generate = partial(segjax.generate_data, **texture._asdict())
+    snapshots = clock.train(timed, options.seed.seed, generate, lab)
+    # It passes its own batch size.
+    rows = clock.judge(timed, snapshots, generate, lab)
     bound = bounds.measure(texture, lab.progress())
     last = rows[-1]
     scores = [f"{COLUMNS[name].heading} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]
@@ -82,7 +81,7 @@ def answer(options: Options, lab: Lab) -> Report:
         **clock.quality_drawings(timed, rows, f"{setting}, {options.data.size} images", lines),
         "predictions": clock.predictions(timed, snapshots, held_out_batch(texture), "A held-out image"),
     }
-    report = clock.report(timed, findings, drawings, snapshots, rows, trained_on)
+    report = clock.report(timed, findings, drawings, snapshots, rows, {"texture": texture._asdict()})
     return report._replace(results={**report.results, "best_possible": bounds.document(bound)})
 
 
