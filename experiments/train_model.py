@@ -1,4 +1,4 @@
-"""How does one network learn? The notebook's long SGD run, or any other, with a picture as it goes and a saved model.
+"""How does one network learn? The notebook's long SGD run, or any other, with pictures on the way and a saved model.
 
     python -m experiments.train_model            10,000 steps of SGD at 0.001, the notebook's long run
     python -m experiments.train_model quick      200 steps of Adam on 32 x 32 images
@@ -6,8 +6,8 @@
         --learning-rate 0.01 --iterations 1000
 
 Every `--show-every` iterations the folder gets a picture `iteration-*.png` of one held-out image, its mask and the
-prediction; the notebook showed an image of the batch just trained on. At the end come the curves and
-`model.safetensors`, which `experiments.inspect_layers` and `experiments.segment_image` read.
+prediction; the notebook showed an image of the last training batch. At the end the folder gets the curves, and the
+network as `model.safetensors` for `experiments.inspect_layers` and `experiments.segment_image`.
 
 Expect SGD at this rate to be still improving after 10,000 steps. 12 to 25 minutes on 2 CPU cores; quick, a minute.
 """
@@ -36,10 +36,10 @@ from experiments.pictures import saved_models
 from segjax import plotting
 from segjax._checks import check_count, check_positive
 
-# Rows of the last figure; each picture is a file of its own as well.
-MOST_ROWS = 8
-# Pictures of a run, each a file.
-MOST_PICTURES = 1000
+# Predictions in the last figure; each prediction is also a picture in a file of its own.
+MAX_ROWS = 8
+# Pictures of a run; each is a file.
+MAX_PICTURES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,10 @@ class Options(Trained):
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
     show_every: int = 1000  # Iterations between two pictures.
     export_torch: bool = False
-    """Also write the weights by PyTorch's names, model-torch.safetensors, for the notebook's class."""
+    """Also write the weights under PyTorch's names, model-torch.safetensors, for the notebook's class."""
     out: Path = Path("results/train_model")
 
-    # The weights of a finished run can be exported later.
+    # A finished run can still be exported.
     free = ("export_torch",)
 
     def check(self) -> None:
@@ -65,8 +65,8 @@ class Options(Trained):
         check_training(self.optimizer, self.loss, self.architecture)
         check_positive("--learning-rate", self.learning_rate)
         check_count("--show-every", self.show_every, 1)
-        if self.training.iterations > MOST_PICTURES * self.show_every:
-            raise ValueError(f"--show-every must leave at most {MOST_PICTURES} pictures, got {self.show_every}")
+        if self.training.iterations > MAX_PICTURES * self.show_every:
+            raise ValueError(f"--show-every must leave at most {MAX_PICTURES} pictures, got {self.show_every}")
         saved_models.check_export(self.export_torch, self.architecture)
 
     @property
@@ -91,9 +91,9 @@ PRESETS = {
 
 def answer(options: Options, lab: Lab) -> Report:
     steps, texture = options.picture_steps, options.data.texture
-    alike = {name: getattr(options, name) for name in ("optimizer", "learning_rate", "architecture")}
-    run = options.run(options.seed.seed, objective=options.loss, **alike)
-    # A chunk must end where a picture is due.
+    settings = {name: getattr(options, name) for name in ("optimizer", "learning_rate", "architecture")}
+    run = options.run(options.seed.seed, objective=options.loss, **settings)
+    # The chunk size must divide --show-every: pictures are drawn at the end of a chunk.
     results = lab.train([run], picture_writer(lab.folder, run, steps), math.gcd(options.show_every, CHUNK_SIZE))
     bound = bounds.measure(texture, lab.progress())
     arms = compare(results, by=by_rate)
@@ -122,8 +122,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def picture_writer(folder: Folder, run: Run, steps: Sequence[int]) -> Watch:
-    """Writes a picture of a held-out image after each of these steps."""
-    # The same image every time: the notebook showed one of the batch just trained on, another each time.
+    """A function of the state that writes a picture of a held-out image after each of these steps."""
     batch, model = held_out_batch(run.texture), ARCHITECTURES[run.architecture]
 
     def write(state: segjax.TrainState) -> None:
@@ -131,7 +130,7 @@ def picture_writer(folder: Folder, run: Run, steps: Sequence[int]) -> Watch:
             probability = figures.probability(model, state.variables, batch)
             figure = figures.beside_mask(batch, {f"iteration {step}": probability}, f"A held-out image, {by_rate(run)}")
             folder.write(f"{note(step)}.png", report.png(figure))
-            # For the figure of them all, also where the command is interrupted in between.
+            # The last figure reads the notes, also after an interruption.
             folder.write_note(note(step), {"probability": probability}, {"step": step})
 
     return write
@@ -147,8 +146,8 @@ def curves(arms: Arms, title: str) -> Drawing:
 
 
 def predictions(folder: Folder, run: Run, steps: Sequence[int], title: str) -> Drawing:
-    """Some of the predictions that were drawn, from the first to the last."""
-    indices = np.unique(np.linspace(0, len(steps) - 1, MOST_ROWS).astype(int))
+    """Predictions at evenly spaced steps, from the first picture to the last."""
+    indices = np.unique(np.linspace(0, len(steps) - 1, MAX_ROWS).astype(int))
     arrays = {f"iteration {steps[index]}": read_prediction(folder, steps[index]) for index in indices}
     figure = figures.beside_mask(held_out_batch(run.texture), arrays, title)
     return Drawing("A held-out image and its predictions", figure)
@@ -159,7 +158,7 @@ def note(step: int) -> str:
 
 
 def read_prediction(folder: Folder, step: int) -> np.ndarray:
-    """The probabilities after a step, from its note."""
+    """The predicted probabilities after a step, from its note."""
     if (stored := folder.read_note(note(step))) is None:
         raise UsageError(f"the note of iteration {step} in {folder.path} is gone; pass --overwrite")
     arrays, metadata = stored
