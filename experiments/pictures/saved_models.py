@@ -115,9 +115,9 @@ def training_squares(saved: SavedModel) -> np.ndarray | None:
     """The squares that `novelty.strange_share` compares a picture with; None if a file of photographs has none."""
     if saved.texture is None:
         return saved.squares
-    texture = {name: value for name, value in saved.texture.items() if name != "batch_size"}
-    alone = [{**texture, "sigma1": texture[name], "sigma2": texture[name]} for name in ("sigma1", "sigma2")]
-    mixed, first, second = (partial(generate_data, **options) for options in (texture, *alone))
+    mixed = partial(generate_data, **saved.texture)
+    sigmas = saved.texture["sigma1"], saved.texture["sigma2"]
+    first, second = (partial(mixed, sigma1=sigma, sigma2=sigma) for sigma in sigmas)
     return novelty.training_squares(mixed, first, second, saved.image_size)
 
 
