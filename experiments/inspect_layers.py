@@ -6,15 +6,15 @@
 
 - `kernels_*`: the weights of each convolution, one row per output channel.
 - `features_*`: the output of each layer for one held-out image. Channels are numbered from 0, here as in `kernels_*`.
-- `removal`: held-out accuracy without a part. Averaged: its mean over the image takes the place of a layer's output,
-  or of one channel; this says how much the part is needed. Skipped: the input of a layer takes the place of its output,
-  where both have as many channels; the BatchNorm behind it then gets numbers that it was not trained for, so that
-  accuracy may fall further than without any detail. A network without any information gives one answer everywhere: at
-  best it is right on the pixels of the commoner texture.
+- `removal`: held-out accuracy without a part of the network. Averaged: the output of a layer, or one channel of it, is
+  replaced by its mean over the image; this shows how much the part is needed. Skipped: the output of a layer is
+  replaced by its input, if both have the same number of channels. The next BatchNorm was not trained for that, so the
+  accuracy may fall below that of a network without any information. Such a network gives one answer everywhere: at best
+  it is right on the pixels of the more common texture.
 
-A network that is trained first is trained with Adam at 0.01 on the cross entropy. Expect the first layer to be filters
-of fine detail, without which nothing is left, and most single channels to matter little. About a minute on 2 CPU cores;
-half of it to train.
+Without --model, a network is trained first, with Adam at 0.01 on the cross entropy. Expect the first layer to filter
+fine detail, without which the accuracy is at chance, and most single channels to matter little. About a minute on 2 CPU
+cores, half of it for the training.
 """
 
 from collections.abc import Sequence
@@ -41,11 +41,11 @@ from experiments.pictures.saved_models import load_with_textures
 from segjax import layers, metrics, plotting
 from segjax.models import Variables
 
-# Kernels and maps that one picture shows at most, per side.
-MOST_SHOWN = 16
-# A quarter of those of other commands: each of some 50 changes predicts all of them anew.
+# Kernels per side of a picture, and feature maps in a picture.
+MAX_TILES = 16
+# A quarter of the batches of other commands: each of about 50 removals predicts all of them.
 HELD_OUT_BATCHES = 4
-# A channel that costs less accuracy than this is idle.
+# A channel is idle if its removal costs less accuracy than this.
 IDLE = 0.001
 
 
@@ -57,8 +57,8 @@ class Options(Trained):
     training: Training = Training(iterations=300, schedule="cosine")
     seed: Seed = Seed()
     model: Path | None = None
-    """A model.safetensors of experiments.train_model or train_best_model, which brings its own architecture and
-    textures; without it a network is trained first."""
+    """A model.safetensors of experiments.train_model or train_best_model, which has its own architecture and textures;
+    without it a network is trained first."""
     architecture: str = "separate_norm"  # The network to train, such as separate_norm or unet; a --model has its own.
     out: Path = Path("results/inspect_layers")
 
@@ -79,7 +79,7 @@ PRESETS = {
 
 
 class Removed(StrEnum):
-    """How a part of the network is removed; nothing and everything stand for the whole network."""
+    """How a part of the network is removed; "nothing" and "everything" refer to the whole network."""
 
     NOTHING = "nothing"
     EVERYTHING = "everything"
@@ -106,8 +106,8 @@ def answer(options: Options, lab: Lab) -> Report:
         saved, texture = load_with_textures(options.model)
         model, variables, diverged = saved.model, saved.variables, saved.diverged
     else:
-        # As compare_architectures does, for as few steps.
-        settings: dict[str, Any] = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
+        # As in compare_architectures, which also trains for few steps.
+        settings = {"optimizer": "adam", "learning_rate": 1e-2, "objective": "bce"}
         run = options.run(options.seed.seed, architecture=options.architecture, **settings)
         (result,) = lab.train([run])
         model, variables, texture = ARCHITECTURES[run.architecture], result.variables, run.texture
@@ -133,11 +133,11 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def parts_of(variables: Variables, maps: dict[str, jax.Array]) -> list[tuple[str, int | None, Removed]]:
-    """The layer, the channel and the kind of each removal."""
+    """The layer and channel of each part, and how it is removed."""
     parts: list[tuple[str, int | None, Removed]] = []
     for layer, array in maps.items():
         kernel, channels = variables["params"][layer]["kernel"], array.shape[-1]
-        # Only an input with as many channels can take the place of the output.
+        # Only an input with as many channels can replace the output.
         parts += [(layer, None, Removed.SKIPPED)] if kernel.shape[2] == kernel.shape[3] else []
         parts.append((layer, None, Removed.AVERAGED))
         parts += [(layer, index, Removed.AVERAGED) for index in range(channels)] if channels > 1 else []
@@ -147,17 +147,17 @@ def parts_of(variables: Variables, maps: dict[str, jax.Array]) -> list[tuple[str
 def remove_each(
     model: nn.Module, variables: Variables, texture: Texture, maps: dict[str, jax.Array], lab: Lab
 ) -> list[Removal]:
-    """Held-out accuracy of the whole, and without each layer and each channel."""
+    """Held-out accuracy of the whole network, and without each layer and each channel."""
     batches = [held_out_batch(texture, index) for index in range(HELD_OUT_BATCHES)]
     images, masks = (jnp.concatenate(parts) for parts in zip(*batches, strict=True))
 
     def accuracy(logits: jax.Array) -> float:
         return float(metrics.accuracy(metrics.count(logits, masks)))
 
-    # All on the same images: a part that matters little would drown in the scatter between batches.
+    # All on the same images: noise between batches would hide small differences.
     whole = accuracy(segjax.predict(model, variables, images))
-    share = float(masks.mean())
-    constant = max(share, 1 - share)
+    mask_share = float(masks.mean())
+    constant = max(mask_share, 1 - mask_share)
     removals = [
         Removal("", None, Removed.NOTHING, whole, 0.0),
         Removal("", None, Removed.EVERYTHING, constant, whole - constant),
@@ -167,17 +167,17 @@ def remove_each(
         for layer, channel, removed in progress.track(parts, description="removing each layer and channel"):
             averaged = layers.average if channel is None else layers.average_channel(channel)
             change = layers.skip if removed is Removed.SKIPPED else averaged
-            rest = accuracy(layers.predict_changed(model, variables, images, layer, change))
-            removals.append(Removal(layer, channel, removed, rest, whole - rest))
+            without = accuracy(layers.predict_changed(model, variables, images, layer, change))
+            removals.append(Removal(layer, channel, removed, without, whole - without))
     return removals
 
 
 def kernels(layer: str, variables: Variables) -> Figure:
-    """A convolution's weights: one row per output, one column per input; rows are filled if either is single."""
+    """A convolution's weights: one row per output, one column per input; a single row or column is wrapped."""
     kernel = np.asarray(variables["params"][layer]["kernel"])
     height, width, inputs, outputs = kernel.shape
-    tiles = [[kernel[:, :, i, o] for i in range(inputs)[:MOST_SHOWN]] for o in range(outputs)[:MOST_SHOWN]]
-    first = f", first {MOST_SHOWN} of them," if max(inputs, outputs) > MOST_SHOWN else ""
+    tiles = [[kernel[:, :, i, o] for i in range(inputs)[:MAX_TILES]] for o in range(outputs)[:MAX_TILES]]
+    first = f", first {MAX_TILES} of them," if max(inputs, outputs) > MAX_TILES else ""
     if 1 in (inputs, outputs):
         title = f"Weights of {layer}: the kernel of each channel{first} answers to what looks like it; white is 0"
         if inputs > 1:
@@ -196,7 +196,7 @@ def kernels(layer: str, variables: Variables) -> Figure:
 
 
 def mosaic(tiles: list[list[np.ndarray]]) -> np.ndarray:
-    """Arrays of one shape in rows, one NaN between them: one picture is drawn 20 times faster than 256."""
+    """Arrays of one shape in rows, with NaN between them: one picture is drawn 20 times faster than 256."""
     height, width = tiles[0][0].shape
     whole = np.full((len(tiles) * (height + 1) - 1, max(map(len, tiles)) * (width + 1) - 1), np.nan)
     for y, row in enumerate(tiles):
@@ -206,12 +206,12 @@ def mosaic(tiles: list[list[np.ndarray]]) -> np.ndarray:
 
 
 def features(layer: str, maps: jax.Array, batch: segjax.Batch) -> Figure:
-    """The channels of a layer for one image; before them the image and its mask."""
+    """An image, its mask, and the channels of a layer for this image."""
     cells = [plotting.Picture("image", batch.image[0, ..., 0]), plotting.Picture("mask", batch.mask[0, ..., 0], "mask")]
     channels = np.moveaxis(np.asarray(maps[0]), -1, 0)
-    for index, channel in enumerate(channels[:MOST_SHOWN]):
+    for index, channel in enumerate(channels[:MAX_TILES]):
         cells.append(plotting.Picture("logits" if layer == "out" else f"channel {index}", channel, "feature"))
-    first = f", first {MOST_SHOWN} of {len(channels)} channels" if len(channels) > MOST_SHOWN else ""
+    first = f", first {MAX_TILES} of {len(channels)} channels" if len(channels) > MAX_TILES else ""
     title = f"Output of {layer} for one image, before ReLU{first}: a channel that differs inside and outside of the "
     title += "mask tells the textures apart. Each goes from its lowest value, black, to its highest, white"
     if layer == "out":
@@ -227,15 +227,15 @@ def rows_of(cells: list[Any], columns: int) -> list[list[Any]]:
 
 def by_layer(removals: Sequence[Removal]) -> dict[str, tuple[list[Removal], list[Removal]]]:
     """layer -> the removals of the whole layer, and those of its channels."""
-    layers: dict[str, tuple[list[Removal], list[Removal]]] = {}
+    groups: dict[str, tuple[list[Removal], list[Removal]]] = {}
     for removal in removals:
-        whole, channels = layers.setdefault(removal.layer, ([], []))
+        whole, channels = groups.setdefault(removal.layer, ([], []))
         (whole if removal.channel is None else channels).append(removal)
-    return layers
+    return groups
 
 
 def removal_figure(removals: Sequence[Removal]) -> Figure:
-    """Accuracy without each layer; its channels share one bar, with the range from least to most important."""
+    """Accuracy without each layer; the channels of a layer share one bar, with their range."""
     bars: dict[str, list[float]] = {}
     for layer, (whole, channels) in by_layer(removals).items():
         for removal in whole:
@@ -254,19 +254,17 @@ def removal_figure(removals: Sequence[Removal]) -> Figure:
 
 def table(removals: Sequence[Removal]) -> Table:
     """Whole layers, and the channel of each that matters most."""
-    lines = []
+    chosen: list[Removal] = []
     for whole, channels in by_layer(removals).values():
-        lines += [*whole, *sorted(channels, key=lambda removal: removal.accuracy)[:1]]
-    cells = [
-        [line.layer or "all", line.label, f"{line.accuracy:.4f}", f"{line.loss_of_accuracy:.4f}"] for line in lines
-    ]
+        chosen += [*whole, *sorted(channels, key=lambda removal: removal.accuracy)[:1]]
+    cells = [[row.layer or "all", row.label, f"{row.accuracy:.4f}", f"{row.loss_of_accuracy:.4f}"] for row in chosen]
     note = "Averaged: its mean over the image in its place. Skipped: its input in its place. Everything removed: one "
     note += "answer for all pixels. For each layer the table has the channel that costs most; channels count from 0."
     return Table("Held-out accuracy without a part", ("layer", "removed", "accuracy", "lost"), cells, note)
 
 
 def findings(removals: Sequence[Removal]) -> list[str]:
-    """Averaging compares the parts. Skipping answers another question, and has a sentence of its own."""
+    """Averaging compares the parts. Skipping answers another question, and so has its own sentence."""
 
     def ranked(removed: Removed, channels: bool = False) -> list[Removal]:
         chosen = [row for row in removals if row.removed is removed and (row.channel is not None) is channels]
@@ -274,7 +272,7 @@ def findings(removals: Sequence[Removal]) -> list[str]:
 
     (whole,), (constant,) = ranked(Removed.NOTHING), ranked(Removed.EVERYTHING)
     accuracies = {removal.layer: f"{removal.accuracy:.3f}" for removal in ranked(Removed.AVERAGED)}
-    # Several layers may leave nothing but one answer: none of them is the first.
+    # Without any of several layers the network may give one answer everywhere: these layers are tied.
     lowest = min(accuracies.values())
     worst = [layer for layer, accuracy in accuracies.items() if accuracy == lowest]
     others = ", ".join(f"{accuracy} for {layer}" for layer, accuracy in accuracies.items() if layer not in worst)

@@ -69,7 +69,7 @@ def test_kernels_are_numbered_as_the_channels_are():
     assert [text.get_text() for text in axes.get_xticklabels()] == ["0", "1", "2"]
     # Every label stands at the middle of its kernel.
     middles = [axes.images[0].get_array()[int(y), 2] for y in axes.get_yticks()]
-    np.testing.assert_array_equal(middles, kernels["conv2"][2, 2, 0, : inspect_layers.MOST_SHOWN])
+    np.testing.assert_array_equal(middles, kernels["conv2"][2, 2, 0, : inspect_layers.MAX_TILES])
 
 
 @pytest.mark.slow
