@@ -234,7 +234,7 @@ def contested(options: Options, trained: Mapping[str, Arms], rates_tried: Mappin
     spent = {name: options.steps_per_rate * rates_tried.get(label, 0) for label in trained for name in trained[label]}
     labels = {name: name for name in arms} | {label: next(iter(arms)) for label, arms in trained.items()}
     if stored := options.stored:
-        arms, spent = {**arms, **stored.arms}, {**spent, **stored.spent}
+        arms, spent = {**arms, **stored.arms}, {**spent, **stored.tuning_steps}
         labels = {**stored.labels, **labels} | {name: name for name in stored.arms}
     # The best known one, where it is there.
     known = [name for name, arm in arms.items() if arm.run.optimizer == "adam" and not stored]

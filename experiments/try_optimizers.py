@@ -112,13 +112,13 @@ def answer(options: Options, lab: Lab) -> Report:
     candidates, refused = options.catalogue
     trials = tuning.train(candidates, [options.seed.seed], options, lab)
     grid = tuning.grid(trials)
-    ranked = sorted(set(grid.best) - set(grid.lost), key=lambda label: grid.best[label].loss or 0.0)
+    ranked = sorted(set(grid.best) - set(grid.without_rate), key=lambda label: grid.best[label].loss or 0.0)
     title = f"{options.training.iterations} iterations, {options.data.size} images, seed {options.seed.seed}"
     findings = [
         f"{len(ranked)} of {len(candidates) + len(refused)} optimizers train without diverging, at one rate or more."
     ]
-    if grid.lost:
-        findings.append(f"Diverged at every rate: {', '.join(grid.lost)}.")
+    if grid.without_rate:
+        findings.append(f"Diverged at every rate: {', '.join(grid.without_rate)}.")
     tables = [table(candidates, grid, ranked, title)]
     if refused:
         tables.append(Table("Optimizers that are refused", ("optimizer", "because"), [*map(list, refused.items())]))
@@ -143,7 +143,7 @@ def table(candidates: list[Candidate], grid: Grid, ranked: list[str], title: str
     """One row per optimizer, the best first."""
     by_label = {candidate.label: candidate for candidate in candidates}
     rows = []
-    for label in [*ranked, *grid.lost]:
+    for label in [*ranked, *grid.without_rate]:
         rate, loss, _ = grid.best[label]
         result = ["diverged", "-"] if rate is None else [f"{loss:.4f}", exact(rate)]
         tried = ", ".join(map(exact, by_label[label].rates))

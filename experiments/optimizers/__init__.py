@@ -1,1 +1,1 @@
-"""What questions about optimizers share: tuning, stored baselines, and what can be held against a comparison."""
+"""Shared by questions about optimizers: tuning, stored baselines, contests, and checks of fairness."""

@@ -1,6 +1,6 @@
-"""Finished runs of an earlier comparison as contenders of this one, from its results.json alone.
+"""Finished runs of an earlier comparison as contenders in this one, read from its results.json.
 
-Their weights are not in it: such runs have curves and scores, and no picture of what they predict.
+The file has no weights: such runs have curves and scores, and no predictions.
 """
 
 from collections.abc import Iterable, Mapping
@@ -20,20 +20,20 @@ from experiments.lab.runs import Run
 from segjax._checks import check_count, check_positive
 
 EXPERIMENT = "compare_optimizers"
-# Options that say which images a run sees, beside those that its own row tells.
+# Options of the images, which are not in the rows of runs.
 _IMAGES = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
 _PROTOCOL = ("iterations", "schedule", "objective", "architecture")
-# Settings of jax from which follow a seed's weights and images: without the same ones nothing is paired.
-_DRAWN = ("enable_x64", "default_prng_impl", "threefry_partitionable", "random_seed_offset")
-# Parts of a results.json that the report shows.
+# Settings of jax that determine the weights and images of a seed: they must be equal for pairing.
+_RANDOMNESS = ("enable_x64", "default_prng_impl", "threefry_partitionable", "random_seed_offset")
+# Sections of results.json that the report shows.
 _SECTIONS = ("versions", "numerics", "device", "source")
-# The first loss of a seed is of the same weights and images everywhere, but for rounding.
-_SAME = 1e-3
+# Relative tolerance for the first loss of a seed: the same weights and images, but other rounding.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class StoredArm(Arm):
-    """Runs that are known by their rows and curves alone; `results` is empty."""
+    """Runs with rows and curves, and without results."""
 
     first: Run
     rows: list[dict[str, Any]]
@@ -45,98 +45,100 @@ class StoredArm(Arm):
 
 
 class Baseline(NamedTuple):
-    """The contenders of another result.
+    """The contenders from another results.json.
 
     Attributes:
-        path: of its results.json.
-        arms: by their labels here, which say that they are stored.
-        labels: label in the file -> label here.
-        spent: label here -> steps of its tuning.
-        made: the document, without its runs.
+        path: path of the file.
+        arms: new label, which ends with "(stored)" -> arm.
+        labels: label in the file -> new label.
+        tuning_steps: new label -> steps of its tuning.
+        document: content of the file, without its runs.
     """
 
     path: Path
     arms: Arms
     labels: dict[str, str]
-    spent: dict[str, int]
-    made: dict[str, Any]
+    tuning_steps: dict[str, int]
+    document: dict[str, Any]
 
 
 def read(path: Path, options: Comparison) -> Baseline:
-    """The runs of a results.json of compare_optimizers, if they were made by the protocol of these options.
+    """Reads the runs of a results.json of compare_optimizers that has the protocol of these options.
 
     Raises:
-        ValueError: if the file is anything else, or names the first part of the protocol that differs.
+        ValueError: if the file is not such a results.json, or naming the first difference in the protocol.
     """
     try:
         document = read_document(path)
         if document.get("experiment") != EXPERIMENT:
             raise ValueError(f"it is of {document.get('experiment') or 'something else'}")
-        # What is said of them: a part that is missing is known before an hour of training.
+        # Checked here, since a missing section would otherwise fail after an hour of training.
         for section, kind in {**dict.fromkeys(_SECTIONS, dict), "command": str, "date": str}.items():
             if not isinstance(document[section], kind):
                 raise ValueError(f"its {section} is no {kind.__name__}")
-        runs, spent = document.pop("runs"), document["tuning_steps"]
         groups: dict[str, list[dict[str, Any]]] = {}
-        for row in runs:
+        for row in document.pop("runs"):
             groups.setdefault(str(row["label"]), []).append(row)
         if not groups:
             raise ValueError("it holds no runs")
         labels = {check_label(label): f"{label} (stored)" for label in groups}
         differences = _differences(document, groups, options)
-        # Where the protocol differs, all else is as it may be.
-        arms: Arms = (
-            {} if differences else {labels[label]: _arm(labels[label], groups[label], options) for label in groups}
-        )
-        costs = {labels[label]: check_count("tuning_steps", spent[label], 0) for label in groups}
+        # The rows of another protocol cannot be checked.
+        arms = {} if differences else {labels[label]: _arm(labels[label], groups[label], options) for label in groups}
+        steps = {labels[label]: check_count("tuning_steps", document["tuning_steps"][label], 0) for label in groups}
     except OSError as error:
         raise ValueError(f"--baseline {path} cannot be read: {error.strerror}") from error
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        words = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"--baseline {path} is not the results.json of experiments.{EXPERIMENT}: {words}") from error
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"--baseline {path} is not the results.json of experiments.{EXPERIMENT}: {reason}") from error
     if differences:
         name, ours, theirs = differences[0]
         raise ValueError(f"--baseline {path} has {name} {theirs}, not {ours}: the protocol must be the same")
-    return Baseline(path, arms, labels, costs, document)
+    return Baseline(path, arms, labels, steps, document)
 
 
 def warnings(baseline: Baseline, arms: Iterable[Arm]) -> list[str]:
-    """What was made otherwise than the runs of this command, whose arms these are."""
-    made, here = baseline.made, {**provenance.circumstances(), "versions": provenance.versions()}
+    """Warnings if the provenance or the first losses of stored runs differ from this command and its arms."""
+    stored, here = baseline.document, {**provenance.circumstances(), "versions": provenance.versions()}
     here["numerics"] = provenance.numerics()
-    words = ["The seconds of stored runs are those of the machine and the day that they were made on."]
+    messages = ["The seconds of stored runs are those of the machine and the day that they were made on."]
     parts = [(part, name) for part in ("versions", "numerics") for name in here[part]] + [("device", "cpu")]
-    values = [(name, made[part].get(name), here[part].get(name)) for part, name in parts]
-    if said := ", ".join(f"{name} {theirs} (here {ours})" for name, theirs, ours in values if theirs != ours):
-        words.append(
-            f"Stored runs were made with {said}: at best the rounding differs, which changes single runs; another "
+    values = [(name, stored[part].get(name), here[part].get(name)) for part, name in parts]
+    if listed := ", ".join(f"{name} {theirs} (here {ours})" for name, theirs, ours in values if theirs != ours):
+        messages.append(
+            f"Stored runs were made with {listed}: at best the rounding differs, which changes single runs; another "
             "version may also compute something else."
         )
-    first = {row["seed"]: curves["loss"][0] for arm in arms for row, curves in zip(arm.rows, arm.curves, strict=True)}
+    ours = _first_losses(arms)
     for arm in baseline.arms.values():
-        stored = {row["seed"]: curves["loss"][0] for row, curves in zip(arm.rows, arm.curves, strict=True)}
-        if odd := [seed for seed in stored if not np.isclose(stored[seed], first[seed], rtol=_SAME)]:
-            listed = ", ".join(map(str, odd))
-            words.append(
+        losses = _first_losses([arm])
+        if seeds := [seed for seed in losses if not np.isclose(losses[seed], ours[seed], rtol=_ROUNDING)]:
+            listed = ", ".join(map(str, seeds))
+            messages.append(
                 f"{arm.label} began at another loss than the runs beside it (seeds {listed}): other weights or images, "
                 "so that its differences are not paired."
             )
-    return words
+    return messages
+
+
+def _first_losses(arms: Iterable[Arm]) -> dict[int, float]:
+    """seed -> the first loss of a run; the arms should agree."""
+    return {row["seed"]: curves["loss"][0] for arm in arms for row, curves in zip(arm.rows, arm.curves, strict=True)}
 
 
 def table(baseline: Baseline) -> Table:
-    """Where the stored runs come from."""
-    made = baseline.made
-    device, versions = made["device"], ", ".join(f"{name} {number}" for name, number in made["versions"].items())
+    """The provenance of the stored runs."""
+    document, device = baseline.document, baseline.document["device"]
+    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
     rows = [
         ["runs", ", ".join(f"{arm.label}: {len(arm.rows)}" for arm in baseline.arms.values())],
         ["file", str(baseline.path)],
-        ["command", made["command"]],
+        ["command", document["command"]],
         ["machine", f"{device.get('cpu_cores')} cores of {device.get('cpu')}, jax on {device.get('kind')}"],
         ["versions", versions],
-        ["convolution", str(made["numerics"].get("convolution"))],
-        ["source", f"commit {made['source'].get('commit')}"],
-        ["date", made["date"]],
+        ["convolution", str(document["numerics"].get("convolution"))],
+        ["source", f"commit {document['source'].get('commit')}"],
+        ["date", document["date"]],
     ]
     return Table("Stored runs, which this command did not make", ("", ""), rows)
 
@@ -144,13 +146,13 @@ def table(baseline: Baseline) -> Table:
 def _differences(
     document: Mapping[str, Any], groups: Mapping[str, list[dict[str, Any]]], options: Comparison
 ) -> list[tuple[str, Any, Any]]:
-    """Name, our value and theirs, of each part of the protocol that differs."""
-    made, numerics, here = document["options"], document["numerics"], provenance.numerics()
+    """(name, our value, stored value) of each difference in the protocol."""
+    stored, numerics, here = document["options"], document["numerics"], provenance.numerics()
     ours, texture = options.run(options.seeds.seed), options.data.texture._asdict()
-    pairs = [(flag(name), texture[name], made[name]) for name in _IMAGES]
+    pairs = [(flag(name), texture[name], stored[name]) for name in _IMAGES]
     pairs += [(name, getattr(ours, name), row[name]) for rows in groups.values() for row in rows for name in _PROTOCOL]
     pairs += [("seeds", list(options.seeds), [row["seed"] for row in rows]) for rows in groups.values()]
-    pairs += [(f"jax's {name}", here[name], numerics.get(name)) for name in _DRAWN]
+    pairs += [(f"jax's {name}", here[name], numerics.get(name)) for name in _RANDOMNESS]
     return [pair for pair in pairs if pair[1] != pair[2]]
 
 
@@ -164,11 +166,12 @@ def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredA
         same = row["optimizer"] == first.optimizer and row["learning_rate"] == first.learning_rate
         if not isinstance(row["optimizer"], str) or not same:
             raise ValueError(f"the runs of {row['label']} are not of one optimizer")
-        lost = row["diverged_at"]
-        lost = None if lost is None else check_count("diverged_at", lost, 1, options.training.iterations)
+        diverged_at = row["diverged_at"]
+        if diverged_at is not None:
+            check_count("diverged_at", diverged_at, 1, options.training.iterations)
         numbers = {name: float(_numbers(name, [row[name]])[0]) for name in COLUMNS}
         columns = {"label": label, **{name: row[name] for name in names}, **numbers}
-        arm_rows.append({**columns, "cores": row.get("cores"), "diverged_at": lost})
+        arm_rows.append({**columns, "cores": row.get("cores"), "diverged_at": diverged_at})
     curves = [{name: _numbers(name, row["curves"][name]) for name in CURVES} for row in rows]
     if any(curve.shape != (options.training.iterations,) for by_name in curves for curve in by_name.values()):
         raise ValueError(f"its curves do not have {options.training.iterations} steps")
@@ -176,7 +179,7 @@ def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredA
 
 
 def _numbers(name: str, values: list[Any]) -> np.ndarray:
-    """Numbers of JSON, in which null is one that is not finite; none is beyond those of float32."""
+    """Numbers from JSON, with NaN for null; raises a ValueError for anything else, or beyond float32."""
     kinds = {type(value) for value in values}
     array = np.array(values, dtype=float) if kinds <= {int, float, type(None)} else np.array([np.inf])
     if not np.all(np.isnan(array) | (np.abs(array) <= np.finfo(np.float32).max)):

@@ -57,7 +57,7 @@ class Grid(NamedTuple):
     best: dict[str, Best]
 
     @property
-    def lost(self) -> list[str]:
+    def without_rate(self) -> list[str]:
         """The labels of those without a best rate: some seed diverged at each."""
         return [label for label, best in self.best.items() if best.rate is None]
 
@@ -201,7 +201,7 @@ def grid(trials: Mapping[str, Arms]) -> Grid:
 def drawing(grid: Grid, title: str) -> Drawing:
     """Loss against rate, with the range over the seeds."""
     # Those that are compared keep the colours of the other figures.
-    order = sorted(grid.losses, key=lambda label: label in grid.lost)
+    order = sorted(grid.losses, key=lambda label: label in grid.without_rate)
     losses, diverged = ({label: numbers[label] for label in order} for numbers in (grid.losses, grid.diverged))
     figure = plotting.sensitivity(grid.rates, losses, diverged, "mean loss, last tenth", title)
     return Drawing("Loss against learning rate", figure)
