@@ -1,4 +1,4 @@
-"""How good can a segmentation be? The best possible error beside that of the notebook's network and of a better one.
+"""How good can a segmentation be? The best possible error, and those of the notebook's network and of a better one.
 
     python -m experiments.best_possible             64 x 64 images, windows up to 9 x 9, four pairs of textures
     python -m experiments.best_possible quick       32 x 32 images, windows up to 5 x 5, one pair
@@ -14,7 +14,7 @@ the border:
 
 Bayes' rule has two errors: the one that it expects, and the one that is observed. A warning says that --num-masks is
 too small for a window if the observed error exceeds the expected one by more than three standard errors. The expected
-error is then too low, and a better classifier may exist than the observed one. Expect the notebook's network at two to
+error is then too low, and a classifier better than the observed one may exist. Expect the notebook's network at two to
 four times the best possible error, nearly all of it within two pixels of the edge. About 15 minutes on 2 CPU cores;
 quick, a minute.
 """
@@ -39,15 +39,15 @@ from experiments.lab.runs import Result, Texture
 from segjax import edges, oracle, plotting
 from segjax._checks import check_count, check_sigma
 
-# The notebook's network as it is trained there, and the best that we know, with the loss and the peak rate of
-# `train_best_model`: here over the whole cosine, and on batches of 8.
+# The notebook's network, trained as in the notebook, and the best network that we know, with the loss and the peak rate
+# of `train_best_model`, but over the whole cosine and on batches of 8.
 NETWORKS: Mapping[str, dict[str, Any]] = {
     "notebook": {"architecture": "notebook", "learning_rate": 1e-3},
     "patch": {"architecture": "patch", "learning_rate": 6e-3, "objective": "bce", "schedule": "warmup_cosine"},
 }
-# Seed of the evaluated images. The held-out images of the runs are others, all of them rescaled.
+# Seed of the evaluated images. They differ from the held-out images of the runs, which are always rescaled.
 EVALUATED_KEY = 20261126
-# Middles of `edges.BAND_NAMES` in pixels. The last band has no end; its point stands where the next doubling leads.
+# Middles of `edges.BAND_NAMES` in pixels. The last band has no end: its point is at twice the middle before.
 MIDDLES = (0.5, 1.5, 3.0, 6.0, 12.0)
 YLABEL = "share of wrong pixels"
 
@@ -81,12 +81,12 @@ class Options(Comparison):
 
     @property
     def all_sigma2s(self) -> list[float]:
-        """Every sigma2, with that of the windows and distances."""
+        """Every sigma2, including --sigma2."""
         return sorted({*self.sigma2s, self.data.sigma2})
 
     @property
     def margin(self) -> int:
-        """Pixels at the border that no prediction is evaluated on."""
+        """Width of the border, in pixels, where no prediction is evaluated."""
         return max(oracle.margin(max(self.windows), self.data.sigma1, sigma2) for sigma2 in self.all_sigma2s)
 
     @property
@@ -119,7 +119,7 @@ class Error(NamedTuple):
     Attributes:
         mean: share of wrong pixels.
         standard_error: of the mean, over images.
-        by_distance: (5,), the mean at each distance to the true edge; NaN where no pixel is.
+        by_distance: (5,), the mean at each distance to the true edge; NaN if no pixel is there.
     """
 
     mean: float
@@ -132,10 +132,10 @@ class Error(NamedTuple):
         return {"error": self.mean, "standard_error": self.standard_error, **bands}
 
 
-# The predictions: Bayes' rule has an error that it expects, and one that is observed.
+# The predictions: those of Bayes' rule have an expected error and an observed one.
 EXPECTED, OBSERVED = BAYES = ("Bayes' rule, expected", "Bayes' rule, observed")
 LABELS = (*BAYES, *NETWORKS)
-# (prediction, side of its window or receptive field, sigma2) -> its error, of networks one for each seed.
+# (prediction, side of its window or receptive field, sigma2) -> its error; for a network, one error per seed.
 Errors = Mapping[tuple[str, int, float], Sequence[Error]]
 
 
@@ -162,8 +162,8 @@ def answer(options: Options, lab: Lab) -> Report:
         errors[key] = [evaluate(options, probability)[1] for probability in predictions]
     rows = [
         {"what": label, "window": side, "sigma2": value, "seed": None if label in BAYES else seed, **error.columns}
-        for (label, side, value), of_seeds in errors.items()
-        for seed, error in zip(options.seeds, of_seeds, strict=False)
+        for (label, side, value), group in errors.items()
+        for seed, error in zip(options.seeds, group, strict=False)
     ]
     first = {f"Bayes' rule, {largest} x {largest}": bayes[largest, sigma2][0]}
     first |= {name: networks[name, sides[name], sigma2][0][0] for name in NETWORKS}
@@ -178,7 +178,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def images(options: Options, sigma2: float, rescaled: bool) -> segjax.Batch:
-    """The evaluated images: rescaled as networks take them, or as the generative model draws them."""
+    """The evaluated images: rescaled for the networks, or as the generative model draws them."""
     texture = {**options.texture(sigma2)._asdict(), "batch_size": options.num_images}
     return segjax.generate_data(jax.random.key(EVALUATED_KEY), **texture, rescaled=rescaled)
 
@@ -186,7 +186,7 @@ def images(options: Options, sigma2: float, rescaled: bool) -> segjax.Batch:
 def posterior(options: Options, window: int, sigma2: float, lab: Lab) -> np.ndarray:
     """(images, n, n), probability of the mask by Bayes' rule, NaN at the border.
 
-    A note keeps it, since it can take as long as the training.
+    Stored as a note, since it can take as long as the training.
     """
     texture = options.texture(sigma2)
     name, settings = f"bayes-{window}-{exact(sigma2)}", {**texture._asdict(), "window": window}
@@ -211,7 +211,7 @@ def posterior(options: Options, window: int, sigma2: float, lab: Lab) -> np.ndar
 def predict(options: Options, result: Result) -> np.ndarray:
     """(images, n, n), probability of the mask by a network.
 
-    Batches have the size of training: the notebook's network predicts with their statistics.
+    Batches are as large as in training: the notebook's network predicts with batch statistics.
     """
     model = ARCHITECTURES[result.run.architecture]
     image = images(options, result.run.texture.sigma2, rescaled=True).image
@@ -221,11 +221,11 @@ def predict(options: Options, result: Result) -> np.ndarray:
 
 
 def evaluate(options: Options, probability: np.ndarray) -> tuple[Error, Error]:
-    """The error that a prediction expects, of min(p, 1 - p) at each pixel, and the one that is observed."""
-    # Every sigma2 has the same masks.
+    """The error that a prediction expects, min(p, 1 - p) at each pixel, and the one that is observed."""
+    # The masks are the same for every sigma2.
     mask = np.asarray(images(options, options.data.sigma2, rescaled=True).mask[..., 0]) > 0.5
     inner = (slice(None), *(slice(options.margin, -options.margin),) * 2)
-    # Edges outside of the inner part count, too.
+    # Distances count edges outside of the inner part, too.
     band = np.searchsorted(edges.BANDS, np.asarray(edges.edge_distance(jnp.asarray(mask)))[inner])
 
     def error(wrong: np.ndarray) -> Error:
@@ -255,11 +255,11 @@ def findings(options: Options, errors: Errors) -> list[str]:
 
 
 def warnings(errors: Errors) -> list[str]:
-    """Windows for which the masks were too few, by the gap between the two errors of Bayes' rule."""
+    """Windows with too few masks, judged by the gap between the two errors of Bayes' rule."""
     sentences = []
     for window, sigma2 in [(window, sigma2) for label, window, sigma2 in errors if label == EXPECTED]:
         (expected,), (observed,) = (errors[label, window, sigma2] for label in BAYES)
-        # At two standard errors, one of the seven windows and sigmas would warn by chance in one report of seven.
+        # With a limit of two standard errors, one report in seven would warn by chance: it has seven comparisons.
         if observed.mean - expected.mean > 3 * np.hypot(expected.standard_error, observed.standard_error):
             sentences.append(
                 f"At {window} x {window} pixels, sigma2 {sigma2:g}, more --num-masks are needed: Bayes' rule expects "
@@ -274,7 +274,8 @@ def window_table(options: Options, errors: Errors) -> Table:
         [f"Bayes' rule, {window} x {window}", *(_cell(errors[label, window, sigma2]) for label in BAYES)]
         for window in options.windows
     ]
-    for name, field in ((name, options.sides[name]) for name in NETWORKS):
+    for name in NETWORKS:
+        field = options.sides[name]
         rows.append([f"{name}, receptive field {field} x {field}", "-", _cell(errors[name, field, sigma2])])
     note = (
         "Expected: the mean of min(p, 1 - p); observed: the share of wrong pixels; +- a standard error over images. "
@@ -302,7 +303,7 @@ def distance_table(options: Options, errors: Errors) -> Table:
 
 
 def distances(options: Options, errors: Errors) -> dict[str, np.ndarray]:
-    """Prediction -> (seeds, 5), its error at each distance."""
+    """Prediction -> (seeds, 5), the errors at each distance."""
     sigma2, sides = options.data.sigma2, options.sides
     return {label: np.stack([error.by_distance for error in errors[label, sides[label], sigma2]]) for label in LABELS}
 
@@ -359,7 +360,7 @@ def means(errors: Sequence[Error]) -> np.ndarray:
 
 
 def _cell(errors: Sequence[Error]) -> str:
-    """The mean and range over seeds; of one error, itself and its standard error."""
+    """The mean and range over seeds; for a single error, the error and its standard error."""
     if len(errors) > 1:
         return tables.spread(100 * means(errors), ".2f")
     return f"{100 * errors[0].mean:.2f}\n+- {100 * errors[0].standard_error:.2f}"
