@@ -6,13 +6,12 @@
     python -m experiments.find_learning_rate --sweep results/tune_learning_rate/results.json
 
 The rate grows geometrically from `--low` to `--high` in one run (Smith, 2017), on a fresh batch each step. The loss is
-smoothed over steps and averaged over seeds; the suggestion is a third of the rate at which it is lowest. Past that rate
-the run diverges, and at it the rate is already too large to be kept for long. The notebook began a finder and gave it
-up.
+smoothed over steps and averaged over seeds. The suggestion is a third of the rate at which the loss is lowest: that
+rate itself is too large for a long run, and beyond it the run diverges. The notebook began a finder and gave it up.
 
 With `--sweep`, the results of `experiments.tune_learning_rate`, it prints the regret: how much higher the sweep's final
-loss is at the suggested rate (between two rates, by a straight line in log-log) than at its best rate.
-Takes about a minute on 2 CPU cores.
+loss is at the suggested rate than at its best rate. Between two rates of the sweep the loss is interpolated linearly in
+log-log. Takes about a minute on 2 CPU cores.
 """
 
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ class Options(Command):
     low: float = 1e-5  # Rate of the first step.
     high: float = 10.0  # Rate of the last step.
     steps: int = 400  # Training steps of each run.
-    sweep: Path | None = None  # results.json of experiments.tune_learning_rate, to say how good the suggestion is.
+    sweep: Path | None = None  # results.json of experiments.tune_learning_rate, to judge the suggestion by its runs.
     out: Path = Path("results/find_learning_rate")
 
     def inputs(self) -> list[Path]:
@@ -74,8 +73,8 @@ def answer(options: Options, lab: Lab) -> Report:
     rates = range_test.rates(options.low, options.high, options.steps)
     smoothed = np.stack([range_test.smooth(run) for run in losses])
     suggested, each = range_test.suggest(rates, smoothed), [range_test.suggest(rates, run) for run in smoothed]
-    listed = ", ".join(f"{rate:.2g}" for rate in each)
-    findings = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {listed})."]
+    single = ", ".join(f"{rate:.2g}" for rate in each)
+    findings = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {single})."]
     means = smoothed.mean(axis=0)
     lowest = int(np.argmin(means))
     if not np.isfinite(means[lowest]):
@@ -95,7 +94,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def train(options: Options, lab: Lab) -> np.ndarray:
-    """(seeds, steps), the loss at each step of runs in which the rate grows."""
+    """(seeds, steps), the losses of runs in which the rate grows."""
     growing = range_test.growing(options.high / options.low)
     fit = segjax.make_fit(
         ARCHITECTURES[options.architecture],
@@ -142,7 +141,7 @@ def drawing(options: Options, rates: np.ndarray, smoothed: np.ndarray, suggested
 
 @dataclass(frozen=True)
 class SweepRun:
-    """What is read of a run of a sweep."""
+    """The fields of a run in a sweep that are read."""
 
     optimizer: str
     objective: str
@@ -154,7 +153,7 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is read of the results.json of a sweep."""
+    """The entries of a sweep's results.json that are read."""
 
     experiment: Literal["tune_learning_rate"]
     options: Data
@@ -162,10 +161,10 @@ class Sweep:
 
 
 def read_sweep(path: Path, options: Options) -> tuple[np.ndarray, np.ndarray]:
-    """Rates and mean final losses of the optimizer in a sweep of the same task; NaN where a run diverged.
+    """Rates and mean final losses of the optimizer in a sweep of the same task; the loss is NaN if a run diverged.
 
     Raises:
-        ValueError: naming --sweep, if the file cannot be read, or is none of such a sweep.
+        ValueError: naming --sweep, if the file cannot be read or is not from such a sweep.
     """
     try:
         sweep = msgspec.convert(folder.read_document(path), Sweep)
