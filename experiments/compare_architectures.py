@@ -107,7 +107,7 @@ def answer(options: Options, lab: Lab) -> Report:
         [table(options, costs, budgets)],
         drawings(options, costs, budgets, bound),
         both,
-        {"costs": {name: cost._asdict() for name, cost in costs.items()}, "best_possible": bounds.document(bound)},
+        {"costs": costs, "best_possible": bounds.document(bound)},
         warnings=tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(both),
     )
 

@@ -184,7 +184,7 @@ def answer(options: Options, lab: Lab) -> Report:
     if grid:
         listed = options.listed_tuning_seeds
         tuning_rows = [row for arms in trials.values() for row in rows(arms)]
-        results["tuning"] = {"best_rates": grid.document, "runs": tuning_rows}
+        results["tuning"] = {"best_rates": grid.best, "runs": tuning_rows}
         details.append(tuning.table(trials, grid, options.steps_per_rate, listed))
         drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
         warnings += [f"{label} is not compared: {reason}." for label, reason in lost.items()]

@@ -85,7 +85,7 @@ def answer(options: Options, lab: Lab) -> Report:
         tables=[comparison.table(compared) if compared else ours_table(arms, options), flaw_table(flaws)],
         figures=drawings(arms, compared, steps),
         arms=arms,
-        results={"published": [row.document for row in compared], "flaws": [flaw._asdict() for flaw in flaws]},
+        results={"published": [row.document for row in compared], "flaws": flaws},
         warnings=tables.seeds_warning(min(len(arm.results) for arm in arms.values())),
         markdown="notebook-revisited.md",
     )

@@ -133,7 +133,7 @@ def answer(options: Options, lab: Lab) -> Report:
         tables,
         figures={"losses": Drawing("Loss of each optimizer", figure)} if figure else {},
         arms={name: arm for arms in trials.values() for name, arm in arms.items()},
-        results={"best_rates": grid.document, "refused": refused},
+        results={"best_rates": grid.best, "refused": refused},
         warnings=[warning],
         markdown="optimizers.md",
     )

@@ -81,7 +81,7 @@ def answer(options: Options, lab: Lab) -> Report:
         tables=[table(trials, grid, str(options.seeds))],
         figures=drawings,
         arms={name: arm for arms in trials.values() for name, arm in arms.items()},
-        results={"best_rates": grid.document},
+        results={"best_rates": grid.best},
         warnings=tables.seeds_warning(options.seeds.seeds),
     )
 

@@ -65,7 +65,7 @@ class Report(NamedTuple):
         tables: tables for the terminal and the files.
         figures: file name without its ending -> figure.
         arms: the runs that are compared, for results.json and runs.csv.
-        results: name -> value of further sections of results.json: arrays, numbers, NamedTuples as dicts.
+        results: name -> value of further sections of results.json, as `plain` takes them.
         rows: rows of runs.csv, if they are not those of the arms; all have the keys of the first.
         warnings: sentences on the limits of the findings.
         details: tables for the files alone.
@@ -126,7 +126,9 @@ def png(figure: Figure) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """A value in JSON's types: arrays as lists, paths as text, NaN and infinities as null."""
+    """A value in JSON's types: NamedTuples as dicts, arrays as lists, paths as text, NaN and infinities as null."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic | jax.Array):

@@ -15,19 +15,19 @@ from experiments.lab.tables import difference_text, diverged_counts
 from segjax import plotting, statistics
 from segjax.statistics import Estimate, Improvement
 
-# The columns that are estimated, and the two that decide: where training ended, and its worth on other images.
+# The columns with estimates, and the two that decide: the loss at the end of training, and the held-out IoU.
 ESTIMATED = ("final_loss", "loss", "iou")
 DECISIVE = ("final_loss", "iou")
-# The columns of the table of verdicts.
+# The columns of the verdict table.
 VERDICT = ("final_loss", "accuracy", "iou")
-# Steps over which a value of single batches is averaged before it counts: one lucky batch reaches no target.
+# Steps over which curves are averaged, so that a single lucky batch does not reach a target.
 WINDOW = 20
-# Points at which a curve with its interval is drawn: a bootstrap each, and no screen shows more.
+# Points of a curve with its interval: each costs a bootstrap, and a figure cannot show more.
 POINTS = 200
 
 
 class Target(NamedTuple):
-    """A value of a curve that runs are to reach."""
+    """A value that a curve should reach."""
 
     curve: str
     heading: str
@@ -37,12 +37,12 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True)
 class Contest:
-    """Arms against a reference over the same seeds; a run that diverged is in no estimate, and its pairs do not count.
+    """Arms and a reference over the same seeds; estimates and paired differences leave out runs that diverged.
 
     Attributes:
-        reference: the label that the others are compared with.
-        setting: of all runs, for titles.
-        tuning_steps: label -> training steps that were spent on its learning rate.
+        reference: label of the arm that the others are compared with.
+        setting: setting of all runs, for titles.
+        tuning_steps: label -> training steps for the choice of its learning rate.
     """
 
     arms: Arms
@@ -57,12 +57,12 @@ class Contest:
 
     @property
     def few_seeds(self) -> bool:
-        """Whether the seeds are too few for a bootstrap."""
+        """Whether there are too few seeds for a bootstrap."""
         return min(len(arm.rows) for arm in self.arms.values()) < statistics.FEWEST_SEEDS
 
     @cached_property
     def estimates(self) -> dict[str, dict[str, dict[str, Estimate]]]:
-        """column -> label -> statistic -> its estimate; NaN where every run diverged."""
+        """column -> label -> statistic -> estimate; NaN if every run diverged."""
         return {
             column: {label: statistics.estimates(arm.masked(column)) for label, arm in self.arms.items()}
             for column in ESTIMATED
@@ -70,7 +70,7 @@ class Contest:
 
     @cached_property
     def improvements(self) -> dict[str, dict[str, Improvement]]:
-        """column -> label of a rival -> how it compares with the reference."""
+        """column -> label of a rival -> its comparison with the reference."""
         reference = self.arms[self.reference]
         return {
             column: {
@@ -84,15 +84,15 @@ class Contest:
 
     @cached_property
     def steps(self) -> dict[Target, dict[str, np.ndarray]]:
-        """target -> label -> (seeds,) steps to it, infinity for a run that misses it."""
+        """target -> label -> (seeds,) steps to the target, infinity for a run that misses it."""
         return {target: {label: _steps_to(target, arm) for label, arm in self.arms.items()} for target in self.targets}
 
     @property
     def document(self) -> dict[str, Any]:
-        """What results.json has of it."""
+        """The contest in results.json."""
         return {
-            "estimates": _plain(self.estimates),
-            "paired": _plain(self.improvements),
+            "estimates": self.estimates,
+            "paired": self.improvements,
             "steps_to_target": {target.heading: steps for target, steps in self.steps.items()},
             "reference": self.reference,
             "tuning_steps": dict(self.tuning_steps),
@@ -104,20 +104,13 @@ def _steps_to(target: Target, arm: Arm) -> np.ndarray:
     return statistics.steps_to_target(curves, target.value, target.higher_is_better, min(WINDOW, curves.shape[-1]))
 
 
-def _plain(value: Any) -> Any:
-    """NamedTuples as dicts."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    return {name: _plain(item) for name, item in value.items()} if isinstance(value, dict) else value
-
-
 def against_reference(label: str, contest: Contest) -> str:
-    """A sentence: how a rival compares with the reference in each decisive column."""
+    """A finding: how a rival compares with the reference in each decisive column."""
     parts = []
     for column, improvements in contest.improvements.items():
-        difference, wins = improvements[label].difference, improvements[label].wins
-        text = difference_text(difference, COLUMNS[column].form)
-        parts.append(f"{COLUMNS[column].title} {text}, better in {wins} of {improvements[label].seeds}")
+        improvement = improvements[label]
+        text = difference_text(improvement.difference, COLUMNS[column].form)
+        parts.append(f"{COLUMNS[column].title} {text}, better in {improvement.wins} of {improvement.seeds}")
     return f"{label} minus {contest.reference}: {'; '.join(parts)}."
 
 
@@ -127,7 +120,7 @@ def diverged_warning(contest: Contest) -> list[str]:
 
 
 def verdict_table(contest: Contest) -> Table:
-    """One row per arm: where it ended, its scores on held-out images, and the verdict on it by IoU."""
+    """One row per arm: its final loss, its held-out scores, and the verdict by IoU."""
     rows = [
         [label, *_means(arm), *(_verdict(label, contest) if label in contest.rivals else ["", "reference"])]
         for label, arm in contest.arms.items()
@@ -149,20 +142,20 @@ def _means(arm: Arm) -> list[str]:
 def _verdict(label: str, contest: Contest) -> list[str]:
     """The difference of a rival's IoU, and the verdict."""
     arm, difference = contest.arms[label], contest.improvements["iou"][label].difference
-    known = np.isfinite(difference).all()
-    interval = f"{difference.value:+.3f} ({difference.low:+.3f}, {difference.high:+.3f})" if known else "-"
+    is_known = np.isfinite(difference).all()
+    interval = f"{difference.value:+.3f} ({difference.low:+.3f}, {difference.high:+.3f})" if is_known else "-"
     if lost := int(arm.diverged.sum()):
         return [interval, f"{lost} of {len(arm.rows)} diverged"]
     verdict = statistics.verdict(
         arm.masked("iou"), contest.arms[contest.reference].masked("iou"), higher_is_better=True
     )
     if verdict == "not told apart":
-        return [interval, "tied" if known else "too few seeds"]
+        return [interval, "tied" if is_known else "too few seeds"]
     return [interval, verdict]
 
 
 def detail_tables(contest: Contest) -> Iterator[Table]:
-    """The estimates, the paired differences, the times to the targets, and what tuning adds to them."""
+    """The estimates, the paired differences, and the times to the targets without and with tuning."""
     for column, estimates in contest.estimates.items():
         yield _estimate_table(column, estimates)
     for column in contest.improvements if contest.rivals else ():
@@ -174,13 +167,13 @@ def detail_tables(contest: Contest) -> Iterator[Table]:
 
 def drawings(contest: Contest) -> dict[str, Drawing]:
     """The curves, the paired differences, and the share of runs that have reached the targets."""
-    # Few seeds show where they are, and promise nothing.
+    # An interval needs more seeds.
     spread = "range" if contest.few_seeds else "its 95 % interval"
     figures = {"curves": Drawing("Training curves", _curves(contest, f"{contest.setting}: mean and {spread}"))}
     if contest.rivals:
         heading = "Differences to the reference, seed by seed"
         figures["paired_differences"] = Drawing(heading, _difference_figure(contest))
-    # Arms may differ in their steps; a shorter one that never arrives stays level.
+    # Arms may have different numbers of steps: the lines of shorter ones stay level at their end.
     steps = max(arm.run.iterations for arm in contest.arms.values())
     heading, uncharged = "Share of runs that have reached each target", dict.fromkeys(contest.arms, 0)
     title = f"{contest.setting}: runs that have arrived"
@@ -216,25 +209,26 @@ def _difference_figure(contest: Contest) -> Figure:
 
 def _charged_arrivals(contest: Contest) -> Figure | None:
     """The share of runs that have reached the targets, over steps that include those of tuning; None if none has."""
-    spent = contest.tuning_steps
-    last = max(spent[label] + arm.run.iterations for label, arm in contest.arms.items())
-    arrivals = [steps + spent[label] for by_label in contest.steps.values() for label, steps in by_label.items()]
-    # From somewhat before the first arrival.
+    tuning_steps = contest.tuning_steps
+    last = max(tuning_steps[label] + arm.run.iterations for label, arm in contest.arms.items())
+    arrivals = [steps + tuning_steps[label] for by_label in contest.steps.values() for label, steps in by_label.items()]
+    # The axis starts a little before the first arrival.
     first = max(1, np.nanmin(arrivals) // 2) if np.isfinite(arrivals).any() else 1
-    # Twice as many: the first points of a logarithmic axis round to the same steps.
+    # Twice as many points, since the first ones of a logarithmic axis round to the same steps.
     at = np.unique(np.geomspace(first, last, 2 * POINTS).astype(int))
-    return _arrivals(contest, at, spent, f"{contest.setting}: runs that have arrived, with the steps of tuning")
+    return _arrivals(contest, at, tuning_steps, f"{contest.setting}: runs that have arrived, with the steps of tuning")
 
 
-def _arrivals(contest: Contest, at: np.ndarray, spent: Mapping[str, int], title: str) -> Figure | None:
+def _arrivals(contest: Contest, at: np.ndarray, tuning_steps: Mapping[str, int], title: str) -> Figure | None:
     """A panel for each target that some run has reached."""
-    panels, charged = [], any(spent.values())
+    panels, charged = [], any(tuning_steps.values())
     for target, steps in contest.steps.items():
         if not np.isfinite(list(steps.values())).any():
             continue
-        # No band: the intervals of so few runs would hide one another.
+        # No bands: the intervals of so few runs would cover each other.
         shares = {
-            label: statistics.profile(arrived + spent[label], at).value[np.newaxis] for label, arrived in steps.items()
+            label: statistics.profile(arrived + tuning_steps[label], at).value[np.newaxis]
+            for label, arrived in steps.items()
         }
         ylabel, xlabel = f"share of runs at {target.heading}", "steps, tuning included" if charged else "iteration"
         panels.append(plotting.Panel(ylabel, shares, x=at, xlabel=xlabel, xlog=charged, ylim=(-0.03, 1.03)))
@@ -247,12 +241,12 @@ def _curves(contest: Contest, title: str) -> Figure:
         ("loss", "running-mean loss (mean squared error)"),
         ("iou", "running-mean IoU of the training batches"),
     ):
-        whole = curve_panel(contest.arms, curve, ylabel)
-        length = next(iter(whole.curves.values())).shape[-1]
-        places = np.unique(np.linspace(0, length - 1, POINTS).astype(int))
-        thinned = {label: numbers[:, places] for label, numbers in whole.curves.items()}
+        panel = curve_panel(contest.arms, curve, ylabel)
+        length = next(iter(panel.curves.values())).shape[-1]
+        indices = np.unique(np.linspace(0, length - 1, POINTS).astype(int))
+        thinned = {label: numbers[:, indices] for label, numbers in panel.curves.items()}
         bands = {} if contest.few_seeds else {label: statistics.band(numbers) for label, numbers in thinned.items()}
-        panels.append(whole._replace(curves=thinned, x=places + 1, bands=bands))
+        panels.append(panel._replace(curves=thinned, x=indices + 1, bands=bands))
     return plotting.training_curves(panels, title)
 
 
@@ -305,15 +299,15 @@ def _target_table(contest: Contest) -> Table:
 
 
 def _cost_table(contest: Contest) -> Table:
-    """What each arm reaches, and when, if the steps of its tuning count."""
+    """One row per arm: its loss, and its times to the targets without and with the steps of its tuning."""
     headings, rows = ["", "steps of tuning", "loss, last tenth"], []
     for label, arm in contest.arms.items():
-        mean, spent = contest.estimates["final_loss"][label]["mean"].value, contest.tuning_steps[label]
-        row = [label, f"{spent}", f"{mean:.4f}" if np.isfinite(mean) else "-"]
+        mean, tuning_steps = contest.estimates["final_loss"][label]["mean"].value, contest.tuning_steps[label]
+        row = [label, f"{tuning_steps}", f"{mean:.4f}" if np.isfinite(mean) else "-"]
         for steps in contest.steps.values():
             median = np.median(steps[label])
-            row += [_time(median, ".0f"), _time(median + spent, ".0f")]
-        rows.append([*row, f"{spent + arm.run.iterations}"])
+            row += [_time(median, ".0f"), _time(median + tuning_steps, ".0f")]
+        rows.append([*row, f"{tuning_steps + arm.run.iterations}"])
     for target in contest.targets:
         headings += [f"{target.heading}: median steps", "with its tuning"]
     note = "Steps of tuning: all that its grid was trained for, on every tuning seed; a rate that was given costs none."
@@ -321,7 +315,7 @@ def _cost_table(contest: Contest) -> Table:
 
 
 def _cell(estimate: Estimate, form: str) -> str:
-    """A number, and under it its interval."""
+    """A number, and its interval in a second line."""
     value = f"{estimate.value:{form}}" if np.isfinite(estimate.value) else "-"
     if not np.isfinite([estimate.low, estimate.high]).all():
         return value

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from small_runs import ARMS, accuracies, arm, contest, result
 
+from experiments.lab import report
 from experiments.lab.arms import Arm
 from experiments.optimizers.contest import (
     DECISIVE,
@@ -57,7 +58,7 @@ def test_a_run_that_misses_a_target_never_arrives():
 
 
 def test_the_document_holds_every_estimate():
-    document = contest(ARMS, [IOU], tuning_steps={"a": 0, "b": 20}).document
+    document = report.plain(contest(ARMS, [IOU], tuning_steps={"a": 0, "b": 20}).document)
     assert set(document["estimates"]["final_loss"]["a"]["IQM"]) == {"value", "low", "high"}
     assert document["paired"]["iou"]["b"]["ties"] == 2
     assert document["reference"] == "a"

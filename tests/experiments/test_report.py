@@ -97,6 +97,7 @@ def test_latex_escapes_and_stacks():
 def test_values_that_json_has_not_are_null_or_text(tmp_path):
     values = {"a": np.array([1.0, np.nan]), 1: (np.int32(2), -np.inf), "path": tmp_path, "none": None}
     assert report.plain(values) == {"a": [1.0, None], "1": [2, None], "path": str(tmp_path), "none": None}
+    assert report.plain([Drawing("a", np.inf)]) == [{"heading": "a", "figure": None}]
 
 
 def test_a_command_to_paste_is_never_wrapped():

@@ -5,6 +5,7 @@ import pytest
 from small_runs import RATES, SHORT, arms_at, execute, lab_of, result
 
 from experiments import compare_optimizers
+from experiments.lab import report
 from experiments.lab.arms import by_rate, compare
 from experiments.lab.options import Comparison
 from experiments.lab.stops import UsageError
@@ -105,7 +106,7 @@ def test_grid_places_every_run():
     np.testing.assert_allclose(grid.losses["adam"], [[0.3, 0.2, np.nan]], rtol=1e-6)
     np.testing.assert_allclose(grid.losses["sgd"], [[0.4, np.nan, np.nan]], rtol=1e-6)
     np.testing.assert_array_equal(grid.diverged["adam"], [[False, False, True]])
-    assert grid.document == {
+    assert report.plain(grid.best) == {
         "adam": {"rate": 1e-2, "loss": pytest.approx(0.2), "edge": None},
         "sgd": {"rate": 1e-3, "loss": pytest.approx(0.4), "edge": "lowest"},
     }
