@@ -72,8 +72,8 @@ def answer(options: Options, lab: Lab) -> Report:
     losses = train(options, lab)
     rates = range_test.rates(options.low, options.high, options.steps)
     smoothed = np.stack([range_test.smooth(run) for run in losses])
-    suggested, each = range_test.suggest(rates, smoothed), [range_test.suggest(rates, run) for run in smoothed]
-    single = ", ".join(f"{rate:.2g}" for rate in each)
+    suggested, by_seed = range_test.suggest(rates, smoothed), [range_test.suggest(rates, run) for run in smoothed]
+    single = ", ".join(f"{rate:.2g}" for rate in by_seed)
     findings = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {single})."]
     means = smoothed.mean(axis=0)
     lowest = int(np.argmin(means))
@@ -81,12 +81,12 @@ def answer(options: Options, lab: Lab) -> Report:
         findings = ["No suggestion: the loss is not finite from the first step; try a lower --low."]
     elif lowest in (0, options.steps - 1):
         findings.append(f"The loss is lowest at the {'last' if lowest else 'first'} rate: widen --low to --high.")
-    results = {"suggested_rate": suggested, "each_seed": each, "rates": rates, "losses": losses}
+    results = {"suggested_rate": suggested, "each_seed": by_seed, "rates": rates, "losses": losses}
     if options.sweep:
         sweep_rates, sweep_losses = read_sweep(options.sweep, options)
         results["regret"] = regret = range_test.regret(suggested, sweep_rates, sweep_losses)
         findings.append(regret_finding(regret, sweep_rates[np.nanargmin(sweep_losses)]))
-    rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(options.seeds, each, strict=True)]
+    rows = [{"seed": seed, "suggested_rate": rate} for seed, rate in zip(options.seeds, by_seed, strict=True)]
     cells = [[str(row["seed"]), f"{row['suggested_rate']:.3g}"] for row in rows] + [["all", f"{suggested:.3g}"]]
     table = Table("Suggested rates", ("seed", "rate"), cells, f"{options.optimizer}, {options.architecture}")
     figures = {"range_test": drawing(options, rates, smoothed, suggested)}
