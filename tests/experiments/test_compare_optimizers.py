@@ -232,7 +232,7 @@ def test_an_optimizer_that_diverges_at_every_rate_is_left_out_with_a_warning():
     assert "sgd=RATE,RATE" in warning
     # It is said before the comparison begins, too.
     assert f"Warning: {warning}" in lines
-    assert report.results["tuning"]["best_rates"]["sgd"]["rate"] is None
+    assert report.results["tuning"]["best_rates"]["sgd"].rate is None
     assert report.results["reference"] == "adam 0.1"
     (table,) = (table for table in report.details if table.title == "Each at its own rate")
     assert table.rows[0][:4] == ["sgd", "none", "", "4"]
