@@ -1,1 +1,1 @@
-"""The notebook's published numbers, and its flaws shown in ours."""
+"""The notebook's published numbers and its flaws, compared with our runs."""
