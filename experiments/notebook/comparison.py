@@ -1,4 +1,4 @@
-"""The notebook's published numbers beside the same quantities of our runs."""
+"""Comparison of the notebook's published numbers with the same quantities of our runs."""
 
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -24,7 +24,7 @@ class Verdict(Enum):
     ABOVE = "no: above ours"
 
     @property
-    def is_given(self) -> bool:
+    def is_decided(self) -> bool:
         return self not in (Verdict.NO_RUN, Verdict.ONE_RUN)
 
     @property
@@ -33,7 +33,7 @@ class Verdict(Enum):
 
 
 class Compared(NamedTuple):
-    """A published number beside ours: one value per seed."""
+    """A published number and ours, one value per seed."""
 
     label: str
     iterations: int
@@ -54,22 +54,22 @@ class Compared(NamedTuple):
 
 
 def compare(number: Published, arms: Arms, iterations: int) -> Compared:
-    """Ours at the same step, where the notebook's thousand steps are `iterations` of ours.
+    """Compares a published number with our runs at the same step; 1,000 steps of the notebook are `iterations` of ours.
 
-    A run shorter than that does not count, nor does one whose number is not finite.
+    Runs that are shorter, or whose number is not finite, do not count.
     """
     step = number.thousands * iterations
     results = arms[number.label].results if number.label in arms else ()
-    reached = [quantity(result, number.quantity, step) for result in results if result.run.iterations >= step]
-    ours = [value for value in reached if np.isfinite(value)]
+    values = [quantity(result, number.quantity, step) for result in results if result.run.iterations >= step]
+    ours = [value for value in values if np.isfinite(value)]
     return Compared(number.label, step, number.quantity, number.value, number.note, ours, judge(number.value, ours))
 
 
 def judge(published: float, ours: Sequence[float]) -> Verdict:
-    """Whether the published number could be one more of our runs, which are finite."""
+    """Whether the published number could be one more of our runs, whose values are finite."""
     if len(ours) < 2:
         return Verdict.ONE_RUN if ours else Verdict.NO_RUN
-    # Within the range no distribution need be assumed.
+    # Within the range, the verdict needs no assumption on the distribution.
     if min(ours) <= published <= max(ours):
         return Verdict.IN_RANGE
     low, high = statistics.prediction_interval(ours)
@@ -79,12 +79,12 @@ def judge(published: float, ours: Sequence[float]) -> Verdict:
 
 
 def findings(comparison: Sequence[Compared]) -> list[str]:
-    """First the numbers that do not fit, and which run they fit instead; then how many fit."""
-    judged = [row for row in comparison if row.verdict.is_given]
+    """The "SGD" numbers that fit momentum instead, the number of fits, and each number that does not fit."""
+    judged = [row for row in comparison if row.verdict.is_decided]
     if not judged:
         return ["No published number is judged: it takes the notebook's own protocol, and at least two seeds of it."]
     sentences = []
-    # The run that the notebook called SGD and made with momentum stands beside both of ours.
+    # The run that the notebook calls SGD and trains with momentum is compared with both.
     misnamed = [row for row in judged if row.note == MISNAMED and not row.verdict.fits]
     as_momentum = [row for row in judged if row.note == AS_MOMENTUM and row.verdict.fits]
     if misnamed and as_momentum:
@@ -93,12 +93,12 @@ def findings(comparison: Sequence[Compared]) -> list[str]:
             f"notebook's code trains, they do: {_listed(as_momentum)}."
         )
     counted = [row for row in judged if row.note != MISNAMED]
-    unlike = [row for row in counted if not row.verdict.fits]
+    misfits = [row for row in counted if not row.verdict.fits]
     sentences.append(
-        f"{len(counted) - len(unlike)} of {len(counted)} published numbers with a verdict could be one more of our "
+        f"{len(counted) - len(misfits)} of {len(counted)} published numbers with a verdict could be one more of our "
         'runs; its "SGD" counts as momentum.'
     )
-    return sentences + [f"{row.label}, {_listed([row])}: {row.verdict_text}." for row in unlike]
+    return sentences + [f"{row.label}, {_listed([row])}: {row.verdict_text}." for row in misfits]
 
 
 def _listed(rows: Iterable[Compared]) -> str:
@@ -108,7 +108,7 @@ def _listed(rows: Iterable[Compared]) -> str:
 def table(comparison: Sequence[Compared]) -> Table:
     rows = []
     for row in comparison:
-        mean, low, high = (f"{f(row.ours):.4f}" if row.ours else "" for f in (np.mean, np.min, np.max))
+        mean, low, high = (f"{statistic(row.ours):.4f}" if row.ours else "" for statistic in (np.mean, np.min, np.max))
         name = row.label + (f" ({row.note})" if row.note else "")
         numbers = [f"{row.iterations}", row.quantity, f"{row.published:.4f}", mean, low, high]
         rows.append([name, *numbers, row.verdict_text])
@@ -122,7 +122,7 @@ def table(comparison: Sequence[Compared]) -> Table:
 
 
 def figure(comparison: Sequence[Compared]) -> Figure | None:
-    """Published losses beside ours; None where there are none of ours."""
+    """Published losses and ours; None if there are none of ours."""
     rows = [row for row in comparison if row.ours and row.quantity == LOSS]
     if not rows:
         return None
