@@ -1,4 +1,4 @@
-"""The eight flaws of the notebook in numbers, from finished runs or computed here."""
+"""The eight flaws of the notebook, shown by numbers of our runs or by small computations."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,32 +15,32 @@ from experiments.notebook.published import AGREEMENT, LOSS, quantity
 
 
 class Flaw(NamedTuple):
-    """A flaw in a few words, and the numbers that show it."""
+    """A flaw of the notebook, and the numbers that show it."""
 
     flaw: str
     shown: str
 
 
 def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> list[Flaw]:
-    """All eight, in the order of the notebook; the arms are those of `reproduce_notebook`.
+    """All eight flaws, in the order of the notebook; the arms are those of `reproduce_notebook`.
 
     Args:
-        published: the published numbers stand beside ours, which are made by the same protocol.
+        published: whether to quote published numbers, for runs with the notebook's protocol.
     """
     loss, agreement = ("published for SGD 0.0451; ", "published 0.7185; ") if published else ("", "")
 
-    def scored(label: str, column: str) -> str:
+    def score(label: str, column: str) -> str:
         return over_seeds(arms[label].values(column) if label in arms else [])
 
     def at(label: str, name: str) -> str:
-        """The loss or agreement of a run after the short number of steps, also of the long one."""
+        """The loss or agreement after `steps` steps, also of longer runs."""
         return over_seeds([quantity(result, name, steps) for result in arms[label].results] if label in arms else [])
 
     return [
         Flaw(
             '1. "Precision" and "IoU" are neither',
-            f"The Adam runs on held-out images: what it calls precision {scored('adam 0.001', 'held_out_agreement')}, "
-            f"precision {scored('adam 0.001', 'precision')}, IoU {scored('adam 0.001', 'iou')}.",
+            f"The Adam runs on held-out images: what it calls precision {score('adam 0.001', 'held_out_agreement')}, "
+            f"precision {score('adam 0.001', 'precision')}, IoU {score('adam 0.001', 'iou')}.",
         ),
         Flaw(
             "2. The SGD run had momentum 0.9",
@@ -59,8 +59,8 @@ def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> lis
         Flaw("6. RMSprop's loss curve is another run's sum", other_sum(arms, steps)),
         Flaw(
             "7. The shared BatchNorm cannot be evaluated",
-            f"Held-out accuracy of the Adam runs: with batch statistics {scored('adam 0.001', 'accuracy')}, with the "
-            f"running statistics of evaluation mode {scored('adam 0.001', 'accuracy_by_running_statistics')}; "
+            f"Held-out accuracy of the Adam runs: with batch statistics {score('adam 0.001', 'accuracy')}, with the "
+            f"running statistics of evaluation mode {score('adam 0.001', 'accuracy_by_running_statistics')}; "
             "one class throughout gives about half.",
         ),
         Flaw("8. Narrow kernels underflow", narrow_kernel(image_size)),
@@ -87,7 +87,7 @@ def adam_against_rmsprop(arms: Arms, steps: int) -> str:
 
 
 def single_channel_entropy() -> str:
-    """The notebook's CrossEntropyLoss over one channel, and its gradient."""
+    """The value and the gradient of the notebook's CrossEntropyLoss over one channel."""
     logits, masks = jax.random.normal(jax.random.key(0), (4, 1)), jnp.ones((4, 1))
     loss, gradient = jax.value_and_grad(lambda x: optax.softmax_cross_entropy(x, masks).mean())(logits)
     return (
@@ -98,26 +98,26 @@ def single_channel_entropy() -> str:
 
 
 def other_sum(arms: Arms, steps: int) -> str:
-    """The notebook's `avg_loss` was left over from the long SGD run; it divides it by RMSprop's steps."""
+    """RMSprop's curve: the notebook divides `avg_loss`, a sum from the long SGD run, by RMSprop's steps."""
     if not {"sgd 0.001", "rmsprop 0.001"} <= set(arms):
         return "(not run)"
     long = arms["sgd 0.001"].results[0]
-    # With --long-seeds 0, or where it is unfinished, there is no long run whose sum could be left over.
+    # There is no long run with --long-seeds 0, or while it is unfinished.
     if long.run.iterations <= steps:
         return "(not run)"
-    # The running mean times its steps is the sum that the notebook had in `avg_loss`.
-    left_over = quantity(long, LOSS, long.run.iterations) * long.run.iterations
+    # The running mean times its steps is the sum in `avg_loss`.
+    long_sum = quantity(long, LOSS, long.run.iterations) * long.run.iterations
     true = quantity(arms["rmsprop 0.001"].results[0], LOSS, steps)
     return (
-        f"It plots the summed loss of the long SGD run (here {left_over:.0f}) over RMSprop's steps: from "
-        f"{left_over:.0f} down to {left_over / steps:.3f}, where RMSprop's own running mean ends at {true:.4f}."
+        f"It plots the summed loss of the long SGD run (here {long_sum:.0f}) over RMSprop's steps: from "
+        f"{long_sum:.0f} down to {long_sum / steps:.3f}, where RMSprop's own running mean ends at {true:.4f}."
     )
 
 
 def narrow_kernel(image_size: int) -> str:
     grid = np.linspace(-image_size / 2, image_size / 2, image_size, dtype=np.float32)
     squares = grid[:, None] ** 2 + grid**2
-    # The nearest points of an even grid are 0.7 pixels away: exp gives 1e-123 there, and float32 ends at 1e-45.
+    # The nearest points of an even grid are 0.7 pixels away, where exp is 1e-123; float32 ends at 1e-45.
     naive = np.exp(-squares / np.float32(2 * 0.03**2)).sum()
     ours = segjax.gaussian_kernel(image_size, 0.03)
     return (
@@ -127,7 +127,7 @@ def narrow_kernel(image_size: int) -> str:
 
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> str:
-    """The mean, and the range in brackets where there is one."""
+    """The mean, and the range in parentheses if there are several values."""
     if not len(values):
         return "(not run)"
     mean, _, spread = tables.spread(np.array(values), ".4f").partition("\n")
