@@ -1,4 +1,4 @@
-"""The numbers that the notebook publishes, and the same quantities of our runs."""
+"""The numbers that the notebook publishes, and the same quantities for our runs."""
 
 from typing import NamedTuple
 
@@ -9,12 +9,12 @@ from segjax import metrics
 
 ADAM_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 5.0)
 LOSS, AGREEMENT, LAST = "loss", "agreement", "last batch's agreement"
-# The notes on its last run, which it made with momentum and called SGD.
+# Notes on its last run, which has momentum and is called SGD.
 MISNAMED, AS_MOMENTUM = 'its "SGD"', 'its "SGD", as momentum'
 
 
 class Published(NamedTuple):
-    """A number of the notebook: its run, the thousands of steps before it, its kind and its value."""
+    """A number in the notebook: its run, its thousands of steps, its quantity, and its value."""
 
     label: str
     thousands: int
@@ -23,7 +23,7 @@ class Published(NamedTuple):
     note: str = ""
 
 
-# After each thousand steps of its long run, and at the end of the thousand steps of Adam at each of its rates.
+# Losses after each thousand steps of the long run, and after the thousand steps of Adam at each rate.
 LONG_SGD = (1.3996e-1, 9.6638e-2, 7.6834e-2, 6.5161e-2, 5.7315e-2, 5.1751e-2, 4.7524e-2, 4.4245e-2, 4.1612e-2, 3.944e-2)
 ADAM = (1.3820e-1, 3.5675e-2, 1.4514e-2, 1.3491e-2, 2.6231e-2, 3.3673e-2, 7.2490e-2, 5.0313e-1)
 PUBLISHED = (
