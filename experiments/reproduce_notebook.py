@@ -1,18 +1,17 @@
-"""Does the notebook hold? Every number it publishes beside ours over seeds, and its eight flaws shown in numbers.
+"""Does the notebook hold? Its published numbers against ours over seeds, and its eight flaws in numbers.
 
     python -m experiments.reproduce_notebook                    the notebook's protocol, 3 seeds
     python -m experiments.reproduce_notebook quick              32 x 32 images, 30 iterations, 2 seeds
     python -m experiments.reproduce_notebook --report-only      the finished runs of a command that was interrupted
 
-Seeds are trained one after the other, each with every run of the notebook; the first also makes the long SGD run,
-whose first 1000 steps are its short one. Finished runs are kept: the command can be interrupted, and resumes when
-typed again.
+Seeds are trained one after the other, each with every run of the notebook. The first seed also trains the long SGD run,
+whose first 1000 steps are the short one. If the command is interrupted, the same command resumes it.
 
-The verdict on a number asks whether the notebook's single run could be one more of ours: whether it lies in the 95 %
-prediction interval of one further run, which assumes that our runs are normally distributed. One seed gives no
-verdict, and other sizes or numbers of steps than the notebook's are not compared with its numbers.
+The verdict on a number says whether the notebook's single run could be one more of ours: whether it lies in the 95 %
+prediction interval of a further run, assuming that our runs are normally distributed. One seed gives no verdict.
+Published numbers are compared only with runs of the notebook's sizes and numbers of steps.
 
-Beside the usual files it writes `notebook-revisited.md`. 1 to 2 hours on 2 CPU cores; quick, a minute.
+It also writes `notebook-revisited.md`. 1 to 2 hours on 2 CPU cores; quick, a minute.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.lab import question, tables
-from experiments.lab.arms import Arms, by_rate
-from experiments.lab.arms import compare as arms_by
+from experiments.lab.arms import Arms, by_rate, compare
 from experiments.lab.options import Comparison, Data, Seeds, Training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
@@ -39,7 +37,7 @@ from segjax._checks import check_count
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Comparison):
-    """Trains every run of the notebook over several seeds, and compares its numbers with them."""
+    """Trains every run of the notebook over several seeds, and compares the published numbers with them."""
 
     long_iterations: int = 10_000  # Steps of the long SGD run.
     long_seeds: int = 1  # Number of seeds of the long SGD run; the other seeds stop it at --iterations.
@@ -57,7 +55,7 @@ class Options(Comparison):
 
     @property
     def is_notebook(self) -> bool:
-        """Whether our runs are made as the notebook's were, so that the numbers can be compared at all."""
+        """Whether our runs have the notebook's protocol, so that its numbers can be compared."""
         training = (self.training.iterations, self.training.schedule)
         return training == (1000, "constant") and self.data.texture == Texture()
 
@@ -76,8 +74,8 @@ def answer(options: Options, lab: Lab) -> Report:
         runs = [run for run in runs if lab.folder.has_run(run)]
         if not runs:
             raise UsageError(f"--out {options.out} holds no finished run to report")
-    arms, steps = arms_by(lab.train(runs), by=by_rate), options.training.iterations
-    # Other sizes or steps give other numbers: nothing published stands beside them.
+    arms, steps = compare(lab.train(runs), by=by_rate), options.training.iterations
+    # Published numbers are of these sizes and steps only.
     compared = [comparison.compare(number, arms, steps) for number in PUBLISHED] if options.is_notebook else []
     flaws = demonstrate(arms, steps, options.data.image_size, published=bool(compared))
     return Report(
@@ -92,7 +90,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def planned(options: Options) -> list[Run]:
-    """The runs of each seed in turn, so that an interrupted command has whole seeds."""
+    """All runs, seed by seed, so that an interrupted command has finished whole seeds."""
     runs = []
     for index, seed in enumerate(options.seeds):
         named = [("adam", rate) for rate in ADAM_RATES] + [("rmsprop", 1e-3), ("momentum", 1e-3)]
@@ -106,7 +104,7 @@ def planned(options: Options) -> list[Run]:
 
 
 def ours_table(arms: Arms, options: Options) -> Table:
-    """Our runs alone, the long one as well, after the short number of steps."""
+    """Our runs, the long one included, after the short number of steps."""
     steps = options.training.iterations
 
     def at_end(results: Sequence[Result], name: str) -> str:
