@@ -1,17 +1,17 @@
-"""What would a GPU run? The compiled programs of training, read without a GPU at hand.
+"""What would a GPU run? The compiled programs of training, read without a GPU.
 
     python -m experiments.gpu_program                      the notebook's network under Adam, for an H100
     python -m experiments.gpu_program --gpu a100 --hlo     for another GPU, with the programs themselves
     python -m experiments.gpu_program quick                32 x 32 images, fewer programs
 
-XLA compiles for a GPU that is not there. For `train`, `jax.vmap(train)`, `sweep` at several widths and `evaluate` the
+XLA compiles for a GPU that is not present. For `train`, `jax.vmap(train)`, `sweep` at several widths and `evaluate` the
 report lists the launches in one turn of the loop, every convolution, whether the compiler knows the loop's length, and
 the memory of temporaries. It has no measured time. The least time is a bound from shapes and data sheets: the
 operations at the GPU's peak, or the bytes at its full bandwidth, whichever takes longer. It assumes that every tap is
-multiplied and that each array goes through the GPU's memory once.
+multiplied and that each array moves through the GPU's memory once.
 
-It needs jax's CUDA plugin (`pip install ".[experiments,gpu-program]"` in an environment of its own, 5.6 GB), but no
-GPU. Without the plugin it lists the convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU
+This needs jax's CUDA plugin (`pip install ".[experiments,gpu-program]"` in a separate environment, 5.6 GB), but no GPU.
+Without the plugin the report lists the convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU
 cores each program takes 10 to 20 s.
 """
 
@@ -51,18 +51,18 @@ NO_PLUGIN = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Command):
-    """Compiles training for a GPU that need not be there, and lists what it would run."""
+    """Compiles training for a GPU that need not be present, and lists what it would run."""
 
     data: Data = Data()
     seed: Seed = Seed()
     gpu: str = "h100"
-    """h100, h200, a100, or a JSON file with the facts of another, named as in experiments/bench/gpus.py."""
+    """h100, h200, a100, or a JSON file with the facts of another GPU, named as in experiments/bench/gpus.py."""
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
     iterations: int = 1000  # Training steps of a run.
     runs: int = 4  # Runs of jax.vmap.
     widths: tuple[int, ...] = (1, 8, 64)  # Runs that a sweep trains together; each width is a program.
-    hlo: bool = False  # Write the compiled programs as well.
+    hlo: bool = False  # Also write the compiled programs.
     out: Path = Path("results/gpu_program")
 
     def inputs(self) -> list[Path]:
@@ -81,10 +81,10 @@ class Options(Command):
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        # What follows in this process may need the GPU that is hidden here.
+        # Restored at the end: this process may need the GPU later.
         before = dict(os.environ)
         os.environ.update(compiled.ENVIRONMENT)
-        # A jaxlib without CUDA does not know the flag, and would end the process.
+        # A jaxlib without CUDA ends the process at a flag that it does not know.
         if compiled.plugin_is_installed():
             os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {compiled.FLAGS}".strip()
         try:
@@ -117,7 +117,7 @@ class Program(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """What was read of a program; `compiled` is None without the plugin."""
+    """A program and what its text says; `compiled` is None without the plugin."""
 
     program: Program
     convolutions: Counter[Convolution]
@@ -153,10 +153,10 @@ def answer(options: Options, lab: Lab) -> Report:
 
 def programs(options: Options) -> dict[str, Program]:
     model, optimizer = ARCHITECTURES[options.architecture], OPTIMIZERS[options.optimizer]
-    texture, batch_size, image_size = options.data.texture._asdict(), options.data.batch_size, options.data.image_size
+    texture, sizes = options.data.texture._asdict(), (options.data.batch_size, options.data.image_size)
     train = segjax.make_train(model, optimizer=optimizer, num_steps=options.iterations, **texture)
     key, rate = jax.random.key(options.seed.seed), jnp.float32(1e-3)
-    step = limits.step(model, batch_size, image_size)
+    step = limits.step(model, *sizes)
     keys = jax.random.split(key, max((*options.widths, options.runs)))
     vmapped = Program(jax.vmap(train, (0, None)), (keys[: options.runs], rate), options.runs, step)
     sweeps = {
@@ -165,8 +165,8 @@ def programs(options: Options) -> dict[str, Program]:
         )
         for width in options.widths
     }
-    variables = jax.eval_shape(model.init, key, jnp.zeros((batch_size, image_size, image_size, 1)))
-    prediction = limits.prediction(model, batch_size, image_size)
+    # The variables do not depend on the size of the images.
+    variables = jax.eval_shape(model.init, key, jnp.zeros((1, 16, 16, 1)))
 
     def evaluate(variables: Any, key: jax.Array) -> segjax.metrics.Counts:
         return segjax.evaluate(key, model, variables, **texture)
@@ -175,17 +175,17 @@ def programs(options: Options) -> dict[str, Program]:
         "train": Program(train, (key, rate), 1, step),
         f"vmap, {options.runs} run{'s' * (options.runs > 1)}": vmapped,
         **sweeps,
-        "evaluate": Program(evaluate, (variables, key), 1, prediction),
+        "evaluate": Program(evaluate, (variables, key), 1, limits.prediction(model, *sizes)),
     }
 
 
 def read(options: Options, gpu: Gpu, lab: Lab) -> dict[str, Reading]:
     """Compiles every program for the GPU and reads it; without the plugin, reads the lowered program."""
-    readings, chosen = {}, programs(options)
+    readings, to_compile = {}, programs(options)
     target = gpus.target(gpu) if compiled.plugin_is_installed() else None
     with lab.progress() as progress:
-        bar = progress.add_task("", total=len(chosen))
-        for name, program in chosen.items():
+        bar = progress.add_task("", total=len(to_compile))
+        for name, program in to_compile.items():
             progress.update(bar, description=name)
             if target:
                 binary = compiled.compile_for(target, program.function, *program.arguments)
@@ -212,9 +212,9 @@ def launch_table(readings: Readings) -> Table:
     for name, reading in readings.items():
         if reading.compiled:
             loop, memory = reading.compiled.loop, reading.compiled.temporary_bytes / reading.program.runs
-            numbers = [str(loop.launches[kind]) for kind in KINDS]
+            launches = [str(loop.launches[kind]) for kind in KINDS]
             turns = str(loop.trips) if loop.trips else "not known"
-            rows.append([name, str(loop.launches.total()), *numbers, turns, f"{memory / 1e6:.0f}"])
+            rows.append([name, str(loop.launches.total()), *launches, turns, f"{memory / 1e6:.0f}"])
     headings = ("program", "launches", *KINDS, "turns", "temporary MB per run")
     return Table("One turn of the loop, as it is compiled", headings, rows, "A turn is a step of all runs at once.")
 
@@ -264,7 +264,7 @@ def launch_drawing(options: Options, gpu: Gpu, readings: Readings) -> Drawing:
 
 
 def _document(name: str, reading: Reading, gpu: Gpu) -> dict[str, Any]:
-    """What results.json holds of a program."""
+    """The entry of a program in results.json."""
     binary = reading.compiled
     return {
         "name": name,
@@ -281,7 +281,7 @@ def _document(name: str, reading: Reading, gpu: Gpu) -> dict[str, Any]:
 
 
 def _row(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The same in a row of runs.csv, without the convolutions."""
+    """The row of a program in runs.csv, which has no convolutions."""
     launches = document["launches"]
     return {
         "program": document["name"],
