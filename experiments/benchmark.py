@@ -1,20 +1,20 @@
-"""What do our choices cost and save here? Every time beside its peers, in one run, so that noise matters less.
+"""What do our choices cost and save here? Our times and those of peers, taken in turns so that noise matters less.
 
     python -m experiments.benchmark             the notebook's sizes
     python -m experiments.benchmark quick       32 x 32, few repeats: shows that it works
 
-- a batch, a training step on a given batch, and a whole iteration of both: ours, and PyTorch where it is installed
-  (`pip install -e ".[torch]"`), as the notebook writes it and tuned; the iteration in naive JAX as well;
-- many runs in one program, in training steps per second, its memory, and the naive `jax.vmap`;
-- the time from a command to its first step, and the peak of memory, in processes of their own;
-- the step against the device's limit: the rates of a matrix product and of a copy, measured here;
+- a batch, a training step on a given batch, and an iteration, which is both: ours, and PyTorch if it is installed
+  (`pip install -e ".[torch]"`), as in the notebook and tuned; the iteration also in naive JAX;
+- many runs in one program: training steps per second and memory; also the naive `jax.vmap`;
+- the time from a command to its first step, and the peak memory, in separate processes;
+- the step compared with the device's limit: the rates of a matrix product and of a copy, measured here;
 - each convolution of the network alone;
 - how the cost of a step grows with image size, batch size, channels and number of steps.
 
-Where segjax-native is installed, all this is measured with XLA's convolution as well.
+If segjax-native is installed, all this is also measured with XLA's convolution.
 
-Medians over repeats, taken in turns, with their range; compilation has its own column. Expect the notebook's iteration
-to take 100 times ours, or more. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
+The report has medians and ranges over repeats; compilation has its own column. Expect the notebook's iteration to take
+100 times as long as ours, or longer. Takes about 6 minutes on 2 CPU cores with PyTorch, 4 without.
 """
 
 import contextlib
@@ -47,17 +47,17 @@ from segjax._checks import check_count, check_positive
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Command):
-    """Measures times, rates and memory, ours beside those of others."""
+    """Measures times, rates and memory of our programs and of others."""
 
     image_size: int = Texture().image_size  # Height and width of the images, in pixels.
     batch_size: int = Texture().batch_size  # Images per batch.
-    steps: int = 5  # Training steps in each measurement, 2 in those of many runs.
+    steps: int = 5  # Training steps in each measurement; at most 2 if it has many runs.
     runs: tuple[int, ...] = (1, 4, 16, 64)  # Numbers of runs in one program.
-    repeats: int = 5  # Measurements of each, taken in turns; the median counts.
+    repeats: int = 5  # Measurements of each program, taken in turns; the median counts.
     budget: float = 20.0
-    """Seconds that the measurements of one program may take; a slow one gets fewer repeats, at least one."""
-    torch: bool = True  # Measure PyTorch as well, where it is installed.
-    growth: bool = True  # Measure how the cost grows with the sizes.
+    """Seconds that the measurements of one program may take; a slow program gets fewer repeats, at least one."""
+    torch: bool = True  # Also measure PyTorch, if it is installed.
+    growth: bool = True  # Also measure how the cost grows with the sizes.
     out: Path = Path("results/benchmark")
 
     def check(self) -> None:
@@ -74,12 +74,11 @@ class Options(Command):
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        # By default jax takes 75 % of a GPU's memory when it first computes. PyTorch, timed in this process as well,
-        # would have a quarter, and cuDNN's fastest algorithms need memory. And the processes of `first_step` must find
-        # the device free: jax is asked for its device before `answer` begins, which so takes a CUDA context (some
-        # hundred MB) and no more. The price: jax gets its memory piece by piece. It keeps what it has, and the first
-        # call of each program, which does not count, gets what is missing; should a later call need more, the median
-        # ignores it.
+        # By default jax takes 75 % of a GPU's memory when it first computes. That leaves too little for PyTorch, which
+        # is timed in this process as well and whose fastest cuDNN algorithms need memory. The processes of `first_step`
+        # need the device, too: jax is asked for it before they start, and now takes only a CUDA context of some hundred
+        # MB. The price: jax allocates piece by piece. It keeps what it has, so that programs allocate in their first
+        # call, which does not count; the median ignores the exceptions.
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         with super().prepared():
             yield
@@ -89,20 +88,25 @@ PRESETS = {
     "notebook": Options(),
     "quick": Options(image_size=32, steps=2, runs=(1, 4), repeats=2, budget=5.0, torch=False, growth=False),
 }
-# The environment of a command as it was typed, for processes that are timed as commands.
-TYPED = dict(os.environ)
-# Steps of a measurement of many runs: 64 of them take long enough.
+# The environment before `prepared` changes it: the processes of `first_step` are timed like commands of a user.
+ENVIRONMENT = dict(os.environ)
+# Steps in measurements of many runs: 64 runs take long enough.
 SWEEP_STEPS = 2
-# The parts of one run; others are its convolutions and sweeps of many runs.
+# The parts of one run; the other parts are its convolutions and sweeps of many runs.
 PARTS, LAYER, SWEEP = ("generation", "step", "iteration"), "layer", "sweep"
 # Part -> program -> its times.
 Times = Mapping[str, Mapping[str, Timing]]
-# Process -> its seconds to the first step, its platform and its peaks of memory.
+# Process -> its seconds to the first step, its platform and its peak memory.
 Starts = Mapping[str, Mapping[str, Any]]
 
 
 class Ratio(NamedTuple):
-    """A quotient of two medians of one part, its goal, whether it should be above it, and where the goal holds."""
+    """A ratio to measure: of the medians of two programs in one part.
+
+    Attributes:
+        above: whether the ratio should be above its goal.
+        platform: the only one with this goal.
+    """
 
     name: str
     part: str
@@ -114,7 +118,7 @@ class Ratio(NamedTuple):
 
 
 class Quotient(NamedTuple):
-    """A ratio that was measured, and its goal in words."""
+    """The value of a ratio, and its goal as text."""
 
     name: str
     value: float
@@ -142,20 +146,19 @@ RATIOS = (
 
 def answer(options: Options, lab: Lab) -> Report:
     torch = options.torch and contenders.torch_is_installed()
-    # In processes of their own, before this one computes anything: it would hold memory of the device.
+    # Before this process computes anything: otherwise it would hold memory of the device.
     tuned = ["tuned"] if contenders.can_compile() else []
     with lab.progress() as progress:
         names = ["ours", "notebook", *tuned] if torch else ["ours"]
         tracked = progress.track(names, description="the first step of a command")
         starts = {name: first_step(name, options) for name in tracked}
-    # Each finds its GPU by itself. Times of two kinds of device do not compare.
+    # jax and PyTorch look for a GPU independently, and times on different devices do not compare.
     torch = torch and starts["notebook"]["platform"] == starts["ours"]["platform"]
     device = limits.measure(lab, options.repeats, options.budget)
     step = limits.step(segjax.SegmentationCNN(), options.batch_size, options.image_size)
     times = measure(parts(options, torch), options, lab)
-    growing = contenders.growth(options.batch_size, options.image_size, options.steps) if options.growth else {}
-    growth = measure(growing, options, lab)
-
+    programs = contenders.growth(options.batch_size, options.image_size, options.steps) if options.growth else {}
+    growth = measure(programs, options, lab)
     bound = limits.as_dict(device, step, times["step"][OURS].median)
     ratios = quotients(times, options)
     images = f"{options.batch_size} images of {options.image_size} x {options.image_size}"
@@ -168,32 +171,32 @@ def answer(options: Options, lab: Lab) -> Report:
         limit_table(device, step, bound),
         layer_table(times[LAYER], device, options),
     ]
-    programs = {**times, **{f"by {quantity}": by_value for quantity, by_value in growth.items()}}
+    every = {**times, **{f"by {quantity}": by_value for quantity, by_value in growth.items()}}
     return Report(
         [],
         tables + ([growth_table(growth)] if growth else []),
         {"times": times_drawing(times, title)},
         results={
-            "programs": program_documents(programs),
+            "programs": program_documents(every),
             "ratios": {ratio.name: ratio.value for ratio in ratios},
             "first_steps": starts,
             "limits": bound,
             "pytorch": torch,
         },
-        rows=repeat_rows(programs),
+        rows=repeat_rows(every),
         warnings=missing(torch, starts),
     )
 
 
 def first_step(name: str, options: Options) -> dict[str, Any]:
     """Starts a process and waits for it: {"seconds" to its first step, "platform", and the peaks of memory}."""
-    numbers = (options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
-    words = [sys.executable, "-m", "experiments.bench.first_step", name, *map(str, numbers)]
+    sizes = (options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
+    command = [sys.executable, "-m", "experiments.bench.first_step", name, *map(str, sizes)]
     start = time.time()
-    done = subprocess.run(words, capture_output=True, text=True, env=TYPED)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed:\n{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
+    if process.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{process.stderr}")
+    result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return {"seconds": result.pop("moment") - start, **result}
 
 
@@ -210,14 +213,14 @@ def parts(options: Options, torch: bool) -> dict[str, dict[str, Program]]:
 
 def measure(programs: Mapping[str, Mapping[str, Program]], options: Options, lab: Lab) -> Times:
     times = {}
-    for part, chosen in programs.items():
+    for part, by_name in programs.items():
         lab.say(f"{part}:")
-        times[part] = timing.measure(chosen, options.repeats, options.budget, lab)
+        times[part] = timing.measure(by_name, options.repeats, options.budget, lab)
     return times
 
 
 def missing(torch: bool, starts: Starts) -> list[str]:
-    """Warnings of programs that were not measured."""
+    """Warnings about programs that were not measured."""
     if not torch and "notebook" in starts:
         other, ours = (starts[name]["platform"] for name in ("notebook", "ours"))
         return [f"PyTorch was measured up to its first step alone: it runs on a {other}, and jax on a {ours}."]
@@ -230,30 +233,31 @@ def missing(torch: bool, starts: Starts) -> list[str]:
 def quotients(times: Times, options: Options) -> list[Quotient]:
     """Every ratio whose two programs were measured."""
     platform, ratios = jax.default_backend(), []
-    for name, part, over, under, number, above, where in RATIOS:
-        if over in times[part] and under in times[part]:
-            applies = number is not None and where in (None, platform)
-            goal = f"{'at least' if above else 'at most'} {number:g}" if applies else ""
-            ratios.append(Quotient(name, times[part][over].median / times[part][under].median, goal))
-    least, most = min(options.runs), max(options.runs)
+    for ratio in RATIOS:
+        over, under = times[ratio.part].get(ratio.over), times[ratio.part].get(ratio.under)
+        if over and under:
+            applies = ratio.goal is not None and ratio.platform in (None, platform)
+            goal = f"{'at least' if ratio.above else 'at most'} {ratio.goal:g}" if applies else ""
+            ratios.append(Quotient(ratio.name, over.median / under.median, goal))
+    fewest, most = min(options.runs), max(options.runs)
     medians = {name: timed.median for name, timed in times[SWEEP].items()}
-    single = medians[str(least)]
+    base = medians[str(fewest)]
     if platform == "gpu":
-        speedup = single / medians[contenders.wide_name(most)]
-        ratios.append(Quotient(f"steps per second: {most} runs side by side / {least}", speedup, "at least 5"))
+        speedup = base / medians[contenders.wide_name(most)]
+        ratios.append(Quotient(f"steps per second: {most} runs side by side / {fewest}", speedup, "at least 5"))
     else:
-        cost = medians[str(most)] / single
-        ratios.append(Quotient(f"cost of a run: one of {most} / of {least}", cost, "at most 1.05"))
+        cost = medians[str(most)] / base
+        ratios.append(Quotient(f"cost of a run: one of {most} / of {fewest}", cost, "at most 1.05"))
     goals = {contenders.vmap_name(contenders.few_runs(options.runs)): "at most 1.5"}
-    others = [name for name in medians if name not in map(str, options.runs)]
-    costs = [
-        Quotient(f"cost of a run: {name} / {least}", medians[name] / single, goals.get(name, "")) for name in others
+    return ratios + [
+        Quotient(f"cost of a run: {name} / {fewest}", median / base, goals.get(name, ""))
+        for name, median in medians.items()
+        if name not in map(str, options.runs)
     ]
-    return ratios + costs
 
 
 def program_documents(times: Times) -> list[dict[str, Any]]:
-    """What results.json holds of each program."""
+    """The entry of each program in results.json."""
     return [
         {"part": part, "name": name, "median": timed.median, **timed._asdict()}
         for part, by_name in times.items()
@@ -262,7 +266,7 @@ def program_documents(times: Times) -> list[dict[str, Any]]:
 
 
 def repeat_rows(times: Times) -> list[dict[str, Any]]:
-    """One row per repeat of each program, as runs.csv has them."""
+    """The rows of runs.csv: one per program and repeat."""
     return [
         {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
         for part, by_name in times.items()
@@ -353,13 +357,13 @@ def layer_table(times: Mapping[str, Timing], device: Limits, options: Options) -
 def growth_table(growth: Times) -> Table:
     rows = []
     for quantity, times in growth.items():
-        others = {name: contenders.with_xla(name) for name in times}
-        values = [name for name in times if name not in others.values()]
+        xla_names = {name: contenders.with_xla(name) for name in times}
+        values = [name for name in times if name not in xla_names.values()]
         for value in values:
             factor = times[value].median / times[values[0]].median
             rows.append([quantity, value, spread(times[value]), f"{factor:.2f}"])
-            if other := times.get(others[value]):
-                rows[-1].append(f"{times[value].median / other.median:.2f}")
+            if by_xla := times.get(xla_names[value]):
+                rows[-1].append(f"{times[value].median / by_xla.median:.2f}")
     headings = ("quantity", "value", "ms per step", "x its first", "x XLA's convolution")
     return Table("How the cost of an iteration grows", headings[: len(rows[0])], rows)
 
@@ -370,7 +374,7 @@ def spread(timed: Timing) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    # A GPU draws a batch in a twentieth of one.
+    # Three digits of short times: a GPU draws a batch in 0.05 ms.
     return f"{1e3 * seconds:.1f}" if seconds >= 1e-2 else f"{1e3 * seconds:#.3g}"
 
 
