@@ -139,7 +139,11 @@ def answer(options: Options, lab: Lab) -> Report:
     else:
         warnings.insert(0, NO_PLUGIN)
     documents = [_document(name, reading, gpu) for name, reading in readings.items()]
-    texts = {_file(name): reading.compiled.text.encode() for name, reading in readings.items() if reading.compiled}
+    texts = {
+        f"{name.replace(',', '').replace(' ', '_')}.hlo": reading.compiled.text.encode()
+        for name, reading in readings.items()
+        if reading.compiled
+    }
     return Report(
         findings(readings),
         tables,
@@ -291,10 +295,6 @@ def _row(document: Mapping[str, Any]) -> dict[str, Any]:
         **{name: document[name] for name in ("turns", "temporary_bytes", "flops", "bytes")},
         **{f"least_seconds_{precision}": seconds for precision, seconds in document["least_seconds"].items()},
     }
-
-
-def _file(name: str) -> str:
-    return f"{name.replace(',', '').replace(' ', '_')}.hlo"
 
 
 if __name__ == "__main__":
