@@ -101,12 +101,7 @@ Starts = Mapping[str, Mapping[str, Any]]
 
 
 class Ratio(NamedTuple):
-    """A ratio to measure: of the medians of two programs in one part.
-
-    Attributes:
-        above: whether the ratio should be above its goal.
-        platform: the only one with this goal.
-    """
+    """A ratio of two programs' medians in one part. The goal is a minimum if `above`, and holds only on `platform`."""
 
     name: str
     part: str
