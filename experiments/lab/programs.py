@@ -60,8 +60,9 @@ def program(run: Run, num_runs: int = 1, chunk_size: int = CHUNK_SIZE) -> Progra
     return _program(run.program, num_runs, min(chunk_size, run.iterations))
 
 
-def forget_programs() -> None:
-    """Clears the cache, for a process that has imported its optimizers again."""
+def forget_optimizers() -> None:
+    """Clears the caches of optimizers and of their programs, for a process that imports its optimizers again."""
+    optimizer.cache_clear()
     _program.cache_clear()
 
 

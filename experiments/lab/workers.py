@@ -370,7 +370,7 @@ def introduce(job: Job) -> dict[str, str]:
         for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
             del sys.modules[name]
         invalidate_caches()
-        programs.forget_programs()
+        programs.forget_optimizers()
     with at_precision(job.precision):
         return describe(job)
 

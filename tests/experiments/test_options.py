@@ -38,6 +38,8 @@ from experiments.lab.runs import Run, Texture
         (Engine(workers=1000), "--workers must be at most the number of cores, .*, got 1000"),
         (Engine(workers=1, cluster="tcp://localhost:8786"), "--workers starts local processes and --cluster takes .*"),
         (Engine(cluster="localhost:8786"), "--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got 'local"),
+        (Engine(cluster="tcp://x"), "--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got 'tcp://x'"),
+        (Engine(cluster="ucx://x:1"), "--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got 'ucx://x:1'"),
         (Training(precision="float32"), "--precision must be one of: default, high, highest; got 'float32'"),
         (Training(schedule="linear"), "--schedule must be one of: constant, .*; got 'linear'"),
         # Someone who writes a script of their own may pass what no command line gives.

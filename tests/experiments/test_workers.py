@@ -19,7 +19,7 @@ from distributed import Client
 from small_runs import ROOT, execute, members, result
 
 from experiments import rerun
-from experiments.lab import provenance, stops, workers
+from experiments.lab import programs, provenance, stops, workers
 from experiments.lab.runs import Run
 from experiments.lab.train import train_group
 from experiments.lab.workers import describe, introduce
@@ -121,7 +121,7 @@ def test_two_local_workers_give_the_bytes_of_one_process_on_one_core(home, alone
     assert {row["cores"] for row in rows} == {checkpoints.load(finished_runs(tmp_path)[0])[1]["cores"]} == {1}
 
 
-@pytest.mark.deep(30)
+@pytest.mark.deep(35)
 def test_several_runs_of_one_worker_are_trained_together(home, tmp_path):
     assert_succeeds(start(home, tmp_path / "together", "--width", "3", "--workers", "2"))
     assert_succeeds(start_alone(home, tmp_path / "alone", "--width", "3"))
@@ -132,7 +132,7 @@ def workers_of(process):
     return [pid for pid in members(process.pid) if pid != process.pid]
 
 
-@pytest.mark.deep(240)
+@pytest.mark.deep(95)
 def test_workers_killed_at_any_moment_cost_no_bytes(home, tmp_path):
     rng, out, seeds = random.Random(0), tmp_path / "killed", ["--seeds", "200", "--iterations", "20"]
     process = start(home, out, *seeds, "--workers", "2")
@@ -149,7 +149,7 @@ def test_workers_killed_at_any_moment_cost_no_bytes(home, tmp_path):
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
-        pytest.param(moment, number, marks=mark(20))
+        pytest.param(moment, number, marks=mark(15))
         for number, *marks in ((signal.SIGINT, SLOW, DEEP, SLOW), (signal.SIGTERM, DEEP, SLOW, DEEP))
         for moment, mark in zip(("starting", "training", "reporting"), marks, strict=True)
     ],
@@ -221,7 +221,7 @@ def shared(home):
         yield cluster
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(12)
 def test_the_workers_of_a_cluster_give_the_numbers_of_one_process(shared, alone, tmp_path):
     shared.train(tmp_path)
     assert_same(tmp_path, alone)
@@ -240,7 +240,7 @@ def test_where_no_worker_computes_alike_there_is_nothing_to_do(shared, tmp_path,
         shared.train(tmp_path)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(9)
 def test_an_unlike_worker_gets_no_runs_and_its_difference_is_named(cluster, alone, tmp_path, capfd):
     # The last has no experiments on its path.
     for environment in ({}, {"JAX_ENABLE_X64": "1"}, {"PYTHONPATH": ""}):
@@ -255,7 +255,7 @@ def test_an_unlike_worker_gets_no_runs_and_its_difference_is_named(cluster, alon
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(8)
 def test_a_worker_that_joins_late_trains(cluster, alone, tmp_path):
     # It takes seconds to start.
     cluster.worker()
@@ -263,7 +263,7 @@ def test_a_worker_that_joins_late_trains(cluster, alone, tmp_path):
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(12)
 def test_a_worker_that_leaves_costs_nothing(cluster, home, alone, tmp_path):
     first, _ = cluster.worker(), cluster.worker()
     process = start_and_wait(home, tmp_path, "--cluster", cluster.file)
@@ -272,7 +272,7 @@ def test_a_worker_that_leaves_costs_nothing(cluster, home, alone, tmp_path):
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(14)
 def test_without_its_scheduler_a_command_ends_and_resumes(cluster, home, alone, tmp_path):
     cluster.worker()
     process = start_and_wait(home, tmp_path, "--cluster", cluster.file)
@@ -305,9 +305,10 @@ def package(tmp_path, monkeypatch):
 def forget_package():
     for name in [name for name in sys.modules if name.partition(".")[0] == "mine"]:
         del sys.modules[name]
+    programs.forget_optimizers()
 
 
-@pytest.mark.slow(20)
+@pytest.mark.slow(9)
 def test_modules_of_the_user_s_own_are_sent_and_sent_again(shared, package, tmp_path):
     source = "import optax\nfrom mine.deeper import DECAY\nsgd = lambda rate: optax.sgd(rate, DECAY)"
     (package / "own.py").write_text(source)
@@ -349,7 +350,7 @@ def test_a_run_that_raises_on_a_worker_is_one_line(shared, package, tmp_path):
 KILL = "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-@pytest.mark.deep(30)
+@pytest.mark.deep(13)
 @pytest.mark.parametrize(
     ("text", "work"),
     [
