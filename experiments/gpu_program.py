@@ -191,12 +191,10 @@ def read(options: Options, gpu: Gpu, lab: Lab) -> dict[str, Reading]:
         bar = progress.add_task("", total=len(to_compile))
         for name, program in to_compile.items():
             progress.update(bar, description=name)
-            if target:
-                binary = compiled.compile_for(target, program.function, *program.arguments)
-                readings[name] = Reading(program, binary.loop.convolutions, binary)
-            else:
-                lowered = compiled.lowered_convolutions(program.function, *program.arguments)
-                readings[name] = Reading(program, lowered, None)
+            call = (program.function, *program.arguments)
+            binary = compiled.compile_for(target, *call) if target else None
+            convolutions = binary.loop.convolutions if binary else compiled.lowered_convolutions(*call)
+            readings[name] = Reading(program, convolutions, binary)
             progress.advance(bar)
     return readings
 
