@@ -3,12 +3,11 @@
     python -m experiments.compare_losses           64 x 64 images, 300 iterations, 3 seeds
     python -m experiments.compare_losses quick     32 x 32 images, 60 iterations, 2 seeds
 
-The notebook writes the three down and trains with the first. Runs of one seed are paired: the same initial weights and
-images. All use Adam, whose step does not depend on the scale of the loss, at one rate. Each is judged on held-out
-images by the metrics and by all three losses.
+The notebook defines all three and trains with the first. Runs of one seed are paired: the same initial weights and
+images. All use Adam, whose step does not depend on the scale of the loss, at one rate.
 
-Expect cross entropy to lead by a little, and each loss to be best or nearly so at itself. 3 minutes on 2 CPU
-cores; quick, a minute.
+Expect cross entropy to lead by a little, and each loss to be best or nearly best by itself. 3 minutes on 2 CPU cores;
+quick, a minute.
 """
 
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from experiments.lab.report import Drawing, Report
 from segjax import LOSSES, plotting
 from segjax._checks import check_positive
 
-# The columns that judge each training loss, by the two tables that they fill.
+# The columns that judge each training loss, in two tables.
 METRICS = ("accuracy", "iou", "precision", "recall")
 OTHERS = ("f1", "held_out_agreement", "held_out_mse", "held_out_bce", "held_out_dice")
 JUDGES = METRICS + OTHERS
@@ -39,7 +38,7 @@ class Options(Comparison):
     training: Training = Training(iterations=300)
     losses: tuple[str, ...] = tuple(LOSSES)  # Any of mse, bce, dice.
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam; the first two depend on the scale of the loss.
-    learning_rate: float = 1e-3  # The one rate of all losses.
+    learning_rate: float = 1e-3  # Learning rate of all losses.
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
     out: Path = Path("results/compare_losses")
 
@@ -61,8 +60,8 @@ PRESETS = {
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    alike = {name: getattr(options, name) for name in ("optimizer", "learning_rate", "architecture")}
-    runs = [options.run(seed, objective=loss, **alike) for loss in options.losses for seed in options.seeds]
+    shared = {name: getattr(options, name) for name in ("optimizer", "learning_rate", "architecture")}
+    runs = [options.run(seed, objective=loss, **shared) for loss in options.losses for seed in options.seeds]
     arms = compare(lab.train(runs), by=lambda run: run.objective)
     title = f"{options.optimizer} at {options.learning_rate:g}, {options.training.iterations} iterations"
     agreement = figures.curve_panel(arms, "agreement", "running-mean agreement (share of pixels)")
@@ -88,7 +87,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def matrix(arms: Arms, title: str) -> Figure:
-    """Mean over seeds: training losses down, judges across; colours run from the worst to the best of each column."""
+    """Means over seeds, one row per training loss, one column per judge; colours are ranks within each column."""
     numbers = np.array([[arm.values(column).mean() for column in JUDGES] for arm in arms.values()])
     signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
     labels = ("trained with", "judged by, on held-out images", "within its column")
