@@ -3,14 +3,14 @@
     python -m experiments.compare_architectures           64 x 64 images, 200 steps, 3 seeds
     python -m experiments.compare_architectures quick     32 x 32 images, 2 architectures, 100 steps, 2 seeds
 
-Every architecture trains twice per seed: for `--iterations` steps, and for as many as fit into the seconds that the
-first architecture needs for those. The seconds per step are measured first, without compilation. All are evaluated on
-held-out images with their own way of predicting (`segjax.predict`): batch statistics for the notebook's shared
-BatchNorm, running statistics for the others. FLOPs are those of the convolutions of one image, forward.
+Every architecture trains twice per seed: for `--iterations` steps, and for as many steps as fit into the time that the
+first architecture needs for `--iterations`. The seconds per step are measured first, without compilation. Held-out
+predictions (`segjax.predict`) use batch statistics for the notebook's shared BatchNorm, and running statistics for the
+others. FLOPs count the convolutions of one image, forward.
 
-All have the same learning rate, which need not be the best of any. Expect so few steps to favour the small and the
-residual networks: `patch`, then few channels and small kernels; many channels and large kernels fall further back at
-equal seconds. About 10 minutes on 2 CPU cores; quick, a minute.
+All have the same learning rate, which need not be the best for any. Expect so few steps to favour small and residual
+networks: `patch`, then few channels and small kernels. Many channels and large kernels fall further back at equal
+seconds. About 10 minutes on 2 CPU cores; quick, a minute.
 """
 
 import time
@@ -45,7 +45,7 @@ class Options(Comparison):
     """Trains architectures at an equal budget of steps and of seconds, paired over seeds."""
 
     data: Data = Data(image_size=64)
-    # The budget of steps; the budget of seconds is what the first architecture needs for them.
+    # The budget of steps; the budget of seconds is the time that the first architecture needs for them.
     training: Training = Training(iterations=200, schedule="cosine")
     architectures: tuple[str, ...] = tuple(ARCHITECTURES)  # Names of networks; the first sets the budget of seconds.
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
@@ -78,7 +78,7 @@ PRESETS = {
 
 
 class Cost(NamedTuple):
-    """The cost of an architecture: FLOP of one image forward, seconds of a training step."""
+    """The cost of an architecture: FLOP for one image, forward, and seconds per training step."""
 
     parameters: int
     receptive_field: int
@@ -89,14 +89,14 @@ class Cost(NamedTuple):
 def answer(options: Options, lab: Lab) -> Report:
     costs = {name: cost(options, name, seconds) for name, seconds in measure(options, lab).items()}
     runs = plan(options, costs)
-    # Where both budgets have the same steps, as those of the first architecture, the run is trained once.
+    # Runs that both budgets contain, such as those of the first architecture, are trained once.
     results = {result.run: result for result in lab.train([run for budget in runs.values() for run in budget])}
     budgets = {
         name: compare([results[run] for run in budget], by=lambda run: run.architecture)
         for name, budget in runs.items()
     }
     bound = bounds.measure(options.data.texture, lab.progress())
-    # In the files an architecture has an arm for each budget.
+    # The files have one arm for each architecture and budget.
     both = {
         f"{name} {budget}": replace(arms[name], label=f"{name} {budget}")
         for name in costs
@@ -113,7 +113,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def measure(options: Options, lab: Lab) -> dict[str, float]:
-    """Architecture -> seconds of a step. A note keeps them, so that a resumed command plans the same steps."""
+    """Architecture -> seconds per step, which a note stores, so that a resumed command plans the same steps."""
     settings = {"optimizer": options.optimizer, "loss": options.loss, **options.data.texture._asdict()}
     note = lab.folder.read_note("step_seconds")
     seconds = {name: float(value) for name, value in note[0].items()} if note and note[1] == settings else {}
@@ -126,12 +126,11 @@ def measure(options: Options, lab: Lab) -> dict[str, float]:
 
 
 def step_seconds(options: Options, name: str) -> float:
-    # The program of the runs at equal steps, which is compiled once.
+    # The same program as for equal steps, so that it is compiled once.
     run = options.run_of(name, options.seeds.seed, options.training.iterations)
     compiled, (keys, rates), seconds = program(run), arguments([run]), []
-    # The state is thrown away: the runs that are compared start afresh.
     state = compiled.init(keys, rates)
-    # The first time compiles, and does not count; of the others the faster does.
+    # The first call compiles; the faster of the other two counts.
     for _ in range(3):
         start = time.perf_counter()
         state, _ = jax.block_until_ready(compiled.advance(keys, state, rates, compiled.chunk_size))
@@ -141,20 +140,20 @@ def step_seconds(options: Options, name: str) -> float:
 
 def cost(options: Options, name: str, seconds: float) -> Cost:
     model, size = ARCHITECTURES[name], options.data.image_size
-    # Shapes are all that is needed.
+    # Only shapes are needed.
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, size, size, 1)))
     flops = limits.prediction(model, 1, size).flops
     return Cost(segjax.count_parameters(variables), model.receptive_field, flops, seconds)
 
 
 def plan(options: Options, costs: Mapping[str, Cost]) -> dict[str, list[Run]]:
-    """Budget -> every architecture over the seeds; the steps that fit into the seconds follow from the cost."""
+    """Budget -> the runs of every architecture over the seeds; the costs determine the steps at equal seconds."""
     seconds = budget_seconds(options, costs)
-    fitting = {name: max(1, round(seconds / costs[name].step_seconds)) for name in options.architectures}
+    affordable = {name: max(1, round(seconds / costs[name].step_seconds)) for name in options.architectures}
     equal = dict.fromkeys(options.architectures, options.training.iterations)
     return {
         budget: [options.run_of(name, seed, number) for name, number in iterations.items() for seed in options.seeds]
-        for budget, iterations in {STEPS: equal, SECONDS: fitting}.items()
+        for budget, iterations in {STEPS: equal, SECONDS: affordable}.items()
     }
 
 
@@ -164,7 +163,7 @@ def budget_seconds(options: Options, costs: Mapping[str, Cost]) -> float:
 
 def findings(costs: Mapping[str, Cost], budgets: Mapping[str, Arms], bound: Bound | None) -> list[str]:
     sentences = [tables.leader(arms, "accuracy", f" at {budget}") for budget, arms in budgets.items()]
-    # As in `tables.leader`, an architecture with a run that diverged is not the best.
+    # As in `tables.leader`, an architecture with a run that diverged cannot be the best.
     means = {
         name: float(arm.values("accuracy").mean()) for name, arm in budgets[SECONDS].items() if not any(arm.diverged)
     }
@@ -181,8 +180,8 @@ def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arm
         at_steps, at_seconds = (
             tables.spread(budgets[budget][name].values("accuracy"), ".3f") for budget in (STEPS, SECONDS)
         )
-        price = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.0f}"]
-        rows.append([name, *price, at_steps, f"{budgets[SECONDS][name].run.iterations}", at_seconds])
+        cost = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.0f}"]
+        rows.append([name, *cost, at_steps, f"{budgets[SECONDS][name].run.iterations}", at_seconds])
     headings = [
         "",
         "parameters",
