@@ -5,9 +5,9 @@
     python -m experiments.tune_learning_rate quick                32 x 32 images, 4 rates, 40 iterations
     python -m experiments.tune_learning_rate --extend             more rates where the best is the grid's edge
 
-The best rate is the one of the lowest mean loss over the last tenth of the run, averaged over seeds, among those at
-which no seed diverged (`segjax.metrics.diverged_at`). The report says where a best rate is the edge of its grid: the
-true one may lie beyond.
+The best rate has the lowest mean loss over the last tenth of the run, averaged over seeds, among the rates at which no
+seed diverged (`segjax.metrics.diverged_at`). The report says if a best rate is an edge of its grid, since the true best
+may lie beyond.
 
 Expect Adam and RMSprop to be best between 1e-3 and 1e-1, momentum and SGD at rates hundreds of times the notebook's.
 On 2 CPU cores 25 to 45 minutes; 2 to 4 hours with the notebook's sizes; quick, a minute.
@@ -29,7 +29,7 @@ from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS, plotting
 
 # Columns of the table.
-SHOWN = ("loss", "final_loss", "accuracy")
+NUMBERS = ("loss", "final_loss", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Options(Comparison):
     seeds: Seeds = Seeds(seeds=2)
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module; rates of its own are given as optax:lion=1e-5,1e-4, a short name as lion=optax:lion."""
+    code of their module. Rates of its own: optax:lion=1e-5,1e-4; another name: lion=optax:lion."""
     rates: tuple[float, ...] = ADAM_RATES  # Learning rates, each tried for every optimizer; the notebook's eight.
     extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")
@@ -105,7 +105,7 @@ def table(trials: dict[str, Arms], grid: Grid, seeds: str) -> Table:
         for name, arm in arms.items():
             lost = int(arm.diverged.sum())
             mark = "best" if grid.best[label].rate == arm.run.learning_rate else ""
-            numbers = [tables.spread(arm.values(column), COLUMNS[column].form) for column in SHOWN]
+            numbers = [tables.spread(arm.values(column), COLUMNS[column].form) for column in NUMBERS]
             rows.append([name, *numbers, f"{lost} of {len(arm.results)} diverged" if lost else mark])
     headings = ("", "running-mean loss", "last tenth", "accuracy", "")
     return Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")
