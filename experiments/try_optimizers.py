@@ -4,9 +4,9 @@
     python -m experiments.try_optimizers quick              four of them, 60 iterations
     python -m experiments.try_optimizers --optimizers optax:lion=1e-4,1e-3 my_module:factory
 
-One that has a default rate is tried at it, every other at three rates, of which the best counts; one seed. So the loss
-says that it learns, and about how fast: which of two is better, compare_optimizers says, over many seeds. The table is
-docs/optimizers.md. About 10 minutes on 2 CPU cores, most of it compilation; quick, a minute.
+Optimizers with a default rate are trained at it, all others at three rates, of which the best counts; with one seed.
+The loss shows that an optimizer learns, and roughly how fast; compare_optimizers compares them over many seeds. The
+table is docs/optimizers.md. About 10 minutes on 2 CPU cores, most of it compilation; quick, a minute.
 """
 
 import inspect
@@ -34,7 +34,7 @@ from segjax.optimizers import copies_of_weights, eval_params, muon
 
 # Arguments of optax's functions that take an optimizer.
 _INNER = ("optimizer", "base_optimizer")
-# What no trial shows.
+# Facts that a trial does not show.
 _NOTES = {"optax.contrib:galore": "projects matrices alone, of which a convolution has none: it is its Adam here"}
 
 
@@ -47,8 +47,8 @@ class Options(Trained):
     seed: Seed = Seed()
     engine: Engine = Engine()
     optimizers: tuple[str, ...] = ()
-    """Names and import paths, as those of compare_optimizers; all of optax and optax.contrib where none is given."""
-    rates: tuple[float, ...] = (1e-3, 1e-2, 0.1)  # Rates that are tried where an optimizer has no default.
+    """Names and import paths, as in compare_optimizers; by default all of optax and optax.contrib."""
+    rates: tuple[float, ...] = (1e-3, 1e-2, 0.1)  # Rates of optimizers without a default.
     out: Path = Path("results/try_optimizers")
 
     free = ("optimizers", "rates")
@@ -59,7 +59,7 @@ class Options(Trained):
     def check(self) -> None:
         super().check()
         tuning.check_rates("--rates", self.rates)
-        # One that a person named and that cannot train is a mistake; of optax's it is an answer.
+        # An optimizer that cannot train is a mistake if the user named it, otherwise a result.
         if self.optimizers:
             tuning.candidates(self.optimizers, self.rates)
 
@@ -88,7 +88,7 @@ PRESETS = {
 
 
 class Catalogue(NamedTuple):
-    """The optimizers that are tried, and why the others are not: name -> reason."""
+    """The optimizers to train, and name -> reason for those that are refused."""
 
     candidates: list[Candidate]
     refused: dict[str, str]
@@ -98,7 +98,7 @@ def functions_of_optax() -> Iterator[tuple[str, float | None]]:
     """Import path and default rate of each function of optax and optax.contrib that makes an optimizer."""
     for module in (optax, optax.contrib):
         for name, function in sorted(vars(module).items()):
-            # The parts of optimizers are none; optax makes a few optimizers of others by partial.
+            # Parts of optimizers are skipped. A few of optax's optimizers are partials of others.
             if name.startswith(("_", "scale_by_")) or not isinstance(function, FunctionType | partial):
                 continue
             parameters = inspect.signature(function).parameters
@@ -146,31 +146,31 @@ def table(candidates: list[Candidate], grid: Grid, ranked: list[str], title: str
     for label in [*ranked, *grid.without_rate]:
         rate, loss, _ = grid.best[label]
         result = ["diverged", "-"] if rate is None else [f"{loss:.4f}", exact(rate)]
-        tried = ", ".join(map(exact, by_label[label].rates))
-        rows.append([label, *result, tried, "; ".join(needs(by_label[label].optimizer))])
+        rates = ", ".join(map(exact, by_label[label].rates))
+        rows.append([label, *result, rates, "; ".join(needs(by_label[label].optimizer))])
     note = "Loss: mean of the last tenth of the steps, at the best rate of those that were tried."
     headings = ("optimizer", "loss, last tenth", "rate", "rates tried", "what it needs")
     return Table(f"Optimizers that train: {title}", headings, rows, note)
 
 
 def needs(name: str) -> list[str]:
-    """What an optimizer takes beside a rate and the gradient, or is judged by, in words."""
+    """Messages on what an optimizer needs besides a rate and the gradient, and on its evaluation weights."""
     factory, path = import_paths.optimizer(name), name.partition("(")[0]
-    words = [_NOTES[path]] if path in _NOTES else []
+    messages = [_NOTES[path]] if path in _NOTES else []
     weights = import_paths.trial_weights()
     if muon in (factory, getattr(factory, "func", None)):
-        words.append("segjax's form: a kernel is one matrix")
+        messages.append("segjax's form: a kernel is one matrix")
     transformation = factory(1e-3)
     state = transformation.init(weights)
     try:
         jax.eval_shape(transformation.update, weights, state, weights)
     except TypeError:
-        words.append("gets the loss's value")
+        messages.append("gets the loss's value")
     if eval_params(factory, state):
-        words.append("judged by the average that it keeps")
+        messages.append("judged by the average that it keeps")
     elif copies := copies_of_weights(factory, weights):
-        words.append(f"keeps a copy of the weights ({', '.join(copies)}), and is judged by those it trains")
-    return words
+        messages.append(f"keeps a copy of the weights ({', '.join(copies)}), and is judged by those it trains")
+    return messages
 
 
 if __name__ == "__main__":
