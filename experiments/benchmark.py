@@ -184,7 +184,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def first_step(name: str, options: Options) -> dict[str, Any]:
-    """Starts a process and waits for it: {"seconds" to its first step, "platform", and the peaks of memory}."""
+    """Starts a process and waits for it: {"seconds" to its first step, "platform", and peak memory}."""
     sizes = (options.batch_size, options.image_size, min(options.steps, SWEEP_STEPS))
     command = [sys.executable, "-m", "experiments.bench.first_step", name, *map(str, sizes)]
     start = time.time()

@@ -350,15 +350,15 @@ def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
 
 def figure(pictures: Sequence[Segmented], total: int, network: SavedModel) -> Figure:
     """One row for each of the first of `total` pictures: the picture, its textures, and their probability."""
-    drawn = pictures[:MAX_PREVIEWS]
+    pictures = pictures[:MAX_PREVIEWS]
     first, second = (photographs.figure_label(printable(name)) for name in network.names)
     kinds: dict[str, plotting.Kind] = {"picture": "image", "overlay": "image", "probability": "probability"}
-    grid = [[plotting.Picture("", picture.previews[name], kind) for name, kind in kinds.items()] for picture in drawn]
+    grid = [[plotting.Picture("", each.previews[name], kind) for name, kind in kinds.items()] for each in pictures]
     titles = ("picture", f"blue: {first}\norange: {second}", "probability")
     grid[0] = [cell._replace(title=title) for cell, title in zip(grid[0], titles, strict=True)]
     title = "Textures in each picture"
-    title += f" (the first {len(drawn)} of {total} pictures)" if len(drawn) < total else ""
-    names = [photographs.figure_label(picture.row["name"]) for picture in drawn]
+    title += f" (the first {len(pictures)} of {total} pictures)" if len(pictures) < total else ""
+    names = [photographs.figure_label(picture.row["name"]) for picture in pictures]
     return plotting.pictures(grid, title, names, bar=f"probability of {first}")
 
 

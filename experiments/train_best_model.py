@@ -62,7 +62,7 @@ def answer(options: Options, lab: Lab) -> Report:
     texture, timed = options.data.texture, options.timed
     generate = partial(segjax.generate_data, **texture._asdict())
     snapshots = clock.train(timed, options.seed.seed, generate, lab)
-    # It passes its own batch size.
+    # With another batch size, which `judge` passes.
     rows = clock.judge(timed, snapshots, generate, lab)
     bound = bounds.measure(texture, lab.progress())
     last = rows[-1]

@@ -112,8 +112,8 @@ def wide_name(width: int) -> str:
     return f"side by side, {width}"
 
 
-def vmap_name(number: int) -> str:
-    return f"jax.vmap, {number}"
+def vmap_name(num_runs: int) -> str:
+    return f"jax.vmap, {num_runs}"
 
 
 def layers(batch_size: int, image_size: int) -> dict[str, Program]:
@@ -160,8 +160,8 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, 
         return Program(partial(run, num_steps, model, **texture), num_steps)
 
     return {
-        quantity: _with_xla_too({str(value): program(**{**base, quantity: value}) for value in chosen})
-        for quantity, chosen in values.items()
+        quantity: _with_xla_too({str(size): program(**{**base, quantity: size}) for size in sizes})
+        for quantity, sizes in values.items()
     }
 
 
@@ -224,15 +224,15 @@ def run(num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
     return timing.compiled(train, jax.random.key(0), jnp.float32(RATE))
 
 
-def sweep(number: int, num_steps: int, width: int = 1, **texture: Any) -> Call:
+def sweep(num_runs: int, num_steps: int, width: int = 1, **texture: Any) -> Call:
     train = segjax.make_train(segjax.SegmentationCNN(), num_steps=num_steps, **texture)
-    keys = jax.random.split(jax.random.key(0), number)
+    keys = jax.random.split(jax.random.key(0), num_runs)
     return timing.compiled(partial(segjax.sweep, train, width=width), keys, jnp.full(1, RATE))
 
 
-def vmapped(number: int, num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
+def vmapped(num_runs: int, num_steps: int, model: nn.Module | None = None, **texture: Any) -> Call:
     train = segjax.make_train(model or segjax.SegmentationCNN(), num_steps=num_steps, **texture)
-    keys = jax.random.split(jax.random.key(0), number)
+    keys = jax.random.split(jax.random.key(0), num_runs)
     return timing.compiled(jax.vmap(train, in_axes=(0, None)), keys, jnp.float32(RATE))
 
 

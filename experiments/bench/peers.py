@@ -117,25 +117,25 @@ def batches(draw: Callable[[], Any]) -> Call:
     return _repeat(draw, 1)
 
 
-def steps(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
+def steps(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], num_steps: int) -> Call:
     """Steps on one batch."""
     batch = draw()
-    return _repeat(lambda: training.step(*batch), number, training.tuned)
+    return _repeat(lambda: training.step(*batch), num_steps, training.tuned)
 
 
-def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], number: int) -> Call:
+def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], num_steps: int) -> Call:
     """Steps, each on a new batch."""
-    return _repeat(lambda: training.step(*draw()), number, training.tuned)
+    return _repeat(lambda: training.step(*draw()), num_steps, training.tuned)
 
 
-def _repeat(function: Callable[[], Any], number: int, tuned: bool = False) -> Call:
-    """A call that runs a function `number` times, and waits for the device."""
+def _repeat(function: Callable[[], Any], times: int, tuned: bool = False) -> Call:
+    """A call that runs a function several times and waits for the device."""
 
     def run() -> None:
         # PyTorch has one switch for the whole process, and programs take turns. Left on, it would make the others try
         # cuDNN's algorithms too, partly while they are timed.
         torch.backends.cudnn.benchmark = tuned
-        for _ in range(number):
+        for _ in range(times):
             function()
         if DEVICE.type == "cuda":
             torch.cuda.synchronize()

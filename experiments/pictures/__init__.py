@@ -1,1 +1,1 @@
-"""What questions about pictures share: files of pictures, saved networks, and pictures unlike those of training."""
+"""Shared by questions about pictures: files of pictures, files of networks, and the novelty of a picture."""

@@ -52,7 +52,7 @@ def read_in_colour(path: Path, max_megapixels: float, smallest: int, side: int) 
             # Opening a pipe waits for its writer, and a device has no end.
             if not stat.S_ISREG(path.stat().st_mode):
                 raise OSError("it is a folder, a pipe or a device, not a file")
-            # Given a path, Pillow maps an uncompressed TIFF into memory and swaps the sides of a rotated one.
+            # Opened here: given a path, Pillow maps an uncompressed TIFF into memory, and swaps its sides if rotated.
             file = stack.enter_context(path.open("rb"))
             picture = stack.enter_context(Image.open(file, formats=_FORMATS))
             encoding = _encoding(picture)

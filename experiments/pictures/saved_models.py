@@ -39,7 +39,7 @@ class SavedModel(NamedTuple):
         model, variables: as `segjax.predict` takes them.
         texture: the options of `generate_data` that it was trained with; None for photographs.
         image_size: side of its training images in pixels.
-        names: of the texture where the mask is 1, and of the other; they are different.
+        names: of the textures where the mask is 1 and where it is 0; always different.
         diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
         squares: `novelty.training_squares` of photographs; None if the file has none.
     """
