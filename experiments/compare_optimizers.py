@@ -2,15 +2,15 @@
 
     python -m experiments.compare_optimizers               the notebook's protocol: one rate, 3 seeds
     python -m experiments.compare_optimizers fair          each at its own best rate, 5 seeds, 64 x 64
-    python -m experiments.compare_optimizers rate_free     six that need no rate, against Adam
+    python -m experiments.compare_optimizers rate_free     six that need no tuned rate, against Adam
     python -m experiments.compare_optimizers quick         each at 0.001 and at a rate chosen on other seeds
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
     python -m experiments.compare_optimizers fair --optimizers mine=my_module:factory=0.01 \\
-        --baseline docs/baselines/fair.json                one of your own, against runs that are there
+        --baseline docs/baselines/fair.json                your own optimizer against stored runs
 
-Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook made one
-run each and called a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum
-well behind and plain SGD far behind: that is a statement about this one rate, which was tuned for Adam.
+Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook has one run
+of each and calls a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum well
+behind and plain SGD far behind. That holds for this one rate, which was tuned for Adam.
 
 On 2 CPU cores, an iteration on 128 x 128 images takes 0.07 to 0.17 s: 15 to 35 minutes for the whole, about an hour
 for the presets fair (64 runs to tune, 20 to compare) and rate_free (16 and 40), a minute for the quick one. `--workers`
@@ -43,26 +43,25 @@ class Options(Comparison):
 
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
     """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module; with options as "optax:adamw(weight_decay=0.01)", under another name as mine=optax:lion, and
-    with rates as optax:lion=1e-5,1e-4: each of them is compared, or with --tune the best. A path may lead to a ready
+    code of their module. Options: "optax:adamw(weight_decay=0.01)"; another name: mine=optax:lion; rates:
+    optax:lion=1e-5,1e-4, which are all compared, or with --tune only the best. A path may lead to a ready
     transformation, which has its own rate and takes none."""
-    learning_rate: float = 1e-3  # The rate of all optimizers without one of their own; not used with --tune.
+    learning_rate: float = 1e-3  # Rate of optimizers without rates of their own; unused with --tune.
     reference: str = ""
-    """Optimizer with which the others are compared: its name, or with its rate as "adam 0.001"; by default the last of
-    --baseline, or else adam, or else the last of --optimizers; of those that are compared."""
+    """Optimizer that the others are compared with: its name, or its name and rate, "adam 0.001". By default the last
+    of --baseline, otherwise adam, otherwise the last of --optimizers."""
     baseline: Path | None = None
-    """results.json of an earlier comparison: its runs, which are not trained again, are contenders beside --optimizers.
-    It must have the same images, seeds and number of iterations."""
-    target_loss: float = 0.03  # Loss to which the time is taken.
-    target_iou: float = 0.95  # IoU to which the time is taken.
+    """results.json of an earlier comparison, whose runs are added as contenders and not trained again. It must have the
+    same images, seeds and number of iterations."""
+    target_loss: float = 0.03  # Loss for the time to a target.
+    target_iou: float = 0.95  # IoU for the time to a target.
     tune: bool = False
-    """First find the best rate of each optimizer that has several, on seeds of its own and with equal budgets; one that
-    is given one rate keeps it."""
+    """First find the best rate of each optimizer with several rates, on separate seeds and with equal budgets."""
     extend: bool = False
     """With --tune, while an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
     rates: tuple[float, ...] = ADAM_RATES
-    """Rates that --tune tries for each optimizer without a grid of its own; the notebook's eight."""
-    tuning_seeds: int = 2  # Number of seeds on which --tune tries each rate.
+    """Rates that --tune tries for each optimizer without rates of its own; the notebook's eight."""
+    tuning_seeds: int = 2  # Number of seeds for each rate with --tune.
     tuning_seed: int = 1000  # The first of those seeds.
     out: Path = Path("results/compare_optimizers")
 
@@ -79,7 +78,7 @@ class Options(Comparison):
     def check(self) -> None:
         super().check()
         check_positive("--learning-rate", self.learning_rate)
-        # Optimizers and the baseline are read here, where mistakes in them are the user's.
+        # Always computed, since it reads the optimizers and the baseline, and finds mistakes in them.
         known = self.references
         if self.reference:
             check_name("--reference", self.reference, known)
@@ -104,16 +103,14 @@ class Options(Comparison):
 
     @property
     def tuned(self) -> list[Candidate]:
-        """Those whose rate is to be found."""
+        """The candidates with several rates, if --tune is given."""
         return [candidate for candidate in self.candidates if len(candidate.rates) > 1] if self.tune else []
 
     @property
     def references(self) -> list[str]:
-        """What --reference may name: a label that stands for one contender, or a label and a rate that are known."""
+        """Allowed values of --reference: a label with one contender, or a label with a known rate."""
         fixed = [candidate for candidate in self.candidates if candidate not in self.tuned]
-        alone = [
-            candidate.label for candidate in self.candidates if candidate not in fixed or len(candidate.rates) == 1
-        ]
+        alone = [candidate.label for candidate in self.candidates if self.tune or len(candidate.rates) == 1]
         with_rates = [candidate.arm(rate) for candidate in fixed for rate in candidate.rates]
         stored = [*self.stored.labels, *self.stored.arms] if self.stored else []
         return list(dict.fromkeys([*alone, *with_rates, *stored]))
@@ -129,13 +126,13 @@ class Options(Comparison):
 
     @property
     def steps_per_rate(self) -> int:
-        """Training steps of a rate that is tried."""
+        """Training steps for each rate of a grid."""
         return self.tuning_seeds * self.training.iterations
 
 
-# Its tuning is experiments.tune_learning_rate.
+# Tunes with the runs of experiments.tune_learning_rate.
 FAIR = Options(data=Data(image_size=64), seeds=Seeds(seed=2, seeds=5), tune=True, tuning_seed=0)
-# Each at the rate that optax has as its default, which is the published one: they are to need no other.
+# At optax's default rates, which are the published ones: these optimizers should need no other.
 RATE_FREE = (
     "prodigy=optax.contrib:prodigy=1",
     "dog=optax.contrib:dog=1",
@@ -144,7 +141,7 @@ RATE_FREE = (
     "cocob=optax.contrib:cocob=1",
     "schedule_free_adamw=optax.contrib:schedule_free_adamw=0.0025",
 )
-# The notebook's one rate, and those that --tune found for this setting on seeds 1000 and 1001; RMSprop's is the same.
+# The notebook's rate, and the best rates by --tune for this setting on seeds 1000 and 1001; for RMSprop they are equal.
 QUICK = Options(
     optimizers=("sgd=0.001,0.5", "momentum=0.001,0.1", "rmsprop=0.001", "adam=0.001,0.01"),
     data=Data(image_size=32),
@@ -163,7 +160,7 @@ PRESETS = {
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    # Said again in the results: hours later it would be too late.
+    # Printed before the training too, since hours later it would be too late.
     weights_warnings = fairness.weights_warnings(options.candidates)
     for warning in weights_warnings:
         lab.say(f"Warning: {warning}")
@@ -190,7 +187,7 @@ def answer(options: Options, lab: Lab) -> Report:
         warnings += [f"{label} is not compared: {reason}." for label, reason in lost.items()]
         warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
     if stored:
-        # What one came for: the new ones against those that were there.
+        # The new optimizers against the stored reference come first.
         rivals = [arm.label for arm in new_arms if arm.label != compared.reference]
         findings = [contest.against_reference(label, compared) for label in rivals] + findings
         details.append(baseline.table(stored))
@@ -210,10 +207,10 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def chosen(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[str, str]]:
-    """The candidates, each tuned one at its best rate, and label -> why an optimizer has none.
+    """The candidates, tuned ones at their best rate, and label -> reason for each one without a best rate.
 
     Raises:
-        UsageError: if the reference has none, or if nobody has one.
+        UsageError: if the reference, or every candidate, has no best rate.
     """
     if grid is None:
         return options.candidates, {}
@@ -227,25 +224,27 @@ def chosen(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[s
     return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], lost
 
 
-def contested(options: Options, trained: Mapping[str, Arms], rates_tried: Mapping[str, int]) -> Contest:
-    """The contest of the arms that were trained (label -> its arms) and of those that are stored."""
+def contested(options: Options, trained: Mapping[str, Arms], num_rates: Mapping[str, int]) -> Contest:
+    """The contest of the trained arms (label -> its arms) and the stored arms."""
     arms = {name: arm for arms in trained.values() for name, arm in arms.items()}
-    # A rate that was given costs nothing.
-    spent = {name: options.steps_per_rate * rates_tried.get(label, 0) for label in trained for name in trained[label]}
+    # A rate without tuning costs nothing.
+    tuning_steps = {
+        name: options.steps_per_rate * num_rates.get(label, 0) for label in trained for name in trained[label]
+    }
     labels = {name: name for name in arms} | {label: next(iter(arms)) for label, arms in trained.items()}
     if stored := options.stored:
-        arms, spent = {**arms, **stored.arms}, {**spent, **stored.tuning_steps}
+        arms, tuning_steps = {**arms, **stored.arms}, {**tuning_steps, **stored.tuning_steps}
         labels = {**stored.labels, **labels} | {name: name for name in stored.arms}
-    # The best known one, where it is there.
-    known = [name for name, arm in arms.items() if arm.run.optimizer == "adam" and not stored]
-    reference = labels[options.reference] if options.reference else [*arms, *known][-1]
+    # Adam, the best known optimizer, is the default.
+    adams = [name for name, arm in arms.items() if arm.run.optimizer == "adam" and not stored]
+    reference = labels[options.reference] if options.reference else [*arms, *adams][-1]
     targets = [
         Target("loss", f"loss <= {options.target_loss:g}", options.target_loss, False),
         Target("iou", f"IoU >= {options.target_iou:g}", options.target_iou, True),
     ]
     seeds = f"{options.seeds.seeds} seed{'s' if options.seeds.seeds > 1 else ''}"
     setting = f"{options.training.iterations} iterations, {options.data.size} images, {seeds}"
-    return Contest(arms, reference, targets, setting, spent)
+    return Contest(arms, reference, targets, setting, tuning_steps)
 
 
 if __name__ == "__main__":
