@@ -182,14 +182,8 @@ def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arm
         )
         cost = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.0f}"]
         rows.append([name, *cost, at_steps, f"{budgets[SECONDS][name].run.iterations}", at_seconds])
-    headings = [
-        "",
-        "parameters",
-        "field (px)",
-        "MFLOP",
-        "ms per step",
-        f"accuracy, {options.training.iterations} steps",
-    ]
+    headings = ["", "parameters", "field (px)", "MFLOP", "ms per step"]
+    headings += [f"accuracy, {options.training.iterations} steps"]
     headings += [f"steps in {budget_seconds(options, costs):.0f} s", "accuracy then"]
     note = "Accuracy: held-out images. Field: side of the receptive field. MFLOP: one image forward."
     return Table(f"Architectures: {options.seeds}", headings, rows, note)
