@@ -1,15 +1,15 @@
-'''One question per file: `python -m experiments` lists them, `python -m experiments.NAME --help` shows their options.
+'''One question per file: `python -m experiments` lists them, `python -m experiments.NAME --help` shows its options.
 
     NAME.py       a question: its options, its presets, and one function, answer(options, lab) -> Report
     rerun.py      repeats an experiment from its results.json, and compares every number
-    lab/          what every question goes through; `lab/question.py` is the skeleton
-    optimizers/   what only questions about optimizers share
+    lab/          the core that all questions share; `lab/question.py` is the skeleton
+    optimizers/   modules for questions about optimizers
     pictures/     reading pictures, and saved networks
     timed/        training by the clock
     bench/        the parts of the benchmark and of gpu_program
     notebook/     the notebook's published numbers, and its flaws
 
-Your own question is one file, here or anywhere else; `python -m experiments.my_question quick` answers it:
+Your own question is one file, here or elsewhere; `python -m experiments.my_question quick` answers it:
 
     """Does a larger batch help? One network at several batch sizes, at equal steps."""
 
@@ -42,7 +42,7 @@ Your own question is one file, here or anywhere else; `python -m experiments.my_
     if __name__ == "__main__":
         question.main()
 
-It has progress with the time left, checkpoints, mistakes told in one line, and results as pictures, HTML, JSON and CSV.
+It has progress with the time left, checkpoints, one-line error messages, and results as figures, HTML, JSON and CSV.
 '''
 
 import os
@@ -51,13 +51,13 @@ from importlib.util import find_spec
 
 from experiments.lab import stops
 
-# argv begins with "-m" while Python looks for the module of a command: the imports that follow take seconds.
+# argv begins with "-m" while Python looks for a command's module. The imports that follow take seconds.
 if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys.orig_argv):
     stops.install(lambda: "interrupted before it began")
-    # Figures go to files: a command needs no window, whatever matplotlib is told to draw on.
+    # Figures go to files, so a command needs no window.
     os.environ["MPLBACKEND"] = "agg"
 
 if _missing := [name for name in ("tyro", "rich", "PIL", "jinja2", "msgspec") if find_spec(name) is None]:
-    # Every command imports this first: one line, where the import of a missing package would be twenty.
+    # Every command imports this first, so a missing package is one line and no traceback.
     print(f"error: the experiments need {', '.join(_missing)}: pip install '.[experiments]'", file=sys.stderr)
     raise SystemExit(2)
