@@ -26,7 +26,7 @@ def test_the_same_numbers_come_out(results, tmp_path, capsys):
     document = json.loads((tmp_path / "rerun.json").read_text())
     assert document["differences"] == document["other"] == []
     assert document["compared"] > 100
-    assert f"All {document['compared']} values came out the same, bit for bit." in capsys.readouterr().out
+    assert f"All {document['compared']} values are the same, bit for bit." in capsys.readouterr().out
     # The folder beside it is the default.
     assert cli.parse(Options, {}, [str(results)]) == Options(results)
 
