@@ -126,10 +126,11 @@ def answer(options: Options, lab: Lab) -> Report:
     ]
     title = "{} (first) and {} (second)".format(*map(photographs.figure_label, names))
     held_out_batch = held_out(key=jax.random.key(HELD_OUT_KEY))
+    examples = segjax.Batch(*(part[:4] for part in training(key=jax.random.key(seed))))
     drawings = {
         **clock.quality_drawings(timed, rows, title),
         "predictions": clock.predictions(timed, snapshots, held_out_batch, title),
-        "training_images": examples(training(key=jax.random.key(seed)), title),
+        "training_images": Drawing("Training images", figures.above_masks(examples, f"Training images: {title}")),
     }
     only_first, only_second = (partial(training, first=part, second=part) for part in (first, second))
     squares = novelty.training_squares(training, only_first, only_second, crops.image_size)
@@ -155,12 +156,6 @@ def split(path: Path, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray
         )
     training, held_out = np.split(exemplar, [exemplar.shape[axis] - strip], axis=axis)
     return training, held_out
-
-
-def examples(batch: segjax.Batch, title: str) -> Drawing:
-    """The first images of a training batch and their masks."""
-    figure = figures.above_masks(segjax.Batch(*(part[:4] for part in batch)), f"Training images: {title}")
-    return Drawing("Training images", figure)
 
 
 if __name__ == "__main__":
