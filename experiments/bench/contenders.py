@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,9 +54,8 @@ def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str,
         return programs
     from experiments.bench import peers
 
-    draw = partial(peers.separable_batch, batch_size, image_size)
-
     def peer(**options: Any) -> Program:
+        draw = partial(peers.separable_batch, batch_size, image_size)
         return Program(lambda: peers.steps(peers.Training(**options), draw(), steps), steps)
 
     programs |= {"PyTorch, eager": peer(), "PyTorch, eager, channels_last": peer(channels_last=True)}
@@ -75,14 +74,12 @@ def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict
         return programs
     from experiments.bench import peers
 
-    dense, separable = (partial(draw, batch_size, image_size) for draw in (peers.dense_batch, peers.separable_batch))
-    programs["PyTorch, the notebook"] = Program(
-        lambda: peers.iterations(peers.Training(), dense(), FEW_STEPS), FEW_STEPS
-    )
+    def peer(draw: Callable[..., Any], steps: int, **options: Any) -> Program:
+        return Program(lambda: peers.iterations(peers.Training(**options), draw(batch_size, image_size), steps), steps)
+
+    programs["PyTorch, the notebook"] = peer(peers.dense_batch, FEW_STEPS)
     if can_compile():
-        programs["PyTorch, tuned"] = Program(
-            lambda: peers.iterations(peers.Training(channels_last=True, tuned=True), separable(), steps), steps
-        )
+        programs["PyTorch, tuned"] = peer(peers.separable_batch, steps, channels_last=True, tuned=True)
     return programs
 
 
