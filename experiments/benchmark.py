@@ -141,8 +141,8 @@ RATIOS = (
 
 def answer(options: Options, lab: Lab) -> Report:
     torch = options.torch and contenders.torch_is_installed()
-    # Before this process computes anything: otherwise it would hold memory of the device.
     tuned = ["tuned"] if contenders.can_compile() else []
+    # Before this process computes anything: otherwise it would hold memory of the device.
     with lab.progress() as progress:
         names = ["ours", "notebook", *tuned] if torch else ["ours"]
         tracked = progress.track(names, description="the first step of a command")
@@ -166,19 +166,19 @@ def answer(options: Options, lab: Lab) -> Report:
         limit_table(device, step, bound),
         layer_table(times[LAYER], device, options),
     ]
-    every = {**times, **{f"by {quantity}": by_value for quantity, by_value in growth.items()}}
+    all_times = {**times, **{f"by {quantity}": by_value for quantity, by_value in growth.items()}}
     return Report(
         [],
         tables + ([growth_table(growth)] if growth else []),
         {"times": times_drawing(times, title)},
         results={
-            "programs": program_documents(every),
+            "programs": program_documents(all_times),
             "ratios": {ratio.name: ratio.value for ratio in ratios},
             "first_steps": starts,
             "limits": bound,
             "pytorch": torch,
         },
-        rows=repeat_rows(every),
+        rows=repeat_rows(all_times),
         warnings=missing(torch, starts),
     )
 
