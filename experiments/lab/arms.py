@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.lab.names import exact
-from experiments.lab.runs import Held, Result, Run
+from experiments.lab.runs import HeldOut, Result, Run
 from segjax import edges, metrics
 
 # The values that results.json has for every step.
@@ -38,26 +38,26 @@ def _running_mean(curve: str) -> Callable[[Result], Any]:
     return lambda result: metrics.running_mean(curves(result)[curve])[-1]
 
 
-def _loss(name: str) -> Callable[[Held], Any]:
-    return lambda held: held.losses[name]
+def _loss(name: str) -> Callable[[HeldOut], Any]:
+    return lambda scores: scores.losses[name]
 
 
-def _at_distance(band: int) -> Callable[[Held], Any]:
-    return lambda held: edges.error(held.edges)[band]
+def _at_distance(band: int) -> Callable[[HeldOut], Any]:
+    return lambda scores: edges.error(scores.edges)[band]
 
 
 # The columns of the errors by distance to the true edge.
 ERRORS_AT = tuple(f"error_at_{name.replace(' ', '_').replace('-', '_to_')}" for name in edges.BAND_NAMES)
 # Scores on the held-out images: name in files -> heading, whether higher is better, and the function that computes it.
-HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
-    "accuracy": ("accuracy", True, lambda held: metrics.accuracy(held.counts)),
-    "iou": ("IoU", True, lambda held: metrics.iou(held.counts)),
-    "precision": ("precision", True, lambda held: metrics.precision(held.counts)),
-    "recall": ("recall", True, lambda held: metrics.recall(held.counts)),
-    "f1": ("F1", True, lambda held: metrics.f1(held.counts)),
-    "image_iou": ("IoU of single images, mean", True, lambda held: held.image_iou.mean()),
-    "worst_image_iou": ("IoU of the worst image", True, lambda held: held.image_iou.min()),
-    "boundary_f": ("boundary F (2 pixels)", True, lambda held: edges.boundary_f(held.edges)),
+HELD_OUT: dict[str, tuple[str, bool, Callable[[HeldOut], Any]]] = {
+    "accuracy": ("accuracy", True, lambda scores: metrics.accuracy(scores.counts)),
+    "iou": ("IoU", True, lambda scores: metrics.iou(scores.counts)),
+    "precision": ("precision", True, lambda scores: metrics.precision(scores.counts)),
+    "recall": ("recall", True, lambda scores: metrics.recall(scores.counts)),
+    "f1": ("F1", True, lambda scores: metrics.f1(scores.counts)),
+    "image_iou": ("IoU of single images, mean", True, lambda scores: scores.image_iou.mean()),
+    "worst_image_iou": ("IoU of the worst image", True, lambda scores: scores.image_iou.min()),
+    "boundary_f": ("boundary F (2 pixels)", True, lambda scores: edges.boundary_f(scores.edges)),
     **{
         column: (f"error {name} pixels from the edge", False, _at_distance(band))
         for band, (column, name) in enumerate(zip(ERRORS_AT, edges.BAND_NAMES, strict=True))
@@ -65,9 +65,9 @@ HELD_OUT: dict[str, tuple[str, bool, Callable[[Held], Any]]] = {
     "accuracy_by_running_statistics": (
         "accuracy, running statistics",
         True,
-        lambda held: metrics.accuracy(held.running_counts),
+        lambda scores: metrics.accuracy(scores.running_counts),
     ),
-    "held_out_agreement": ("agreement", True, lambda held: metrics.agreement(held.counts)),
+    "held_out_agreement": ("agreement", True, lambda scores: metrics.agreement(scores.counts)),
     "held_out_mse": ("MSE", False, _loss("mse")),
     "held_out_bce": ("BCE (nats)", False, _loss("bce")),
     "held_out_dice": ("Dice", False, _loss("dice")),
@@ -91,9 +91,9 @@ COLUMNS: Mapping[str, Column] = {column.name: column for column in _COLUMNS}
 
 # Compiled as a whole, since XLA takes longer to compile the operations one by one.
 @jax.jit
-def held_out(held: Held) -> dict[str, jax.Array]:
+def held_out(scores: HeldOut) -> dict[str, jax.Array]:
     """The columns of `HELD_OUT`: name -> value."""
-    return {name: jnp.asarray(compute(held)) for name, (_, _, compute) in HELD_OUT.items()}
+    return {name: jnp.asarray(compute(scores)) for name, (_, _, compute) in HELD_OUT.items()}
 
 
 diverged_at = jax.jit(metrics.diverged_at)
@@ -136,7 +136,7 @@ class Arm:
                     **{name: float(numbers[name]) for name in COLUMNS},
                     "cores": result.cores,
                     # `metrics.diverged_at` returns 0 for a run that did not diverge.
-                    "diverged_at": int(diverged_at(result.history.loss, result.ended["params"])) or None,
+                    "diverged_at": int(diverged_at(result.history.loss, result.final_variables["params"])) or None,
                 }
             )
         return rows

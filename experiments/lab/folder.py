@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 import segjax
-from experiments.lab.runs import Held, PartialRun, Result, Run
+from experiments.lab.runs import HeldOut, PartialRun, Result, Run
 from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, edges, metrics
 
@@ -273,9 +273,9 @@ class Folder:
         arrays, metadata = _read(path := self.path / _run(run.stem))
         if metadata.get("run") != run.as_dict():
             raise UsageError(f"{path} holds another run than its name says; delete it, or pass --overwrite")
-        held = arrays["held_out"]
-        counts, running = (metrics.Counts(**held[name]) for name in ("counts", "running_counts"))
-        held_out = Held(counts, running, edges.EdgeCounts(**held["edges"]), held["image_iou"], held["losses"])
+        scores = arrays["held_out"]
+        counts, running = (metrics.Counts(**scores[name]) for name in ("counts", "running_counts"))
+        held_out = HeldOut(counts, running, edges.EdgeCounts(**scores["edges"]), scores["image_iou"], scores["losses"])
         history, seconds, cores = _history(arrays["history"]), metadata["seconds"], metadata.get("cores")
         return Result(run, history, arrays["variables"], held_out, seconds, cores, arrays.get("trained"))
 

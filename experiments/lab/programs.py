@@ -12,7 +12,7 @@ import numpy as np
 import segjax
 from experiments.lab.import_paths import Ready, optimizer
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.runs import HELD_OUT_BATCHES, Group, Held, Run, Texture
+from experiments.lab.runs import HELD_OUT_BATCHES, Group, HeldOut, Run, Texture
 from experiments.lab.stops import UsageError
 from segjax import LOSSES, SCHEDULES, edges, metrics
 from segjax.optimizers import eval_params
@@ -34,7 +34,7 @@ class Program(NamedTuple):
         init: (keys, rates) -> state.
         advance: (keys, state, rates, n) -> (state, history) for n <= chunk_size steps. The state is donated.
         eval_variables: state -> the variables that are evaluated; None if they are the trained ones.
-        evaluate: variables -> Held.
+        evaluate: variables -> HeldOut.
         split: a tree that these functions return -> one tree of NumPy arrays per run.
         chunk_size: most steps of a chunk.
     """
@@ -100,22 +100,22 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
 
 
 @cache
-def evaluation(model: nn.Module, texture: Texture) -> Callable[[dict[str, Any]], Held]:
-    """`held_out` of a network, compiled once: variables -> Held."""
+def evaluation(model: nn.Module, texture: Texture) -> Callable[[dict[str, Any]], HeldOut]:
+    """`held_out` of a network, compiled once: variables -> HeldOut."""
     return jax.jit(partial(held_out, model, texture))
 
 
-def held_out(model: nn.Module, texture: Texture, variables: dict[str, Any]) -> Held:
+def held_out(model: nn.Module, texture: Texture, variables: dict[str, Any]) -> HeldOut:
     """Scores on the held-out images of these textures; to be jitted."""
     return held_out_of(model, partial(segjax.generate_data, **texture._asdict()), HELD_OUT_BATCHES, variables)
 
 
 def held_out_of(
     model: nn.Module, generate: Callable[[jax.Array], segjax.Batch], num_batches: int, variables: dict[str, Any]
-) -> Held:
+) -> HeldOut:
     """Scores on held-out batches; `generate` returns the batch of a key. To be jitted."""
 
-    def score(index: jax.Array) -> Held:
+    def score(index: jax.Array) -> HeldOut:
         batch = generate(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index))
         logits = segjax.predict(model, variables, batch.image)
         # For the notebook's flaw 7: with one BatchNorm for all layers, these predictions are at chance.
@@ -123,7 +123,7 @@ def held_out_of(
         losses = {name: jnp.mean(loss(logits, batch.mask)) for name, loss in LOSSES.items()}
         image_counts, running_counts = metrics.count_each(logits, batch.mask), metrics.count(running, batch.mask)
         counts = jax.tree.map(jnp.sum, image_counts)
-        return Held(counts, running_counts, edges.count(logits, batch.mask), metrics.iou(image_counts), losses)
+        return HeldOut(counts, running_counts, edges.count(logits, batch.mask), metrics.iou(image_counts), losses)
 
     # One batch after the other, since all together take 16 times the memory.
     batches = jax.lax.map(score, jnp.arange(num_batches))

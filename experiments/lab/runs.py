@@ -70,7 +70,7 @@ class PartialRun(NamedTuple):
     seconds: float
 
 
-class Held(NamedTuple):
+class HeldOut(NamedTuple):
     """A network's scores on the held-out images.
 
     Attributes:
@@ -102,12 +102,12 @@ class Result(NamedTuple):
     run: Run
     history: segjax.History
     variables: dict[str, Any]
-    held_out: Held
+    held_out: HeldOut
     seconds: float
     cores: int | None
     trained: dict[str, Any] | None = None
 
     @property
-    def ended(self) -> dict[str, Any]:
+    def final_variables(self) -> dict[str, Any]:
         """The variables that training ended with."""
         return self.trained or self.variables

@@ -95,21 +95,21 @@ def train_group(
         look(f"loss {loss:.3g}:", steps)
 
     write, seconds = (checkpoints.write, checkpoints.seconds) if checkpoints else (None, math.inf)
-    ended = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, seconds)
+    end = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, seconds)
     look("evaluating", 0)
-    return _results(runs, compiled, ended)
+    return _results(runs, compiled, end)
 
 
-def _results(runs: Group, compiled: Program, ended: PartialRun) -> list[Result]:
+def _results(runs: Group, compiled: Program, end: PartialRun) -> list[Result]:
     """Evaluates the runs, and splits the results."""
-    variables, trained = ended.state.variables, None
+    variables, trained = end.state.variables, None
     if compiled.eval_variables:
-        variables, trained = compiled.eval_variables(ended.state), variables
-    parts = compiled.split((variables, list(ended.chunks), compiled.evaluate(variables), trained))
+        variables, trained = compiled.eval_variables(end.state), variables
+    parts = compiled.split((variables, list(end.chunks), compiled.evaluate(variables), trained))
     results, cores = [], provenance.cores()
     for run, (run_variables, chunks, held_out, run_trained) in zip(runs, parts, strict=True):
         history = jax.tree.map(lambda *leaves, run=run: np.concatenate(leaves)[: run.iterations], *chunks)
-        results.append(Result(run, history, run_variables, held_out, ended.seconds, cores, run_trained))
+        results.append(Result(run, history, run_variables, held_out, end.seconds, cores, run_trained))
     return results
 
 

@@ -18,7 +18,7 @@ from experiments.lab import cli, question, stops, train
 from experiments.lab.arms import Arm, by_rate, compare
 from experiments.lab.options import Group
 from experiments.lab.programs import arguments
-from experiments.lab.runs import Held, Result, Run
+from experiments.lab.runs import HeldOut, Result, Run
 from experiments.optimizers.contest import Contest
 from experiments.timed import clock
 from segjax import History, metrics
@@ -208,7 +208,7 @@ def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUN
     run = Run(seed=seed, optimizer=optimizer, learning_rate=rate, iterations=len(loss))
     # Of ten pixels at each distance one is wrong; half of either edge is near the other.
     near = EdgeCounts(np.full(5, 10, np.int32), np.ones(5, np.int32), *map(np.int32, (4, 2, 4, 2)))
-    held_out = Held(counts, counts, near, np.array([0.4, 0.8]), {"mse": 0.1, "bce": 0.2, "dice": 0.3})
+    held_out = HeldOut(counts, counts, near, np.array([0.4, 0.8]), {"mse": 0.1, "bce": 0.2, "dice": 0.3})
     return Result(run, history, {"params": {"w": np.full(2, weights)}}, held_out, 1.0, None)
 
 
