@@ -187,19 +187,18 @@ def drawings(contest: Contest) -> dict[str, Drawing]:
 def _difference_figure(contest: Contest) -> Figure:
     """Each rival minus the reference: its interval, or the range over few seeds, and one dot per seed."""
     columns, reference = contest.improvements, contest.arms[contest.reference]
-    pairs = {
-        label: [arm.masked(column) - reference.masked(column) for column in columns]
-        for label, arm in contest.rivals.items()
-    }
-    estimates = {
-        label: [
-            (float(finite.mean()), float(finite.min()), float(finite.max()))
-            if contest.few_seeds and (finite := differences[np.isfinite(differences)]).size
-            else tuple(columns[column][label].difference)
-            for column, differences in zip(columns, pairs[label], strict=True)
-        ]
-        for label in contest.rivals
-    }
+
+    def differences(label: str, column: str) -> np.ndarray:
+        return contest.arms[label].masked(column) - reference.masked(column)
+
+    def estimate(label: str, column: str) -> tuple[float, ...]:
+        finite = differences(label, column)[np.isfinite(differences(label, column))]
+        if contest.few_seeds and finite.size:
+            return float(finite.mean()), float(finite.min()), float(finite.max())
+        return tuple(columns[column][label].difference)
+
+    pairs = {label: [differences(label, column) for column in columns] for label in contest.rivals}
+    estimates = {label: [estimate(label, column) for column in columns] for label in contest.rivals}
     xlabels = [f"{COLUMNS[column].title}, minus that of {contest.reference}" for column in columns]
     better = [COLUMNS[column].higher_is_better for column in columns]
     interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval"
