@@ -87,7 +87,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def matrix(arms: Arms, title: str) -> Figure:
-    """Means over seeds, one row per training loss, one column per judge; colours are ranks within each column."""
+    """Means over seeds, losses down, judges across; colours run from the worst to the best of each column."""
     numbers = np.array([[arm.values(column).mean() for column in JUDGES] for arm in arms.values()])
     signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
     labels = ("trained with", "judged by, on held-out images", "within its column")
