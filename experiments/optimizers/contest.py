@@ -191,11 +191,11 @@ def _difference_figure(contest: Contest) -> Figure:
     def differences(label: str, column: str) -> np.ndarray:
         return contest.arms[label].masked(column) - reference.masked(column)
 
-    def estimate(label: str, column: str) -> tuple[float, ...]:
+    def estimate(label: str, column: str) -> Estimate:
         finite = differences(label, column)[np.isfinite(differences(label, column))]
         if contest.few_seeds and finite.size:
-            return float(finite.mean()), float(finite.min()), float(finite.max())
-        return tuple(columns[column][label].difference)
+            return Estimate(float(finite.mean()), float(finite.min()), float(finite.max()))
+        return columns[column][label].difference
 
     pairs = {label: [differences(label, column) for column in columns] for label in contest.rivals}
     estimates = {label: [estimate(label, column) for column in columns] for label in contest.rivals}
