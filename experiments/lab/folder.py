@@ -269,15 +269,19 @@ class Folder:
         self.drop_partial([result.run.stem for result in results])
 
     def read_run(self, run: Run) -> Result:
-        """Reads a finished run; raises a UsageError if the file is damaged or holds another run."""
+        """Reads a finished run; raises a UsageError if the file is damaged, or of another run or version."""
         arrays, metadata = _read(path := self.path / _run(run.stem))
         if metadata.get("run") != run.as_dict():
             raise UsageError(f"{path} holds another run than its name says; delete it, or pass --overwrite")
-        scores = arrays["held_out"]
-        counts, running = (metrics.Counts(**scores[name]) for name in ("counts", "running_counts"))
-        held_out = HeldOut(counts, running, edges.EdgeCounts(**scores["edges"]), scores["image_iou"], scores["losses"])
-        history, seconds, cores = _history(arrays["history"]), metadata["seconds"], metadata.get("cores")
-        return Result(run, history, arrays["variables"], held_out, seconds, cores, arrays.get("trained"))
+        try:
+            scores = arrays["held_out"]
+            counts, running = (metrics.Counts(**scores[name]) for name in ("counts", "running_counts"))
+            edge_counts = edges.EdgeCounts(**scores["edges"])
+            held_out = HeldOut(counts, running, edge_counts, scores["image_iou"], scores["losses"])
+            history, seconds, cores = _history(arrays["history"]), metadata["seconds"], metadata.get("cores")
+            return Result(run, history, arrays["variables"], held_out, seconds, cores, arrays.get("trained"))
+        except (KeyError, TypeError) as error:
+            raise UsageError(f"{path} is of another version of segjax: {error}; pass --overwrite") from error
 
     def write_partial(self, names: Sequence[str], partial: PartialRun, notes: Any = ()) -> None:
         """Writes runs in progress, which were announced, to one file, so that all are at the same step.

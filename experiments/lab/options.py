@@ -63,13 +63,16 @@ def check_training(optimizer: str = "adam", loss: str = "mse", architecture: str
     check_name("--architecture", architecture, ARCHITECTURES)
 
 
-def check_run(run: Run) -> None:
+def check_runs(runs: Sequence[Run]) -> None:
     """Raises ValueError or TypeError for an invalid run, since questions may make runs of their own options."""
-    Data(**run.texture._asdict()).check()
-    Training(iterations=run.iterations, schedule=run.schedule).check()
-    check_training(loss=run.objective, architecture=run.architecture)
-    check_positive("--learning-rate", run.learning_rate)
-    check_seeds("--seed", run.seed)
+    if not runs:
+        raise ValueError("the options leave nothing to train")
+    for run in runs:
+        Data(**run.texture._asdict()).check()
+        Training(iterations=run.iterations, schedule=run.schedule).check()
+        check_training(loss=run.objective, architecture=run.architecture)
+        check_positive("--learning-rate", run.learning_rate)
+        check_seeds("--seed", run.seed)
 
 
 def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1) -> None:
@@ -231,6 +234,11 @@ class Engine(Group):
     width: int = 1
     """Most runs that one device trains together. Memory is proportional to it, numbers change by rounding, and the
     seconds of a run are those of the whole group. On a CPU 1 is the fastest."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether other processes train the runs."""
+        return bool(self.workers or self.cluster)
 
     def check(self) -> None:
         check_count("--width", self.width, 1)

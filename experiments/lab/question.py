@@ -25,7 +25,7 @@ from rich.progress import Progress
 from experiments.lab import cli, report, workers
 from experiments.lab.folder import Folder
 from experiments.lab.names import exact, printable, shortened
-from experiments.lab.options import Command, Engine, Training, check_run, identity_of
+from experiments.lab.options import Command, Engine, Training, check_runs, identity_of
 from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
@@ -78,43 +78,37 @@ class Lab:
         # A run may be listed twice, and is trained once.
         runs_once = list(dict.fromkeys(runs))
         with usage_errors():
-            if not runs_once:
-                raise ValueError("the options leave nothing to train")
-            for run in runs_once:
-                check_run(run)
+            check_runs(runs_once)
         self.folder.announce_runs([run.stem for run in runs_once])
         results = {run: self.folder.read_run(run) for run in runs_once if self.folder.has_run(run)}
+        width = 1 if watch else self._engine.width
         # A group with some finished runs is trained as a whole, since rounding depends on the size of the group.
-        groups = [
-            group
-            for group in grouped(runs_once, 1 if watch else self._engine.width)
-            if not results.keys() >= set(group)
-        ]
+        groups = [group for group in grouped(runs_once, width) if not results.keys() >= set(group)]
 
         def finished(trained: Sequence[Result]) -> None:
             new = [result for result in trained if result.run not in results]
             self.folder.write_runs(new)
             results.update({result.run: result for result in new})
 
+        def finished_steps() -> int:
+            return sum(run.iterations for run in results)
+
         with self.progress() as progress:
             total = sum(run.iterations for run in runs_once)
             update = partial(progress.update, progress.add_task("", total=total))
-            if groups and not watch and (self._engine.workers or self._engine.cluster):
-                update(description="starting the workers")
+            if groups and not watch and self._engine.is_used:
 
                 def look(steps: int, workers: int) -> None:
                     counts = f"{len(results)} of {len(runs_once)} runs, {workers} worker{'s' if workers != 1 else ''}"
-                    update(completed=steps + sum(run.iterations for run in results), description=counts)
+                    update(completed=finished_steps() + steps, description=counts)
 
+                update(description="starting the workers")
                 self._pool.train(train_group, groups, finished, look)
                 groups = []
             for group in groups:
-                update(completed=sum(run.iterations for run in results))
-                new_runs, name = sum(run not in results for run in group), _name(group, labels or {})
-
-                def look_here(activity: str, steps: int, name: str = name, new_runs: int = new_runs) -> None:
-                    update(advance=steps * new_runs, description=f"{activity} {name}")
-
+                update(completed=finished_steps())
+                new_runs = sum(run not in results for run in group)
+                look_here = partial(_show, update, _name(group, labels or {}), new_runs)
                 finished(train_group(group, look_here, self._checkpoints(group), watch, chunk_size))
         return [results[run] for run in runs]
 
@@ -127,6 +121,11 @@ class Lab:
     def _pool(self) -> workers.Pool:
         """The workers, which start when the first runs are trained, and stay until the end."""
         return self._stack.enter_context(workers.opened(self._engine, self._training.precision, self.say))
+
+
+def _show(update: Callable[..., None], name: str, new_runs: int, activity: str, steps: int) -> None:
+    """Updates the progress bar after a chunk of a group, of which so many runs are new."""
+    update(advance=steps * new_runs, description=f"{activity} {name}")
 
 
 def _name(runs: Group, labels: Mapping[str, str]) -> str:

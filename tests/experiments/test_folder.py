@@ -458,6 +458,18 @@ def test_a_run_under_the_name_of_another_is_refused(options):
         assert ours.read_run(first.run).run == first.run
 
 
+def test_a_run_of_another_version_is_refused(options):
+    run = result([0.5])
+    with claimed(options) as ours:
+        ours.write_runs([run])
+        path = options.out / "runs" / f"{run.run.stem}.safetensors"
+        arrays, metadata = checkpoints.load(path)
+        arrays["held_out"]["edges"]["edge"] = arrays["held_out"]["edges"].pop("true_edge")
+        checkpoints.save(path, arrays, metadata)
+        with pytest.raises(UsageError, match="is of another version of segjax: .*edge.*; pass --overwrite"):
+            ours.read_run(run.run)
+
+
 def test_finishing_leaves_other_runs_in_progress(options):
     """A report of finished runs must not cost the steps of one that is interrupted."""
     done, in_progress = result([0.5]), result([0.5], rate=0.5)
