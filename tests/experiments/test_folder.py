@@ -20,7 +20,7 @@ from experiments.lab.folder import Folder, difference, resume_hint
 from experiments.lab.options import Seeds, Training, identity_of
 from experiments.lab.runs import PartialRun
 from experiments.lab.stops import Finished, UsageError
-from segjax import TrainState
+from segjax import TrainState, checkpoints
 
 OPTIONS = compare_losses.PRESETS["quick"]
 THREE_SEEDS, SOON = {"seeds": Seeds(seeds=3)}, {"training": Training(iterations=60, checkpoint_seconds=1.0)}
@@ -203,7 +203,7 @@ def test_a_folder_that_was_moved_away_is_written_no_more(options, tmp_path):
 
 def finish_on_full_disk(ours, files, document, monkeypatch):
     """Writes the results onto a disk that has no room for report.html."""
-    write = folder.checkpoints.write
+    write = checkpoints.write
 
     def full(path, content):
         if path.name == "report.html":
@@ -466,7 +466,7 @@ def test_a_run_of_another_version_is_refused(options):
         arrays, metadata = checkpoints.load(path)
         arrays["held_out"]["edges"]["edge"] = arrays["held_out"]["edges"].pop("true_edge")
         checkpoints.save(path, arrays, metadata)
-        with pytest.raises(UsageError, match="is of another version of segjax: .*edge.*; pass --overwrite"):
+        with pytest.raises(UsageError, match=r"is of another version of segjax: .*edge.*; pass --overwrite"):
             ours.read_run(run.run)
 
 
