@@ -88,11 +88,12 @@ def seeds_warning(seeds: int) -> list[str]:
 
 def diverged_warning(arms: Arms) -> list[str]:
     """A warning if runs diverged, since `table` includes them in its means and `leader` leaves them out."""
-    lost = diverged_counts(arms)
-    return [f"Runs diverged: {lost}. The means of the tables hold them; the sentences leave them out."] if lost else []
+    counts = diverged_counts(arms)
+    message = f"Runs diverged: {counts}. The means of the tables hold them; the sentences leave them out."
+    return [message] if counts else []
 
 
 def diverged_counts(arms: Arms) -> str:
     """The number of runs of each arm that diverged, as text; empty if none did."""
     counts = {label: (int(arm.diverged.sum()), len(arm.rows)) for label, arm in arms.items()}
-    return ", ".join(f"{label} {lost} of {runs}" for label, (lost, runs) in counts.items() if lost)
+    return ", ".join(f"{label} {diverged} of {runs}" for label, (diverged, runs) in counts.items() if diverged)
