@@ -115,8 +115,8 @@ def against_reference(label: str, contest: Contest) -> str:
 
 
 def diverged_warning(contest: Contest) -> list[str]:
-    lost = diverged_counts(contest.arms)
-    return [f"Runs diverged: {lost}. They are in no mean, and their pairs do not count."] if lost else []
+    counts = diverged_counts(contest.arms)
+    return [f"Runs diverged: {counts}. They are in no mean, and their pairs do not count."] if counts else []
 
 
 def verdict_table(contest: Contest) -> Table:
@@ -144,8 +144,8 @@ def _verdict(label: str, contest: Contest) -> list[str]:
     arm, difference = contest.arms[label], contest.improvements["iou"][label].difference
     is_known = np.isfinite(difference).all()
     interval = f"{difference.value:+.3f} ({difference.low:+.3f}, {difference.high:+.3f})" if is_known else "-"
-    if lost := int(arm.diverged.sum()):
-        return [interval, f"{lost} of {len(arm.rows)} diverged"]
+    if num_diverged := int(arm.diverged.sum()):
+        return [interval, f"{num_diverged} of {len(arm.rows)} diverged"]
     verdict = statistics.verdict(
         arm.masked("iou"), contest.arms[contest.reference].masked("iou"), higher_is_better=True
     )
@@ -175,12 +175,12 @@ def drawings(contest: Contest) -> dict[str, Drawing]:
         figures["paired_differences"] = Drawing(heading, _difference_figure(contest))
     # Arms may have different numbers of steps: the lines of shorter ones stay level at their end.
     steps = max(arm.run.iterations for arm in contest.arms.values())
-    heading, uncharged = "Share of runs that have reached each target", dict.fromkeys(contest.arms, 0)
+    heading, no_tuning = "Share of runs that have reached each target", dict.fromkeys(contest.arms, 0)
     title = f"{contest.setting}: runs that have arrived"
-    if arrivals := _arrivals(contest, np.arange(1, steps + 1), uncharged, title):
+    if arrivals := _arrivals(contest, np.arange(1, steps + 1), no_tuning, title):
         figures["time_to_target"] = Drawing(heading, arrivals)
-    if any(contest.tuning_steps.values()) and (charged := _charged_arrivals(contest)):
-        figures["time_with_tuning"] = Drawing(f"{heading}, tuning included", charged)
+    if any(contest.tuning_steps.values()) and (figure := _arrivals_with_tuning(contest)):
+        figures["time_with_tuning"] = Drawing(f"{heading}, tuning included", figure)
     return figures
 
 
@@ -206,7 +206,7 @@ def _difference_figure(contest: Contest) -> Figure:
     return plotting.differences(estimates, pairs, xlabels, better, title)
 
 
-def _charged_arrivals(contest: Contest) -> Figure | None:
+def _arrivals_with_tuning(contest: Contest) -> Figure | None:
     """The share of runs that have reached the targets, over steps that include those of tuning; None if none has."""
     tuning_steps = contest.tuning_steps
     last = max(tuning_steps[label] + arm.run.iterations for label, arm in contest.arms.items())
@@ -220,17 +220,17 @@ def _charged_arrivals(contest: Contest) -> Figure | None:
 
 def _arrivals(contest: Contest, at: np.ndarray, tuning_steps: Mapping[str, int], title: str) -> Figure | None:
     """A panel for each target that some run has reached."""
-    panels, charged = [], any(tuning_steps.values())
+    panels, with_tuning = [], any(tuning_steps.values())
     for target, steps in contest.steps.items():
         if not np.isfinite(list(steps.values())).any():
             continue
         # No bands: the intervals of so few runs would cover each other.
         shares = {
-            label: statistics.profile(arrived + tuning_steps[label], at).value[np.newaxis]
-            for label, arrived in steps.items()
+            label: statistics.profile(arrivals + tuning_steps[label], at).value[np.newaxis]
+            for label, arrivals in steps.items()
         }
-        ylabel, xlabel = f"share of runs at {target.heading}", "steps, tuning included" if charged else "iteration"
-        panels.append(plotting.Panel(ylabel, shares, x=at, xlabel=xlabel, xlog=charged, ylim=(-0.03, 1.03)))
+        ylabel, xlabel = f"share of runs at {target.heading}", "steps, tuning included" if with_tuning else "iteration"
+        panels.append(plotting.Panel(ylabel, shares, x=at, xlabel=xlabel, xlog=with_tuning, ylim=(-0.03, 1.03)))
     return plotting.training_curves(panels, title) if panels else None
 
 
