@@ -207,11 +207,11 @@ def table(trials: Mapping[str, Arms], grid: Grid, steps: int, seeds: str) -> Tab
     """One row per optimizer: its best rate, and the cost of its tuning at `steps` per rate."""
     rows = []
     for label, arms in trials.items():
-        best, lost = grid.best[label], int(grid.diverged[label].sum())
+        best, num_diverged = grid.best[label], int(grid.diverged[label].sum())
         rates = ", ".join(exact(arm.run.learning_rate) for arm in arms.values())
         edge = f"{best.edge} of its grid" if best.edge else ""
         result = ["none", ""] if best.rate is None else [f"{best.rate:g}", f"{best.loss:.4f}"]
-        rows.append([label, *result, f"{lost}", f"{steps * len(arms)}", edge, rates])
+        rows.append([label, *result, f"{num_diverged}", f"{steps * len(arms)}", edge, rates])
     headings = ("", "best rate", "loss, last tenth", "runs diverged", "steps spent", "edge", "grid")
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
 
