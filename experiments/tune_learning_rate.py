@@ -93,8 +93,8 @@ def findings(grid: Grid) -> list[str]:
             sentences.append(f"{name}: some seed diverged at every rate.")
             continue
         at_edge = f", at the {edge} edge of its grid: the true best may lie beyond" if edge else ""
-        lost = ", ".join(f"{rate:g}" for rate in grid.rates[grid.diverged[name].any(axis=0)])
-        ending = f"some seed diverged at {lost}." if lost else "no rate diverged."
+        diverging = ", ".join(f"{rate:g}" for rate in grid.rates[grid.diverged[name].any(axis=0)])
+        ending = f"some seed diverged at {diverging}." if diverging else "no rate diverged."
         sentences.append(f"{name}: best rate {rate:g} (loss {loss:.4f}){at_edge}; {ending}")
     return sentences
 
@@ -103,10 +103,12 @@ def table(trials: dict[str, Arms], grid: Grid, seeds: str) -> Table:
     rows = []
     for label, arms in trials.items():
         for name, arm in arms.items():
-            lost = int(arm.diverged.sum())
+            num_diverged = int(arm.diverged.sum())
             mark = "best" if grid.best[label].rate == arm.run.learning_rate else ""
+            if num_diverged:
+                mark = f"{num_diverged} of {len(arm.results)} diverged"
             numbers = [tables.spread(arm.values(column), COLUMNS[column].form) for column in NUMBERS]
-            rows.append([name, *numbers, f"{lost} of {len(arm.results)} diverged" if lost else mark])
+            rows.append([name, *numbers, mark])
     headings = ("", "running-mean loss", "last tenth", "accuracy", "")
     return Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")
 
