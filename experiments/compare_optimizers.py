@@ -167,38 +167,38 @@ def answer(options: Options, lab: Lab) -> Report:
     seeds = options.all_tuning_seeds
     trials = tuning.search(options.tuned, seeds, options, lab, options.extend) if options.tuned else {}
     grid = tuning.grid(trials) if trials else None
-    candidates, lost = chosen(options, grid)
-    for label, reason in lost.items():
+    candidates, excluded = candidates_at_best_rate(options, grid)
+    for label, reason in excluded.items():
         lab.say(f"Warning: {label} is not compared: {reason}.")
     trained = tuning.train(candidates, options.seeds, options, lab)
-    compared = contested(options, trained, {label: len(arms) for label, arms in trials.items()})
+    result = contest_of(options, trained, {label: len(arms) for label, arms in trials.items()})
     stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
-    findings = [tables.leader(compared.arms, column) for column in DECISIVE]
-    warnings = tables.seeds_warning(options.seeds.seeds) + contest.diverged_warning(compared) + weights_warnings
-    warnings += fairness.budget_warnings(compared.tuning_steps)
-    details, results, tuning_rows = list(contest.detail_tables(compared)), compared.document, []
-    drawings = contest.drawings(compared)
+    findings = [tables.leader(result.arms, column) for column in DECISIVE]
+    warnings = tables.seeds_warning(options.seeds.seeds) + contest.diverged_warning(result) + weights_warnings
+    warnings += fairness.budget_warnings(result.tuning_steps)
+    details, results, tuning_rows = list(contest.detail_tables(result)), result.document, []
+    drawings = contest.drawings(result)
     if grid:
         listed = options.listed_tuning_seeds
         tuning_rows = [row for arms in trials.values() for row in rows(arms)]
         results["tuning"] = {"best_rates": grid.best, "runs": tuning_rows}
         details.append(tuning.table(trials, grid, options.steps_per_rate, listed))
         drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
-        warnings += [f"{label} is not compared: {reason}." for label, reason in lost.items()]
+        warnings += [f"{label} is not compared: {reason}." for label, reason in excluded.items()]
         warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
     if stored:
         # The new optimizers against the stored reference come first.
-        rivals = [arm.label for arm in new_arms if arm.label != compared.reference]
-        findings = [contest.against_reference(label, compared) for label in rivals] + findings
+        rivals = [arm.label for arm in new_arms if arm.label != result.reference]
+        findings = [contest.against_reference(label, result) for label in rivals] + findings
         details.append(baseline.table(stored))
         warnings += baseline.warnings(stored, new_arms)
         results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
-    phases = {"tuning": tuning_rows, "comparison": rows(compared.arms)}
+    phases = {"tuning": tuning_rows, "comparison": rows(result.arms)}
     return Report(
         findings,
-        [contest.verdict_table(compared)],
-        {**drawings, "predictions": figures.predictions(compared.arms)},
-        compared.arms,
+        [contest.verdict_table(result)],
+        {**drawings, "predictions": figures.predictions(result.arms)},
+        result.arms,
         results,
         [{"phase": phase, **row} for phase, phase_rows in phases.items() for row in phase_rows],
         warnings,
@@ -206,7 +206,7 @@ def answer(options: Options, lab: Lab) -> Report:
     )
 
 
-def chosen(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[str, str]]:
+def candidates_at_best_rate(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[str, str]]:
     """The candidates, tuned ones at their best rate, and label -> reason for each one without a best rate.
 
     Raises:
@@ -214,17 +214,17 @@ def chosen(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[s
     """
     if grid is None:
         return options.candidates, {}
-    lost = fairness.reasons_without_rate(grid, options.candidates)
-    if options.reference in lost:
-        raise UsageError(f"--reference {options.reference}: {lost[options.reference]}")
-    if len(lost) == len(options.candidates):
-        raise UsageError("; ".join(lost.values()))
+    excluded = fairness.reasons_without_rate(grid, options.candidates)
+    if options.reference in excluded:
+        raise UsageError(f"--reference {options.reference}: {excluded[options.reference]}")
+    if len(excluded) == len(options.candidates):
+        raise UsageError("; ".join(excluded.values()))
     best = {label: (best.rate,) for label, best in grid.best.items() if best.rate is not None}
-    candidates = [candidate for candidate in options.candidates if candidate.label not in lost]
-    return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], lost
+    candidates = [candidate for candidate in options.candidates if candidate.label not in excluded]
+    return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], excluded
 
 
-def contested(options: Options, trained: Mapping[str, Arms], num_rates: Mapping[str, int]) -> Contest:
+def contest_of(options: Options, trained: Mapping[str, Arms], num_rates: Mapping[str, int]) -> Contest:
     """The contest of the trained arms (label -> its arms) and the stored arms."""
     arms = {name: arm for arms in trained.values() for name, arm in arms.items()}
     # A rate without tuning costs nothing.
