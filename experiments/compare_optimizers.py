@@ -171,13 +171,13 @@ def answer(options: Options, lab: Lab) -> Report:
     for label, reason in excluded.items():
         lab.say(f"Warning: {label} is not compared: {reason}.")
     trained = tuning.train(candidates, options.seeds, options, lab)
-    result = contest_of(options, trained, {label: len(arms) for label, arms in trials.items()})
+    comparison = contest_of(options, trained, trials)
     stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
-    findings = [tables.leader(result.arms, column) for column in DECISIVE]
-    warnings = tables.seeds_warning(options.seeds.seeds) + contest.diverged_warning(result) + weights_warnings
-    warnings += fairness.budget_warnings(result.tuning_steps)
-    details, results, tuning_rows = list(contest.detail_tables(result)), result.document, []
-    drawings = contest.drawings(result)
+    findings = [tables.leader(comparison.arms, column) for column in DECISIVE]
+    warnings = tables.seeds_warning(options.seeds.seeds) + contest.diverged_warning(comparison) + weights_warnings
+    warnings += fairness.budget_warnings(comparison.tuning_steps)
+    details, results, tuning_rows = list(contest.detail_tables(comparison)), comparison.document, []
+    drawings = contest.drawings(comparison)
     if grid:
         listed = options.listed_tuning_seeds
         tuning_rows = [row for arms in trials.values() for row in rows(arms)]
@@ -188,17 +188,17 @@ def answer(options: Options, lab: Lab) -> Report:
         warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
     if stored:
         # The new optimizers against the stored reference come first.
-        rivals = [arm.label for arm in new_arms if arm.label != result.reference]
-        findings = [contest.against_reference(label, result) for label in rivals] + findings
+        rivals = [arm.label for arm in new_arms if arm.label != comparison.reference]
+        findings = [contest.against_reference(label, comparison) for label in rivals] + findings
         details.append(baseline.table(stored))
         warnings += baseline.warnings(stored, new_arms)
         results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
-    phases = {"tuning": tuning_rows, "comparison": rows(result.arms)}
+    phases = {"tuning": tuning_rows, "comparison": rows(comparison.arms)}
     return Report(
         findings,
-        [contest.verdict_table(result)],
-        {**drawings, "predictions": figures.predictions(result.arms)},
-        result.arms,
+        [contest.verdict_table(comparison)],
+        {**drawings, "predictions": figures.predictions(comparison.arms)},
+        comparison.arms,
         results,
         [{"phase": phase, **row} for phase, phase_rows in phases.items() for row in phase_rows],
         warnings,
@@ -224,12 +224,12 @@ def candidates_at_best_rate(options: Options, grid: Grid | None) -> tuple[list[C
     return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], excluded
 
 
-def contest_of(options: Options, trained: Mapping[str, Arms], num_rates: Mapping[str, int]) -> Contest:
-    """The contest of the trained arms (label -> its arms) and the stored arms."""
+def contest_of(options: Options, trained: Mapping[str, Arms], trials: Mapping[str, Arms]) -> Contest:
+    """The contest of the trained arms and the stored arms; `trained` and `trials`, the tuning, are label -> arms."""
     arms = {name: arm for arms in trained.values() for name, arm in arms.items()}
     # A rate without tuning costs nothing.
     tuning_steps = {
-        name: options.steps_per_rate * num_rates.get(label, 0) for label in trained for name in trained[label]
+        name: options.steps_per_rate * len(trials.get(label, ())) for label in trained for name in trained[label]
     }
     labels = {name: name for name in arms} | {label: next(iter(arms)) for label, arms in trained.items()}
     if stored := options.stored:
