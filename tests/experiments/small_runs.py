@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from experiments.lab import cli, question, stops, train
 from experiments.lab.arms import Arm, by_rate, compare
@@ -58,6 +59,7 @@ def lab_of(train_run):
     return SimpleNamespace(
         train=lambda runs, **_: [train_run(run) for run in runs],
         say=lines.append,
+        progress=lambda: train.progress_bar(Console(quiet=True)),
         lines=lines,
     )
 

@@ -81,7 +81,7 @@ def written(request, tmp_path_factory):
     sizes = ("--image-size", "8", "--batch-size", "2", "--repeats", "1", "--steps", "1", "--runs", "1", "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(limits, "_MATRIX", 512)
-        patch.setattr(limits, "_COPIED", 2**20)
+        patch.setattr(limits, "_COPY", 2**20)
         if request.param == "names":
             patch.setattr(timing, "measure", standing_in(timing.measure))
         begin = time.monotonic()

@@ -1,17 +1,9 @@
-"""Runs: the name of each, and the images that judge them."""
+"""Runs: the name of each."""
 
-import chex
-import jax
-import numpy as np
 import pytest
-from conftest import drawn
 
-import segjax
-from experiments.lab import programs, runs
 from experiments.lab.arms import by_rate
-from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Run, Texture
-from segjax import metrics
 
 
 def test_a_run_has_a_legible_name_that_no_other_has():
@@ -36,20 +28,3 @@ def test_rates_that_agree_to_six_digits_are_two_runs():
 def test_any_optimizer_s_name_makes_a_file_s_name(name):
     stem = Run(seed=0, optimizer=name).stem
     assert not set(stem) & set(":/ ")
-
-
-@pytest.mark.slow
-def test_held_out_images_are_those_of_evaluate():
-    texture = Texture(batch_size=1, image_size=16, sigma=3.2)
-    model, batch = ARCHITECTURES["shallow"], programs.held_out_batch(texture)
-    variables = drawn(model)
-    held = programs.evaluation(model, texture)(variables)
-    counts, running, losses = held.counts, held.running_counts, held.losses
-    key = jax.random.key(programs.HELD_OUT_KEY)
-    expected = segjax.evaluate(key, model, variables, runs.HELD_OUT_BATCHES, **texture._asdict())
-    chex.assert_trees_all_equal(counts, expected, running)
-    # The picture's batch is the first of them.
-    first = segjax.evaluate(key, model, variables, 1, **texture._asdict())
-    chex.assert_trees_all_equal(metrics.count(segjax.predict(model, variables, batch.image), batch.mask), first)
-    assert set(losses) == set(segjax.LOSSES)
-    assert np.isfinite(list(losses.values())).all()
