@@ -144,9 +144,10 @@ def search(
     extended = list(candidates)
     while extend and (beyond := extension(grid(trials), candidates)):
         for label, rate in beyond.items():
-            edge = grid(trials).best[label].rate is not None
-            why = "the best rate of {} is an edge of its grid" if edge else "some seed of {} diverged at every rate"
-            lab.say(f"{why.format(label)}: trying {rate:g}")
+            reason = f"the best rate of {label} is an edge of its grid"
+            if label in grid(trials).without_rate:
+                reason = f"some seed of {label} diverged at every rate"
+            lab.say(f"{reason}: trying {rate:g}")
         extended = [
             candidate._replace(rates=tuple(sorted([*candidate.rates, beyond[candidate.label]])))
             if candidate.label in beyond
@@ -160,7 +161,6 @@ def search(
 
 def extension(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, float]:
     """label -> the next rate beyond an edge that is the best rate; `candidates` have the grids before any extension."""
-    # By the ratio of the edge and its neighbour.
     beyond = {}
     for label, _, rates in candidates:
         trained = grid.rates[np.isfinite(grid.losses[label]).any(axis=0) | grid.diverged[label].any(axis=0)]
@@ -169,13 +169,14 @@ def extension(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, float]:
         if edge is None or len(trained) < 2:
             continue
         lowest = edge == "lowest"
-        added = sum(trained < min(rates)) if lowest else sum(trained > max(rates))
-        if added < MOST_ADDED:
-            next_rate = trained[0] ** 2 / trained[1] if lowest else trained[-1] ** 2 / trained[-2]
-            rate = float(f"{next_rate:.6g}")
-            # Not beyond the edge if the rates differ in the seventh digit only.
-            if (rate < trained[0] or rate > trained[-1]) and _LEAST <= rate <= _MOST:
-                beyond[label] = rate
+        num_added = sum(trained < min(rates)) if lowest else sum(trained > max(rates))
+        # The edge and its neighbour have the same ratio as the next rate and the edge.
+        edge_rate, neighbour = trained[[0, 1]] if lowest else trained[[-1, -2]]
+        rate = float(f"{edge_rate**2 / neighbour:.6g}")
+        # Rounding may undo the step if the rates differ only in the seventh digit.
+        is_beyond = rate < edge_rate if lowest else rate > edge_rate
+        if num_added < MOST_ADDED and is_beyond and _LEAST <= rate <= _MOST:
+            beyond[label] = rate
     return beyond
 
 
