@@ -140,7 +140,7 @@ class Folder:
 
     def _take_over(self, overwrite: bool, free: Collection[str]) -> None:
         try:
-            self._files.update(self._listed(damaged=overwrite))
+            self._files.update(self._listed(allow_damaged=overwrite))
             # Temporary files remain after a kill. A lone one of options.json is ours, although no list names it yet.
             first = {OPTIONS} if list(self.path.iterdir()) == [checkpoints.temporary(self.path / OPTIONS)] else set()
             for name in self._files | first:
@@ -155,15 +155,15 @@ class Folder:
         except OSError as error:
             raise UsageError(f"--out {self.path} cannot be written: {error.strerror}") from error
 
-    def _listed(self, damaged: bool) -> set[str]:
-        """The names in both lists. With `damaged`, a damaged list counts as empty; otherwise it raises a UsageError."""
+    def _listed(self, allow_damaged: bool) -> set[str]:
+        """The names in both lists. A damaged list counts as empty if allowed; otherwise it raises a UsageError."""
         listed: set[str] = set()
         for name in (RESULTS, OPTIONS):
             try:
                 if document := self._document(name):
                     listed.update([name, *document.get("files", [])])
             except UsageError:
-                if not damaged:
+                if not allow_damaged:
                     raise
         return listed
 
@@ -192,8 +192,8 @@ class Folder:
         """Raises as `claimed` does."""
         results, unfinished = self._document(RESULTS), self._document(OPTIONS)
         if results is not None and not difference(results, self.identity):
-            if lost := [name for name in results.get("files", []) if not (self.path / name).exists()]:
-                raise UsageError(f"--out {self.path} holds these results, but {lost[0]} is gone; pass --overwrite")
+            if missing := [name for name in results.get("files", []) if not (self.path / name).exists()]:
+                raise UsageError(f"--out {self.path} holds these results, but {missing[0]} is gone; pass --overwrite")
             raise Finished(
                 f"{self.path} holds the results of this very command: nothing is left to do (--overwrite begins anew)"
             )
@@ -211,12 +211,13 @@ class Folder:
         """
         new = {*names, RESULTS, OPTIONS} - self._files
         self._check_place()
-        for path in (path for name in new for path in (self.path / name, checkpoints.temporary(self.path / name))):
-            aside = path
-            while os.path.lexists(aside):
-                aside = aside.with_name(f"{aside.name}~")
-            if aside != path:
-                path.replace(aside)
+        for path in map(self.path.joinpath, new):
+            for foreign in (path, checkpoints.temporary(path)):
+                aside = foreign
+                while os.path.lexists(aside):
+                    aside = aside.with_name(f"{aside.name}~")
+                if aside != foreign:
+                    foreign.replace(aside)
         self._files.update(new)
         if new:
             self._write_list()
