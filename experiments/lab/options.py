@@ -64,7 +64,7 @@ def check_training(optimizer: str = "adam", loss: str = "mse", architecture: str
 
 
 def check_runs(runs: Sequence[Run]) -> None:
-    """Raises ValueError or TypeError for an invalid run, since questions may make runs of their own options."""
+    """Raises ValueError or TypeError for no runs or an invalid run, since questions may change the options of runs."""
     if not runs:
         raise ValueError("the options leave nothing to train")
     for run in runs:
