@@ -124,7 +124,7 @@ class Lab:
 
 
 def _show(update: Callable[..., None], name: str, new_runs: int, activity: str, steps: int) -> None:
-    """Updates the progress bar after a chunk of a group, of which so many runs are new."""
+    """Updates the progress bar after a chunk of a group with `new_runs` unfinished runs."""
     update(advance=steps * new_runs, description=f"{activity} {name}")
 
 
