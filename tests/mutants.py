@@ -1,10 +1,10 @@
-"""Breaks the library in one place at a time, and says which broken places no test sees.
+"""Breaks the library in one place at a time, and lists the mutants that no test detects.
 
     python -m tests.mutants --number 60 --seed 0
 
-A copy of the project is broken, never the project itself: an operator, a number, a condition or a line of a module of
-segjax, drawn at random, as many from each module as from the others. The tests of that module run first, then all that
-`make check` runs. A place that survives wants a test, unless what it computes stays the same: exit code 1.
+A mutant changes an operator, a number, a condition or a line of a module of segjax, in a copy of the project. Mutants
+are drawn at random, equally many per module. The tests of that module run first, then all that `make check` runs. A
+mutant that survives needs a test, unless it computes the same: exit code 1.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 NEEDED = ("segjax", "experiments", "tests", "pyproject.toml", "README.md", "Makefile", "docs", "CONTRIBUTING.md")
-# A test that waits for ever has seen the mutant too.
+# A test that waits for ever has detected the mutant too.
 SECONDS = 300
 PARALLEL = ("--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 
@@ -49,7 +49,7 @@ OTHERS: dict[type[ast.AST], type[ast.AST]] = {
 
 
 class Mutant(NamedTuple):
-    """A place of a module, and what stands there instead."""
+    """A changed place of a module; `source` is the whole module with the change."""
 
     module: str
     line: int
@@ -59,7 +59,7 @@ class Mutant(NamedTuple):
 
 
 def changed(node: ast.AST) -> Iterator[ast.AST]:
-    """What may stand in place of one node."""
+    """The replacements of one node."""
     match node:
         case ast.Compare(left, [operator], comparators) if type(operator) in OTHERS:
             yield ast.Compare(left, [OTHERS[type(operator)]()], comparators)
@@ -82,12 +82,12 @@ def changed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def mutants(path: Path) -> list[Mutant]:
-    """All of a module, but for those in annotations, which compute nothing."""
+    """All mutants of a module, except those in annotations, which compute nothing."""
     source = path.read_text()
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line.encode()))
-    tree, found = ast.parse(source), []
+    tree, results = ast.parse(source), []
     silent = {id(inner) for node in ast.walk(tree) for part in annotations(node) for inner in ast.walk(part)}
     for node in ast.walk(tree):
         if id(node) in silent:
@@ -96,10 +96,10 @@ def mutants(path: Path) -> list[Mutant]:
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
             text = ast.unparse(ast.fix_missing_locations(other))
             text = text if isinstance(other, ast.Pass) else f"({text})"
-            whole = source.encode()
-            mutated = (whole[:begin] + text.encode() + whole[end:]).decode()
-            found.append(Mutant(path.stem, node.lineno, whole[begin:end].decode(), text, mutated))
-    return found
+            original = source.encode()
+            mutated = (original[:begin] + text.encode() + original[end:]).decode()
+            results.append(Mutant(path.stem, node.lineno, original[begin:end].decode(), text, mutated))
+    return results
 
 
 def annotations(node: ast.AST) -> list[ast.AST]:
@@ -108,17 +108,17 @@ def annotations(node: ast.AST) -> list[ast.AST]:
     return [part for part in parts if part is not None]
 
 
-def drawn(number: int, seed: int) -> list[Mutant]:
-    """One of each module in turn, until there are enough."""
+def sample(number: int, seed: int) -> list[Mutant]:
+    """Random mutants, one per module in turn."""
     rng, piles = random.Random(seed), []
     for path in sorted((ROOT / "segjax").glob("*.py")):
         pile = mutants(path) if path.stem != "__init__" else []
         rng.shuffle(pile)
         piles.append(pile)
-    found: list[Mutant] = []
-    while len(found) < number and any(piles):
-        found += [pile.pop() for pile in piles if pile]
-    return found[:number]
+    chosen: list[Mutant] = []
+    while len(chosen) < number and any(piles):
+        chosen += [pile.pop() for pile in piles if pile]
+    return chosen[:number]
 
 
 def run(folder: Path, *words: str) -> bool:
@@ -135,13 +135,13 @@ def run(folder: Path, *words: str) -> bool:
 
 def survives(mutant: Mutant, folder: Path) -> bool:
     path = folder / "segjax" / f"{mutant.module}.py"
-    whole = path.read_text()
+    original = path.read_text()
     path.write_text(mutant.source)
     try:
-        own = [str(path), f"tests/test_{mutant.module}.py"]
-        return run(folder, "-m", "not deep", *own) and run(folder, *PARALLEL, "-m", "not slow and not deep")
+        files = [str(path), f"tests/test_{mutant.module.lstrip('_')}.py"]
+        return run(folder, "-m", "not deep", *files) and run(folder, *PARALLEL, "-m", "not slow and not deep")
     finally:
-        path.write_text(whole)
+        path.write_text(original)
 
 
 def main() -> None:
@@ -155,14 +155,14 @@ def main() -> None:
         for part in NEEDED:
             source = ROOT / part
             shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
-        chosen = drawn(options.number, options.seed)
+        chosen = sample(options.number, options.seed)
         for index, mutant in enumerate(chosen, start=1):
             alive = survives(mutant, folder)
             survived += alive
             where = f"segjax/{mutant.module}.py:{mutant.line}"
-            said = "SURVIVED" if alive else "killed"
-            print(f"{index}/{len(chosen)} {said} {where}: {mutant.before} -> {mutant.after}", flush=True)
-    print(f"{len(chosen)} places broken, {survived} survived")
+            verdict = "SURVIVED" if alive else "killed"
+            print(f"{index}/{len(chosen)} {verdict} {where}: {mutant.before} -> {mutant.after}", flush=True)
+    print(f"{len(chosen)} mutants, {survived} survived")
     sys.exit(bool(survived))
 
 

@@ -1,4 +1,4 @@
-"""Executes docs/lab.ipynb from top to bottom: `python -m tests.run_lab` (`make lab`) keeps the outputs."""
+"""Executes docs/lab.ipynb from top to bottom; `python -m tests.run_lab` (`make lab`) writes the outputs into it."""
 
 import asyncio
 import os
@@ -11,15 +11,15 @@ LAB = ROOT / "docs" / "lab.ipynb"
 
 
 def execute(book: Any, environment: Mapping[str, str]) -> Any:
-    """The notebook with the outputs of a new run, in the checkout's folder; a cell that fails raises."""
-    # Here, since most tests need none of it.
+    """The notebook with the outputs of a run in the folder of the checkout; raises if a cell fails."""
+    # Imported here, since most tests do not need it.
     from nbclient import NotebookClient
 
     client = NotebookClient(
         book,
         timeout=600,
         kernel_name="python3",
-        # No times in the file, and one piece of text for a cell: the same run gives the same file.
+        # No times in the file, and one text per cell: the same run writes the same file.
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(ROOT)}},
