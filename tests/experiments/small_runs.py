@@ -1,4 +1,4 @@
-"""What several tests of the experiments share: small runs in this process or in their own, and runs made by hand."""
+"""Shared by tests of the experiments: small commands in this process or in another, and runs that nothing trained."""
 
 import contextlib
 import dataclasses
@@ -27,11 +27,11 @@ from segjax.edges import EdgeCounts
 from segjax.training import Fit
 
 ROOT = Path(__file__).parents[2]
-# A program is compiled for its sizes, and for its steps up to 10: all tests with these words share it, as far as the
-# rest of their presets allows.
+# A program is compiled for its sizes, and for its steps up to 10: tests with these words share it, if their presets
+# agree in the rest.
 SMALL = ["quick", "--image-size", "16", "--batch-size", "1"]
 SHORT = [*SMALL, "--iterations", "10"]
-# Of 8 held-out pixels: 3 right in the mask, 3 outside, one wrong on either side, 4 right and sure.
+# Of 8 held-out pixels, 3 are right inside the mask and 3 outside, one is wrong on either side; 4 are right and sure.
 COUNTS = (3, 1, 1, 3, 4)
 
 
@@ -40,21 +40,21 @@ def parse(script, *words):
 
 
 def options_of(script):
-    """The names of the options, those of groups among them."""
+    """The names of all options, including those of groups."""
     fields = dataclasses.fields(script.Options)
     groups = [dataclasses.fields(field.default) if isinstance(field.default, Group) else [field] for field in fields]
     return [field.name for group in groups for field in group]
 
 
 def execute(script, *words):
-    """Answers the question of a script, and gives the results.json that it wrote."""
+    """Answers the question of a script, and returns the content of results.json."""
     options = parse(script, *words)
     question.run(script, options)
     return json.loads((options.out / "results.json").read_text())
 
 
 def lab_of(train_run):
-    """A lab that has `train_run(run)` give each result; `lines` are those that it printed."""
+    """A lab whose results are `train_run(run)`; `lines` are those that it printed."""
     lines = []
     return SimpleNamespace(
         train=lambda runs, **_: [train_run(run) for run in runs],
@@ -65,14 +65,14 @@ def lab_of(train_run):
 
 
 class Command:
-    """`python -m experiments.NAME` in a process of its own, forked from one that has done the imports, most of a start.
+    """`python -m experiments.NAME` in a process that forks from one with all imports, which are most of a start.
 
     Attributes:
         process: of `multiprocessing`.
     """
 
     SERVER = multiprocessing.get_context("forkserver")
-    # Not the scripts, which runpy begins anew.
+    # Not the scripts, which runpy imports again.
     PARTS = ("lab.question", "optimizers.contest", "optimizers.tuning", "pictures.photographs", "timed.clock")
     SERVER.set_forkserver_preload(
         [
@@ -82,7 +82,7 @@ class Command:
             *(f"experiments.{name}" for name in PARTS),
         ]
     )
-    # A function would have the process import the module of the tests.
+    # Text, since for a function the process would import the module of the tests.
     BEGIN = """
 import jax, os, resource, runpy, sys
 for number, name in enumerate(streams, start=1):
@@ -115,12 +115,12 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
         names = {"streams": list(map(str, self.streams)), "root": str(ROOT), "environment": dict(environment)}
         names |= {"settings": dict(settings), "limit": limit, "words": list(map(str, words)), "before": before}
         names["module"] = f"experiments.{script}" if script else "experiments"
-        # A test that fails leaves it to the end of all tests, which would otherwise wait for it.
+        # A daemon: if a test fails, pytest does not wait for its process.
         self.process = self.SERVER.Process(target=exec, args=(self.BEGIN, names), daemon=True)
         self.process.start()
 
     def wait_for(self, condition, seconds=120):
-        """Waits for something that it does."""
+        """Waits until the condition holds."""
         end = time.monotonic() + seconds
         while not condition():
             assert self.process.is_alive(), self.finish()
@@ -131,7 +131,7 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
         os.kill(self.process.pid, number)
 
     def finish(self, timeout=120):
-        """Its exit code, and what it wrote to stdout and stderr; None and this far, where it did not end in time."""
+        """The exit code, stdout and stderr; the code is None if the process did not end in time."""
         self.process.join(timeout)
         code, texts = self.process.exitcode, [stream.read_text() for stream in self.streams]
         self.process.kill()
@@ -152,7 +152,7 @@ def members(session):
 
 
 def count_training(monkeypatch, interrupted=None):
-    """The list of the runs whose training begins from now on; the run of the number `interrupted` gets a Ctrl-C."""
+    """The list of the runs whose training starts from now on; the run of the number `interrupted` gets a Ctrl-C."""
     started = []
 
     def counted(runs):
@@ -167,7 +167,7 @@ def count_training(monkeypatch, interrupted=None):
 
 @contextlib.contextmanager
 def told_to_stop():
-    """Inside, whatever defers signals has received one at its first steps."""
+    """Inside, code that defers signals has received one by its first step."""
 
     @contextlib.contextmanager
     def deferred(*_):
@@ -180,7 +180,7 @@ def told_to_stop():
 
 @contextlib.contextmanager
 def ticking(tick, compiling=0.0):
-    """Inside, the clock of a training moves by `tick` at each look, and by `compiling` while a program is compiled."""
+    """Inside, the clock of training moves by `tick` at each look, and by `compiling` per compilation."""
     moment, compiled = 0.0, Fit.compile
 
     def look():
@@ -208,7 +208,7 @@ def result(loss, seed=0, rate=1e-3, agreeing=None, optimizer="adam", counts=COUN
     counts = metrics.Counts(*(np.int32(number) for number in counts))
     history = History(loss, metrics.Counts(ones, zeros, zeros, zeros, agreeing))
     run = Run(seed=seed, optimizer=optimizer, learning_rate=rate, iterations=len(loss))
-    # Of ten pixels at each distance one is wrong; half of either edge is near the other.
+    # One of ten pixels at each distance is wrong; half of either edge is near the other.
     near = EdgeCounts(np.full(5, 10, np.int32), np.ones(5, np.int32), *map(np.int32, (4, 2, 4, 2)))
     held_out = HeldOut(counts, counts, near, np.array([0.4, 0.8]), {"mse": 0.1, "bce": 0.2, "dice": 0.3})
     return Result(run, history, {"params": {"w": np.full(2, weights)}}, held_out, 1.0, None)
@@ -218,7 +218,7 @@ def arm(label, results):
     return {label: Arm(label, tuple(results))}
 
 
-# Two that are compared. The loss of the last tenth is that of the last of the two steps.
+# Two arms. The loss of the last tenth is that of the second step.
 ARMS = {
     **arm("a", [result([0.4, loss], seed) for seed, loss in enumerate([0.1, 0.2, 0.3])]),
     **arm("b", [result([0.4, loss], seed, optimizer="sgd") for seed, loss in enumerate([0.2, 0.1, np.nan])]),
@@ -226,7 +226,7 @@ ARMS = {
 
 
 def accuracies(label, *shares):
-    """An arm whose runs have these accuracies, which are their IoU too; None is one that diverged."""
+    """An arm whose runs have these accuracies, which are also their IoU; None is a run that diverged."""
     results = []
     for seed, share in enumerate(shares):
         right = 9 if share is None else round(10 * share)
@@ -243,6 +243,6 @@ RATES = np.array([1e-3, 1e-2, 1e-1])
 
 
 def arms_at(losses, optimizer="adam"):
-    """An arm for each of `RATES`, of one seed that ends at its loss."""
+    """An arm for each of `RATES`: one seed, with this loss at its last step."""
     results = [result([1.0, loss], rate=rate, optimizer=optimizer) for rate, loss in zip(RATES, losses, strict=False)]
     return compare(results, by=by_rate)
