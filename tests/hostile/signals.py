@@ -1,12 +1,11 @@
-"""Random signals at random moments, to real commands; says which promise was broken, if any.
+"""Sends random signals at random moments to real commands, and lists the promises that they break.
 
     python -m tests.hostile.signals --minutes 10
 
-Three kinds of command are told to stop, or killed: one process, two workers, and one that trains by the clock. SIGINT
-goes to the whole group, as from a terminal. Promised are, each time: the exit code of the signal, and with SIGINT and
-SIGTERM one line; an end within 30 seconds, with no process left behind. The same command then goes on until it is
-done, and has the numbers of one that nothing disturbed (by the clock: results at all). Exit code 1 where a promise was
-broken.
+Three kinds of command get signals: one process, two workers, and training by the clock. SIGINT goes to the whole group,
+as from a terminal. Each time, a command promises the exit code of the signal, one line after SIGINT and SIGTERM, and to
+end within 30 seconds with all of its processes. The same command then resumes until it is done, and has the numbers of
+an undisturbed one (by the clock: any results). Exit code 1 means a broken promise.
 """
 
 import argparse
@@ -28,19 +27,16 @@ from experiments import rerun
 from tests.experiments.small_runs import ROOT, SMALL, members
 
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}
-# What Python itself gives where a signal comes before its first line of ours.
+# The exit code of Python itself, if a signal comes before the first line of ours.
 EARLY = {signal.SIGINT: -signal.SIGINT, signal.SIGTERM: -signal.SIGTERM}
 SECONDS = 30
+CHECKPOINTS = ["--checkpoint-seconds", "0.01"]
 MODEL = ["train_model", *SMALL, "--architecture", "kernel_3", "--iterations", "300", "--show-every", "100"]
-PAIRED = ["compare_optimizers", *SMALL, "--iterations", "300", "--seeds", "3", "--optimizers", "sgd"]
-CLOCK = ["train_best_model", *SMALL, "--seconds", "5", "--held-out", "16"]
-SAVED = ["--checkpoint-seconds", "0.01"]
-
-
+COMPARISON = ["compare_optimizers", *SMALL, "--iterations", "300", "--seeds", "3", "--optimizers", "sgd"]
 KINDS = {
-    "one process": [*MODEL, *SAVED],
-    "two workers": [*PAIRED, "--workers", "2"],
-    "by the clock": [*CLOCK, *SAVED],
+    "one process": [*MODEL, *CHECKPOINTS],
+    "two workers": [*COMPARISON, "--workers", "2"],
+    "by the clock": ["train_best_model", *SMALL, "--seconds", "5", "--held-out", "16", *CHECKPOINTS],
 }
 
 
@@ -48,7 +44,7 @@ class Ended(NamedTuple):
     """How a process ended: exit code, stderr, and the seconds since the signal."""
 
     code: int
-    said: str
+    errors: str
     seconds: float
 
 
@@ -61,56 +57,84 @@ def start(words: list[str], out: Path, cache: Path) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], begin: float, limit: float) -> Ended:
     try:
-        _, said = process.communicate(timeout=limit)
+        _, errors = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         process.kill()
         return Ended(process.wait(), "did not end", time.monotonic() - begin)
-    return Ended(process.returncode, said, time.monotonic() - begin)
+    return Ended(process.returncode, errors, time.monotonic() - begin)
 
 
 def behind(process: subprocess.Popen[str]) -> str:
-    """What a command leaves behind: its workers may end a little later."""
+    """The broken promise of processes that outlive their command; workers may end a little later."""
     end = time.monotonic() + SECONDS
-    while (left := members(process.pid)) and time.monotonic() < end:
+    while (remaining := members(process.pid)) and time.monotonic() < end:
         time.sleep(0.1)
-    return f"left {len(left)} processes behind" if left else ""
+    return f"left {len(remaining)} processes behind" if remaining else ""
 
 
 def whole(words: list[str], out: Path, cache: Path) -> float:
-    """Runs the command undisturbed; the seconds that it took."""
+    """Runs the command undisturbed, and returns its seconds."""
     begin = time.monotonic()
     ended = finish(start(words, out, cache), begin, 600)
     if ended.code:
-        raise SystemExit(f"the command fails undisturbed: {ended.said}")
+        raise SystemExit(f"the command fails undisturbed: {ended.errors}")
     return time.monotonic() - begin
 
 
-def broken(number: int, ended: Ended, seen: bool) -> str:
-    """The promise that was broken; `seen` says that the process was alive when it got the signal."""
-    if ended.code == 0 and not seen:
+def broken(number: int, ended: Ended, was_alive: bool) -> str:
+    """The broken promise, or nothing; `was_alive` when the process got the signal."""
+    if ended.code == 0 and not was_alive:
         return ""
     if ended.seconds > SECONDS:
         return f"ended {ended.seconds:.0f} s later"
     if number == signal.SIGKILL and ended.code in (-number, 0):
         return ""
-    if ended.code == EARLY.get(number) and "experiments" not in ended.said:
+    if ended.code == EARLY.get(number) and "experiments" not in ended.errors:
         return ""
     if ended.code == 0 and ended.seconds < 1:
-        # It was about to end: Python hears no signal in its last line.
+        # It was about to end: Python handles no signal in its last line.
         return ""
     if ended.code != SIGNALS[number]:
         return f"exit code {ended.code}"
-    lines = ended.said.strip().splitlines()
-    return "" if len(lines) == 1 and lines[0].startswith("interrupted") else f"said {ended.said!r}"
+    lines = ended.errors.strip().splitlines()
+    return "" if len(lines) == 1 and lines[0].startswith("interrupted") else f"printed {ended.errors!r}"
 
 
-def differs(words: list[str], out: Path, reference: Path) -> str:
-    """How the results differ from those of the undisturbed command."""
-    first, second = (json.loads((folder / "results.json").read_text()) for folder in (reference, out))
-    if words[0] == CLOCK[0]:
+def differs(name: str, home: Path) -> str:
+    """How the results of a command differ from those of the undisturbed one."""
+    folders = (home / f"{name}, whole", home / name)
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in folders)
+    if name == "by the clock":
         return "" if second["snapshots"] else "no snapshots"
-    found = rerun.differences(first, second)
-    return f"{len(found)} numbers differ, the first {found[0]}" if found else ""
+    differences = rerun.differences(first, second)
+    return f"{len(differences)} numbers differ, the first {differences[0]}" if differences else ""
+
+
+def disturb(name: str, home: Path, number: int, wait: float) -> tuple[bool, list[str]]:
+    """Sends a command a signal after `wait` seconds; returns whether the command finished, and broken promises."""
+    process = start(KINDS[name], home / name, home / "cache")
+    time.sleep(wait)
+    begin, was_alive = time.monotonic(), process.poll() is None
+    if number == signal.SIGINT and was_alive:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    ended = finish(process, begin, SECONDS)
+    promises = [broken(number, ended, was_alive), behind(process)]
+    if ended.code == 0:
+        promises.append(differs(name, home))
+        shutil.rmtree(home / name)
+    return ended.code == 0, [promise for promise in promises if promise]
+
+
+def resume(name: str, home: Path) -> list[str]:
+    """Runs a command to its end, and returns broken promises."""
+    try:
+        whole(KINDS[name], home / name, home / "cache")
+        promise = differs(name, home)
+    except SystemExit as failure:
+        promise = str(failure)
+    return [promise] if promise else []
 
 
 def main() -> None:
@@ -121,51 +145,32 @@ def main() -> None:
     options = parser.parse_args()
     # A shell that starts this in the background has it ignore SIGINT, and so would all processes that it starts.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    rng = random.Random(options.seed)
-    tries: collections.Counter[tuple[str, int]] = collections.Counter()
-    failed, finished = [], 0
+    rng, failures, num_finished = random.Random(options.seed), [], 0
+    signals: collections.Counter[tuple[str, int]] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        seconds = {}
+        home, seconds = Path(folder), {}
         for name in options.kinds:
             whole(KINDS[name], home / f"{name}, first", home / "cache")
-            # The second finds its programs compiled, as all that follow do.
+            # The second run has its programs compiled, as all that follow do.
             seconds[name] = whole(KINDS[name], home / f"{name}, whole", home / "cache")
             print(f"{name}: {seconds[name]:.1f} s undisturbed", flush=True)
-        end = time.monotonic() + 60 * options.minutes
-        for name in itertools.cycle(options.kinds):
-            if time.monotonic() > end:
-                break
-            words, out, number = KINDS[name], home / name, rng.choice(list(SIGNALS))
-            running, wait = start(words, out, home / "cache"), rng.uniform(0, seconds[name])
-            time.sleep(wait)
-            begin, seen = time.monotonic(), running.poll() is None
-            if number == signal.SIGINT and seen:
-                os.killpg(running.pid, number)
-            else:
-                running.send_signal(number)
-            tries[name, number] += 1
-            ended = finish(running, begin, SECONDS)
-            said = [broken(number, ended, seen), behind(running)]
-            if ended.code == 0:
-                finished += 1
-                said.append(differs(words, out, home / f"{name}, whole"))
-                shutil.rmtree(out)
-            failed += [f"{name}, {signal.Signals(number).name} after {wait:.2f} s: {word}" for word in said if word]
+        end, names = time.monotonic() + 60 * options.minutes, itertools.cycle(options.kinds)
+        while time.monotonic() < end:
+            name, number = next(names), rng.choice(list(SIGNALS))
+            wait = rng.uniform(0, seconds[name])
+            finished, promises = disturb(name, home, number, wait)
+            signals[name, number] += 1
+            num_finished += finished
+            when = f"{name}, {signal.Signals(number).name} after {wait:.2f} s"
+            failures += [f"{when}: {promise}" for promise in promises]
         for name in options.kinds:
-            # What the last signals left goes on as well.
-            try:
-                whole(KINDS[name], home / name, home / "cache")
-                word = differs(KINDS[name], home / name, home / f"{name}, whole")
-            except SystemExit as failure:
-                word = str(failure)
-            failed += [f"{name}, at the end: {word}"] if word else []
-    for (name, number), count in sorted(tries.items()):
+            failures += [f"{name}, at the end: {promise}" for promise in resume(name, home)]
+    for (name, number), count in sorted(signals.items()):
         print(f"{name}: {count} times {signal.Signals(number).name}")
-    print(f"{tries.total()} signals, {finished} finished in between, {len(failed)} promises broken")
-    for line in failed:
+    print(f"{signals.total()} signals, {num_finished} finished in between, {len(failures)} promises broken")
+    for line in failures:
         print(f"  {line}")
-    sys.exit(bool(failed))
+    sys.exit(bool(failures))
 
 
 if __name__ == "__main__":
