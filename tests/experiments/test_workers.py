@@ -16,7 +16,7 @@ import numpy as np
 import plain
 import pytest
 from distributed import Client
-from small_runs import ROOT, execute, members, result
+from small_runs import ROOT, Command, execute, members, result
 
 from experiments import rerun
 from experiments.lab import programs, provenance, stops, workers
@@ -28,74 +28,53 @@ from segjax import checkpoints
 if not hasattr(os, "sched_setaffinity"):
     pytest.skip("only Linux keeps a process to some cores", allow_module_level=True)
 
-PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 WORDS = ["--seeds", "6", "--iterations", "100"]
 SLOW, DEEP = pytest.mark.slow, pytest.mark.deep
+ALL_CORES = os.sched_getaffinity(0)
+ONE_CORE = {min(ALL_CORES)}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """Where processes start; it keeps programs that are compiled for one core, which jax's cache does not tell."""
-    return tmp_path_factory.mktemp("home")
+def cache(tmp_path_factory):
+    """Programs that are compiled for one core, which jax's own cache does not tell from others."""
+    return str(tmp_path_factory.mktemp("cache"))
 
 
-def spawn(home, *words, one_core=False, environment=(), **streams):
-    """A process in a session of its own; streams that are not named are thrown away."""
-    environment = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": str(home / "cache"), **dict(environment)}
-    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "text": True, **streams}
-    command, all_cores = [sys.executable, *map(str, words)], os.sched_getaffinity(0)
-    # It inherits them from this thread.
-    os.sched_setaffinity(0, {min(all_cores)} if one_core else all_cores)
-    try:
-        return subprocess.Popen(command, cwd=home, env=os.environ | environment, start_new_session=True, **streams)
-    finally:
-        os.sched_setaffinity(0, all_cores)
+def start(cache, out, *words, cores=ALL_CORES):
+    """A command in a session of its own."""
+    before = f"os.setsid(); os.sched_setaffinity(0, {cores})"
+    caches = {"environment": {"JAX_COMPILATION_CACHE_DIR": cache}, "settings": {"jax_compilation_cache_dir": cache}}
+    return Command("plain", *WORDS, "--out", out, *words, before=before, **caches)
 
 
-def start(home, out, *words, one_core=False):
-    return spawn(home, plain.__file__, *WORDS, "--out", out, *words, one_core=one_core, **PIPES)
+def start_alone(cache, out, *words):
+    return start(cache, out, *words, cores=ONE_CORE)
 
 
-def start_alone(home, out, *words):
-    return start(home, out, *words, one_core=True)
-
-
-def finish(process, seconds=120):
-    """Its exit code, and what it wrote to stdout and stderr. It leaves no process behind."""
-    try:
-        output = process.communicate(timeout=seconds)
-    finally:
-        process.kill()
-    end = time.monotonic() + 20
-    while remaining := members(process.pid):
+def finish(command, seconds=120):
+    """Its exit code, stdout and stderr. It leaves no process behind."""
+    ended, end = command.finish(seconds), time.monotonic() + 20
+    while remaining := members(command.process.pid):
         assert time.monotonic() < end, remaining
         time.sleep(0.05)
-    return process.returncode, *output
+    return ended
 
 
-def assert_succeeds(process, seconds=120):
-    code, output, errors = finish(process, seconds)
+def assert_succeeds(command, seconds=120):
+    code, output, errors = finish(command, seconds)
     assert (code, errors) == (0, "")
     return output
-
-
-def wait_for(process, condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, finish(process)
-        assert time.monotonic() < end
-        time.sleep(0.005)
 
 
 def finished_runs(out):
     return list((out / "runs").glob("*.safetensors"))
 
 
-def start_and_wait(home, out, *words, one_core=False):
+def start_and_wait(cache, out, *words, cores=ALL_CORES):
     """A command that has just finished its first run."""
-    process = start(home, out, *words, one_core=one_core)
-    wait_for(process, lambda: finished_runs(out))
-    return process
+    command = start(cache, out, *words, cores=cores)
+    command.wait_for(lambda: finished_runs(out))
+    return command
 
 
 def assert_same(out, other):
@@ -106,75 +85,76 @@ def assert_same(out, other):
 
 
 @pytest.fixture(scope="module")
-def alone(home):
+def alone(cache, tmp_path_factory):
     """The folder of one process with one core."""
-    assert_succeeds(start_alone(home, home / "alone"))
-    return home / "alone"
+    out = tmp_path_factory.mktemp("alone")
+    assert_succeeds(start_alone(cache, out))
+    return out
 
 
 @pytest.mark.slow(20)
-def test_two_local_workers_give_the_bytes_of_one_process_on_one_core(home, alone, tmp_path):
-    output = assert_succeeds(start(home, tmp_path, "--workers", "2"))
+def test_two_local_workers_give_the_bytes_of_one_process_on_one_core(cache, alone, tmp_path):
+    output = assert_succeeds(start(cache, tmp_path, "--workers", "2"))
     assert "6 of 6 runs, 2 workers" in output or "6 of 6 runs, 1 worker" in output
     assert_same(tmp_path, alone)
     rows = json.loads((tmp_path / "results.json").read_text())["runs"]
     assert {row["cores"] for row in rows} == {checkpoints.load(finished_runs(tmp_path)[0])[1]["cores"]} == {1}
 
 
-@pytest.mark.deep(35)
-def test_several_runs_of_one_worker_are_trained_together(home, tmp_path):
-    assert_succeeds(start(home, tmp_path / "together", "--width", "3", "--workers", "2"))
-    assert_succeeds(start_alone(home, tmp_path / "alone", "--width", "3"))
+@pytest.mark.deep(25)
+def test_several_runs_of_one_worker_are_trained_together(cache, tmp_path):
+    assert_succeeds(start(cache, tmp_path / "together", "--width", "3", "--workers", "2"))
+    assert_succeeds(start_alone(cache, tmp_path / "alone", "--width", "3"))
     assert_same(tmp_path / "together", tmp_path / "alone")
 
 
-def workers_of(process):
-    return [pid for pid in members(process.pid) if pid != process.pid]
+def workers_of(command):
+    return [pid for pid in members(command.process.pid) if pid != command.process.pid]
 
 
 @pytest.mark.deep(95)
-def test_workers_killed_at_any_moment_cost_no_bytes(home, tmp_path):
+def test_workers_killed_at_any_moment_cost_no_bytes(cache, tmp_path):
     rng, out, seeds = random.Random(0), tmp_path / "killed", ["--seeds", "200", "--iterations", "20"]
-    process = start(home, out, *seeds, "--workers", "2")
+    command = start(cache, out, *seeds, "--workers", "2")
     for kill in range(20):
-        wait_for(process, lambda kill=kill: len(finished_runs(out)) >= 10 * kill)
+        command.wait_for(lambda kill=kill: len(finished_runs(out)) >= 10 * kill)
         time.sleep(rng.uniform(0, 0.5))
-        wait_for(process, lambda: workers_of(process))
-        os.kill(rng.choice(workers_of(process)), signal.SIGKILL)
-    assert_succeeds(process, 300)
-    assert_succeeds(start_alone(home, tmp_path / "alone", *seeds))
+        command.wait_for(lambda: workers_of(command))
+        os.kill(rng.choice(workers_of(command)), signal.SIGKILL)
+    assert_succeeds(command, 300)
+    assert_succeeds(start_alone(cache, tmp_path / "alone", *seeds))
     assert_same(out, tmp_path / "alone")
 
 
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
-        pytest.param(moment, number, marks=mark(15))
+        pytest.param(moment, number, marks=mark(10))
         for number, *marks in ((signal.SIGINT, SLOW, DEEP, SLOW), (signal.SIGTERM, DEEP, SLOW, DEEP))
         for moment, mark in zip(("starting", "training", "reporting"), marks, strict=True)
     ],
 )
-def test_a_signal_at_any_moment_is_one_line_and_the_command_resumes(moment, number, home, alone, tmp_path):
-    process = start(home, tmp_path, "--workers", "2")
+def test_a_signal_at_any_moment_is_one_line_and_the_command_resumes(moment, number, cache, alone, tmp_path):
+    command = start(cache, tmp_path, "--workers", "2")
     runs = {"starting": 0, "training": 1, "reporting": 6}[moment]
-    wait_for(process, lambda: (tmp_path / "options.json").exists() and len(finished_runs(tmp_path)) >= runs)
+    command.wait_for(lambda: (tmp_path / "options.json").exists() and len(finished_runs(tmp_path)) >= runs)
     # Ctrl-C reaches all processes of a terminal.
-    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
-    code, _, errors = finish(process, 30)
+    (os.killpg if number == signal.SIGINT else os.kill)(command.process.pid, number)
+    code, _, errors = finish(command, 30)
     assert code == 128 + number
     one_line = errors.count("\n") == 1
     assert (one_line, errors.startswith("interrupted; the same command ")) == (True, moment != "starting"), errors
     assert len(finished_runs(tmp_path)) >= runs
-    assert_succeeds(start_alone(home, tmp_path))
+    assert_succeeds(start_alone(cache, tmp_path))
     assert_same(tmp_path, alone)
 
 
 @pytest.mark.slow(20)
-def test_workers_finish_the_runs_of_one_process(home, alone, tmp_path):
-    process = start_and_wait(home, tmp_path, "--checkpoint-seconds", "0.001", one_core=True)
-    process.send_signal(signal.SIGTERM)
-    assert finish(process)[0] == 143
-    assert_succeeds(start(home, tmp_path, "--workers", "2"))
+def test_workers_finish_the_runs_of_one_process(cache, alone, tmp_path):
+    command = start_and_wait(cache, tmp_path, "--checkpoint-seconds", "0.001", cores=ONE_CORE)
+    command.send(signal.SIGTERM)
+    assert finish(command)[0] == 143
+    assert_succeeds(start(cache, tmp_path, "--workers", "2"))
     assert_same(tmp_path, alone)
 
 
@@ -185,20 +165,27 @@ class Cluster:
         file: by which they find each other.
     """
 
-    def __init__(self, home, stack):
-        self.home, self.stack, self.file = home, stack, home / f"scheduler-{time.monotonic_ns()}.json"
+    def __init__(self, folder, cache, stack):
+        self.cache, self.stack, self.file = cache, stack, folder / "scheduler.json"
         self.scheduler = self._dask("scheduler", "--host", "127.0.0.1", "--port", "0")
-        wait_for(self.scheduler, self.file.exists)
+        while not self.file.exists():
+            assert self.scheduler.poll() is None
+            time.sleep(0.01)
 
-    def _dask(self, *words, **options):
-        words += ("--scheduler-file", self.file, "--no-dashboard")
-        process = self.stack.enter_context(spawn(self.home, "-m", "dask", *words, **options))
+    def _dask(self, *words, environment=()):
+        command = [sys.executable, "-m", "dask", *words, "--scheduler-file", str(self.file), "--no-dashboard"]
+        ours = {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": self.cache, **dict(environment)}
+        streams = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+        # Elsewhere than in the checkout, whose modules it should find by its path alone.
+        process = subprocess.Popen(command, cwd=self.file.parent, env=os.environ | ours, **streams)
+        os.sched_setaffinity(process.pid, ONE_CORE)
+        self.stack.enter_context(process)
         # It comes first, and then the stack waits for the process.
         self.stack.callback(process.kill)
         return process
 
-    def worker(self, **options):
-        return self._dask("worker", "--nthreads", "1", "--no-nanny", one_core=True, **options)
+    def worker(self, **environment):
+        return self._dask("worker", "--nthreads", "1", "--no-nanny", environment=environment)
 
     def train(self, out, *words):
         """The results of a command in this process."""
@@ -206,16 +193,16 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(home):
+def cluster(cache, tmp_path_factory):
     with contextlib.ExitStack() as stack:
-        yield Cluster(home, stack)
+        yield Cluster(tmp_path_factory.mktemp("cluster"), cache, stack)
 
 
 @pytest.fixture(scope="module")
-def shared(home):
+def shared(cache, tmp_path_factory):
     """A cluster of two workers that no test ends."""
     with contextlib.ExitStack() as stack:
-        cluster = Cluster(home, stack)
+        cluster = Cluster(tmp_path_factory.mktemp("shared"), cache, stack)
         cluster.worker()
         cluster.worker()
         yield cluster
@@ -244,7 +231,7 @@ def test_where_no_worker_computes_alike_there_is_nothing_to_do(shared, tmp_path,
 def test_an_unlike_worker_gets_no_runs_and_its_difference_is_named(cluster, alone, tmp_path, capfd):
     # The last has no experiments on its path.
     for environment in ({}, {"JAX_ENABLE_X64": "1"}, {"PYTHONPATH": ""}):
-        cluster.worker(environment=environment)
+        cluster.worker(**environment)
     with Client(scheduler_file=str(cluster.file), set_as_default=False) as client:
         client.wait_for_workers(3)
     cluster.train(tmp_path)
@@ -255,7 +242,7 @@ def test_an_unlike_worker_gets_no_runs_and_its_difference_is_named(cluster, alon
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow(8)
+@pytest.mark.slow(5)
 def test_a_worker_that_joins_late_trains(cluster, alone, tmp_path):
     # It takes seconds to start.
     cluster.worker()
@@ -264,24 +251,24 @@ def test_a_worker_that_joins_late_trains(cluster, alone, tmp_path):
 
 
 @pytest.mark.slow(12)
-def test_a_worker_that_leaves_costs_nothing(cluster, home, alone, tmp_path):
+def test_a_worker_that_leaves_costs_nothing(cluster, cache, alone, tmp_path):
     first, _ = cluster.worker(), cluster.worker()
-    process = start_and_wait(home, tmp_path, "--cluster", cluster.file)
+    command = start_and_wait(cache, tmp_path, "--cluster", cluster.file)
     first.terminate()
-    assert_succeeds(process)
+    assert_succeeds(command)
     assert_same(tmp_path, alone)
 
 
-@pytest.mark.slow(14)
-def test_without_its_scheduler_a_command_ends_and_resumes(cluster, home, alone, tmp_path):
+@pytest.mark.slow(8)
+def test_without_its_scheduler_a_command_ends_and_resumes(cluster, cache, alone, tmp_path):
     cluster.worker()
-    process = start_and_wait(home, tmp_path, "--cluster", cluster.file)
+    command = start_and_wait(cache, tmp_path, "--cluster", cluster.file)
     cluster.scheduler.kill()
-    code, _, errors = finish(process, 60)
+    code, _, errors = finish(command, 60)
     assert (code, errors.count("\n")) == (1, 1), errors
     assert errors.startswith("error: the scheduler has ended; ")
     assert finished_runs(tmp_path)
-    assert_succeeds(start_alone(home, tmp_path))
+    assert_succeeds(start_alone(cache, tmp_path))
     assert_same(tmp_path, alone)
 
 
@@ -308,7 +295,7 @@ def forget_package():
     programs.forget_optimizers()
 
 
-@pytest.mark.slow(9)
+@pytest.mark.slow(8)
 def test_modules_of_the_user_s_own_are_sent_and_sent_again(shared, package, tmp_path):
     source = "import optax\nfrom mine.deeper import DECAY\nsgd = lambda rate: optax.sgd(rate, DECAY)"
     (package / "own.py").write_text(source)
