@@ -14,6 +14,7 @@ from concurrent.futures import Future
 
 import numpy as np
 import plain
+import psutil
 import pytest
 from distributed import Client
 from small_runs import ROOT, Command, execute, members, result
@@ -94,7 +95,12 @@ def alone(cache, tmp_path_factory):
 
 @pytest.mark.slow(20)
 def test_two_local_workers_give_the_bytes_of_one_process_on_one_core(cache, alone, tmp_path):
-    output = assert_succeeds(start(cache, tmp_path, "--workers", "2"))
+    command = start_and_wait(cache, tmp_path, "--workers", "2")
+    # Whoever reaches one of their ports can run code.
+    connections = [each for pid in members(command.process.pid) for each in psutil.Process(pid).net_connections()]
+    listening = {each.laddr.ip for each in connections if each.status == psutil.CONN_LISTEN}
+    assert listening == {"127.0.0.1"}
+    output = assert_succeeds(command)
     assert "6 of 6 runs, 2 workers" in output or "6 of 6 runs, 1 worker" in output
     assert_same(tmp_path, alone)
     rows = json.loads((tmp_path / "results.json").read_text())["runs"]
