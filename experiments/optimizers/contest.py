@@ -131,7 +131,7 @@ def verdict_table(contest: Contest) -> Table:
         f"IoU, seed by seed, and its 95 % interval ({interval}); tied where that includes 0."
     )
     headings = ["optimizer, rate", *(COLUMNS[name].heading for name in VERDICT)]
-    return Table(contest.setting, [*headings, f"IoU minus that of {contest.reference}", "verdict"], rows, note)
+    return Table(contest.setting, [*headings, f"IoU minus {contest.reference}'s", "verdict"], rows, note)
 
 
 def _means(arm: Arm) -> list[str]:
@@ -199,7 +199,7 @@ def _difference_figure(contest: Contest) -> Figure:
 
     pairs = {label: [differences(label, column) for column in columns] for label in contest.rivals}
     estimates = {label: [estimate(label, column) for column in columns] for label in contest.rivals}
-    xlabels = [f"{COLUMNS[column].title}, minus that of {contest.reference}" for column in columns]
+    xlabels = [f"{COLUMNS[column].title} minus {contest.reference}'s" for column in columns]
     better = [COLUMNS[column].higher_is_better for column in columns]
     interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval"
     title = f"{contest.setting}: paired differences, {interval}; one dot per seed"

@@ -101,7 +101,7 @@ def test_verdicts_follow_the_paired_intervals():
     arms = {**arm("low", worse), **arm("high", better), **arm("same", better), **arm("lost", lost)}
     table = verdict_table(contest(arms, reference="high"))
     assert [row[-1] for row in table.rows] == ["worse", "reference", "tied", "5 of 5 diverged"]
-    assert table.headings[-2] == "IoU minus that of high"
+    assert table.headings[-2] == "IoU minus high's"
     # Runs that diverged are in no mean.
     assert table.rows[-1][1:4] == ["-", "-", "-"]
     flipped = verdict_table(contest(arms, reference="low"))
@@ -153,8 +153,8 @@ def test_figures_of_few_seeds_show_their_range():
     assert paired.get_suptitle() == "title: paired differences, mean and range; one dot per seed"
     # Of -0.1 and 0.1: the third pair has a run that diverged.
     np.testing.assert_allclose(paired.axes[0].lines[1].get_xdata(), [-0.1, 0.1], rtol=1e-5)
-    assert paired.axes[0].get_xlabel() == "loss, last tenth, minus that of a"
-    assert paired.axes[1].get_xlabel() == "held-out IoU, minus that of a"
+    assert paired.axes[0].get_xlabel() == "loss, last tenth minus a's"
+    assert paired.axes[1].get_xlabel() == "held-out IoU minus a's"
     assert len(paired.axes) == len(DECISIVE)
     # All arrive at once, at the second step.
     share = figures["time_to_target"].axes[0].lines[0].get_ydata()
