@@ -37,7 +37,7 @@ ONE_CORE = {min(ALL_CORES)}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Programs that are compiled for one core, which jax's own cache does not tell from others."""
+    """A cache of programs that no other test reads: a worker that is killed may leave half of a program."""
     return str(tmp_path_factory.mktemp("cache"))
 
 
