@@ -9,6 +9,7 @@ import pytest
 from conftest import AS_USERS, to_nhwc, under
 
 import segjax
+from segjax.convolution import cpu_backend
 from segjax.training import TrainState, train_step
 
 pytestmark = pytest.mark.usefixtures("full_precision")
@@ -61,8 +62,10 @@ def test_float64_trajectory_is_pytorch_s(name, golden_trajectories, x64):
 def test_float32_begins_as_pytorch_does(name, compiler_options, golden_trajectories):
     losses, _ = train_on(golden_trajectories, name, np.float32, 5, compiler_options)
     # jax 0.12 rounds convolutions in another way, and RMSprop's first step, the sign of the gradient, multiplies that:
-    # 4e-4 after 5 steps. In float64 both versions agree with PyTorch to the last digits.
-    tolerance = 1e-4 if jax.__version_info__ < (0, 11) else 1e-3
+    # 4e-4 after 5 steps. So does the convolution in C++, compiled for this processor: 5e-4 on an AMD EPYC. In
+    # float64 all of them agree with PyTorch to the last digits.
+    rounds_otherwise = name == "rmsprop" and cpu_backend() == "native"
+    tolerance = 1e-3 if rounds_otherwise or jax.__version_info__ >= (0, 11) else 1e-4
     np.testing.assert_allclose(losses, golden_trajectories[f"{name}/float32/losses"][:5], rtol=tolerance)
 
 
