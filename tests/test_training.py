@@ -456,7 +456,7 @@ def test_a_ready_transformation_trains_without_a_rate(name):
     fit.compile(KEY)
     chex.assert_trees_all_equal(fit(KEY), expected)
     partial_run = fit._replace(num_steps=2)(KEY)
-    chex.assert_trees_all_equal(train(KEY, resume_from=partial_run), expected)
+    chex.assert_trees_all_equal(jax.jit(train)(KEY, resume_from=partial_run), expected)
     chex.assert_trees_all_equal(fit(KEY, resume_from=partial_run), expected)
 
 
