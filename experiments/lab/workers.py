@@ -330,7 +330,7 @@ class _LocalWorkers:
     @staticmethod
     def _start(address: str, index: int, number: int) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "dask", "worker", address, "--no-nanny", "--nthreads", "1", "--no-dashboard"]
-        # Whoever reaches a worker's port can run code; Dask would listen on all interfaces.
+        # Anyone who reaches a worker's port can run code, and by default Dask listens on all interfaces.
         command += ["--host", "127.0.0.1", "--dashboard-address", "127.0.0.1:0"]
         # Without a memory limit, since Dask would pause a worker at four fifths of it.
         command += ["--memory-limit", "0", "--preload", __name__]
