@@ -63,6 +63,25 @@ class Improvement(NamedTuple):
     seeds: int
 
 
+class Sequential(NamedTuple):
+    """Two tests of paired differences after each seed, which stay valid however often somebody looks.
+
+    An e-value of 20 rejects "no difference" at the 5 % level. An interval holds at all numbers of seeds at once.
+    Everything has the shape of the differences.
+
+    Attributes:
+        difference: the mean difference of the seeds so far; its interval is infinite for fewer than 4 seeds.
+        evidence: e-value against a mean difference of 0; 1 is none. Assumes a normal distribution.
+        probability: positive / (positive + negative) so far, with its interval.
+        sign_evidence: e-value against a probability of one half. Assumes no distribution.
+    """
+
+    difference: Estimate
+    evidence: np.ndarray
+    probability: Estimate
+    sign_evidence: np.ndarray
+
+
 # How a candidate compares with the reference.
 Verdict = Literal["better", "worse", "not told apart"]
 
@@ -231,6 +250,80 @@ def verdict(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> 
     return "not told apart"
 
 
+def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: float = 2.0) -> Sequential:
+    """Anytime-valid tests and intervals of paired differences, for adding seeds until a comparison is decided.
+
+    Student's interval is for one look: looking after each of 5 to 50 seeds, and stopping when it excludes 0, calls
+    27 % of equal pairs different. An e-value is the ratio of a mixture of alternatives to the null hypothesis, and
+    exceeds 20 at any time with a probability of at most 5 % (Ville). For the mean, the mixture has the right Haar prior
+    on the scale and a normal prior on the effect in standard deviations: Lai, "On confidence sequences", 1976; Wang and
+    Ramdas, "Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance", 2023. For the
+    signs, it is a beta-binomial mixture with Jeffreys' prior (Robbins, 1970): 7 straight wins decide.
+
+    The mean's test assumes normal differences. In 10,000 simulations of 50 looks, its false verdicts are 2.4 % for
+    normal ones, 1.7 % for Student's t with 3 degrees, 4.5 % for uniform ones, but 8 % for a lognormal distribution with
+    sigma 0.5 and 24 % with sigma 1 (Student's interval with as many looks: 34 % and 47 %). The signs' test keeps to 5 %
+    for every distribution; its null hypothesis is that either sign is as probable, which for a skewed distribution is
+    another one than a mean of 0.
+
+    Args:
+        differences: (seeds, ...), in the order of the seeds. Infinite where one run of a pair failed: its sign counts,
+            and the mean has no evidence and an infinite interval from there on. NaN where both failed: no sign either.
+        level: level of the intervals, in (0, 1).
+        effect_variance: prior variance of the effect in standard deviations; 2 decides effects of 1 to 3 early.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+
+    >>> sequential([0.03, 0.02, 0.04, 0.03, 0.05]).evidence.round(1)
+    array([ 1. ,  1.9,  4.2, 13.4, 26.9])
+    """
+    _check_level(level)
+    check_positive("effect_variance", effect_variance)
+    differences = check_real("differences", differences)
+    if not differences.ndim or not len(differences):
+        raise ValueError(f"differences must have shape (seeds, ...), at least one seed, got {differences.shape}")
+    probability, sign_evidence = _sign_test(
+        np.cumsum(differences > 0, axis=0), np.cumsum(differences < 0, axis=0), level
+    )
+    usable = np.logical_and.accumulate(np.isfinite(differences), axis=0)
+    difference, evidence = _mean_test(np.where(usable, differences, 0), level, effect_variance)
+    without = (np.nan, -np.inf, np.inf)
+    difference = Estimate(*(np.where(usable, part, none) for part, none in zip(difference, without, strict=True)))
+    return Sequential(difference, np.where(usable, evidence, 1.0), probability, sign_evidence)
+
+
+def shared_evidence(evidence: ArrayLike) -> np.ndarray:
+    """E-values of several comparisons, adjusted so that 20 keeps the chance of any false verdict at 5 %.
+
+    The adjusted value of a comparison is the lowest mean over all sets of comparisons that contain it: the closed test
+    of averages (Vovk and Wang, "E-values: calibration, combination and applications", 2021). It needs no independence,
+    and an average is at least a share 1 / n of its largest value, so that whatever Holm's rule rejects is rejected here
+    too.
+
+    Args:
+        evidence: (comparisons,), e-values >= 0.
+
+    Raises:
+        TypeError, ValueError: if the values are not real numbers >= 0 of shape (comparisons,).
+
+    >>> shared_evidence([60.0, 30.0, 1.0])
+    array([30.33333333, 15.5       ,  1.        ])
+    """
+    evidence = check_real("evidence", evidence)
+    if evidence.ndim != 1 or not (evidence >= 0).all():
+        raise ValueError(f"evidence must be numbers >= 0 of shape (comparisons,), got {evidence!r:.60}")
+    order = np.argsort(evidence)
+    ascending = evidence[order]
+    # The lowest mean of a set of k others with a comparison is the one with the k lowest.
+    sums, sizes = np.cumsum(ascending), np.arange(1, len(ascending) + 1)
+    adjusted = np.empty_like(ascending)
+    for rank, value in enumerate(ascending):
+        with_lower = (sums[:rank] + value) / (sizes[:rank] + 1)
+        adjusted[order[rank]] = min([value, *with_lower])
+    return adjusted
+
+
 def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
     """The rate of the lowest mean loss among those at which no seed diverged, and whether it is an edge of the grid.
 
@@ -331,6 +424,53 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
     # One interval for each possible number of seeds, since many points have the same number.
     table = Estimate(*np.transpose([proportion(count, len(values)) for count in range(len(values) + 1)]))
     return Estimate(*(bound[arrived] for bound in table))
+
+
+def _mean_test(differences: np.ndarray, level: float, effect_variance: float) -> tuple[Estimate, np.ndarray]:
+    """After each seed, the mean difference with its anytime-valid interval, and the e-value against 0."""
+    count = np.arange(1.0, len(differences) + 1).reshape((-1,) + (1,) * (differences.ndim - 1))
+    average = np.cumsum(differences, axis=0) / count
+    # Welford's sum of squares, which does not cancel.
+    steps = (differences[1:] - average[:-1]) ** 2 * ((count - 1) / count)[1:]
+    squares = np.concatenate([np.zeros_like(average[:1]), np.cumsum(steps, axis=0)])
+    signal = count * average**2
+    inflation = 1 + count * effect_variance
+    with np.errstate(all="ignore"):
+        # (1 + t^2 / nu) / (1 + t^2 / (nu inflation)) with t^2 / nu = signal / squares: equal differences stay finite.
+        ratio = np.where(signal > 0, (squares + signal) / (squares + signal / inflation), 1.0)
+        evidence = ratio ** (count / 2) / np.sqrt(inflation)
+        # The means whose e-value is below the threshold, solved for t^2 / nu.
+        limit = (np.sqrt(inflation) / (1 - level)) ** (2 / count)
+        half = np.sqrt((limit - 1) / (1 - limit / inflation) * squares / count)
+    half = np.where(limit < inflation, half, np.inf)
+    # A single seed has no scale.
+    evidence[0] = 1.0
+    return Estimate(average, average - half, average + half), evidence
+
+
+def _sign_test(wins: np.ndarray, losses: np.ndarray, level: float) -> tuple[Estimate, np.ndarray]:
+    """The share of wins with its anytime-valid interval, and the e-value against one half."""
+    # Not an attribute of `scipy.optimize` before it is imported.
+    from scipy.optimize.elementwise import find_root
+
+    trials = wins + losses
+    log_mixture = scipy.special.betaln(wins + 0.5, losses + 0.5) - scipy.special.betaln(0.5, 0.5)
+
+    def excess(share: np.ndarray, wins: np.ndarray, losses: np.ndarray, log_mixture: np.ndarray) -> np.ndarray:
+        log_likelihood = scipy.special.xlogy(wins, share) + scipy.special.xlog1py(losses, -share)
+        return np.asarray(log_mixture - log_likelihood + np.log(1 - level))
+
+    def lower_end(wins: np.ndarray, losses: np.ndarray) -> np.ndarray:
+        # The e-value against the observed share is below 1, that against a tiny share is huge.
+        bracket = (np.full(wins.shape, 1e-300), np.where(wins > 0, wins, trials) / np.maximum(trials, 1))
+        root = find_root(excess, bracket, args=(wins, losses, log_mixture))
+        return np.where(wins > 0, root.x, 0.0)
+
+    with np.errstate(all="ignore"):
+        share = wins / trials
+        evidence = np.exp(log_mixture + trials * np.log(2))
+        low, high = lower_end(wins, losses), 1 - lower_end(losses, wins)
+    return Estimate(share, low, high), evidence
 
 
 def _check_level(level: float) -> None:
