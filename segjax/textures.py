@@ -54,7 +54,7 @@ def generate_data(
         batch_size: number of images, >= 1, static.
         image_size: height and width in pixels, >= 2, odd or even, static; a batch has at most 2^31 - 1 pixels.
         sigma1: standard deviation in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may
-            be traced.
+            be traced. If a traced sigma is not a finite number > 0, the batch is NaN.
         sigma2: the same where the mask is 0; may be traced.
         sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5` as in the notebook; may be
             traced.
@@ -120,7 +120,21 @@ def compose_batch(
     mask = region > 0
     image = blur(jnp.where(mask, inside, outside), EDGE_SIGMA)
     image = rescale(image) if rescaled else image
-    return Batch(image[..., None], mask.astype(dtype)[..., None])
+    return nan_if_invalid(Batch(image[..., None], mask.astype(dtype)[..., None]), sigma1, sigma2, sigma)
+
+
+def nan_if_invalid(batch: Batch, *sigmas: jax.typing.ArrayLike) -> Batch:
+    """The batch, or NaN throughout if a traced sigma is not one that `check_sigma` accepts."""
+    # Without it, a mask from comparisons with NaN would be 0, and training would look perfect.
+    traced = [_is_valid(sigma, batch.image.dtype) for sigma in sigmas if isinstance(sigma, jax.core.Tracer)]
+    if not traced:
+        return batch
+    return Batch(*(jnp.where(jnp.stack(traced).all(), leaf, jnp.nan) for leaf in batch))
+
+
+def _is_valid(sigma: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    sigma = jnp.asarray(sigma, dtype)
+    return (sigma >= float(jnp.finfo(dtype).tiny) ** 0.5) & (sigma < jnp.inf)
 
 
 def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
@@ -143,7 +157,10 @@ def gaussian_kernel(image_size: int, sigma: jax.typing.ArrayLike) -> jax.Array:
 
 
 def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array | np.ndarray:
-    """One factor of the separable kernel, (n,), with sum 1; a NumPy array, thus a constant, unless sigma is traced."""
+    """One factor of the separable kernel, (n,), with sum 1; a NumPy array, thus a constant, unless sigma is traced.
+
+    It is NaN if a traced sigma is not a finite number > 0.
+    """
     # NumPy computes the static grid in float64: in float32 the kernel changes by a relative 5e-5 at sigma 0.2.
     squares = np.linspace(-image_size / 2, image_size / 2, image_size) ** 2
     # The smallest square is subtracted, so that the largest weight is exp(0) = 1 at any sigma. The notebook's sum
@@ -155,7 +172,7 @@ def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.d
         sigma = np.asarray(sigma, np.float64)
         weights = np.exp(-0.5 * excess / sigma / sigma)
         return (weights / weights.sum()).astype(dtype)
-    sigma = jnp.asarray(sigma, dtype)
+    sigma = jnp.where(_is_valid(sigma, dtype), jnp.asarray(sigma, dtype), jnp.nan)
     # XLA divides once, by the square of sigma: hence the bound in `check_sigma`.
     return jax.nn.softmax(-0.5 * jnp.asarray(excess, dtype) / sigma / sigma)
 
