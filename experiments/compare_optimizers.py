@@ -7,6 +7,7 @@
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
     python -m experiments.compare_optimizers fair --optimizers mine=my_module:factory=0.01 \\
         --baseline docs/baselines/fair.json                your own optimizer against stored runs
+    python -m experiments.compare_optimizers fair --until-decided   further seeds until each verdict is certain
 
 Runs of one seed are paired: the same initial weights and the same images for every optimizer. The notebook has one run
 of each and calls a second momentum run "SGD". Expect Adam and RMSprop to be equal at its rate of 0.001, momentum well
@@ -17,7 +18,7 @@ for the presets fair (64 runs to tune, 20 to compare) and rate_free (16 and 40),
 trains runs on several local processes at once, and `--cluster` on other machines (docs/cluster.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Report
 from experiments.lab.stops import UsageError
 from experiments.notebook.published import ADAM_RATES
-from experiments.optimizers import baseline, contest, fairness, tuning
+from experiments.optimizers import baseline, contest, fairness, sequential, tuning
 from experiments.optimizers.baseline import Baseline
 from experiments.optimizers.contest import DECISIVE, Contest, Target
 from experiments.optimizers.tuning import Candidate, Grid
@@ -59,6 +60,10 @@ class Options(Comparison):
     """First find the best rate of each optimizer with several rates, on separate seeds and with equal budgets."""
     extend: bool = False
     """With --tune, while an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
+    until_decided: bool = False
+    """Add seeds, beginning with --seeds, until every optimizer is decided against the reference in held-out IoU. The
+    verdicts stay valid however often they are looked at; those of other tables are for one look."""
+    most_seeds: int = 20  # Most seeds with --until-decided.
     rates: tuple[float, ...] = ADAM_RATES
     """Rates that --tune tries for each optimizer without rates of its own; the notebook's eight."""
     tuning_seeds: int = 2  # Number of seeds for each rate with --tune.
@@ -67,7 +72,7 @@ class Options(Comparison):
 
     free = (
         *("seeds", "optimizers", "reference", "baseline", "target_loss", "target_iou"),
-        *("tune", "extend", "rates", "tuning_seed", "tuning_seeds"),
+        *("tune", "extend", "rates", "tuning_seed", "tuning_seeds", "until_decided", "most_seeds"),
     )
 
     def inputs(self) -> list[Path]:
@@ -88,6 +93,9 @@ class Options(Comparison):
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
+        check_seeds("--seed", self.seeds.seed, "--most-seeds", self.most_seeds)
+        if self.until_decided and self.most_seeds < self.seeds.seeds:
+            raise ValueError(f"--most-seeds must be at least --seeds, {self.seeds.seeds}, got {self.most_seeds}")
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
         if self.target_iou > 1:
@@ -170,6 +178,8 @@ def answer(options: Options, lab: Lab) -> Report:
     candidates, excluded = candidates_at_best_rate(options, grid)
     for label, reason in excluded.items():
         lab.say(f"Warning: {label} is not compared: {reason}.")
+    if options.until_decided:
+        options = with_seeds_that_decide(options, candidates, trials, lab)
     trained = tuning.train(candidates, options.seeds, options, lab)
     comparison = contest_of(options, trained, trials)
     stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
@@ -193,6 +203,14 @@ def answer(options: Options, lab: Lab) -> Report:
         details.append(baseline.table(stored))
         warnings += baseline.warnings(stored, new_arms)
         results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
+    if options.until_decided and comparison.rivals:
+        decisions = sequential.decisions(comparison.rivals, comparison.arms[comparison.reference])
+        findings = [
+            sequential.finding(label, comparison.reference, each) for label, each in decisions.items()
+        ] + findings
+        details.insert(0, sequential.table(decisions, comparison.reference))
+        drawings["evidence"] = sequential.drawing(decisions, comparison.reference)
+        results["sequential"] = decisions
     phases = {"tuning": tuning_rows, "comparison": rows(comparison.arms)}
     return Report(
         findings,
@@ -222,6 +240,22 @@ def candidates_at_best_rate(options: Options, grid: Grid | None) -> tuple[list[C
     best = {label: (best.rate,) for label, best in grid.best.items() if best.rate is not None}
     candidates = [candidate for candidate in options.candidates if candidate.label not in excluded]
     return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], excluded
+
+
+def with_seeds_that_decide(
+    options: Options, candidates: Sequence[Candidate], trials: Mapping[str, Arms], lab: Lab
+) -> Options:
+    """The options with as many seeds as it takes to decide every rival, or with the most seeds."""
+    most = min(options.most_seeds, options.stored.most_seeds if options.stored else options.most_seeds)
+    while True:
+        comparison = contest_of(options, tuning.train(candidates, options.seeds, options, lab), trials)
+        decisions = sequential.decisions(comparison.rivals, comparison.arms[comparison.reference])
+        count = options.seeds.seeds
+        listed = ", ".join(f"{label} {decision.evidence[-1]:.3g}" for label, decision in decisions.items())
+        lab.say(f"After {count} seeds, evidence of {sequential.ENOUGH:g} decides: {listed}")
+        if sequential.all_decided(decisions.values()) or count >= most:
+            return options
+        options = replace(options, seeds=replace(options.seeds, seeds=count + 1))
 
 
 def contest_of(options: Options, trained: Mapping[str, Arms], trials: Mapping[str, Arms]) -> Contest:

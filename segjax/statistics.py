@@ -33,6 +33,8 @@ FEWEST_SEEDS = 5
 _LEVEL = 0.95
 # A fixed seed: equal values always have the same interval.
 _SEED = 0
+# Beyond as many seeds, `seeds_to_decide` stops counting.
+_MOST_SEEDS = 10**6
 
 # (values, axis) -> the values without that axis.
 Statistic = Callable[..., np.ndarray]
@@ -293,6 +295,33 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
     return Sequential(difference, np.where(usable, evidence, 1.0), probability, sign_evidence)
 
 
+def seeds_to_decide(effect: float, evidence: float = 20.0, effect_variance: float = 2.0) -> float:
+    """Number of seeds at which `sequential` has as much evidence for a mean difference, if its effect stays the same.
+
+    Args:
+        effect: mean difference in standard deviations of the differences.
+        evidence: the e-value to reach, > 1.
+        effect_variance: as in `sequential`.
+
+    Returns:
+        At least 2, infinity for more than a million seeds.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
+
+    >>> seeds_to_decide(1.0)
+    14.0
+    """
+    if check_real("effect", effect).ndim or not np.isfinite(effect):
+        raise ValueError(f"effect must be a finite number, got {effect!r:.60}")
+    if cast(float, check_positive("evidence", evidence)) <= 1:
+        raise ValueError(f"evidence must be > 1, got {evidence}")
+    check_positive("effect_variance", effect_variance)
+    seeds = np.arange(2.0, _MOST_SEEDS + 1)
+    reached = _evidence(seeds, seeds * effect**2, seeds - 1, effect_variance) >= evidence
+    return float(seeds[reached.argmax()]) if reached.any() else np.inf
+
+
 def shared_evidence(evidence: ArrayLike) -> np.ndarray:
     """E-values of several comparisons, adjusted so that 20 keeps the chance of any false verdict at 5 %.
 
@@ -433,12 +462,8 @@ def _mean_test(differences: np.ndarray, level: float, effect_variance: float) ->
     # Welford's sum of squares, which does not cancel.
     steps = (differences[1:] - average[:-1]) ** 2 * ((count - 1) / count)[1:]
     squares = np.concatenate([np.zeros_like(average[:1]), np.cumsum(steps, axis=0)])
-    signal = count * average**2
-    inflation = 1 + count * effect_variance
+    evidence, inflation = _evidence(count, count * average**2, squares, effect_variance), 1 + count * effect_variance
     with np.errstate(all="ignore"):
-        # (1 + t^2 / nu) / (1 + t^2 / (nu inflation)) with t^2 / nu = signal / squares: equal differences stay finite.
-        ratio = np.where(signal > 0, (squares + signal) / (squares + signal / inflation), 1.0)
-        evidence = ratio ** (count / 2) / np.sqrt(inflation)
         # The means whose e-value is below the threshold, solved for t^2 / nu.
         limit = (np.sqrt(inflation) / (1 - level)) ** (2 / count)
         half = np.sqrt((limit - 1) / (1 - limit / inflation) * squares / count)
@@ -446,6 +471,15 @@ def _mean_test(differences: np.ndarray, level: float, effect_variance: float) ->
     # A single seed has no scale.
     evidence[0] = 1.0
     return Estimate(average, average - half, average + half), evidence
+
+
+def _evidence(count: np.ndarray, signal: np.ndarray, squares: np.ndarray, effect_variance: float) -> np.ndarray:
+    """The e-value against a mean of 0: t^2 / (count - 1) is signal / squares."""
+    inflation = 1 + count * effect_variance
+    with np.errstate(all="ignore"):
+        # (1 + t^2 / nu) / (1 + t^2 / (nu inflation)), multiplied by the squares: equal differences stay finite.
+        ratio = np.where(signal > 0, (squares + signal) / (squares + signal / inflation), 1.0)
+        return np.asarray(ratio ** (count / 2) / np.sqrt(inflation))
 
 
 def _sign_test(wins: np.ndarray, losses: np.ndarray, level: float) -> tuple[Estimate, np.ndarray]:

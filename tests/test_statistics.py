@@ -402,3 +402,20 @@ def test_sequential_names_a_wrong_argument():
     for wrong in ([-1.0], [np.nan], [[1.0]]):
         with pytest.raises(ValueError, match="evidence must be numbers >= 0"):
             statistics.shared_evidence(wrong)
+
+
+@pytest.mark.parametrize("effect", [-0.4, 0.7, 3.0])
+def test_seeds_to_decide_is_the_first_number_with_enough_evidence(effect):
+    seeds = int(statistics.seeds_to_decide(effect))
+
+    def evidence(count):
+        values = np.arange(count) - (count - 1) / 2
+        return statistics.sequential(values / np.std(values, ddof=1) + effect).evidence[-1]
+
+    assert evidence(seeds) >= 20 > evidence(seeds - 1)
+    assert statistics.seeds_to_decide(0.0) == np.inf
+    for wrong in (np.nan, [1.0]):
+        with pytest.raises(ValueError, match="effect must be a finite number"):
+            statistics.seeds_to_decide(wrong)
+    with pytest.raises(ValueError, match="evidence must be > 1"):
+        statistics.seeds_to_decide(1.0, evidence=1)

@@ -52,6 +52,7 @@ class Baseline(NamedTuple):
         arms: new label, which ends with "(stored)" -> arm.
         labels: label in the file -> new label.
         tuning_steps: new label -> steps of its tuning.
+        most_seeds: number of seeds that every contender has in the file.
         document: content of the file, without its runs.
     """
 
@@ -59,6 +60,7 @@ class Baseline(NamedTuple):
     arms: Arms
     labels: dict[str, str]
     tuning_steps: dict[str, int]
+    most_seeds: int
     document: dict[str, Any]
 
 
@@ -76,11 +78,13 @@ def read(path: Path, options: Comparison) -> Baseline:
         for section, kind in {**dict.fromkeys(_SECTIONS, dict), "command": str, "date": str}.items():
             if not isinstance(document[section], kind):
                 raise ValueError(f"its {section} is no {kind.__name__}")
-        groups: dict[str, list[dict[str, Any]]] = {}
+        stored: dict[str, list[dict[str, Any]]] = {}
         for row in document.pop("runs"):
-            groups.setdefault(str(row["label"]), []).append(row)
-        if not groups:
+            stored.setdefault(str(row["label"]), []).append(row)
+        if not stored:
             raise ValueError("it holds no runs")
+        # Runs of further seeds are not compared.
+        groups = {label: rows[: options.seeds.seeds] for label, rows in stored.items()}
         labels = {check_label(label): f"{label} (stored)" for label in groups}
         differences = _differences(document, groups, options)
         # The rows of another protocol cannot be checked.
@@ -94,7 +98,7 @@ def read(path: Path, options: Comparison) -> Baseline:
     if differences:
         name, ours, theirs = differences[0]
         raise ValueError(f"--baseline {path} has {name} {theirs}, not {ours}: the protocol must be the same")
-    return Baseline(path, arms, labels, steps, document)
+    return Baseline(path, arms, labels, steps, min(map(len, stored.values())), document)
 
 
 def warnings(baseline: Baseline, arms: Iterable[Arm]) -> list[str]:
