@@ -128,7 +128,7 @@ def verdict_table(contest: Contest) -> Table:
     interval = "Student" if contest.few_seeds else "bootstrap"
     note = (
         "Means over seeds that did not diverge; accuracy and IoU of held-out images. Verdict: by the difference of "
-        f"IoU, seed by seed, and its 95 % interval ({interval}); tied where that includes 0."
+        f"IoU, seed by seed, and its 95 % interval for one look ({interval}); tied where that includes 0."
     )
     headings = ["optimizer, rate", *(COLUMNS[name].heading for name in VERDICT)]
     return Table(contest.setting, [*headings, f"IoU minus {contest.reference}'s", "verdict"], rows, note)
@@ -273,7 +273,8 @@ def _paired_table(contest: Contest, column: str) -> Table:
         counts = f"{wins} of {seeds}" + (f"\n{ties} ties" if ties else "")
         rows.append([label, _cell(difference, f"+{COLUMNS[column].form}"), counts, _cell(probability, ".2f")])
     note = (
-        f"Each minus {contest.reference}, on the same seeds: same initial weights, same images. 95 % intervals: of the "
+        f"Each minus {contest.reference}, on the same seeds: same initial weights, same images. 95 % intervals for one "
+        "look (after adding seeds until one excludes 0 they do not hold; --until-decided has some that do): of the "
         f"mean difference by bootstrap (with fewer than {statistics.FEWEST_SEEDS} seeds Student's), of the probability "
         "by Wilson's formula."
     )
