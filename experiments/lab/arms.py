@@ -21,17 +21,25 @@ CURVES = ("loss", "agreement", "iou")
 
 
 class Column(NamedTuple):
-    """A number of a finished run: its name in files, and its heading with its unit and its format in tables."""
+    """A number of a finished run: its name in files, and its heading with its unit and its format in tables.
+
+    `compute` takes the `HeldOut` of a run for the columns of `HELD_OUT`, and its `Result` for those of `TRAINING`.
+    """
 
     name: str
     heading: str
-    form: str
-    higher_is_better: bool
+    compute: Callable[[Any], Any]
+    higher_is_better: bool = True
+    form: str = ".3f"
 
     @property
     def title(self) -> str:
         """The heading where numbers of training and of held-out images are mixed."""
         return self.heading if self.name in TRAINING else f"held-out {self.heading}"
+
+
+def _by_name(*columns: Column) -> dict[str, Column]:
+    return {column.name: column for column in columns}
 
 
 def _running_mean(curve: str) -> Callable[[Result], Any]:
@@ -48,52 +56,46 @@ def _at_distance(band: int) -> Callable[[HeldOut], Any]:
 
 # The columns of the errors by distance to the true edge.
 ERRORS_AT = tuple(f"error_at_{name.replace(' ', '_').replace('-', '_to_')}" for name in edges.BAND_NAMES)
-# Scores on the held-out images: name in files -> heading, whether higher is better, and the function that computes it.
-HELD_OUT: dict[str, tuple[str, bool, Callable[[HeldOut], Any]]] = {
-    "accuracy": ("accuracy", True, lambda scores: metrics.accuracy(scores.counts)),
-    "iou": ("IoU", True, lambda scores: metrics.iou(scores.counts)),
-    "precision": ("precision", True, lambda scores: metrics.precision(scores.counts)),
-    "recall": ("recall", True, lambda scores: metrics.recall(scores.counts)),
-    "f1": ("F1", True, lambda scores: metrics.f1(scores.counts)),
-    "image_iou": ("IoU of single images, mean", True, lambda scores: scores.image_iou.mean()),
-    "worst_image_iou": ("IoU of the worst image", True, lambda scores: scores.image_iou.min()),
-    "boundary_f": ("boundary F (2 pixels)", True, lambda scores: edges.boundary_f(scores.edges)),
-    **{
-        column: (f"error {name} pixels from the edge", False, _at_distance(band))
-        for band, (column, name) in enumerate(zip(ERRORS_AT, edges.BAND_NAMES, strict=True))
-    },
-    "accuracy_by_running_statistics": (
+_ERRORS = (
+    Column(name, f"error {distance} pixels from the edge", _at_distance(band), False)
+    for band, (name, distance) in enumerate(zip(ERRORS_AT, edges.BAND_NAMES, strict=True))
+)
+# Scores on the held-out images.
+HELD_OUT = _by_name(
+    Column("accuracy", "accuracy", lambda scores: metrics.accuracy(scores.counts)),
+    Column("iou", "IoU", lambda scores: metrics.iou(scores.counts)),
+    Column("precision", "precision", lambda scores: metrics.precision(scores.counts)),
+    Column("recall", "recall", lambda scores: metrics.recall(scores.counts)),
+    Column("f1", "F1", lambda scores: metrics.f1(scores.counts)),
+    Column("image_iou", "IoU of single images, mean", lambda scores: scores.image_iou.mean()),
+    Column("worst_image_iou", "IoU of the worst image", lambda scores: scores.image_iou.min()),
+    Column("boundary_f", "boundary F (2 pixels)", lambda scores: edges.boundary_f(scores.edges)),
+    *_ERRORS,
+    Column(
+        "accuracy_by_running_statistics",
         "accuracy, running statistics",
-        True,
         lambda scores: metrics.accuracy(scores.running_counts),
     ),
-    "held_out_agreement": ("agreement", True, lambda scores: metrics.agreement(scores.counts)),
-    "held_out_mse": ("MSE", False, _loss("mse")),
-    "held_out_bce": ("BCE (nats)", False, _loss("bce")),
-    "held_out_dice": ("Dice", False, _loss("dice")),
-}
-# Numbers of the training itself: name in files -> the function that computes it.
-TRAINING: dict[str, Callable[[Result], Any]] = {
-    "loss": _running_mean("loss"),
-    "final_loss": lambda result: final_loss(result.history.loss),
-    "agreement": _running_mean("agreement"),
-    "seconds": lambda result: result.seconds,
-}
-_COLUMNS = (
-    Column("loss", "running-mean loss", ".4f", False),
-    Column("final_loss", "loss, last tenth", ".4f", False),
-    Column("agreement", "running-mean agreement", ".3f", True),
-    *(Column(name, heading, ".3f", higher) for name, (heading, higher, _) in HELD_OUT.items()),
-    Column("seconds", "seconds", ".0f", False),
+    Column("held_out_agreement", "agreement", lambda scores: metrics.agreement(scores.counts)),
+    Column("held_out_mse", "MSE", _loss("mse"), False),
+    Column("held_out_bce", "BCE (nats)", _loss("bce"), False),
+    Column("held_out_dice", "Dice", _loss("dice"), False),
 )
-COLUMNS: Mapping[str, Column] = {column.name: column for column in _COLUMNS}
+# Numbers of the training itself.
+TRAINING = _by_name(
+    Column("loss", "running-mean loss", _running_mean("loss"), False, ".4f"),
+    Column("final_loss", "loss, last tenth", lambda result: final_loss(result.history.loss), False, ".4f"),
+    Column("agreement", "running-mean agreement", _running_mean("agreement")),
+    Column("seconds", "seconds", lambda result: result.seconds, False, ".0f"),
+)
+COLUMNS = TRAINING | HELD_OUT
 
 
 # Compiled as a whole, since XLA takes longer to compile the operations one by one.
 @jax.jit
 def held_out(scores: HeldOut) -> dict[str, jax.Array]:
     """The columns of `HELD_OUT`: name -> value."""
-    return {name: jnp.asarray(compute(scores)) for name, (_, _, compute) in HELD_OUT.items()}
+    return {name: jnp.asarray(column.compute(scores)) for name, column in HELD_OUT.items()}
 
 
 diverged_at = jax.jit(metrics.diverged_at)
@@ -118,7 +120,7 @@ class Arm:
     label: str
     results: tuple[Result, ...]
 
-    @property
+    @cached_property
     def run(self) -> Run:
         """The run of the first seed."""
         return self.results[0].run
@@ -128,7 +130,8 @@ class Arm:
         """One row of runs.csv per run: its fields, its columns, and the step at which it diverged."""
         rows = []
         for result in self.results:
-            numbers = {name: compute(result) for name, compute in TRAINING.items()} | held_out(result.held_out)
+            numbers = {name: column.compute(result) for name, column in TRAINING.items()}
+            numbers |= held_out(result.held_out)
             rows.append(
                 {
                     "label": self.label,

@@ -35,13 +35,9 @@ _ROUNDING = 1e-3
 class StoredArm(Arm):
     """Runs with rows and curves, and without results."""
 
-    first: Run
+    run: Run
     rows: list[dict[str, Any]]
     curves: list[dict[str, np.ndarray]]
-
-    @property
-    def run(self) -> Run:
-        return self.first
 
 
 class Baseline(NamedTuple):
