@@ -71,7 +71,7 @@ PRESETS = {
 def answer(options: Options, lab: Lab) -> Report:
     runs = planned(options)
     if options.report_only:
-        runs = [run for run in runs if lab.folder.has_run(run)]
+        runs = [run for run in runs if lab.folder.read_run(run)]
         if not runs:
             raise UsageError(f"--out {options.out} holds no finished run to report")
     arms, steps = compare(lab.train(runs), by=by_rate), options.training.iterations

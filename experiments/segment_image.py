@@ -210,7 +210,7 @@ def check_unchanged(options: Options, segmented: Mapping[str, Segmented], digest
         picture = segmented.get(note_name(path))
         if picture and picture.digest != digests[str(path)]:
             raise UsageError(
-                f"--out {options.out} holds the results of another {path} than is there now; give it another name, "
+                f"--out {options.out} holds the results for other contents of {path}; give it another name, "
                 "name another folder, or pass --overwrite"
             )
 

@@ -14,13 +14,13 @@ import errno
 import fcntl
 import json
 import os
-import re
 import tempfile
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
+import msgspec
 import numpy as np
 
 import segjax
@@ -31,10 +31,22 @@ from segjax import checkpoints, edges, metrics
 RESULTS, OPTIONS = "results.json", "options.json"
 # Prefix of the names of trainings by the clock, whose results are files of the whole command and not runs.
 CLOCK = "clock-"
-# JSON types of the sections of results.json and options.json.
-_SECTIONS = {**dict.fromkeys(("options", "inputs", "versions", "numerics", "device", "source"), dict), "files": list}
+# What the user can do about a file that cannot be read.
+_CURE = "delete it, or pass --overwrite"
 # Names of files in this folder, so that a manipulated list reaches no other.
-_NAME = re.compile(r"(runs/)?(?!\.{1,2}$)[^/\0]+")
+_Name = Annotated[str, msgspec.Meta(pattern=r"^(runs/)?(?!\.{1,2}\Z)[^/\0]+\Z")]
+
+
+class _Document(msgspec.Struct):
+    """The sections of results.json and options.json that commands rely on; all but the options may be missing."""
+
+    options: dict[str, Any]
+    inputs: dict[str, Any] = {}
+    versions: dict[str, Any] = {}
+    numerics: dict[str, Any] = {}
+    device: dict[str, Any] = {}
+    source: dict[str, Any] = {}
+    files: list[_Name] = []
 
 
 def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collection[str] = ()) -> str:
@@ -54,7 +66,7 @@ def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collecti
     digests = other.get("inputs", {})
     for path, sha in ours["inputs"].items():
         if digests.get(path) != sha and not (free and path not in digests):
-            return f"of another {path} than is there now"
+            return f"for other contents of {path}"
     return ""
 
 
@@ -68,17 +80,11 @@ def read_document(path: Path) -> dict[str, Any]:
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     try:
-        document = json.loads(path.read_text())
+        # Not msgspec's JSON, which refuses names that are not UTF-8.
+        document: dict[str, Any] = json.loads(path.read_text())
+        msgspec.convert(document, _Document)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
-    if not isinstance(document, dict) or "options" not in document:
-        raise ValueError("it holds no results")
-    for section, kind in _SECTIONS.items():
-        if not isinstance(document.get(section, kind()), kind):
-            raise ValueError(f"its {section} are no {kind.__name__}")
-    for name in document.get("files", []):
-        if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise ValueError(f"its files include {name!r:.60}")
     return document
 
 
@@ -126,6 +132,7 @@ class Folder:
             # `Path.resolve` raises for a link to itself.
             if overwrite and Path(os.path.realpath(name)).is_relative_to(os.path.realpath(path)):
                 raise UsageError(f"--overwrite would delete results beside {name}, which is needed; name another --out")
+        is_new = not os.path.lexists(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
             lock = _lock(path)
@@ -134,13 +141,19 @@ class Folder:
         try:
             folder = cls(path, identity, lock)
             folder._take_over(overwrite, free)
-            yield folder
+            try:
+                yield folder
+            except BaseException:
+                folder._leave(is_new)
+                raise
         finally:
             os.close(lock)
 
     def _take_over(self, overwrite: bool, free: Collection[str]) -> None:
         try:
-            self._files.update(self._listed(allow_damaged=overwrite))
+            documents = {name: self._document(name, allow_damaged=overwrite) for name in (RESULTS, OPTIONS)}
+            for name, document in documents.items():
+                self._files.update([name, *document.get("files", [])] if document else [])
             # Temporary files remain after a kill. A lone one of options.json is ours, although no list names it yet.
             first = {OPTIONS} if list(self.path.iterdir()) == [checkpoints.temporary(self.path / OPTIONS)] else set()
             for name in self._files | first:
@@ -148,34 +161,23 @@ class Folder:
             if overwrite:
                 self._clear()
             else:
-                self._check(free)
+                self._check(documents[RESULTS], documents[OPTIONS], free)
             # Fails now, and not after an hour of training, if the folder cannot be written.
             with tempfile.TemporaryFile(dir=self.path):
                 pass
         except OSError as error:
             raise UsageError(f"--out {self.path} cannot be written: {error.strerror}") from error
 
-    def _listed(self, allow_damaged: bool) -> set[str]:
-        """The names in both lists. A damaged list counts as empty if allowed; otherwise it raises a UsageError."""
-        listed: set[str] = set()
-        for name in (RESULTS, OPTIONS):
-            try:
-                if document := self._document(name):
-                    listed.update([name, *document.get("files", [])])
-            except UsageError:
-                if not allow_damaged:
-                    raise
-        return listed
-
-    def _document(self, name: str) -> dict[str, Any] | None:
-        """The document, or None if there is no such file."""
+    def _document(self, name: str, allow_damaged: bool) -> dict[str, Any] | None:
+        """The document, or None if there is no such file, or if it is damaged and that is allowed."""
         try:
             return read_document(self.path / name)
         except FileNotFoundError:
             return None
         except ValueError as error:
-            message = f"{self.path / name} is damaged: {error}; delete it, or pass --overwrite"
-            raise UsageError(message) from error
+            if allow_damaged:
+                return None
+            raise UsageError(f"{self.path / name} is damaged: {error}; {_CURE}") from error
 
     def _clear(self) -> None:
         """Deletes our files."""
@@ -188,9 +190,8 @@ class Folder:
                 path.unlink()
         self._files.clear()
 
-    def _check(self, free: Collection[str]) -> None:
-        """Raises as `claimed` does."""
-        results, unfinished = self._document(RESULTS), self._document(OPTIONS)
+    def _check(self, results: dict[str, Any] | None, unfinished: dict[str, Any] | None, free: Collection[str]) -> None:
+        """Raises as `claimed` does, for the content of both documents."""
         if results is not None and not difference(results, self.identity):
             if missing := [name for name in results.get("files", []) if not (self.path / name).exists()]:
                 raise UsageError(f"--out {self.path} holds these results, but {missing[0]} is gone; pass --overwrite")
@@ -203,6 +204,15 @@ class Folder:
                 raise UsageError(f"--out {self.path} already holds files; name another folder, or pass --overwrite")
         elif message := difference(document, self.identity, free):
             raise UsageError(f"--out {self.path} holds {kind} {message}; name another folder, or pass --overwrite")
+
+    def _leave(self, is_new: bool) -> None:
+        """Deletes the list of names, and a new folder, if the command fails before it has written anything else."""
+        with contextlib.suppress(OSError):
+            self._check_place()
+            if not any(os.path.lexists(self.path / name) for name in self._files - {OPTIONS}):
+                (self.path / OPTIONS).unlink(missing_ok=True)
+            if is_new:
+                self.path.rmdir()
 
     def announce(self, names: Iterable[str]) -> None:
         """Adds names to options.json, before the files are written.
@@ -256,9 +266,6 @@ class Folder:
         self._files.difference_update(stale)
         self._write_list()
 
-    def has_run(self, run: Run) -> bool:
-        return (self.path / _run(run.stem)).exists()
-
     def write_runs(self, results: Sequence[Result]) -> None:
         """Writes finished runs, which were announced, and deletes their checkpoints."""
         for result in results:
@@ -267,13 +274,17 @@ class Folder:
                 arrays["trained"] = result.trained
             metadata = {"run": result.run.as_dict(), "seconds": result.seconds, "cores": result.cores}
             self._write(_run(result.run.stem), checkpoints.to_bytes(arrays, metadata))
-        self.drop_partial([result.run.stem for result in results])
+        for result in results:
+            (self.path / _run(result.run.stem, "part")).unlink(missing_ok=True)
 
-    def read_run(self, run: Run) -> Result:
-        """Reads a finished run; raises a UsageError if the file is damaged, or of another run or version."""
-        arrays, metadata = _read(path := self.path / _run(run.stem))
+    def read_run(self, run: Run) -> Result | None:
+        """Reads a run, None if it is not finished; raises a UsageError for a file damaged, or of another version."""
+        path = self.path / _run(run.stem)
+        if (content := _read(path)) is None:
+            return None
+        arrays, metadata = content
         if metadata.get("run") != run.as_dict():
-            raise UsageError(f"{path} holds another run than its name says; delete it, or pass --overwrite")
+            raise UsageError(f"{path} holds another run than its name says; {_CURE}")
         try:
             scores = arrays["held_out"]
             counts, running = (metrics.Counts(**scores[name]) for name in ("counts", "running_counts"))
@@ -307,22 +318,16 @@ class Folder:
         Raises:
             UsageError: if the file is damaged, or holds the state of another network or optimizer.
         """
-        path = self.path / _run(names[0], "part")
-        if not path.exists():
-            return None
-        arrays, metadata = _read(path)
+        content = _read(path := self.path / _run(names[0], "part"))
         # Another --width groups the runs differently; they start anew.
-        if metadata.get("names") != list(names):
+        if content is None or content[1].get("names") != list(names):
             return None
+        arrays, metadata = content
         try:
             state = checkpoints.restore(template, arrays["state"])
         except ValueError as error:
-            raise UsageError(f"{path}: {error}; delete it, or pass --overwrite") from error
+            raise UsageError(f"{path}: {error}; {_CURE}") from error
         return PartialRun(state, [_history(arrays["history"])], metadata["seconds"]), arrays.get("notes", {})
-
-    def drop_partial(self, names: Iterable[str]) -> None:
-        for name in names:
-            (self.path / _run(name, "part")).unlink(missing_ok=True)
 
     def write_note(self, name: str, arrays: Any, metadata: Mapping[str, Any]) -> None:
         """Writes arrays and JSON that a question needs when it resumes."""
@@ -330,8 +335,7 @@ class Folder:
 
     def read_note(self, name: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         """The arrays and the metadata of a note; None if there is none; raises a UsageError if it is damaged."""
-        path = self.path / _run(name)
-        return _read(path, "pass --overwrite") if path.exists() else None
+        return _read(self.path / _run(name), "pass --overwrite")
 
     def notes(self, prefix: str) -> list[str]:
         """The names of the notes that begin with `prefix`."""
@@ -376,8 +380,11 @@ def _json(document: Mapping[str, Any]) -> bytes:
     return (json.dumps(document, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _read(path: Path, cure: str = "delete it, or pass --overwrite") -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(path: Path, cure: str = _CURE) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """The arrays and the metadata of a file; None if there is none."""
     try:
         return checkpoints.load(path)
+    except FileNotFoundError:
+        return None
     except (ValueError, OSError) as error:
         raise UsageError(f"{error}; {cure}") from error

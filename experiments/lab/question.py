@@ -80,7 +80,7 @@ class Lab:
         with usage_errors():
             check_runs(runs_once)
         self.folder.announce_runs([run.stem for run in runs_once])
-        results = {run: self.folder.read_run(run) for run in runs_once if self.folder.has_run(run)}
+        results = {run: result for run in runs_once if (result := self.folder.read_run(run))}
         width = 1 if watch else self._engine.width
         # A group with some finished runs is trained as a whole, since rounding depends on the size of the group.
         groups = [group for group in grouped(runs_once, width) if not results.keys() >= set(group)]

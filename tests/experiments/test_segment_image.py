@@ -97,7 +97,7 @@ def test_what_has_changed_since_is_noticed(network, pictures, tmp_path):
     shutil.copy(DATA / "grain.png", grey)
     before = (tmp_path / "out" / "results.json").read_bytes()
     for more in ((), (pictures / "deep.tif",)):
-        with pytest.raises(UsageError, match=f"of another {grey} than is there now"):
+        with pytest.raises(UsageError, match=f"for other contents of {grey}"):
             run(tmp_path / "out", network, grey, *more)
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
@@ -240,7 +240,7 @@ def test_a_picture_that_is_gone_keeps_its_results(network, pictures, tmp_path):
     document = run(out, network, deep)
     assert [row["name"] for row in document["images"]] == ["grey", "deep"]
     # Named again, it is another picture than the folder has.
-    with pytest.raises(UsageError, match=f"holds the results of another {grey} than is there now"):
+    with pytest.raises(UsageError, match=f"holds the results for other contents of {grey}"):
         run(out, network, grey, deep)
     # Its results cannot be repeated, neither without it nor from another, so one of another content replaces them.
     (out / "grey-mask.png").unlink()
@@ -276,7 +276,7 @@ def test_a_picture_is_taken_once_in_whatever_way_it_is_named(network, pictures, 
     assert [row["image"] for row in document["images"]] == ways[:1]
     assert run(out, network, grey)["images"] == document["images"]
     shutil.copy(DATA / "grain.png", grey)
-    with pytest.raises(UsageError, match=f"of another {ways[2]} than is there now"):
+    with pytest.raises(UsageError, match=f"for other contents of {ways[2]}"):
         run(out, network, ways[2])
 
 

@@ -211,7 +211,10 @@ RESULTS = {
     "a number": (lambda path: path.write_text("5"), NO_RESULTS),
     "nothing in it": (lambda path: path.write_text("{}"), NO_RESULTS),
     "options alone": (lambda path: path.write_text('{"options": {}}'), NO_RESULTS),
-    "options as a list": (lambda path: path.write_text('{"options": []}'), f"{NO_RESULTS}: its options are no dict"),
+    "options as a list": (
+        lambda path: path.write_text('{"options": []}'),
+        f"{NO_RESULTS}: Expected `object`, got `array` - at `$.options`",
+    ),
 }
 
 
@@ -320,4 +323,4 @@ def test_a_sweep_that_has_changed_is_noticed(tmp_path):
     words = [*SMALL, "--steps", "10", "--seeds", "1", "--sweep", path, "--out", tmp_path / "out"]
     assert type_in("find_learning_rate", *words).code == 0
     write_sweep(path, 0.2)
-    check_one_line(type_in("find_learning_rate", *words), 2, f"of another {path} than is there now")
+    check_one_line(type_in("find_learning_rate", *words), 2, f"for other contents of {path}")

@@ -134,17 +134,35 @@ REFUSED = {
     "a model that leads nowhere": (lead("model.safetensors", "nowhere"), [], "model.safetensors is gone"),
     "an empty results.json": (hold("results.json", ""), [], "results.json is damaged"),
     "a cut results.json": (lambda out: os.truncate(out / "results.json", 300), [], "results.json is damaged"),
-    "a results.json of a list": (hold("results.json", "[]"), [], "results.json is damaged: it holds no results"),
+    "a results.json of a list": (
+        hold("results.json", "[]"),
+        [],
+        "results.json is damaged: Expected `object`, got `array`",
+    ),
     "a deep results.json": (hold("results.json", DEEP), [], "results.json is damaged: its JSON is nested too deeply"),
     "a results.json of no text": (hold("results.json", b"\xff\xfe\x00"), [], "results.json is damaged"),
     "a deep options.json": (both(UNFINISHED, hold("options.json", DEEP)), [], "options.json is damaged: its JSON is"),
-    "options as a list": (both(UNFINISHED, change("options.json", "options", value=[])), [], "its options are no dict"),
-    "versions as a list": (change("results.json", "versions", value=[]), [], "its versions are no dict"),
-    "inputs as a text": (change("results.json", "inputs", value="x"), [], "its inputs are no dict"),
-    "files as null": (change("results.json", "files", value=None), [], "its files are no list"),
+    "options as a list": (
+        both(UNFINISHED, change("options.json", "options", value=[])),
+        [],
+        "Expected `object`, got `array` - at `$.options`",
+    ),
+    "versions as a list": (
+        change("results.json", "versions", value=[]),
+        [],
+        "Expected `object`, got `array` - at `$.versions`",
+    ),
+    "numerics as a list": (change("results.json", "numerics", value=[]), [], "got `array` - at `$.numerics`"),
+    "inputs as a text": (
+        change("results.json", "inputs", value="x"),
+        [],
+        "Expected `object`, got `str` - at `$.inputs`",
+    ),
+    "files as null": (change("results.json", "files", value=None), [], "Expected `array`, got `null` - at `$.files`"),
+    "a zero byte": (hold("results.json", "\0"), [], "results.json is damaged"),
     **{
-        f"a file named {name!r}": (change("options.json", "files", value=[name]), [], "its files include")
-        for name in ("../victim", "/victim", "runs/../../victim", "..", "runs/..", "", "a\0", 5, None, ["a"])
+        f"a file named {name!r}": (change("options.json", "files", value=[name]), [], "at `$.files[0]`; delete it")
+        for name in ("../victim", "/victim", "a/b", "runs/../../victim", "..", "runs/..", "", "a\0", 5, None, ["a"])
     },
     "an empty note": (
         both(UNFINISHED, hold("runs/iteration-000010.safetensors", b"")),
