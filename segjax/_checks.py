@@ -167,14 +167,35 @@ def check_network(model: Any, *attributes: str) -> Any:
 
 
 def check_variables(variables: Any) -> Any:
-    """Returns `variables`, a dict of dicts with "params", as `model.init` returns; raises TypeError otherwise.
-
-    Whether they fit a model is checked only when the model is applied.
-    """
+    """Returns `variables`, a dict of dicts with "params", as `model.init` returns; raises TypeError otherwise."""
     collections = variables.values() if isinstance(variables, Mapping) and "params" in variables else [None]
     if not all(isinstance(collection, Mapping) for collection in collections):
         raise TypeError(f"variables must be a dict of dicts with 'params', as model.init gives, got {variables!r:.60}")
     return variables
+
+
+def check_layout(name: str, tree: Any, template: Any, origin: str, dtypes: bool = True) -> None:
+    """Raises ValueError naming `name` and the first array that is not of the template's name, shape and dtype.
+
+    Args:
+        origin: what the template belongs to, such as "model".
+        dtypes: False if each array may have another dtype.
+    """
+
+    def layout(tree: Any) -> dict[str, str]:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{jnp.result_type(leaf)} " * dtypes
+            + f"of shape {jnp.shape(leaf)}"
+            for path, leaf in leaves
+        }
+
+    # Flax ignores the parameters of layers that a network does not have.
+    given, expected = layout(tree), layout(template)
+    for leaf in [*expected, *given]:
+        if given.get(leaf) != expected.get(leaf):
+            there, here = (arrays.get(leaf, "missing") for arrays in (given, expected))
+            raise ValueError(f"{name} must be of this {origin}: {leaf} is {there} there, and {here} here")
 
 
 def check_callable(name: str, function: Any) -> Callable[..., Any]:

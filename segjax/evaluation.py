@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import FlaxError
 from jax import lax
 
 from segjax import metrics
@@ -21,13 +20,14 @@ from segjax._checks import (
     check_callable,
     check_count,
     check_key,
+    check_layout,
     check_model,
     check_network,
     check_optimizer,
     check_pixels,
     check_variables,
 )
-from segjax.models import Variables, predict
+from segjax.models import Variables, predict, template_of
 from segjax.optimizers import Optimizer, eval_params
 from segjax.sweeps import map_runs
 from segjax.textures import generate_data
@@ -101,17 +101,14 @@ def recalibrate(
     check_key(key)
     check_callable("generate", generate)
     num_batches = check_count("num_batches", num_batches, minimum=1)
-    statistics = variables.get("batch_stats", {})
-    if not jax.tree.leaves(statistics):
+    image = jax.eval_shape(partial(generate, **generate_options), key).image
+    axes = _axes_of_runs(model, variables, image)
+    if not jax.tree.leaves(variables.get("batch_stats", {})):
         return variables
 
     def updated(variables: Variables, image: jax.Array, running: Any) -> Any:
         variables = {"params": variables["params"], "batch_stats": running}
-        try:
-            return model.apply(variables, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
-        # Flax's errors name the parameter, but they are not ValueErrors.
-        except FlaxError as error:
-            raise ValueError(f"variables do not fit the model: {error}") from error
+        return model.apply(variables, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
 
     def of_batch(variables: Variables, index: jax.Array) -> Any:
         image = generate(jax.random.fold_in(key, index), **generate_options).image
@@ -127,10 +124,6 @@ def recalibrate(
         of_batches = lax.map(partial(of_batch, variables), jnp.arange(num_batches))
         return jax.tree.map(lambda leaf: leaf.mean(axis=0), of_batches)
 
-    image = jax.eval_shape(partial(generate, **generate_options), key).image
-    axes, expected = _axes_of_runs(model, variables, key, image)
-    if jax.tree.map(lambda leaf: jnp.shape(leaf)[len(axes) :], statistics) != jax.tree.map(jnp.shape, expected):
-        raise ValueError("variables must be those of the model: it has other running statistics")
     return {**variables, "batch_stats": _over_runs(of_run, axes, variables)}
 
 
@@ -179,28 +172,21 @@ def evaluate(
         # One batch after the other: memory does not grow with their number.
         return jax.tree.map(lambda leaf: leaf.sum(axis=0), lax.map(count_batch, jnp.arange(num_batches)))
 
-    axes, _ = _axes_of_runs(model, variables, key, shapes.image)
-    return _over_runs(of_run, axes, variables)
+    return _over_runs(of_run, _axes_of_runs(model, variables, shapes.image), variables)
 
 
-def _axes_of_runs(model: nn.Module, variables: Variables, key: jax.Array, image: Any) -> tuple[tuple[int, ...], Any]:
-    """The leading axes of the parameters beyond the model's shapes, and the shapes of the model's running statistics.
+def _axes_of_runs(model: nn.Module, variables: Variables, image: Any) -> tuple[int, ...]:
+    """The leading axes of all variables beyond the shapes of the model's.
 
-    If the variables do not fit the model, there are no such axes, and `model.apply` raises the error.
+    Raises:
+        ValueError: naming the first array that is missing, superfluous, or without these axes.
     """
-    expected = jax.eval_shape(partial(model.init, train=False), key, image)
-    shapes, of_one_run = (list(map(jnp.shape, jax.tree.leaves(tree.get("params")))) for tree in (variables, expected))
-    leading = {shape[: len(shape) - len(one)] for shape, one in zip(shapes, of_one_run, strict=False)}
-    (axes,) = leading if len(leading) == 1 else ((),)
-    if shapes != [axes + one for one in of_one_run]:
-        return (), expected.get("batch_stats", {})
-    statistics = expected.get("batch_stats", {})
-    shapes = list(map(jnp.shape, jax.tree.leaves(variables.get("batch_stats", {}))))
-    # With other axes, a run would get a part of its statistics, and broadcasting would hide it.
-    if shapes != [axes + jnp.shape(leaf) for leaf in jax.tree.leaves(statistics)]:
-        runs = f"with the leading axes {axes} of the parameters" if axes else "of one run"
-        raise ValueError(f"variables must be those of the model: it has other running statistics, {runs}")
-    return axes, statistics
+    template = template_of(model, image)
+    first, of_one_run = (jnp.shape(next(iter(jax.tree.leaves(tree["params"])), 0)) for tree in (variables, template))
+    axes = first[: max(0, len(first) - len(of_one_run))]
+    runs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), template)
+    check_layout("variables", variables, runs, "model and these images", dtypes=False)
+    return axes
 
 
 def _over_runs(function: Callable[[Any], Any], axes: tuple[int, ...], tree: Any) -> Any:

@@ -104,7 +104,8 @@ def _predict_with(
 
     def intercept(call: Any, arguments: Any, options: Any, context: Any) -> Any:
         result = call(*arguments, **options)
-        if isinstance(context.module, Conv):
+        # `predict` initialises the network too, for the shapes of its variables.
+        if isinstance(context.module, Conv) and not context.module.is_initializing():
             return hook("/".join(context.module.path), arguments[0], result)
         return result
 

@@ -2,16 +2,16 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.errors import FlaxError
 from flax.traverse_util import flatten_dict
 
-from segjax._checks import check_count, check_flag, check_images, check_network, check_variables
+from segjax._checks import check_count, check_flag, check_images, check_layout, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
 # What `model.init` returns: "params" and, for a network with BatchNorm, "batch_stats".
@@ -380,14 +380,16 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     check_network(model, "batch_statistics")
     check_variables(variables)
     check_images("image", image)
-    try:
-        if model.batch_statistics:
-            # The updated running statistics are discarded: a prediction changes no variable.
-            return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
-        return cast(jax.Array, model.apply(variables, image, train=False))
-    # Flax's errors name the parameter, but they are not ValueErrors.
-    except FlaxError as error:
-        raise ValueError(f"variables or image do not fit the model: {error}") from error
+    check_layout("variables", variables, template_of(model, image), "model and these images", dtypes=False)
+    if model.batch_statistics:
+        # The updated running statistics are discarded: a prediction changes no variable.
+        return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
+    return cast(jax.Array, model.apply(variables, image, train=False))
+
+
+def template_of(model: nn.Module, image: Any) -> Variables:
+    """Shapes and dtypes of the variables of a model for such images."""
+    return cast(Variables, jax.eval_shape(partial(model.init, train=False), jax.random.key(0), image))
 
 
 def count_parameters(variables: Variables) -> int:

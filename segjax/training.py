@@ -21,6 +21,7 @@ from segjax._checks import (
     check_callable,
     check_count,
     check_key,
+    check_layout,
     check_model,
     check_optimizer,
     check_options,
@@ -413,26 +414,10 @@ def _check_partial_run(resume_from: PartialRun, num_steps: int, template: TrainS
     if not pair or not isinstance(resume_from[0], TrainState) or not isinstance(resume_from[1], History):
         raise TypeError(f"resume_from must be the pair (state, history) of a run, got {resume_from!r:.60}")
     state, history = resume_from
-    # Flax ignores the parameters of layers that the network does not have, and would train the others.
-    given, expected = _layout(state), _layout(template)
-    for name in [*expected, *given]:
-        if given.get(name) != expected.get(name):
-            there, here = (layout.get(name, "missing") for layout in (given, expected))
-            raise ValueError(
-                f"resume_from must be of this model and optimizer: {name} is {there} there, and {here} here"
-            )
+    check_layout("resume_from", state, template, "model and optimizer")
     done = len(history.loss)
     # Inside `jit` the counter is traced, but the length of the history is static.
     steps = done if isinstance(state.step, jax.core.Tracer) else int(state.step)
     if done != steps or done > num_steps:
         raise ValueError(f"resume_from must be a state of at most {num_steps} steps and their history, got {steps}")
     return state, done
-
-
-def _layout(tree: Any) -> dict[str, str]:
-    """Name -> dtype and shape of each leaf."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        jax.tree_util.keystr(place, simple=True, separator="/"): f"{jnp.result_type(leaf)} of shape {jnp.shape(leaf)}"
-        for place, leaf in leaves
-    }

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import drawn
 
 import segjax
+from segjax import layers, tiling
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -50,3 +52,43 @@ def test_a_sweep_tells_which_sigmas_are_none():
     sweep = jax.jit(lambda keys, sigma: segjax.sweep(train, keys, [1e-3], sigma=sigma))
     sigmas = jnp.array([4.0, -4.0, np.nan, 0.0, np.inf])
     assert sweep(jax.random.split(KEY, 1), sigmas).diverged_at[0, 0].tolist() == [0, 1, 1, 1, 1]
+
+
+IMAGE = np.full((1, 8, 8, 1), 0.5, np.float32)
+CALLS = {
+    "predict": lambda model, variables: segjax.predict(model, variables, IMAGE),
+    "evaluate": lambda model, variables: segjax.evaluate(KEY, model, variables, **SMALL),
+    "recalibrate": lambda model, variables: segjax.recalibrate(KEY, model, variables, **SMALL),
+    "segment": lambda model, variables: tiling.segment(model, variables, IMAGE[0, ..., 0], image_size=8),
+    "feature_maps": lambda model, variables: layers.feature_maps(model, variables, IMAGE),
+}
+# Changes of TINY -> what of its own is missing, superfluous or of another shape there.
+LAYOUTS = {
+    "deeper": ({"depth": 3}, r"params/conv2/bias is of shape \(1,\) there, and missing here"),
+    "wider": ({"num_channels": 2}, r"batch_stats/norm/mean is of shape \(2,\) there, and of shape \(1,\) here"),
+    "larger kernels": (
+        {"kernel_size": 3},
+        r"conv1/kernel is of shape \(3, 3, 1, 1\) there, and of shape \(1, 1, 1, 1\)",
+    ),
+    "a norm per layer": ({"shared_norm": False}, r"batch_stats/norm/mean is missing there, and of shape \(1,\) here"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("other", LAYOUTS)
+def test_weights_of_another_layout_are_refused(call, other):
+    changes, difference = LAYOUTS[other]
+    message = f"variables must be of this model and these images: .*{difference}"
+    with pytest.raises(ValueError, match=message):
+        CALLS[call](TINY, drawn(TINY.clone(**changes)))
+
+
+def test_images_of_more_channels_are_refused():
+    difference = r"params/conv1/kernel is of shape \(1, 1, 1, 1\) there, and of shape \(1, 1, 2, 1\) here"
+    with pytest.raises(ValueError, match=f"variables must be of this model and these images: {difference}"):
+        segjax.predict(TINY, drawn(TINY), np.zeros((1, 8, 8, 2), np.float32))
+
+
+def test_weights_may_have_another_dtype_than_the_images():
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(TINY))
+    assert segjax.predict(TINY, half, IMAGE).shape == IMAGE.shape
