@@ -24,12 +24,13 @@ MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
 VARIABLES = drawn(MODEL)
 # Where a good argument has the whole run traced.
 TINY = segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=1)
-TRAIN = segjax.make_train(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=1, batch_size=1, image_size=8, sigma=2.0)
+TEXTURE = {"batch_size": 1, "image_size": 8, "sigma": 2.0}
+TRAIN = segjax.make_train(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=1, **TEXTURE)
 
 AVERAGED, UNTRAINED = optax.contrib.schedule_free_sgd, drawn(TINY)
 STATE = segjax.TrainState(**UNTRAINED, opt_state=AVERAGED(0.1).init(UNTRAINED["params"]), step=np.int32(0))
 
-BATCHES = {"key": KEY, "num_batches": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0}
+BATCHES = {"key": KEY, "num_batches": 1, **TEXTURE}
 
 NUMBERS = [-1, 0, 1, 2, 3, 7, 1.5, -0.5, 1e-30, 1e30, math.nan, math.inf, -math.inf, True, np.float32(0.3), np.int64(2)]
 ARRAYS = [
@@ -46,33 +47,20 @@ ARRAYS = [
     np.zeros((2, 2), complex),
     np.array(["a"]),
 ]
-OTHERS = [
-    None,
-    "",
-    "adam",
-    b"x",
-    [],
-    [1, 2],
-    [[1], [1, 2]],
-    {},
-    {"params": 1},
-    (),
-    object(),
-    print,
-    KEY,
-    jax.random.split(KEY),
-    1j,
-]
+TEXTS_AND_TREES = [None, "", "adam", b"x", [], [1, 2], [[1], [1, 2]], {}, {"params": 1}, ()]
+OTHERS = [*TEXTS_AND_TREES, object(), print, KEY, jax.random.split(KEY), 1j]
 ANYTHING = [*NUMBERS, *ARRAYS, *OTHERS]
 # One of each kind of mistake: nothing, no number, below every bound, a name, too many in a row, the wrong shape.
 WORST = [None, math.nan, -1, "adam", [1, 2], np.zeros((1, 8, 8, 2), np.float32)]
 
+LOGITS = {"logits": IMAGE, "mask": IMAGE}
+PAIRS = {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}
+SCHEDULE = {"learning_rate": 0.1, "num_steps": 5}
+PICTURE = IMAGE[0, ..., 0]
+
 # name -> (function of keyword arguments, good ones)
 FUNCTIONS = {
-    "generate_data": (
-        segjax.generate_data,
-        {"key": KEY, "batch_size": 1, "image_size": 8, "sigma1": 0.2, "sigma2": 1.2, "sigma": 2.0},
-    ),
+    "generate_data": (segjax.generate_data, {"key": KEY, "sigma1": 0.2, "sigma2": 1.2, **TEXTURE}),
     "compose_batch": (
         segjax.compose_batch,
         {"noise": np.zeros((3, 1, 8, 8), np.float32), "sigma1": 0.2, "sigma2": 1.2, "sigma": 2.0},
@@ -86,12 +74,10 @@ FUNCTIONS = {
     "UNet": (lambda **o: segjax.UNet(**o).init(KEY, IMAGE), {"num_channels": 2}),
     "predict": (segjax.predict, {"model": MODEL, "variables": VARIABLES, "image": IMAGE}),
     "from_config": (from_config, {"config": {"network": "SegmentationCNN"}}),
-    "mean_squared_error": (segjax.losses.mean_squared_error, {"logits": IMAGE, "mask": IMAGE}),
-    "binary_cross_entropy": (segjax.losses.binary_cross_entropy, {"logits": IMAGE, "mask": IMAGE}),
-    "dice": (segjax.losses.dice, {"logits": IMAGE, "mask": IMAGE}),
-    "count": (segjax.metrics.count, {"logits": IMAGE, "mask": IMAGE}),
-    "count_each": (segjax.metrics.count_each, {"logits": IMAGE, "mask": IMAGE}),
-    "edges.count": (segjax.edges.count, {"logits": IMAGE, "mask": IMAGE, "tolerance": 2.0}),
+    **{loss.__name__: (loss, LOGITS) for loss in segjax.LOSSES.values()},
+    "count": (segjax.metrics.count, LOGITS),
+    "count_each": (segjax.metrics.count_each, LOGITS),
+    "edges.count": (segjax.edges.count, {**LOGITS, "tolerance": 2.0}),
     "edge_distance": (segjax.edges.edge_distance, {"mask": np.zeros((1, 8, 8), bool)}),
     "texture_covariance": (segjax.oracle.texture_covariance, {"window": 3, "sigma": 0.2, "image_size": 8}),
     "interior_error": (
@@ -101,26 +87,16 @@ FUNCTIONS = {
     "running_mean": (segjax.metrics.running_mean, {"values": [1.0, 2.0]}),
     "last_tenth": (segjax.metrics.last_tenth, {"values": np.ones(20)}),
     "diverged_at": (segjax.metrics.diverged_at, {"loss": np.ones(20), "params": VARIABLES}),
-    "cosine": (lambda **o: segjax.schedules.cosine(**o)(0), {"learning_rate": 0.1, "num_steps": 5}),
-    "one_cycle": (lambda **o: segjax.schedules.one_cycle(**o)(0), {"learning_rate": 0.1, "num_steps": 5}),
+    "cosine": (lambda **o: segjax.schedules.cosine(**o)(0), SCHEDULE),
+    "one_cycle": (lambda **o: segjax.schedules.one_cycle(**o)(0), SCHEDULE),
     "make_train": (
         segjax.make_train,
-        {
-            "model": TINY,
-            "optimizer": segjax.OPTIMIZERS["sgd"],
-            "num_steps": 2,
-            "batch_size": 1,
-            "image_size": 8,
-            "sigma": 2.0,
-        },
+        {"model": TINY, "optimizer": segjax.OPTIMIZERS["sgd"], "num_steps": 2, **TEXTURE},
     ),
-    "make_fit": (
-        segjax.make_fit,
-        {"model": TINY, "num_steps": 2, "chunk_size": 1, "batch_size": 1, "image_size": 8, "sigma": 2.0},
-    ),
+    "make_fit": (segjax.make_fit, {"model": TINY, "num_steps": 2, "chunk_size": 1, **TEXTURE}),
     "train": (TRAIN, {"key": KEY, "learning_rate": 0.1, "resume_from": None, "sigma1": 0.2}),
-    "evaluate": (segjax.evaluate, {"model": TINY, "variables": drawn(TINY), **BATCHES}),
-    "recalibrate": (segjax.recalibrate, {"model": TINY, "variables": drawn(TINY), **BATCHES}),
+    "evaluate": (segjax.evaluate, {"model": TINY, "variables": UNTRAINED, **BATCHES}),
+    "recalibrate": (segjax.recalibrate, {"model": TINY, "variables": UNTRAINED, **BATCHES}),
     "eval_variables": (segjax.eval_variables, {"model": TINY, "optimizer": AVERAGED, "state": STATE, **BATCHES}),
     "count_parameters": (segjax.count_parameters, {"variables": VARIABLES}),
     "parameter_table": (segjax.parameter_table, {"variables": VARIABLES}),
@@ -129,12 +105,9 @@ FUNCTIONS = {
         {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "width": 1, "sigma1": [0.2]},
     ),
     "bootstrap": (statistics.bootstrap, {"values": [0.1, 0.2, 0.3], "level": 0.9}),
-    "compare": (statistics.compare, {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}),
-    "verdict": (statistics.verdict, {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}),
-    "best_rate": (
-        statistics.best_rate,
-        {"rates": [0.1, 1.0], "losses": [[0.3, 0.2]], "diverged": [[False, True]]},
-    ),
+    "compare": (statistics.compare, PAIRS),
+    "verdict": (statistics.verdict, PAIRS),
+    "best_rate": (statistics.best_rate, {"rates": [0.1, 1.0], "losses": [[0.3, 0.2]], "diverged": [[False, True]]}),
     "proportion": (statistics.proportion, {"successes": 1, "trials": 2, "level": 0.9}),
     "steps_to_target": (
         statistics.steps_to_target,
@@ -143,21 +116,13 @@ FUNCTIONS = {
     "profile": (statistics.profile, {"values": [1.0, 2.0], "at": [1.5]}),
     "generate_crops": (
         exemplars.generate_crops,
-        {
-            "key": KEY,
-            "first": IMAGE[0, ..., 0],
-            "second": IMAGE[0, ..., 0],
-            "batch_size": 1,
-            "image_size": 4,
-            "sigma": 2.0,
-            "contrast": 0.1,
-        },
+        {"key": KEY, "first": PICTURE, "second": PICTURE, "contrast": 0.1, **TEXTURE, "image_size": 4},
     ),
     "segment": (
         tiling.segment,
-        {"model": MODEL, "variables": VARIABLES, "image": IMAGE[0, ..., 0], "image_size": 8, "tile_size": 4},
+        {"model": MODEL, "variables": VARIABLES, "image": PICTURE, "image_size": 8, "tile_size": 4},
     ),
-    "to_training_scale": (tiling.to_training_scale, {"image": IMAGE[0, ..., 0], "image_size": 4}),
+    "to_training_scale": (tiling.to_training_scale, {"image": PICTURE, "image_size": 4}),
     "model_of": (torch_weights.model_of, {"variables": VARIABLES}),
     "from_state_dict": (torch_weights.from_state_dict, {"arrays": torch_weights.to_state_dict(VARIABLES)}),
     "to_state_dict": (torch_weights.to_state_dict, {"variables": VARIABLES}),
@@ -209,21 +174,12 @@ def test_functions_take_anything_or_say_what_is_wrong(name):
 
 
 def assert_works_or_says_what_is_wrong(name, argument, value):
-    refused = refusal(name, argument, value)
-    if refused is not None:
-        said, place = str(refused), traceback.extract_tb(refused.__traceback__)[-1].filename
-        given = f"{argument}={value!r:.60}"
-        # One argument may be wrong for what another is, and then the other may be named.
-        named = [word for word in (*FUNCTIONS[name][1], "tree") if re.search(rf"\b{word}\b", said)]
-        assert named, f"{given}: {said}"
-        # A check of ours, and no accident further down, of jax or NumPy.
-        assert place.startswith(PACKAGE), f"{given}: {said}, from {place}"
-
-
-def refusal(name, argument, value):
-    """The error that refuses the value, None where it is taken."""
     try:
         call(name, **{argument: value})
     except (ValueError, TypeError) as error:
-        return error
-    return None
+        message, place = str(error), traceback.extract_tb(error.__traceback__)[-1].filename
+        attempt = f"{argument}={value!r:.60}: {message}"
+        # One argument may be wrong for what another is, and then the other may be named.
+        assert any(re.search(rf"\b{word}\b", message) for word in (*FUNCTIONS[name][1], "tree")), attempt
+        # A check of ours, and no accident further down, of jax or NumPy.
+        assert place.startswith(PACKAGE), f"{attempt}, from {place}"
