@@ -42,32 +42,28 @@ def single():
     return jax.jit(TRAIN)
 
 
-def assert_each_is(single, result):
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1, 4])
+def test_every_seed_at_every_rate(program, single, width):
+    side_by_side = jax.jit(partial(segjax.sweep, TRAIN, width=width))
+    result = (program if width == 1 else side_by_side)(KEYS, jnp.array(RATES))
     chex.assert_tree_shape_prefix((result.states, result.histories, result.diverged_at), (2, 3))
-    for seed, key in enumerate(KEYS):
-        for index, rate in enumerate(RATES):
-            # The number of runs side by side changes the rounding.
-            np.testing.assert_allclose(result.histories.loss[seed, index], single(key, rate)[1].loss, rtol=1e-4)
+    for seed, index in np.ndindex(2, 3):
+        # The number of runs side by side changes the rounding.
+        expected = single(KEYS[seed], RATES[index])[1].loss
+        np.testing.assert_allclose(result.histories.loss[seed, index], expected, rtol=1e-4)
 
 
-@pytest.mark.slow
-def test_every_seed_at_every_rate(program, single):
-    assert_each_is(single, program(KEYS, jnp.array(RATES)))
+TWO_STEPS = segjax.History(jnp.ones(2), segjax.metrics.Counts(*jnp.zeros((5, 2), jnp.int32)))
 
 
-@pytest.mark.slow
-def test_every_seed_at_every_rate_side_by_side(single):
-    assert_each_is(single, jax.jit(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=4))(KEYS))
-
-
-def test_axes_are_named_in_their_order_and_every_run_has_its_numbers():
-    def train(key, learning_rate, **numbers):
-        state = segjax.TrainState({"learning_rate": learning_rate, **numbers}, key, (), jnp.int32(2))
-        return state, segjax.History(jnp.ones(2), segjax.metrics.Counts(*jnp.zeros((5, 2), jnp.int32)))
+def test_axes_are_named_in_their_order_and_every_run_has_its_values():
+    def train(key, learning_rate, **options):
+        return segjax.TrainState({"learning_rate": learning_rate, **options}, key, (), jnp.int32(2)), TWO_STEPS
 
     axes = {"learning_rate": [0.1], "sigma2": [1.2, 3.0, 0.7], "sigma1": [0.5, 0.25]}
-    numbers = {name: axes[name] for name in ("sigma2", "sigma1")}
-    result = jax.jit(lambda keys: segjax.sweep(train, keys, axes["learning_rate"], width=5, **numbers))(KEYS)
+    options = {name: axes[name] for name in ("sigma2", "sigma1")}
+    result = jax.jit(lambda keys: segjax.sweep(train, keys, axes["learning_rate"], width=5, **options))(KEYS)
     assert list(result.axes) == ["key", *axes]
     assert result.histories.loss.shape == (2, 1, 3, 2, 2)
     for index, (name, values) in enumerate(axes.items(), start=1):
@@ -79,43 +75,22 @@ def test_axes_are_named_in_their_order_and_every_run_has_its_numbers():
 
 
 @pytest.mark.slow
-def test_a_sweep_takes_any_number():
-    result = jax.jit(lambda keys: segjax.sweep(TRAIN, keys, [0.1], sigma2=[1.2, 3.0], sigma1=[0.5]))(KEYS)
-    assert list(result.axes) == ["key", "learning_rate", "sigma2", "sigma1"]
-    np.testing.assert_allclose(result.axes["sigma2"], [1.2, 3.0])
-    assert result.histories.loss.shape == (2, 1, 2, 1, 3)
-    wide = segjax.make_train(MODEL, num_steps=3, **OPTIONS, sigma2=3.0, sigma1=0.5)
-    expected = jax.jit(wide)(KEYS[1], 0.1)[1].loss
-    np.testing.assert_allclose(result.histories.loss[1, 0, 1, 0], expected, rtol=1e-4)
-
-
-@pytest.mark.slow
 def test_a_run_that_diverges_is_marked_and_disturbs_no_other(program):
     mixed, alone = (program(KEYS, jnp.array([1e-2, other, 1e-1])) for other in (1e30, 1e-3))
     first_lost = 1 + np.argmax(~np.isfinite(np.asarray(mixed.histories.loss[:, 1])), axis=-1)
     np.testing.assert_array_equal(mixed.diverged_at, np.stack([[0, 0], first_lost, [0, 0]], axis=-1))
     assert (first_lost > 1).all()
-    kept = [jax.tree.map(lambda leaf: leaf[:, ::2], (result.states, result.histories)) for result in (mixed, alone)]
-    chex.assert_trees_all_equal(*kept)
+    others = [jax.tree.map(lambda leaf: leaf[:, ::2], (result.states, result.histories)) for result in (mixed, alone)]
+    chex.assert_trees_all_equal(*others)
 
 
 def test_broken_weights_mark_a_run_whose_losses_are_finite():
     def train(key, learning_rate):
-        state = segjax.TrainState({"weight": 1 / learning_rate}, {}, (), jnp.int32(2))
-        return state, segjax.History(jnp.ones(2), segjax.metrics.Counts(*jnp.zeros((5, 2), jnp.int32)))
+        return segjax.TrainState({"weight": 1 / learning_rate}, {}, (), jnp.int32(2)), TWO_STEPS
 
     # Traced, since such a rate would be refused.
-    result = jax.jit(lambda *given: segjax.sweep(train, *given))(KEYS, jnp.array([0.0, 1e-2]))
+    result = jax.jit(partial(segjax.sweep, train))(KEYS, jnp.array([0.0, 1e-2]))
     np.testing.assert_array_equal(result.diverged_at, [[2, 0], [2, 0]])
-
-
-@pytest.mark.slow
-def test_a_run_whose_last_update_breaks_its_weights_diverged_at_the_last_step():
-    one_step = segjax.make_train(MODEL, num_steps=1, **OPTIONS)
-    # Traced, since such a rate would be refused.
-    result = jax.jit(lambda *given: segjax.sweep(one_step, *given))(KEYS, jnp.array([jnp.inf, 1e-2]))
-    assert np.isfinite(result.histories.loss).all()
-    np.testing.assert_array_equal(result.diverged_at, [[1, 0], [1, 0]])
 
 
 def temporaries(num_keys, num_steps, width=1):
@@ -127,10 +102,10 @@ def temporaries(num_keys, num_steps, width=1):
 
 @pytest.mark.slow
 def test_on_a_gpu_runs_side_by_side_are_groups():
-    found = convolutions_on_gpu(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=4), KEYS)
+    convolutions = convolutions_on_gpu(lambda keys: segjax.sweep(TRAIN, keys, RATES, width=4), KEYS)
     # Six runs: four side by side, then two.
-    assert_are_cudnn_s(found, (3, 3), {1, 2, 4})
-    assert {convolution.batch_groups for convolution in found} == {1, 2, 4}
+    assert_are_cudnn_s(convolutions, (3, 3), {1, 2, 4})
+    assert {convolution.batch_groups for convolution in convolutions} == {1, 2, 4}
 
 
 @pytest.mark.deep
@@ -181,15 +156,15 @@ def test_many_devices_give_the_bits_of_one():
         [sys.executable, "-c", textwrap.dedent(MANY_DEVICES)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["devices"] == 4
-    assert len(found["apart"]) > 10
+    facts = json.loads(done.stdout.splitlines()[-1])
+    assert facts["devices"] == 4
+    assert len(facts["apart"]) > 10
     # From 0.11 or 0.12 on, jax compiles a program for several devices with other rounding: a few last digits.
-    assert max(found["apart"]) <= (0 if jax.__version_info__ < (0, 11) else 1e-7)
-    assert found["axes"] == ["key", "learning_rate"]
-    # What the devices say to one another, they say when all runs are over: never inside a loop.
-    assert set(found["blocks"]) <= {"ENTRY"}
-    assert found["loops"]
+    assert max(facts["apart"]) <= (0 if jax.__version_info__ < (0, 11) else 1e-7)
+    assert facts["axes"] == ["key", "learning_rate"]
+    # Devices communicate when all runs are over, and never inside a loop.
+    assert set(facts["blocks"]) <= {"ENTRY"}
+    assert facts["loops"]
 
 
 @pytest.mark.parametrize("width", [1, 2, 5])
@@ -199,36 +174,28 @@ def test_map_runs_maps(width):
     np.testing.assert_array_equal(result, rows * weights["w"][:, None])
 
 
+NO_RATES = (1e-3, [], [[1e-3]])
+
+
 @pytest.mark.parametrize("keys", [jax.random.key(0), jnp.zeros((2, 2), jnp.uint32)])
 def test_refuses_other_keys(keys):
     with pytest.raises(ValueError, match=r"keys must be typed keys of shape \(seeds,\)"):
         segjax.sweep(TRAIN, keys, RATES)
 
 
-@pytest.mark.parametrize("rates", [1e-3, [], [[1e-3]]])
-def test_refuses_other_rates(rates):
-    with pytest.raises(ValueError, match=r"learning_rates must have shape \(values,\)"):
-        segjax.sweep(TRAIN, KEYS, rates)
-
-
-def test_refuses_other_numbers():
-    with pytest.raises(ValueError, match=r"sigma1 must have shape \(values,\)"):
-        segjax.sweep(TRAIN, KEYS, RATES, sigma1=0.2)
-    with pytest.raises(TypeError, match="sigma3"):
-        segjax.sweep(TRAIN, KEYS, RATES, sigma3=[0.2])
-    with pytest.raises(ValueError, match="width must be an integer >= 1"):
-        segjax.sweep(TRAIN, KEYS, RATES, width=0)
-
-
-@pytest.mark.parametrize("rate", [-1.0, 0, float("nan"), float("inf"), 1e-50, 1e39])
-def test_refuses_a_rate_out_of_range(rate):
-    with pytest.raises(ValueError, match="each of learning_rates must be a finite number > 0, got"):
-        segjax.sweep(TRAIN, KEYS, [1e-3, rate])
-
-
 @pytest.mark.parametrize(
-    ("error", "numbers", "message"),
+    ("error", "options", "message"),
     [
+        *((ValueError, {"learning_rates": rates}, r"learning_rates must have shape \(values,\)") for rates in NO_RATES),
+        (
+            ValueError,
+            {"learning_rates": [1e-3, 1e-50]},
+            "each of learning_rates must be a finite number > 0, got 1e-50",
+        ),
+        (ValueError, {"learning_rates": [1e39, 1]}, "each of learning_rates must .* infinite in float32"),
+        (ValueError, {"width": 0}, "width must be an integer >= 1"),
+        (ValueError, {"sigma1": 0.2}, r"sigma1 must have shape \(values,\)"),
+        (TypeError, {"sigma3": [0.2]}, "sigma3"),
         (ValueError, {"sigma1": [-1]}, "sigma1 must be a finite number > 0, got -1.0"),
         (ValueError, {"sigma1": [0.2, 0.0, 0.4]}, "sigma1 must be a finite number > 0, got 0.0"),
         (ValueError, {"sigma2": [0.2, float("nan")]}, "sigma2 must be a finite number > 0, got nan"),
@@ -238,13 +205,13 @@ def test_refuses_a_rate_out_of_range(rate):
         (TypeError, {"batch_size": [2, 3]}, "batch_size must be an integer >= 1, .*: a sweep takes .* may be traced"),
     ],
 )
-def test_refuses_numbers_that_generate_refuses(error, numbers, message):
+def test_refuses(error, options, message):
     with pytest.raises(error, match=message):
-        segjax.sweep(TRAIN, KEYS, RATES, **numbers)
+        segjax.sweep(TRAIN, KEYS, **{"learning_rates": RATES, **options})
 
 
 @pytest.mark.slow
-def test_traced_numbers_pass_beside_concrete_ones():
+def test_traced_values_pass_beside_concrete_ones():
     def program(keys, rates, sigmas):
         return segjax.sweep(TRAIN, keys, rates, sigma1=sigmas, sigma=[1.0, 2.0])
 
