@@ -163,10 +163,8 @@ def budget_seconds(options: Options, costs: Mapping[str, Cost]) -> float:
 
 def findings(costs: Mapping[str, Cost], budgets: Mapping[str, Arms], bound: Bound | None) -> list[str]:
     sentences = [tables.leader(arms, "accuracy", f" at {budget}") for budget, arms in budgets.items()]
-    # As in `tables.leader`, an architecture with a run that diverged cannot be the best.
-    means = {
-        name: float(arm.values("accuracy").mean()) for name, arm in budgets[SECONDS].items() if not any(arm.diverged)
-    }
+    # An architecture with a run that diverged cannot be the best.
+    means = {name: arm.mean("accuracy") for name, arm in budgets[SECONDS].items() if not any(arm.diverged)}
     if bound and means:
         best = max(means, key=lambda name: means[name])
         sentences.append(bounds.finding(bound, best, 1 - means[best], costs[best].receptive_field))
@@ -178,7 +176,7 @@ def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arm
     rows = []
     for name, (parameters, field, flops, seconds) in costs.items():
         at_steps, at_seconds = (
-            tables.spread(budgets[budget][name].values("accuracy"), ".3f") for budget in (STEPS, SECONDS)
+            tables.spread(budgets[budget][name].converged("accuracy"), ".3f") for budget in (STEPS, SECONDS)
         )
         cost = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", f"{1e3 * seconds:.0f}"]
         rows.append([name, *cost, at_steps, f"{budgets[SECONDS][name].run.iterations}", at_seconds])
@@ -192,9 +190,9 @@ def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arm
 def drawings(
     options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arms], bound: Bound | None
 ) -> dict[str, Drawing]:
-    both = {name: np.stack([arms[name].values("accuracy") for arms in budgets.values()]) for name in costs}
+    both = {name: np.stack([arms[name].masked("accuracy") for arms in budgets.values()]) for name in costs}
     points = {
-        f"{name} ({cost.parameters:,} parameters)": (1e3 * cost.step_seconds, float(both[name][0].mean()))
+        f"{name} ({cost.parameters:,} parameters)": (1e3 * cost.step_seconds, budgets[STEPS][name].mean("accuracy"))
         for name, cost in costs.items()
     }
     setting, iterations = f"{options.data.size} images, {options.seeds}", options.training.iterations

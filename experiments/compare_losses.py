@@ -87,8 +87,8 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def matrix(arms: Arms, title: str) -> Figure:
-    """Means over seeds, losses down, judges across; colours run from the worst to the best of each column."""
-    numbers = np.array([[arm.values(column).mean() for column in JUDGES] for arm in arms.values()])
+    """Means over the seeds that did not diverge, losses down, judges across; colours run from the worst to the best of each column."""
+    numbers = np.array([[arm.mean(column) for column in JUDGES] for arm in arms.values()])
     signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
     labels = ("trained with", "judged by, on held-out images", "within its column")
     headings = [COLUMNS[column].heading for column in JUDGES]

@@ -184,7 +184,7 @@ def answer(options: Options, lab: Lab) -> Report:
     comparison = contest_of(options, trained, trials)
     stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
     findings = [tables.leader(comparison.arms, column) for column in DECISIVE]
-    warnings = tables.seeds_warning(options.seeds.seeds) + contest.diverged_warning(comparison) + weights_warnings
+    warnings = tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(comparison.arms) + weights_warnings
     warnings += fairness.budget_warnings(comparison.tuning_steps)
     details, results, tuning_rows = list(contest.detail_tables(comparison)), comparison.document, []
     drawings = contest.drawings(comparison)

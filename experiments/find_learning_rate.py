@@ -23,12 +23,13 @@ import msgspec
 import numpy as np
 
 import segjax
-from experiments.lab import folder, question
+from experiments.lab import folder, question, tables
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Data, Seeds, check_training
 from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
+from experiments.optimizers import baseline
 from segjax import LOSSES, OPTIMIZERS, plotting, range_test
 from segjax._checks import check_count, check_positive
 from segjax.schedules import scheduled
@@ -74,7 +75,10 @@ def answer(options: Options, lab: Lab) -> Report:
     smoothed = np.stack([range_test.smooth(run) for run in losses])
     suggested, by_seed = range_test.suggest(rates, smoothed), [range_test.suggest(rates, run) for run in smoothed]
     single = ", ".join(f"{rate:.2g}" for rate in by_seed)
-    findings = [f"Suggested rate for {options.optimizer}: {suggested:.2g} (single seeds: {single})."]
+    findings = [
+        f"Suggested rate for {options.optimizer}: {suggested:.2g}, a third of the rate at which the smoothed loss, "
+        f"averaged over seeds, is lowest (single seeds: {single})."
+    ]
     means = smoothed.mean(axis=0)
     lowest = int(np.argmin(means))
     if not np.isfinite(means[lowest]):
@@ -90,7 +94,8 @@ def answer(options: Options, lab: Lab) -> Report:
     cells = [[str(row["seed"]), f"{row['suggested_rate']:.3g}"] for row in rows] + [["all", f"{suggested:.3g}"]]
     table = Table("Suggested rates", ("seed", "rate"), cells, f"{options.optimizer}, {options.architecture}")
     figures = {"range_test": drawing(options, rates, smoothed, suggested)}
-    return Report(findings, [table], figures, results=results, rows=rows)
+    warnings = tables.seeds_warning(options.seeds.seeds)
+    return Report(findings, [table], figures, results=results, rows=rows, warnings=warnings)
 
 
 def train(options: Options, lab: Lab) -> np.ndarray:
@@ -139,20 +144,18 @@ def drawing(options: Options, rates: np.ndarray, smoothed: np.ndarray, suggested
     return Drawing("Loss while the rate grows", plotting.training_curves([panel], title))
 
 
-@dataclass(frozen=True)
-class SweepRun:
+class SweepRun(msgspec.Struct):
     """The fields of a run in a sweep that are read."""
 
     optimizer: str
     objective: str
     architecture: str
-    learning_rate: float
-    final_loss: float | None
-    diverged_at: int | None
+    learning_rate: baseline.Positive
+    final_loss: baseline.Positive | None
+    diverged_at: baseline.Step | None
 
 
-@dataclass(frozen=True)
-class Sweep:
+class Sweep(msgspec.Struct):
     """The entries of a sweep's results.json that are read."""
 
     experiment: Literal["tune_learning_rate"]
@@ -166,25 +169,22 @@ def read_sweep(path: Path, options: Options) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: naming --sweep, if the file cannot be read or is not from such a sweep.
     """
-    try:
+    with baseline.refusals("--sweep", path, "tune_learning_rate"):
         sweep = msgspec.convert(folder.read_document(path), Sweep)
-    except OSError as error:
-        raise ValueError(f"--sweep {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        message = f"--sweep {path} is not the results.json of experiments.tune_learning_rate: {error}"
-        raise ValueError(message) from error
     runs = [run for run in sweep.runs if run.optimizer == options.optimizer]
-    rate_per_run = np.array([run.learning_rate for run in runs])
-    finals = np.array([None if run.diverged_at else run.final_loss for run in runs], float)
-    rates = np.unique(rate_per_run)
-    losses = np.array([finals[rate_per_run == rate].mean() for rate in rates])
+    finals: dict[float, list[float]] = {run.learning_rate: [] for run in runs}
+    for run in runs:
+        finals[run.learning_rate].append(np.nan if run.diverged_at or run.final_loss is None else run.final_loss)
+    rates = np.array(sorted(finals))
+    losses = np.array([np.mean(finals[rate]) for rate in rates])
     if not np.isfinite(losses).any():
         raise ValueError(f"--sweep {path} has no run of {options.optimizer} that did not diverge")
     task = {**options.data.texture._asdict(), "objective": options.loss, "architecture": options.architecture}
-    swept = {**sweep.options.texture._asdict(), "objective": runs[0].objective, "architecture": runs[0].architecture}
-    for name, value in task.items():
-        if swept[name] != value:
-            raise ValueError(f"--sweep {path} has {name} {swept[name]}, not {value}: another task")
+    for run in runs:
+        swept = {**sweep.options.texture._asdict(), "objective": run.objective, "architecture": run.architecture}
+        for name, value in task.items():
+            if swept[name] != value:
+                raise ValueError(f"--sweep {path} has {name} {swept[name]}, not {value}: another task")
     return rates, losses
 
 

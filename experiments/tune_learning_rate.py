@@ -107,7 +107,7 @@ def table(trials: dict[str, Arms], grid: Grid, seeds: str) -> Table:
             mark = "best" if grid.best[label].rate == arm.run.learning_rate else ""
             if num_diverged:
                 mark = f"{num_diverged} of {len(arm.results)} diverged"
-            numbers = [tables.spread(arm.values(column), COLUMNS[column].form) for column in NUMBERS]
+            numbers = [tables.spread(arm.converged(column), COLUMNS[column].form) for column in NUMBERS]
             rows.append([name, *numbers, mark])
     headings = ("", "running-mean loss", "last tenth", "accuracy", "")
     return Table(f"Every optimizer at every rate: {seeds}", headings, rows, "Accuracy: held-out images.")

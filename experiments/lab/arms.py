@@ -162,6 +162,15 @@ class Arm:
         """(seeds,) values of a column, NaN for runs that diverged: findings and verdicts use these."""
         return np.where(self.diverged, np.nan, self.values(column))
 
+    def converged(self, column: str) -> np.ndarray:
+        """(runs,) values of a column, of the runs that did not diverge."""
+        return self.values(column)[~self.diverged]
+
+    def mean(self, column: str) -> float:
+        """Mean of a column over the runs that did not diverge; NaN if all did."""
+        values = self.converged(column)
+        return float(values.mean()) if values.size else np.nan
+
     def running(self, curve: str) -> np.ndarray:
         """(seeds, iterations) running means of a curve."""
         return metrics.running_mean(np.stack([curves[curve] for curves in self.curves]))
@@ -189,13 +198,14 @@ def rows(arms: Arms) -> list[dict[str, Any]]:
 
 
 def document(arms: Arms) -> dict[str, Any]:
-    """The runs in results.json: every run with its curves, and the range of each column over the seeds of each arm."""
+    """The runs in results.json: every run with its curves, and the range of each column over those that converged."""
     runs = [
         {**row, "curves": curves} for arm in arms.values() for row, curves in zip(arm.rows, arm.curves, strict=True)
     ]
-    summary = {label: {column: _range(arm.values(column)) for column in COLUMNS} for label, arm in arms.items()}
+    summary = {label: {column: _range(arm.converged(column)) for column in COLUMNS} for label, arm in arms.items()}
     return {"runs": runs, "summary": summary}
 
 
 def _range(values: np.ndarray) -> dict[str, Any]:
+    values = values if values.size else np.array([np.nan])
     return {"mean": values.mean(), "min": values.min(), "max": values.max()}

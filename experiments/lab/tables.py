@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.lab.arms import COLUMNS, ERRORS_AT, Arms
+from experiments.lab.arms import COLUMNS, ERRORS_AT, Arm, Arms
 from experiments.lab.report import Table
 from segjax import statistics
 from segjax.statistics import Estimate
@@ -19,45 +19,82 @@ NOTE = (
 
 
 def spread(numbers: np.ndarray, form: str) -> str:
-    """The mean, and the range in a second line if there are several numbers."""
+    """The mean, and the range in a second line if there are several numbers; a dash for none."""
+    if not len(numbers):
+        return "-"
     mean = f"{np.mean(numbers):{form}}"
     return f"{mean}\n{np.min(numbers):{form}}-{np.max(numbers):{form}}" if len(numbers) > 1 else mean
 
 
+def estimate_text(estimate: Estimate, form: str, in_lines: bool = False) -> str:
+    """A number and its interval, "0.2 (0.1 to 0.3)" or in two lines; without an interval the number, or a dash.
+
+    An end of an interval that excludes 0 is not rounded to 0: it has one significant digit instead.
+    """
+    if not np.isfinite(estimate.value):
+        return "-"
+    if not np.isfinite(estimate).all():
+        return f"{estimate.value:{form}}"
+    texts = [f"{number:{form}}" for number in estimate]
+    if estimate.low > 0 or estimate.high < 0:
+        one_digit = f"{form.partition('.')[0]}.1g"
+        texts = [text if float(text) else f"{number:{one_digit}}" for text, number in zip(texts, estimate, strict=True)]
+    value, low, high = texts
+    return f"{value}\n{low} to {high}" if in_lines else f"{value} ({low} to {high})"
+
+
 def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = NOTE) -> Table:
-    """One row per arm, one column per score: mean and range over seeds."""
-    rows = [[label, *(spread(arm.values(name), COLUMNS[name].form) for name in columns)] for label, arm in arms.items()]
+    """One row per arm, one column per score: mean and range over the seeds that did not diverge."""
+    rows = [
+        [label, *(spread(arm.converged(name), COLUMNS[name].form) for name in columns)] for label, arm in arms.items()
+    ]
     return Table(title, ["", *(COLUMNS[name].heading for name in columns)], rows, note)
 
 
 def leader(arms: Arms, column: str, setting: str = "") -> str:
-    """A finding: the arm with the best mean over seeds, and the arms that tie with it by the paired differences."""
-    title, form, better = COLUMNS[column].title, COLUMNS[column].form, COLUMNS[column].higher_is_better
-    scores = {label: arm.masked(column) for label, arm in arms.items()}
-    # Arms are ranked by the number of finite runs first, since the mean leaves out runs that diverged.
-    finite = {label: int(np.isfinite(numbers).sum()) for label, numbers in scores.items()}
-    means = {label: np.nanmean(numbers) if finite[label] else np.nan for label, numbers in scores.items()}
-    sign = 1 if better else -1
-    first, *rivals = sorted(arms, key=lambda label: (finite[label], sign * means[label]), reverse=True)
-    start = f"{'Highest' if better else 'Lowest'} {title}{setting}"
-    if not finite[first]:
+    """A finding: the arm with the best mean over seeds, and the arms that tie with it by the paired differences.
+
+    Only the arms with the fewest diverged runs are compared, since a mean leaves out the runs that diverged.
+    """
+    title, better = COLUMNS[column].title, COLUMNS[column].higher_is_better
+    failed = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
+    fewest = min(failed.values())
+    compared = {label: arm for label, arm in arms.items() if failed[label] == fewest}
+    first, *rivals = sorted(compared, key=lambda label: compared[label].mean(column), reverse=better)
+    start, runs = f"{'Highest' if better else 'Lowest'} {title}{setting}", len(arms[first].rows)
+    if fewest == runs:
         return f"{start}: none, every run diverged."
-    finding = f"{start}: {first} ({means[first]:{form}})"
-    if not rivals:
-        return f"{finding}."
-    if finite[first] == 1:
-        return f"{finding}; one seed cannot tell them apart."
+    ending = "."
+    if others := [f"{label} ({failed[label]} of {runs})" for label in arms if label not in compared]:
+        start += f" among the {len(compared)} with the fewest diverged runs"
+        ending = f"; fewer of its runs diverged ({fewest} of {runs}) than of {', '.join(others)}."
+    if others and not rivals:
+        start = f"{title[0].upper()}{title[1:]}{setting}"
+    pairs = {label: _difference(compared[first], compared[label], column) for label in rivals}
+    # A mean over other seeds may be the best although the runs on the same seeds are not.
+    unlike = [pairs[label].value for label in rivals if (arms[label].diverged != arms[first].diverged).any()]
+    if any((value < 0) if better else (value > 0) for value in unlike):
+        return f"{start}: none, since {fewest} of {runs} runs diverged, on different seeds."
+    lead = _lead(compared, column, first, pairs, "the others of these" if others else "all others") if pairs else ""
+    return f"{start}: {first} ({compared[first].mean(column):{COLUMNS[column].form}}){lead}{ending}"
 
-    def difference(label: str) -> str:
-        return difference_text(statistics.compare(scores[first], scores[label], better).difference, form)
 
-    if tied := [label for label in rivals if statistics.verdict(scores[first], scores[label], better) != "better"]:
-        listed = "; ".join(f"{label}: {difference(label)}" for label in tied)
-        return f"{finding}; tied with (difference {first} minus the other, 95 %): {listed}."
-    # A mean over fewer runs cannot be compared.
-    runner_up = next((label for label in rivals if finite[label] == finite[first]), None)
-    lead = f"; of {runner_up}, the next, by {difference(runner_up)}" if runner_up else ""
-    return f"{finding}, ahead of all others{lead}."
+def _lead(arms: Arms, column: str, first: str, pairs: Mapping[str, Estimate], others: str) -> str:
+    """How far the first arm is ahead of the others, or which of them tie with it; `pairs` has the best other first."""
+    if len(arms[first].converged(column)) == 1:
+        return "; one seed cannot tell them apart"
+    better, form = COLUMNS[column].higher_is_better, COLUMNS[column].form
+    scores = {label: arm.masked(column) for label, arm in arms.items()}
+    if tied := [label for label in pairs if statistics.verdict(scores[first], scores[label], better) != "better"]:
+        listed = "; ".join(f"{label}: {difference_text(pairs[label], form)}" for label in tied)
+        return f"; tied with (difference {first} minus the other, 95 %): {listed}"
+    runner_up = next(iter(pairs))
+    return f", ahead of {others}; of {runner_up}, the next, by {difference_text(pairs[runner_up], form)}"
+
+
+def _difference(arm: Arm, other: Arm, column: str) -> Estimate:
+    scores = arm.masked(column), other.masked(column)
+    return statistics.compare(*scores, COLUMNS[column].higher_is_better).difference
 
 
 def distance_table(row: Mapping[str, Any]) -> Table:
@@ -73,9 +110,7 @@ def distance_table(row: Mapping[str, Any]) -> Table:
 
 def difference_text(estimate: Estimate, form: str) -> str:
     """A difference with its sign, and its interval in parentheses."""
-    if not np.isfinite(estimate).all():
-        return "too few pairs"
-    return f"{estimate.value:+{form}} ({estimate.low:+{form}} to {estimate.high:+{form}})"
+    return estimate_text(estimate, f"+{form}") if np.isfinite(estimate).all() else "too few pairs"
 
 
 def seeds_warning(seeds: int) -> list[str]:
@@ -87,13 +122,7 @@ def seeds_warning(seeds: int) -> list[str]:
 
 
 def diverged_warning(arms: Arms) -> list[str]:
-    """A warning if runs diverged, since `table` includes them in its means and `leader` leaves them out."""
-    counts = diverged_counts(arms)
-    message = f"Runs diverged: {counts}. The means of the tables hold them; the sentences leave them out."
-    return [message] if counts else []
-
-
-def diverged_counts(arms: Arms) -> str:
-    """The number of runs of each arm that diverged, as text; empty if none did."""
+    """A warning with the number of runs of each arm that diverged, if some did."""
     counts = {label: (int(arm.diverged.sum()), len(arm.rows)) for label, arm in arms.items()}
-    return ", ".join(f"{label} {diverged} of {runs}" for label, (diverged, runs) in counts.items() if diverged)
+    listed = ", ".join(f"{label} {diverged} of {runs}" for label, (diverged, runs) in counts.items() if diverged)
+    return [f"Runs diverged: {listed}. They are in no mean, and their pairs do not count."] if listed else []

@@ -3,32 +3,64 @@
 The file has no weights: such runs have curves and scores, and no predictions.
 """
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
+from msgspec import Meta
 
 from experiments.lab import provenance
 from experiments.lab.arms import COLUMNS, CURVES, Arm, Arms
 from experiments.lab.folder import read_document
-from experiments.lab.names import check_label
+from experiments.lab.names import check_label, printable
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
-from segjax._checks import check_count, check_positive
 
-EXPERIMENT = "compare_optimizers"
-# Options of the images, which are not in the rows of runs.
-_IMAGES = ("batch_size", "image_size", "sigma1", "sigma2", "sigma")
 _PROTOCOL = ("iterations", "schedule", "objective", "architecture")
 # Settings of jax that determine the weights and images of a seed: they must be equal for pairing.
 _RANDOMNESS = ("enable_x64", "default_prng_impl", "threefry_partitionable", "random_seed_offset")
-# Sections of results.json that the report shows.
-_SECTIONS = ("versions", "numerics", "device", "source")
 # Relative tolerance for the first loss of a seed: the same weights and images, but other rounding.
 _ROUNDING = 1e-3
+_FLOAT32 = np.finfo(np.float32)
+# null stands for NaN and infinities.
+Number = Annotated[float, Meta(ge=-float(_FLOAT32.max), le=float(_FLOAT32.max))] | None
+Positive = Annotated[float, Meta(ge=float(_FLOAT32.tiny), le=float(_FLOAT32.max))]
+Count = Annotated[int, Meta(ge=0, lt=2**31)]
+Step = Annotated[int, Meta(ge=1, lt=2**31)]
+_Curves = msgspec.defstruct("_Curves", [(name, list[Number]) for name in CURVES])
+_FIELDS: dict[str, Any] = {
+    "label": str,
+    "seed": Annotated[int, Meta(ge=0, lt=2**32)],
+    "optimizer": str,
+    "learning_rate": Positive,
+    "iterations": Step,
+    **dict.fromkeys(("schedule", "objective", "architecture"), str),
+    **dict.fromkeys(COLUMNS, Number),
+    "diverged_at": Step | None,
+    "curves": _Curves,
+}
+# A run in results.json.
+StoredRun = msgspec.defstruct("StoredRun", [*_FIELDS.items(), ("cores", int | None, None)])
+
+
+class Stored(msgspec.Struct):
+    """The sections of a results.json that are read; the runs are checked one by one."""
+
+    experiment: Literal["compare_optimizers"]
+    options: dict[str, Any]
+    command: str
+    date: str
+    versions: dict[str, Any]
+    numerics: dict[str, Any]
+    device: dict[str, Any]
+    source: dict[str, Any]
+    tuning_steps: dict[str, Count]
+    runs: Annotated[list[Any], Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -49,7 +81,7 @@ class Baseline(NamedTuple):
         labels: label in the file -> new label.
         tuning_steps: new label -> steps of its tuning.
         most_seeds: number of seeds that every contender has in the file.
-        document: content of the file, without its runs.
+        document: content of the file.
     """
 
     path: Path
@@ -57,7 +89,19 @@ class Baseline(NamedTuple):
     labels: dict[str, str]
     tuning_steps: dict[str, int]
     most_seeds: int
-    document: dict[str, Any]
+    document: Stored
+
+
+@contextlib.contextmanager
+def refusals(option: str, path: Path, experiment: str) -> Iterator[None]:
+    """Inside, errors of reading a results.json become a ValueError that names the option."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{option} {path} cannot be read: {error.strerror}") from error
+    except (KeyError, ValueError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{option} {path} is not the results.json of experiments.{experiment}: {reason}") from error
 
 
 def read(path: Path, options: Comparison) -> Baseline:
@@ -66,44 +110,59 @@ def read(path: Path, options: Comparison) -> Baseline:
     Raises:
         ValueError: if the file is not such a results.json, or naming the first difference in the protocol.
     """
-    try:
-        document = read_document(path)
-        if document.get("experiment") != EXPERIMENT:
-            raise ValueError(f"it is of {document.get('experiment') or 'something else'}")
-        # Checked here, since a missing section would otherwise fail after an hour of training.
-        for section, kind in {**dict.fromkeys(_SECTIONS, dict), "command": str, "date": str}.items():
-            if not isinstance(document[section], kind):
-                raise ValueError(f"its {section} is no {kind.__name__}")
-        stored: dict[str, list[dict[str, Any]]] = {}
-        for row in document.pop("runs"):
-            stored.setdefault(str(row["label"]), []).append(row)
-        if not stored:
-            raise ValueError("it holds no runs")
+    stored: dict[str, list[Any]] = {}
+    with refusals("--baseline", path, "compare_optimizers"):
+        document = msgspec.convert(read_document(path), Stored)
+        for row in document.runs:
+            run: Any = msgspec.convert(row, StoredRun)
+            stored.setdefault(run.label, []).append(run)
         # Runs of further seeds are not compared.
-        groups = {label: rows[: options.seeds.seeds] for label, rows in stored.items()}
+        groups = {label: runs[: options.seeds.seeds] for label, runs in stored.items()}
         labels = {check_label(label): f"{label} (stored)" for label in groups}
-        differences = _differences(document, groups, options)
-        # The rows of another protocol cannot be checked.
-        arms = {} if differences else {labels[label]: _arm(labels[label], groups[label], options) for label in groups}
-        steps = {labels[label]: check_count("tuning_steps", document["tuning_steps"][label], 0) for label in groups}
-    except OSError as error:
-        raise ValueError(f"--baseline {path} cannot be read: {error.strerror}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"--baseline {path} is not the results.json of experiments.{EXPERIMENT}: {reason}") from error
-    if differences:
-        name, ours, theirs = differences[0]
-        raise ValueError(f"--baseline {path} has {name} {theirs}, not {ours}: the protocol must be the same")
+        steps = {labels[label]: document.tuning_steps[label] for label in groups}
+    for name, ours, theirs in _protocol(document, groups, options):
+        if ours != theirs:
+            raise ValueError(f"--baseline {path} has {name} {theirs}, not {ours}: the protocol must be the same")
+    with refusals("--baseline", path, "compare_optimizers"):
+        arms = {labels[label]: _arm(labels[label], runs, options) for label, runs in groups.items()}
     return Baseline(path, arms, labels, steps, min(map(len, stored.values())), document)
+
+
+def _protocol(document: Stored, groups: dict[str, list[Any]], options: Comparison) -> Iterator[tuple[str, Any, Any]]:
+    """(name, our value, stored value) of all that must be equal."""
+    ours, here = options.run(options.seeds.seed), provenance.numerics()
+    for name, value in options.data.texture._asdict().items():
+        yield flag(name), value, document.options.get(name)
+    for runs in groups.values():
+        yield from ((name, getattr(ours, name), getattr(run, name)) for run in runs for name in _PROTOCOL)
+        yield "seeds", list(options.seeds), [run.seed for run in runs]
+    yield from ((f"jax's {name}", here[name], document.numerics.get(name)) for name in _RANDOMNESS)
+
+
+def _arm(label: str, runs: Sequence[Any], options: Comparison) -> StoredArm:
+    """The runs of one label; raises a ValueError if they are not of one optimizer, or their curves are incomplete."""
+    steps, first = options.training.iterations, runs[0]
+    if any((run.optimizer, run.learning_rate) != (first.optimizer, first.learning_rate) for run in runs):
+        raise ValueError(f"the runs of {first.label} are not of one optimizer")
+    # `np.array` turns null into NaN.
+    curves = [{name: np.array(getattr(run.curves, name), float) for name in CURVES} for run in runs]
+    if any(len(curve) != steps for by_name in curves for curve in by_name.values()):
+        raise ValueError(f"its curves do not have {steps} steps")
+    fields = {name: getattr(first, name) for name in Run._fields if name != "texture"}
+    rows = [{**msgspec.structs.asdict(run), "label": label} for run in runs]
+    for row in rows:
+        row |= {name: float(np.array(row[name], float)) for name in COLUMNS}
+        del row["curves"]
+    return StoredArm(label, (), Run(**fields, texture=options.data.texture), rows, curves)
 
 
 def warnings(baseline: Baseline, arms: Iterable[Arm]) -> list[str]:
     """Warnings if the provenance or the first losses of stored runs differ from this command and its arms."""
-    stored, here = baseline.document, {**provenance.circumstances(), "versions": provenance.versions()}
-    here["numerics"] = provenance.numerics()
+    stored, versions, numerics = baseline.document, provenance.versions(), provenance.numerics()
     messages = ["The seconds of stored runs are those of the machine and the day that they were made on."]
-    parts = [(part, name) for part in ("versions", "numerics") for name in here[part]] + [("device", "cpu")]
-    values = [(name, stored[part].get(name), here[part].get(name)) for part, name in parts]
+    values = [(name, stored.versions.get(name), value) for name, value in versions.items()]
+    values += [(name, stored.numerics.get(name), value) for name, value in numerics.items()]
+    values += [("cpu", stored.device.get("cpu"), provenance.circumstances()["device"]["cpu"])]
     if listed := ", ".join(f"{name} {theirs} (here {ours})" for name, theirs, ours in values if theirs != ours):
         messages.append(
             f"Stored runs were made with {listed}: at best the rounding differs, which changes single runs; another "
@@ -128,60 +187,16 @@ def _first_losses(arms: Iterable[Arm]) -> dict[int, float]:
 
 def table(baseline: Baseline) -> Table:
     """The provenance of the stored runs."""
-    document, device = baseline.document, baseline.document["device"]
-    versions = ", ".join(f"{name} {version}" for name, version in document["versions"].items())
-    rows = [
-        ["runs", ", ".join(f"{arm.label}: {len(arm.rows)}" for arm in baseline.arms.values())],
-        ["file", str(baseline.path)],
-        ["command", document["command"]],
-        ["machine", f"{device.get('cpu_cores')} cores of {device.get('cpu')}, jax on {device.get('kind')}"],
-        ["versions", versions],
-        ["convolution", str(document["numerics"].get("convolution"))],
-        ["source", f"commit {document['source'].get('commit')}"],
-        ["date", document["date"]],
-    ]
+    stored = baseline.document
+    cells = {
+        "runs": ", ".join(f"{arm.label}: {len(arm.rows)}" for arm in baseline.arms.values()),
+        "file": baseline.path,
+        "command": stored.command,
+        "machine": "{cpu_cores} cores of {cpu}, jax on {kind}".format_map(stored.device),
+        "versions": ", ".join(f"{name} {version}" for name, version in stored.versions.items()),
+        "convolution": stored.numerics.get("convolution"),
+        "source": f"commit {stored.source.get('commit')}",
+        "date": stored.date,
+    }
+    rows = [[name, printable(str(value))] for name, value in cells.items()]
     return Table("Stored runs, which this command did not make", ("", ""), rows)
-
-
-def _differences(
-    document: Mapping[str, Any], groups: Mapping[str, list[dict[str, Any]]], options: Comparison
-) -> list[tuple[str, Any, Any]]:
-    """(name, our value, stored value) of each difference in the protocol."""
-    stored, numerics, here = document["options"], document["numerics"], provenance.numerics()
-    ours, texture = options.run(options.seeds.seed), options.data.texture._asdict()
-    pairs = [(flag(name), texture[name], stored[name]) for name in _IMAGES]
-    pairs += [(name, getattr(ours, name), row[name]) for rows in groups.values() for row in rows for name in _PROTOCOL]
-    pairs += [("seeds", list(options.seeds), [row["seed"] for row in rows]) for rows in groups.values()]
-    pairs += [(f"jax's {name}", here[name], numerics.get(name)) for name in _RANDOMNESS]
-    return [pair for pair in pairs if pair[1] != pair[2]]
-
-
-def _arm(label: str, rows: list[dict[str, Any]], options: Comparison) -> StoredArm:
-    names = [name for name in Run._fields if name != "texture"]
-    first = Run(**{name: rows[0][name] for name in names}, texture=options.data.texture)
-    arm_rows = []
-    for row in rows:
-        check_count("seed", row["seed"], 0)
-        check_positive("learning_rate", row["learning_rate"])
-        same = row["optimizer"] == first.optimizer and row["learning_rate"] == first.learning_rate
-        if not isinstance(row["optimizer"], str) or not same:
-            raise ValueError(f"the runs of {row['label']} are not of one optimizer")
-        diverged_at = row["diverged_at"]
-        if diverged_at is not None:
-            check_count("diverged_at", diverged_at, 1, options.training.iterations)
-        numbers = {name: float(_numbers(name, [row[name]])[0]) for name in COLUMNS}
-        columns = {"label": label, **{name: row[name] for name in names}, **numbers}
-        arm_rows.append({**columns, "cores": row.get("cores"), "diverged_at": diverged_at})
-    curves = [{name: _numbers(name, row["curves"][name]) for name in CURVES} for row in rows]
-    if any(curve.shape != (options.training.iterations,) for by_name in curves for curve in by_name.values()):
-        raise ValueError(f"its curves do not have {options.training.iterations} steps")
-    return StoredArm(label, (), first, arm_rows, curves)
-
-
-def _numbers(name: str, values: list[Any]) -> np.ndarray:
-    """Numbers from JSON, with NaN for null; raises a ValueError for anything else, or beyond float32."""
-    kinds = {type(value) for value in values}
-    array = np.array(values, dtype=float) if kinds <= {int, float, type(None)} else np.array([np.inf])
-    if not np.all(np.isnan(array) | (np.abs(array) <= np.finfo(np.float32).max)):
-        raise ValueError(f"its {name} has something other than numbers")
-    return array

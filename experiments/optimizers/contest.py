@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from experiments.lab.arms import COLUMNS, Arm, Arms
 from experiments.lab.figures import curve_panel
 from experiments.lab.report import Drawing, Table
-from experiments.lab.tables import difference_text, diverged_counts
+from experiments.lab.tables import difference_text, estimate_text
 from segjax import plotting, statistics
 from segjax.statistics import Estimate, Improvement
 
@@ -70,15 +70,10 @@ class Contest:
 
     @cached_property
     def improvements(self) -> dict[str, dict[str, Improvement]]:
-        """column -> label of a rival -> its comparison with the reference."""
+        """column -> label of a rival -> its comparison with the reference, over the seeds on which neither diverged."""
         reference = self.arms[self.reference]
         return {
-            column: {
-                label: statistics.compare(
-                    arm.masked(column), reference.masked(column), COLUMNS[column].higher_is_better
-                )
-                for label, arm in self.rivals.items()
-            }
+            column: {label: _improvement(arm, reference, column) for label, arm in self.rivals.items()}
             for column in DECISIVE
         }
 
@@ -99,9 +94,21 @@ class Contest:
         }
 
 
+def _improvement(arm: Arm, reference: Arm, column: str) -> Improvement:
+    both = ~(arm.diverged | reference.diverged)
+    if not both.any():
+        return Improvement(Estimate(*np.full(3, np.nan)), statistics.proportion(0, 0), wins=0, ties=0, seeds=0)
+    values = (each.values(column)[both] for each in (arm, reference))
+    return statistics.compare(*values, COLUMNS[column].higher_is_better)
+
+
 def _steps_to(target: Target, arm: Arm) -> np.ndarray:
     curves = np.stack([curves[target.curve] for curves in arm.curves])
-    return statistics.steps_to_target(curves, target.value, target.higher_is_better, min(WINDOW, curves.shape[-1]))
+    return statistics.steps_to_target(curves, target.value, target.higher_is_better, _window(arm))
+
+
+def _window(arm: Arm) -> int:
+    return min(WINDOW, arm.run.iterations)
 
 
 def against_reference(label: str, contest: Contest) -> str:
@@ -114,44 +121,41 @@ def against_reference(label: str, contest: Contest) -> str:
     return f"{label} minus {contest.reference}: {'; '.join(parts)}."
 
 
-def diverged_warning(contest: Contest) -> list[str]:
-    counts = diverged_counts(contest.arms)
-    return [f"Runs diverged: {counts}. They are in no mean, and their pairs do not count."] if counts else []
-
-
 def verdict_table(contest: Contest) -> Table:
     """One row per arm: its final loss, its held-out scores, and the verdict by IoU."""
     rows = [
         [label, *_means(arm), *(_verdict(label, contest) if label in contest.rivals else ["", "reference"])]
         for label, arm in contest.arms.items()
     ]
-    interval = "Student" if contest.few_seeds else "bootstrap"
+    pairs = [improvement.seeds for improvement in contest.improvements["iou"].values()]
+    # With fewer pairs than seeds, since runs diverged, the method may differ from row to row.
+    methods = {"bootstrap" if number >= statistics.FEWEST_SEEDS else "Student's" for number in pairs}
     note = (
         "Means over seeds that did not diverge; accuracy and IoU of held-out images. Verdict: by the difference of "
-        f"IoU, seed by seed, and its 95 % interval for one look ({interval}); tied where that includes 0."
+        f"IoU, seed by seed, and its 95 % interval for one look ({' or '.join(sorted(methods))}); tied where that "
+        "includes 0."
     )
     headings = ["optimizer, rate", *(COLUMNS[name].heading for name in VERDICT)]
     return Table(contest.setting, [*headings, f"IoU minus {contest.reference}'s", "verdict"], rows, note)
 
 
 def _means(arm: Arm) -> list[str]:
-    finite = {name: arm.masked(name)[np.isfinite(arm.masked(name))] for name in VERDICT}
-    return [f"{numbers.mean():{COLUMNS[name].form}}" if numbers.size else "-" for name, numbers in finite.items()]
+    means = {name: arm.mean(name) for name in VERDICT}
+    return [f"{mean:{COLUMNS[name].form}}" if np.isfinite(mean) else "-" for name, mean in means.items()]
 
 
 def _verdict(label: str, contest: Contest) -> list[str]:
     """The difference of a rival's IoU, and the verdict."""
-    arm, difference = contest.arms[label], contest.improvements["iou"][label].difference
+    arm, reference = contest.arms[label], contest.arms[contest.reference]
+    difference = contest.improvements["iou"][label].difference
+    text = estimate_text(difference, "+.3f")
+    diverged = [int(each.diverged.sum()) for each in (arm, reference)]
+    if diverged[0] != diverged[1]:
+        counts = " and ".join(f"{count} of {len(arm.rows)}" for count in diverged)
+        return [text, f"{'fewer' if diverged[0] < diverged[1] else 'more'} runs diverged ({counts})"]
+    verdict = statistics.verdict(arm.masked("iou"), reference.masked("iou"), higher_is_better=True)
     is_known = np.isfinite(difference).all()
-    interval = f"{difference.value:+.3f} ({difference.low:+.3f}, {difference.high:+.3f})" if is_known else "-"
-    if num_diverged := int(arm.diverged.sum()):
-        return [interval, f"{num_diverged} of {len(arm.rows)} diverged"]
-    verdict = statistics.verdict(
-        arm.masked("iou"), contest.arms[contest.reference].masked("iou"), higher_is_better=True
-    )
-    if verdict == "not told apart":
-        return [interval, "tied" if is_known else "too few seeds"]
-    return [interval, verdict]
+    return [text, ("tied" if is_known else "too few seeds") if verdict == "not told apart" else verdict]
 
 
 def detail_tables(contest: Contest) -> Iterator[Table]:
@@ -173,65 +177,61 @@ def drawings(contest: Contest) -> dict[str, Drawing]:
     if contest.rivals:
         heading = "Differences to the reference, seed by seed"
         figures["paired_differences"] = Drawing(heading, _difference_figure(contest))
-    # Arms may have different numbers of steps: the lines of shorter ones stay level at their end.
-    steps = max(arm.run.iterations for arm in contest.arms.values())
-    heading, no_tuning = "Share of runs that have reached each target", dict.fromkeys(contest.arms, 0)
-    title = f"{contest.setting}: runs that have arrived"
-    if arrivals := _arrivals(contest, np.arange(1, steps + 1), no_tuning, title):
-        figures["time_to_target"] = Drawing(heading, arrivals)
-    if any(contest.tuning_steps.values()) and (figure := _arrivals_with_tuning(contest)):
-        figures["time_with_tuning"] = Drawing(f"{heading}, tuning included", figure)
+    heading = "Share of runs that have reached each target"
+    # A target that no run reaches has no panel.
+    if reached := [target for target, steps in contest.steps.items() if np.isfinite([*steps.values()]).any()]:
+        figures["time_to_target"] = Drawing(heading, _arrivals(contest, reached, dict.fromkeys(contest.arms, 0)))
+        if any(contest.tuning_steps.values()):
+            with_tuning = _arrivals(contest, reached, contest.tuning_steps)
+            figures["time_with_tuning"] = Drawing(f"{heading}, tuning included", with_tuning)
     return figures
 
 
 def _difference_figure(contest: Contest) -> Figure:
     """Each rival minus the reference: its interval, or the range over few seeds, and one dot per seed."""
-    columns, reference = contest.improvements, contest.arms[contest.reference]
+    reference = contest.arms[contest.reference]
+    pairs = {
+        label: [arm.masked(column) - reference.masked(column) for column in DECISIVE]
+        for label, arm in contest.rivals.items()
+    }
 
-    def differences(label: str, column: str) -> np.ndarray:
-        return contest.arms[label].masked(column) - reference.masked(column)
+    def estimate(label: str, column: str, differences: np.ndarray) -> Estimate:
+        if contest.few_seeds and np.isfinite(differences).any():
+            return Estimate(*(float(number(differences)) for number in (np.nanmean, np.nanmin, np.nanmax)))
+        return contest.improvements[column][label].difference
 
-    def estimate(label: str, column: str) -> Estimate:
-        finite = differences(label, column)[np.isfinite(differences(label, column))]
-        if contest.few_seeds and finite.size:
-            return Estimate(float(finite.mean()), float(finite.min()), float(finite.max()))
-        return columns[column][label].difference
-
-    pairs = {label: [differences(label, column) for column in columns] for label in contest.rivals}
-    estimates = {label: [estimate(label, column) for column in columns] for label in contest.rivals}
-    xlabels = [f"{COLUMNS[column].title} minus {contest.reference}'s" for column in columns]
-    better = [COLUMNS[column].higher_is_better for column in columns]
+    estimates = {
+        label: [estimate(label, *pair) for pair in zip(DECISIVE, columns, strict=True)]
+        for label, columns in pairs.items()
+    }
+    xlabels = [f"{COLUMNS[column].title} minus {contest.reference}'s" for column in DECISIVE]
+    better = [COLUMNS[column].higher_is_better for column in DECISIVE]
     interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval"
     title = f"{contest.setting}: paired differences, {interval}; one dot per seed"
     return plotting.differences(estimates, pairs, xlabels, better, title)
 
 
-def _arrivals_with_tuning(contest: Contest) -> Figure | None:
-    """The share of runs that have reached the targets, over steps that include those of tuning; None if none has."""
-    tuning_steps = contest.tuning_steps
+def _arrivals(contest: Contest, targets: Sequence[Target], tuning_steps: Mapping[str, int]) -> Figure:
+    """The share of runs that have reached each target by a step, those of tuning included."""
+    reached = {
+        target: {label: steps + tuning_steps[label] for label, steps in contest.steps[target].items()}
+        for target in targets
+    }
+    # Arms may have different numbers of steps: the lines of shorter ones stay level at their end.
     last = max(tuning_steps[label] + arm.run.iterations for label, arm in contest.arms.items())
-    arrivals = [steps + tuning_steps[label] for by_label in contest.steps.values() for label, steps in by_label.items()]
-    # The axis starts a little before the first arrival.
-    first = max(1, np.nanmin(arrivals) // 2) if np.isfinite(arrivals).any() else 1
-    # Twice as many points, since the first ones of a logarithmic axis round to the same steps.
-    at = np.unique(np.geomspace(first, last, 2 * POINTS).astype(int))
-    return _arrivals(contest, at, tuning_steps, f"{contest.setting}: runs that have arrived, with the steps of tuning")
-
-
-def _arrivals(contest: Contest, at: np.ndarray, tuning_steps: Mapping[str, int], title: str) -> Figure | None:
-    """A panel for each target that some run has reached."""
-    panels, with_tuning = [], any(tuning_steps.values())
-    for target, steps in contest.steps.items():
-        if not np.isfinite(list(steps.values())).any():
-            continue
+    at, xlabel, title = np.arange(1, last + 1), "iteration", f"{contest.setting}: runs that have arrived"
+    if log := any(tuning_steps.values()):
+        first = max(1, np.min([[*steps.values()] for steps in reached.values()]) // 2)
+        # Twice as many points, since the first ones of a logarithmic axis round to the same steps.
+        at = np.unique(np.geomspace(first, last, 2 * POINTS).astype(int))
+        xlabel, title = "steps, tuning included", f"{title}, with the steps of tuning"
+    panels = []
+    for target, by_label in reached.items():
         # No bands: the intervals of so few runs would cover each other.
-        shares = {
-            label: statistics.profile(arrivals + tuning_steps[label], at).value[np.newaxis]
-            for label, arrivals in steps.items()
-        }
-        ylabel, xlabel = f"share of runs at {target.heading}", "steps, tuning included" if with_tuning else "iteration"
-        panels.append(plotting.Panel(ylabel, shares, x=at, xlabel=xlabel, xlog=with_tuning, ylim=(-0.03, 1.03)))
-    return plotting.training_curves(panels, title) if panels else None
+        shares = {label: statistics.profile(steps, at).value[np.newaxis] for label, steps in by_label.items()}
+        ylabel = f"share of runs at {target.heading}"
+        panels.append(plotting.Panel(ylabel, shares, x=at, xlabel=xlabel, xlog=log, ylim=(-0.03, 1.03)))
+    return plotting.training_curves(panels, title)
 
 
 def _curves(contest: Contest, title: str) -> Figure:
@@ -257,7 +257,7 @@ def _title(column: str) -> str:
 def _estimate_table(column: str, estimates: Mapping[str, Mapping[str, Estimate]]) -> Table:
     form, better = COLUMNS[column].form, "more" if COLUMNS[column].higher_is_better else "less"
     rows = [
-        [label, *(_cell(estimate, form) for estimate in by_statistic.values())]
+        [label, *(estimate_text(estimate, form, in_lines=True) for estimate in by_statistic.values())]
         for label, by_statistic in estimates.items()
     ]
     note = (
@@ -271,11 +271,12 @@ def _paired_table(contest: Contest, column: str) -> Table:
     rows = []
     for label, (difference, probability, wins, ties, seeds) in contest.improvements[column].items():
         counts = f"{wins} of {seeds}" + (f"\n{ties} ties" if ties else "")
-        rows.append([label, _cell(difference, f"+{COLUMNS[column].form}"), counts, _cell(probability, ".2f")])
+        difference_lines = estimate_text(difference, f"+{COLUMNS[column].form}", in_lines=True)
+        rows.append([label, difference_lines, counts, estimate_text(probability, ".2f", in_lines=True)])
     note = (
         f"Each minus {contest.reference}, on the same seeds: same initial weights, same images. 95 % intervals for one "
         "look (after adding seeds until one excludes 0 they do not hold; --until-decided has some that do): of the "
-        f"mean difference by bootstrap (with fewer than {statistics.FEWEST_SEEDS} seeds Student's), of the probability "
+        f"mean difference by bootstrap (with fewer than {statistics.FEWEST_SEEDS} pairs Student's), of the probability "
         "by Wilson's formula."
     )
     headings = ("", "difference", "better in", "probability of being better")
@@ -291,8 +292,9 @@ def _target_table(contest: Contest) -> Table:
             seconds = steps * arm.values("seconds") / arm.run.iterations
             reached = f"{int(np.isfinite(steps).sum())} of {len(steps)}"
             rows[label] += [reached, _time(np.median(steps), ".0f"), _time(np.median(seconds), ".1f")]
+    windows = " or ".join(map(str, sorted({_window(arm) for arm in contest.arms.values()})))
     note = (
-        f"Means of the last {WINDOW} training batches; a run that misses the target counts as one that never arrives. "
+        f"Means of the last {windows} training batches; a run that misses the target counts as one that never arrives. "
         "Seconds: of training, compilation left out."
     )
     return Table("Time to a target", headings, list(rows.values()), note)
@@ -312,14 +314,6 @@ def _cost_table(contest: Contest) -> Table:
         headings += [f"{target.heading}: median steps", "with its tuning"]
     note = "Steps of tuning: all that its grid was trained for, on every tuning seed; a rate that was given costs none."
     return Table("With the cost of tuning", [*headings, "steps in all"], rows, note)
-
-
-def _cell(estimate: Estimate, form: str) -> str:
-    """A number, and its interval in a second line."""
-    value = f"{estimate.value:{form}}" if np.isfinite(estimate.value) else "-"
-    if not np.isfinite([estimate.low, estimate.high]).all():
-        return value
-    return f"{value}\n{estimate.low:{form}} to {estimate.high:{form}}"
 
 
 def _time(value: float, form: str) -> str:

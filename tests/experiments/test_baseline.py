@@ -90,24 +90,33 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda file: file.update(experiment="train_model"), "is not the results.json of .*: it is of train_model"),
-        (lambda file: file.pop("runs"), "it has no 'runs'"),
-        (lambda file: file.pop("tuning_steps"), "it has no 'tuning_steps'"),
-        (lambda file: file.update(runs=[]), "it holds no runs"),
+        (
+            lambda file: file.update(experiment="train_model"),
+            "is not the results.json of .* Invalid enum value 'train_model' - at `.*experiment`",
+        ),
+        (lambda file: file.pop("runs"), "missing required field `runs`"),
+        (lambda file: file.pop("tuning_steps"), "missing required field `tuning_steps`"),
+        (lambda file: file.update(runs=[]), "Expected `array` of length >= 1"),
         (lambda file: file.update(runs=3), "is not the results.json"),
-        (lambda file: file["runs"][0].pop("iou"), "it has no 'iou'"),
-        (lambda file: file["runs"][0].update(iou="much"), "is not the results.json"),
+        (lambda file: file["runs"][0].pop("iou"), "missing required field `iou`"),
+        (lambda file: file["runs"][0].update(iou="much"), "Expected `float \\| null`, got `str` - at `\\$.iou`"),
         (lambda file: file["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
-        (lambda file: file["runs"][0]["curves"].update(loss=[[1.0] * 10]), "its loss has something other than numbers"),
-        (lambda file: file.pop("versions"), "it has no 'versions'"),
-        (lambda file: file.update(command=3), "its command is no str"),
-        (lambda file: file["tuning_steps"].update({"lion 0.001": 10**25}), "tuning_steps must be an integer <="),
-        (lambda file: file["runs"][0].update(learning_rate="abc"), "learning_rate must be a finite number > 0"),
+        (lambda file: file["runs"][0]["curves"].update(loss=[[1.0] * 10]), "Expected `float.* - at `.*curves.loss"),
+        (lambda file: file.pop("versions"), "missing required field `versions`"),
+        (lambda file: file.update(command=3), "Expected `str`, got `int` - at `.*command`"),
+        (
+            lambda file: file["tuning_steps"].update({"lion 0.001": 10**25}),
+            "Expected `int` <= 2147483647 - at `.*tuning_steps",
+        ),
+        (
+            lambda file: file["runs"][0].update(learning_rate="abc"),
+            "Expected `float`, got `str` - at `.*learning_rate`",
+        ),
         (lambda file: file["runs"][1].update(learning_rate=0.5), "the runs of lion 0.001 are not of one optimizer"),
-        (lambda file: file["runs"][0].update(diverged_at=0), "diverged_at must be an integer >= 1"),
+        (lambda file: file["runs"][0].update(diverged_at=0), "Expected `int` >= 1 - at `.*diverged_at`"),
         (lambda file: file["runs"][1].update(iterations=7), "has iterations 7, not 10"),
-        (lambda file: file["runs"][0]["curves"].update(loss=[1e308] * 10), "its loss has something other than numbers"),
-        (lambda file: file["runs"][0].update(final_loss="0.3"), "its final_loss has something other than numbers"),
+        (lambda file: file["runs"][0]["curves"].update(loss=[1e308] * 10), "Expected `float.* - at `.*curves.loss"),
+        (lambda file: file["runs"][0].update(final_loss="0.3"), "Expected `float .*`, got `str` - at `.*final_loss`"),
         (lambda file: [row.update(label="$x$") for row in file["runs"][:2]], "a label must be words"),
         (lambda file: file["numerics"].update(enable_x64=True), "has jax's enable_x64 True, not False"),
         (lambda file: file["options"].update(sigma=[1]), r"has --sigma \[1\], not 3.2"),
@@ -141,6 +150,13 @@ def test_stored_runs_of_other_versions_or_images_are_warned_of(stored, tmp_path)
     assert "seconds of stored runs" in seconds
     assert "jax 0.1 (here" in versions
     assert unpaired.startswith("lion 0.001 (stored) began at another loss than the runs beside it (seeds 0)")
+
+
+@pytest.mark.slow
+def test_escape_characters_of_a_command_are_shown_as_text(stored, tmp_path):
+    path = changed(stored, tmp_path, lambda document: document.update(command="\x1b[31mred"))
+    table = baseline.table(baseline.read(path, parse(compare_optimizers, *WORDS)))
+    assert ["command", r"\x1b[31mred"] in table.rows
 
 
 @pytest.mark.slow

@@ -1,17 +1,20 @@
 """How contenders compare with a reference: numbers by hand, tables, sentences and figures."""
 
+import re
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from small_runs import ARMS, accuracies, arm, contest, result
 
-from experiments.lab import report
+from experiments.lab import report, tables
 from experiments.lab.arms import Arm
 from experiments.optimizers.contest import (
     DECISIVE,
     Target,
     against_reference,
     detail_tables,
-    diverged_warning,
     drawings,
     verdict_table,
 )
@@ -45,7 +48,8 @@ def test_estimates_are_over_the_runs_that_did_not_diverge():
 def test_pairs_are_of_one_seed():
     improvements = contest(ARMS).improvements["final_loss"]
     assert list(improvements) == ["b"]
-    assert (improvements["b"].wins, improvements["b"].ties, improvements["b"].seeds) == (1, 0, 3)
+    # One of b diverged, and its pair does not count.
+    assert (improvements["b"].wins, improvements["b"].ties, improvements["b"].seeds) == (1, 0, 2)
     assert improvements["b"].difference.value == pytest.approx(0.0, abs=1e-7)
 
 
@@ -80,7 +84,7 @@ def test_the_tables_show_the_numbers():
     assert estimates.rows[0][1].startswith("0.2000\n")
     (row,) = paired.rows
     assert row[0] == "b"
-    assert row[2:] == ["1 of 3", "0.33\n0.06 to 0.79"]
+    assert row[2:] == ["1 of 2", "0.50\n0.09 to 0.91"]
 
 
 def test_an_arm_of_which_all_runs_diverged_has_no_number_in_the_tables():
@@ -100,7 +104,7 @@ def test_verdicts_follow_the_paired_intervals():
     )
     arms = {**arm("low", worse), **arm("high", better), **arm("same", better), **arm("lost", lost)}
     table = verdict_table(contest(arms, reference="high"))
-    assert [row[-1] for row in table.rows] == ["worse", "reference", "tied", "5 of 5 diverged"]
+    assert [row[-1] for row in table.rows] == ["worse", "reference", "tied", "more runs diverged (5 of 5 and 0 of 5)"]
     assert table.headings[-2] == "IoU minus high's"
     # Runs that diverged are in no mean.
     assert table.rows[-1][1:4] == ["-", "-", "-"]
@@ -110,9 +114,79 @@ def test_verdicts_follow_the_paired_intervals():
     assert verdict_table(contest(alone, reference="high")).rows[0][-1] == "too few seeds"
 
 
+# Arms of equal numbers of runs: the share of right pixels in tenths, or None for a run that diverged.
+COMPARED = st.integers(1, 6).flatmap(
+    lambda seeds: st.lists(
+        st.lists(st.none() | st.integers(1, 9), min_size=seeds, max_size=seeds), min_size=2, max_size=4
+    )
+)
+
+
+def arms_of(tenths):
+    """Arms a, b, ... with these shares."""
+    arms = {}
+    for label, runs in zip("abcd", tenths, strict=False):
+        arms |= accuracies(label, *(run if run is None else run / 10 for run in runs))
+    return arms
+
+
+def interval_of(text):
+    """The ends of the interval that a text shows."""
+    return [float(end) for end in re.search(r"\((\S+) to (\S+)\)", text).groups()]
+
+
+@given(COMPARED)
+@pytest.mark.parametrize(("column", "sign"), [("accuracy", 1), ("final_loss", -1)])
+def test_a_leader_leads_the_table_among_the_arms_with_as_few_diverged_runs(column, sign, tenths):
+    arms = arms_of(tenths)
+    failed = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
+    means = {row[0]: row[1].partition("\n")[0] for row in tables.table(arms, "", [column]).rows}
+    compared = {
+        label: sign * float(means[label])
+        for label in arms
+        if failed[label] == min(failed.values()) and means[label] != "-"
+    }
+    sentence = tables.leader(arms, column)
+    if match := re.search(r": (\w) \((\S+)\)", sentence):
+        first, mean = match.groups()
+        assert mean == means[first]
+        assert compared[first] == max(compared.values())
+    assert ("diverged" in sentence) == (len(set(failed.values())) > 1 or "none" in sentence)
+    if "est " in sentence and "among" not in sentence and "none" not in sentence:
+        assert set(compared) == set(arms)
+    if "ahead of all others" in sentence:
+        assert set(compared) == set(arms)
+        assert min(sign * end for end in interval_of(sentence)) > 0
+    for label, more in re.findall(r"(\w) \((\d) of \d\)", sentence.partition(" than of ")[2]):
+        assert failed[label] == int(more) > failed[first]
+
+
+@given(COMPARED)
+def test_no_verdict_contradicts_the_numbers_beside_it(tenths):
+    arms = arms_of(tenths)
+    held = contest(arms)
+    failed = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
+    for label, _, _, iou, difference, verdict in verdict_table(held).rows[1:]:
+        mean = arms[label].mean("iou")
+        assert iou == ("-" if np.isnan(mean) else f"{mean:.3f}")
+        if failed[label] != failed["a"]:
+            assert verdict.startswith("more runs" if failed[label] > failed["a"] else "fewer runs")
+        elif verdict in ("better", "worse", "tied"):
+            low, high = interval_of(difference)
+            assert verdict == ("better" if low > 0 else "worse" if high < 0 else "tied")
+        else:
+            assert verdict == "too few seeds"
+            assert "to" not in difference
+        both = [
+            (run, other) for run, other in zip(tenths["abcd".index(label)], tenths[0], strict=True) if run and other
+        ]
+        wins = f"better in {sum(run > other for run, other in both)} of {len(both)}"
+        assert against_reference(label, held).count(wins) == 2
+
+
 def test_ties_are_told():
     paired = detail(contest(ARMS), "Held-out IoU, against a")
-    assert paired.rows[0][2] == "0 of 3\n2 ties"
+    assert paired.rows[0][2] == "0 of 2\n2 ties"
 
 
 @pytest.mark.usefixtures("single_batches")
@@ -120,14 +194,6 @@ def test_the_time_of_runs_that_miss_a_target_is_never():
     # A second for two steps.
     row = detail(contest(ARMS, [REACHED, NEVER]), "Time to a target").rows[0]
     assert row == ["a", "2 of 3", "2", "1.0", "0 of 3", "never", "never"]
-
-
-def test_runs_that_diverged_are_told():
-    good, lost = result([0.4, 0.1]), result([0.4, np.nan])
-    assert diverged_warning(contest(arm("a", [good] * 5))) == []
-    assert diverged_warning(contest(arm("a", [good] * 5) | arm("b", [lost, good, good, good, lost]))) == [
-        "Runs diverged: b 2 of 5. They are in no mean, and their pairs do not count."
-    ]
 
 
 def test_figures_show_intervals():

@@ -7,16 +7,17 @@ from small_runs import execute
 from experiments import find_learning_rate
 from experiments.lab.stops import UsageError
 
+RUN = {"optimizer": "adam", "objective": "mse", "architecture": "notebook", "diverged_at": None}
+RUN |= {"learning_rate": 0.1, "final_loss": 0.1}
+
 
 def sweep_file(path, **changes):
     options = {"batch_size": 8, "image_size": 64, "sigma1": 0.2, "sigma2": 1.2, "sigma": 12.8}
-    rows = [
-        {"optimizer": "adam", "learning_rate": rate, "final_loss": loss, "diverged_at": None}
-        for rate, loss in ((1e-2, 0.3), (1e-3, 0.1), (1e-3, 0.3))
+    runs = [
+        {**RUN, "learning_rate": 1e-2, "final_loss": 0.3, "diverged_at": 5},
+        *({**RUN, "learning_rate": 1e-3, "final_loss": loss} for loss in (0.1, 0.3)),
     ]
-    rows[0]["diverged_at"] = 5
-    rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
-    document = {"experiment": "tune_learning_rate", "options": options, "runs": rows, **changes}
+    document = {"experiment": "tune_learning_rate", "options": options, "runs": runs, **changes}
     path.write_text(json.dumps(document, default=str))
     return find_learning_rate.Options(sweep=path)
 
@@ -37,6 +38,7 @@ def test_reads_the_mean_over_seeds_of_a_sweep(tmp_path):
         ({"experiment": "compare_losses"}, "is not the results.json of experiments.tune_learning_rate"),
         ({"runs": []}, "has no run of adam that did not diverge"),
         ({"runs": [{}]}, "is not the results.json of .* missing required field `optimizer`"),
+        ({"runs": [{**RUN, "objective": "bce"}]}, "has objective bce, not mse: another task"),
         ({"options": {"image_size": 32}}, "has image_size 32, not 64: another task"),
         ({"options": {"image_size": "64"}}, "is not the results.json of .* Expected `int`, got `str`"),
     ],
@@ -49,6 +51,15 @@ def test_refuses_another_sweep(changes, message, tmp_path):
         options.check()
 
 
+@pytest.mark.parametrize("value", [10**400, 1e39, True, [0.1], "0.1", -1, 0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["learning_rate", "final_loss"])
+def test_refuses_what_is_no_number_above_0(name, value, tmp_path):
+    options = sweep_file(tmp_path / "results.json", runs=[{**RUN, "learning_rate": 0.1, name: value}])
+    with pytest.raises(ValueError, match=r"--sweep .*results\.json is not the results.json of") as error:
+        options.check()
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}"])
 def test_refuses_what_is_no_sweep(content, tmp_path):
     path = tmp_path / "results.json"
@@ -57,20 +68,12 @@ def test_refuses_what_is_no_sweep(content, tmp_path):
         read(find_learning_rate.Options(sweep=path))
 
 
-def test_a_sweep_has_the_options_that_a_command_writes(tmp_path):
-    """By default sigma follows from the image size, and results.json then has null."""
-    options = sweep_file(tmp_path / "results.json", options={**find_learning_rate.Options().flat, "sigma": None})
-    assert len(read(options)[0]) == 2
-
-
 @pytest.mark.parametrize(
     ("rates", "finding"), [((1e-3, 1e-2), "Regret against"), ((1e-5, 1e-4), "cannot judge the suggestion")]
 )
 def test_the_suggestion_is_compared_with_the_sweep(rates, finding, tmp_path, monkeypatch):
     """The loss of the range test is lowest at 0.01: a third of that lies between the rates of one sweep alone."""
-    rows = [{"optimizer": "adam", "learning_rate": rate, "final_loss": 0.1, "diverged_at": None} for rate in rates]
-    rows = [{**row, "objective": "mse", "architecture": "notebook"} for row in rows]
-    options = sweep_file(tmp_path / "results.json", runs=rows)
+    options = sweep_file(tmp_path / "results.json", runs=[{**RUN, "learning_rate": rate} for rate in rates])
     rates = np.geomspace(options.low, options.high, options.steps)
     losses = np.exp((np.log10(rates) + 2) ** 2 - 2)
     monkeypatch.setattr(find_learning_rate, "train", lambda *_: np.stack([losses] * options.seeds.seeds))

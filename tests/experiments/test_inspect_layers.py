@@ -10,52 +10,34 @@ from experiments.pictures import saved_models
 
 
 def test_a_mosaic_keeps_its_tiles_apart():
-    tiles = [[np.full((2, 3), value) for value in row] for row in ([1.0, 2.0], [3.0])]
-    whole = inspect_layers.mosaic(tiles)
+    whole = inspect_layers.mosaic(np.broadcast_to(np.reshape([1, 2, 3, 4], (2, 2, 1, 1)), (2, 2, 2, 3)))
     nan = np.nan
-    np.testing.assert_array_equal(whole[:, 2:5], [[1, nan, 2]] * 2 + [[nan] * 3] + [[3, nan, nan]] * 2)
+    np.testing.assert_array_equal(whole[:, 2:5], [[1, nan, 2]] * 2 + [[nan] * 3] + [[3, nan, 4]] * 2)
     assert whole.shape == (5, 7)
 
 
-NOTHING, EVERYTHING, AVERAGED, SKIPPED = inspect_layers.Removed
+def findings(*parts):
+    """Of parts (layer, channel, what its removal costs) of a network with an accuracy of 0.9, at chance 0.55."""
+    whole = [("", None, "nothing", 0.0), ("", None, "everything", 0.35)]
+    averaged = [(layer, channel, "averaged", lost) for layer, channel, lost in parts]
+    removals = [inspect_layers.Removal(*part, 0.9 - lost, lost) for *part, lost in (*whole, *averaged)]
+    return inspect_layers.findings(removals)
 
 
-def removals(*parts):
-    """Of (layer, channel, how it is removed, what this costs) each."""
-    return [inspect_layers.Removal(*part, 0.9 - lost, lost) for *part, lost in parts]
-
-
-WHOLE = [("", None, NOTHING, 0.0), ("", None, EVERYTHING, 0.35)]
-
-
-def test_findings_compare_what_was_averaged_and_say_apart_what_was_skipped():
-    parts = [
-        ("a", None, AVERAGED, 0.4),
-        ("b", None, AVERAGED, 0.1),
-        ("b", None, SKIPPED, 0.5),
-        ("out", None, AVERAGED, 0.6),
-    ]
-    channels = [("a", 0, AVERAGED, 0.0005), ("a", 1, AVERAGED, 0.2)]
-    first, second, third, fourth = inspect_layers.findings(removals(*WHOLE, *parts, *channels))
+def test_findings_compare_layers_and_channels():
+    parts = [("a", None, 0.4), ("a", 0, 0.0005), ("a", 1, 0.2), ("b", None, 0.1), ("out", None, 0.6)]
+    first, second, third = findings(*parts)
     assert "right on 0.900" in first
     assert "right on 0.550" in first
     assert second.endswith("accuracy falls to 0.500 for a; others: 0.800 for b.")
-    assert third.startswith("Skipped, b leaves 0.400. That does not measure")
-    assert fourth.startswith(
+    assert third.startswith(
         "If single channels are averaged, channel 1 of a costs most and leaves 0.700; 1 of 2 cost less"
     )
 
 
-def test_findings_of_one_layer_that_cannot_be_skipped():
-    (_, second) = inspect_layers.findings(removals(*WHOLE, ("a", None, AVERAGED, 0.4), ("out", None, AVERAGED, 0.4)))
-    assert second.endswith("falls to 0.500 for a.")
-
-
 def test_layers_that_leave_as_little_are_named_together():
-    parts = [("a", None, AVERAGED, 0.4), ("b", None, AVERAGED, 0.4), ("c", None, AVERAGED, 0.1)]
-    assert inspect_layers.findings(removals(*WHOLE, *parts))[1].endswith(
-        "falls to 0.500 for a or b; others: 0.800 for c."
-    )
+    parts = [("a", None, 0.4), ("b", None, 0.4), ("out", None, 0.6)]
+    assert findings(*parts)[1].endswith("falls to 0.500 for a or b.")
 
 
 def test_kernels_are_numbered_as_the_channels_are():

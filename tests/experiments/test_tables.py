@@ -33,11 +33,8 @@ def test_ties_are_ties():
         f"b: +0.033 ({interval.low:+.3f} to {interval.high:+.3f})."
     )
     # Two that have only one seed in common.
-    apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.9, 0.5)
+    apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.7, 0.5)
     assert tables.leader(apart, "accuracy").endswith("(difference a minus the other, 95 %): b: too few pairs.")
-    # One that diverged in one seed more is behind, and no difference of the rest is stated.
-    fewer = accuracies("a", 0.4, 0.3, 0.2) | accuracies("b", 0.9, 0.8, None)
-    assert tables.leader(fewer, "accuracy") == "Highest held-out accuracy: a (0.300), ahead of all others."
     # One seed has no interval, and one arm no rival.
     assert tables.leader(accuracies("a", 0.9) | accuracies("b", 0.8), "accuracy") == (
         "Highest held-out accuracy: a (0.900); one seed cannot tell them apart."
@@ -53,7 +50,14 @@ def test_a_table_has_one_row_per_arm():
 
 def test_a_run_that_diverged_is_behind_all_others():
     both = accuracies("a", 0.9, None) | accuracies("b", 0.5, 0.6)
-    assert tables.leader(both, "accuracy").startswith("Highest held-out accuracy: b (0.550), ahead")
+    alone = "Held-out accuracy: b (0.550); fewer of its runs diverged (0 of 2) than of a (1 of 2)."
+    assert tables.leader(both, "accuracy") == alone
+    others = both | accuracies("c", 0.1, 0.2)
+    interval = tables.difference_text(statistics.bootstrap([0.4, 0.4]), ".3f")
+    assert tables.leader(others, "accuracy") == (
+        "Highest held-out accuracy among the 2 with the fewest diverged runs: b (0.550), ahead of the others of these; "
+        f"of c, the next, by {interval}; fewer of its runs diverged (0 of 2) than of a (1 of 2)."
+    )
     lost = accuracies("a", None, None) | accuracies("b", None, None)
     assert tables.leader(lost, "accuracy") == "Highest held-out accuracy: none, every run diverged."
     half = accuracies("a", 0.9, None) | accuracies("b", None, 0.6)
@@ -70,7 +74,7 @@ def test_runs_that_diverged_are_warned_of():
     good, lost = result([0.4, 0.1]), result([0.4, np.nan])
     assert tables.diverged_warning(arm("a", [good] * 5)) == []
     assert tables.diverged_warning(arm("a", [good] * 2) | arm("b", [lost, good])) == [
-        "Runs diverged: b 1 of 2. The means of the tables hold them; the sentences leave them out."
+        "Runs diverged: b 1 of 2. They are in no mean, and their pairs do not count."
     ]
 
 
