@@ -87,7 +87,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def matrix(arms: Arms, title: str) -> Figure:
-    """Means over the seeds that did not diverge, losses down, judges across; colours run from the worst to the best of each column."""
+    """Means over the seeds that did not diverge, losses down, judges across; colours from worst to best of a column."""
     numbers = np.array([[arm.mean(column) for column in JUDGES] for arm in arms.values()])
     signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
     labels = ("trained with", "judged by, on held-out images", "within its column")

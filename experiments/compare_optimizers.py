@@ -173,26 +173,25 @@ def answer(options: Options, lab: Lab) -> Report:
     for warning in weights_warnings:
         lab.say(f"Warning: {warning}")
     seeds = options.all_tuning_seeds
-    trials = tuning.search(options.tuned, seeds, options, lab, options.extend) if options.tuned else {}
-    grid = tuning.grid(trials) if trials else None
+    grid = tuning.search(options.tuned, seeds, options, lab, options.extend)
     candidates, excluded = candidates_at_best_rate(options, grid)
     for label, reason in excluded.items():
         lab.say(f"Warning: {label} is not compared: {reason}.")
     if options.until_decided:
-        options = with_seeds_that_decide(options, candidates, trials, lab)
+        options = with_seeds_that_decide(options, candidates, grid, lab)
     trained = tuning.train(candidates, options.seeds, options, lab)
-    comparison = contest_of(options, trained, trials)
+    comparison = contest_of(options, trained, grid)
     stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
     findings = [tables.leader(comparison.arms, column) for column in DECISIVE]
     warnings = tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(comparison.arms) + weights_warnings
     warnings += fairness.budget_warnings(comparison.tuning_steps)
     details, results, tuning_rows = list(contest.detail_tables(comparison)), comparison.document, []
     drawings = contest.drawings(comparison)
-    if grid:
+    if grid.trials:
         listed = options.listed_tuning_seeds
-        tuning_rows = [row for arms in trials.values() for row in rows(arms)]
+        tuning_rows = rows(grid.arms)
         results["tuning"] = {"best_rates": grid.best, "runs": tuning_rows}
-        details.append(tuning.table(trials, grid, options.steps_per_rate, listed))
+        details.append(tuning.table(grid, options.steps_per_rate, listed))
         drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
         warnings += [f"{label} is not compared: {reason}." for label, reason in excluded.items()]
         warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
@@ -224,14 +223,12 @@ def answer(options: Options, lab: Lab) -> Report:
     )
 
 
-def candidates_at_best_rate(options: Options, grid: Grid | None) -> tuple[list[Candidate], dict[str, str]]:
+def candidates_at_best_rate(options: Options, grid: Grid) -> tuple[list[Candidate], dict[str, str]]:
     """The candidates, tuned ones at their best rate, and label -> reason for each one without a best rate.
 
     Raises:
         UsageError: if the reference, or every candidate, has no best rate.
     """
-    if grid is None:
-        return options.candidates, {}
     excluded = fairness.reasons_without_rate(grid, options.candidates)
     if options.reference in excluded:
         raise UsageError(f"--reference {options.reference}: {excluded[options.reference]}")
@@ -242,13 +239,11 @@ def candidates_at_best_rate(options: Options, grid: Grid | None) -> tuple[list[C
     return [candidate._replace(rates=best.get(candidate.label, candidate.rates)) for candidate in candidates], excluded
 
 
-def with_seeds_that_decide(
-    options: Options, candidates: Sequence[Candidate], trials: Mapping[str, Arms], lab: Lab
-) -> Options:
+def with_seeds_that_decide(options: Options, candidates: Sequence[Candidate], grid: Grid, lab: Lab) -> Options:
     """The options with as many seeds as it takes to decide every rival, or with the most seeds."""
     most = min(options.most_seeds, options.stored.most_seeds if options.stored else options.most_seeds)
     while True:
-        comparison = contest_of(options, tuning.train(candidates, options.seeds, options, lab), trials)
+        comparison = contest_of(options, tuning.train(candidates, options.seeds, options, lab), grid)
         decisions = sequential.decisions(comparison.rivals, comparison.arms[comparison.reference])
         count = options.seeds.seeds
         listed = ", ".join(f"{label} {decision.evidence[-1]:.3g}" for label, decision in decisions.items())
@@ -258,12 +253,12 @@ def with_seeds_that_decide(
         options = replace(options, seeds=replace(options.seeds, seeds=count + 1))
 
 
-def contest_of(options: Options, trained: Mapping[str, Arms], trials: Mapping[str, Arms]) -> Contest:
-    """The contest of the trained arms and the stored arms; `trained` and `trials`, the tuning, are label -> arms."""
-    arms = {name: arm for arms in trained.values() for name, arm in arms.items()}
+def contest_of(options: Options, trained: Mapping[str, Arms], grid: Grid) -> Contest:
+    """The contest of the trained arms, label -> arms, and the stored arms."""
+    arms = Grid(trained).arms
     # A rate without tuning costs nothing.
     tuning_steps = {
-        name: options.steps_per_rate * len(trials.get(label, ())) for label in trained for name in trained[label]
+        name: options.steps_per_rate * len(grid.trials.get(label, ())) for label in trained for name in trained[label]
     }
     labels = {name: name for name in arms} | {label: next(iter(arms)) for label, arms in trained.items()}
     if stored := options.stored:

@@ -28,9 +28,10 @@ from experiments.lab.options import Data, Engine, Seed, Trained, Training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.optimizers import tuning
+from experiments.optimizers.fairness import evaluation_weights
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax import plotting
-from segjax.optimizers import copies_of_weights, eval_params, muon
+from segjax.optimizers import muon
 
 # Arguments of optax's functions that take an optimizer.
 _INNER = ("optimizer", "base_optimizer")
@@ -110,8 +111,7 @@ def functions_of_optax() -> Iterator[tuple[str, float | None]]:
 
 def answer(options: Options, lab: Lab) -> Report:
     candidates, refused = options.catalogue
-    trials = tuning.train(candidates, [options.seed.seed], options, lab)
-    grid = tuning.grid(trials)
+    grid = Grid(tuning.train(candidates, [options.seed.seed], options, lab))
     ranked = sorted(set(grid.best) - set(grid.without_rate), key=lambda label: grid.best[label].loss or 0.0)
     title = f"{options.training.iterations} iterations, {options.data.size} images, seed {options.seed.seed}"
     findings = [
@@ -132,7 +132,7 @@ def answer(options: Options, lab: Lab) -> Report:
         findings,
         tables,
         figures={"losses": Drawing("Loss of each optimizer", figure)} if figure else {},
-        arms={name: arm for arms in trials.values() for name, arm in arms.items()},
+        arms=grid.arms,
         results={"best_rates": grid.best, "refused": refused},
         warnings=[warning],
         markdown="optimizers.md",
@@ -161,14 +161,14 @@ def needs(name: str) -> list[str]:
     if muon in (factory, getattr(factory, "func", None)):
         messages.append("segjax's form: a kernel is one matrix")
     transformation = factory(1e-3)
-    state = transformation.init(weights)
     try:
-        jax.eval_shape(transformation.update, weights, state, weights)
+        jax.eval_shape(transformation.update, weights, transformation.init(weights), weights)
     except TypeError:
         messages.append("gets the loss's value")
-    if eval_params(factory, state):
+    follow, copies = evaluation_weights(name)
+    if follow:
         messages.append("judged by the average that it keeps")
-    elif copies := copies_of_weights(factory, weights):
+    if copies:
         messages.append(f"keeps a copy of the weights ({', '.join(copies)}), and is judged by those it trains")
     return messages
 

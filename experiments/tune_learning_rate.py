@@ -18,7 +18,7 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.lab import figures, import_paths, question, tables
-from experiments.lab.arms import COLUMNS, Arms
+from experiments.lab.arms import COLUMNS
 from experiments.lab.names import exact
 from experiments.lab.options import Comparison, Data, Seeds, Training
 from experiments.lab.question import Lab
@@ -67,20 +67,19 @@ PRESETS = {
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    trials = tuning.search(options.candidates, options.seeds, options, lab, options.extend)
-    grid = tuning.grid(trials)
+    grid = tuning.search(options.candidates, options.seeds, options, lab, options.extend)
     title = f"{options.training.iterations} iterations, {options.data.size} images, {options.seeds}"
     drawings = {"rate_sensitivity": tuning.drawing(grid, title)}
-    for label, arms in trials.items():
+    for label, arms in grid.trials.items():
         by_rate = {exact(arm.run.learning_rate): arm for arm in arms.values()}
         panel = figures.curve_panel(by_rate, "loss", "running-mean loss (mean squared error)")._replace(ordered=True)
         curves = plotting.training_curves([panel], f"{label}: {options.seeds} at each rate")
         drawings[f"curves_{label}"] = Drawing(f"Training curves of {label}", curves)
     return Report(
         findings=findings(grid),
-        tables=[table(trials, grid, str(options.seeds))],
+        tables=[table(grid, str(options.seeds))],
         figures=drawings,
-        arms={name: arm for arms in trials.values() for name, arm in arms.items()},
+        arms=grid.arms,
         results={"best_rates": grid.best},
         warnings=tables.seeds_warning(options.seeds.seeds),
     )
@@ -92,16 +91,20 @@ def findings(grid: Grid) -> list[str]:
         if rate is None:
             sentences.append(f"{name}: some seed diverged at every rate.")
             continue
-        at_edge = f", at the {edge} edge of its grid: the true best may lie beyond" if edge else ""
+        at_edge = (
+            f", at the {edge} edge of its grid: a better one may lie beyond it (--extend tries up to three more)"
+            if edge
+            else ""
+        )
         diverging = ", ".join(f"{rate:g}" for rate in grid.rates[grid.diverged[name].any(axis=0)])
         ending = f"some seed diverged at {diverging}." if diverging else "no rate diverged."
         sentences.append(f"{name}: best rate {rate:g} (loss {loss:.4f}){at_edge}; {ending}")
     return sentences
 
 
-def table(trials: dict[str, Arms], grid: Grid, seeds: str) -> Table:
+def table(grid: Grid, seeds: str) -> Table:
     rows = []
-    for label, arms in trials.items():
+    for label, arms in grid.trials.items():
         for name, arm in arms.items():
             num_diverged = int(arm.diverged.sum())
             mark = "best" if grid.best[label].rate == arm.run.learning_rate else ""

@@ -7,17 +7,23 @@ from experiments.optimizers.tuning import Candidate, Grid
 from segjax.optimizers import copies_of_weights, eval_params
 
 
+def evaluation_weights(name: str) -> tuple[bool, list[str]]:
+    """Whether an optimizer is evaluated with weights from its state, and otherwise where it keeps copies of them."""
+    factory, weights = import_paths.optimizer(name), import_paths.trial_weights()
+    follow = bool(eval_params(factory, factory(1e-3).init(weights)))
+    return follow, [] if follow else list(copies_of_weights(factory, weights))
+
+
 def weights_warnings(candidates: Iterable[Candidate]) -> list[str]:
     """Optimizers that are evaluated with other weights than the trained ones, and those that perhaps should be."""
     messages = []
-    weights = import_paths.trial_weights()
     for label, name, _ in candidates:
-        factory = import_paths.optimizer(name)
-        if eval_params(factory, factory(1e-3).init(weights)):
+        follow, copies = evaluation_weights(name)
+        if follow:
             messages.append(
                 f"{label} is judged by weights that follow from its state; its curves are of those it trains."
             )
-        elif copies := copies_of_weights(factory, weights):
+        if copies:
             messages.append(
                 f"{label} keeps a copy of the weights in its state ({', '.join(copies)}), and is judged by those it "
                 "trains: if others should count, give the function an attribute eval_params(opt_state, params)."
@@ -46,7 +52,7 @@ def reasons_without_rate(grid: Grid, candidates: Iterable[Candidate]) -> dict[st
 def tuning_warnings(grid: Grid, tuning_seeds: Iterable[int], seeds: Iterable[int]) -> list[str]:
     """Best rates at an edge of their grid, and seeds that both chose the rates and judge them."""
     messages = [
-        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond it."
+        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond it (--extend tries up to three more)."
         for name, best in grid.best.items()
         if best.edge
     ]

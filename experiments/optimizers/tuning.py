@@ -1,6 +1,8 @@
 """Tuning of learning rates: the candidates, their grids of rates, and the best rate of each."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import NamedTuple
 
@@ -41,25 +43,52 @@ class Candidate(NamedTuple):
         return self.label if is_ready else f"{self.label} {exact(rate)}"
 
 
-class Grid(NamedTuple):
-    """The results of tuning.
+@dataclass(frozen=True)
+class Grid:
+    """The results of tuning: label -> an arm for each rate of its grid."""
 
-    Attributes:
-        rates: (rates,) of all optimizers, in ascending order.
-        losses: label -> (seeds, rates) mean loss of the last tenth of each run; NaN if there is no run.
-        diverged: label -> (seeds, rates) whether the run diverged.
-        best: label -> its best rate.
-    """
+    trials: Mapping[str, Arms]
 
-    rates: np.ndarray
-    losses: dict[str, np.ndarray]
-    diverged: dict[str, np.ndarray]
-    best: dict[str, Best]
+    @property
+    def arms(self) -> Arms:
+        """Name -> arm of all labels."""
+        return {name: arm for arms in self.trials.values() for name, arm in arms.items()}
+
+    @cached_property
+    def rates(self) -> np.ndarray:
+        """(rates,) of all optimizers, in ascending order."""
+        return np.array(sorted({arm.run.learning_rate for arm in self.arms.values()}))
+
+    @cached_property
+    def losses(self) -> dict[str, np.ndarray]:
+        """label -> (seeds, rates) mean loss of the last tenth of each run; NaN if there is no run."""
+        return self._by_rate(lambda arm: arm.values("final_loss"), np.nan)
+
+    @cached_property
+    def diverged(self) -> dict[str, np.ndarray]:
+        """label -> (seeds, rates) whether the run diverged."""
+        return self._by_rate(lambda arm: arm.diverged, False)
+
+    @cached_property
+    def best(self) -> dict[str, Best]:
+        """label -> its best rate."""
+        return {
+            label: statistics.best_rate(self.rates, losses, self.diverged[label])
+            for label, losses in self.losses.items()
+        }
 
     @property
     def without_rate(self) -> list[str]:
         """The labels without a best rate, since some seed diverged at each rate."""
         return [label for label, best in self.best.items() if best.rate is None]
+
+    def _by_rate(self, numbers: Callable[[Arm], np.ndarray], missing: float) -> dict[str, np.ndarray]:
+        by_label = {}
+        for label, arms in self.trials.items():
+            columns = {arm.run.learning_rate: numbers(arm) for arm in arms.values()}
+            absent = np.full_like(next(iter(columns.values())), missing)
+            by_label[label] = np.stack([columns.get(rate, absent) for rate in self.rates], axis=1)
+        return by_label
 
 
 def candidates(texts: Sequence[str], rates: Sequence[float]) -> list[Candidate]:
@@ -136,27 +165,23 @@ def train(candidates: Sequence[Candidate], seeds: Iterable[int], options: Traine
     }
 
 
-def search(
-    candidates: Sequence[Candidate], seeds: Iterable[int], options: Trained, lab: Lab, extend: bool
-) -> dict[str, Arms]:
-    """`train`; with `extend`, also at rates beyond the edge of a grid, as long as the best rate is that edge."""
-    trials = train(candidates, seeds, options, lab)
-    extended = list(candidates)
-    while extend and (beyond := extension(grid(trials), candidates)):
+def search(candidates: Sequence[Candidate], seeds: Iterable[int], options: Trained, lab: Lab, extend: bool) -> Grid:
+    """The grid after `train`; with `extend`, also with rates beyond an edge, as long as the best rate is that edge."""
+    if not candidates:
+        return Grid({})
+    extended = {candidate.label: candidate for candidate in candidates}
+    grid = Grid(train(candidates, seeds, options, lab))
+    while extend and (beyond := extension(grid, candidates)):
         for label, rate in beyond.items():
             reason = f"the best rate of {label} is an edge of its grid"
-            if label in grid(trials).without_rate:
+            if label in grid.without_rate:
                 reason = f"some seed of {label} diverged at every rate"
             lab.say(f"{reason}: trying {rate:g}")
-        extended = [
-            candidate._replace(rates=tuple(sorted([*candidate.rates, beyond[candidate.label]])))
-            if candidate.label in beyond
-            else candidate
-            for candidate in extended
-        ]
+            rates = tuple(sorted([*extended[label].rates, rate]))
+            extended[label] = extended[label]._replace(rates=rates)
         # Finished runs are read from the folder.
-        trials = train(extended, seeds, options, lab)
-    return trials
+        grid = Grid(train(list(extended.values()), seeds, options, lab))
+    return grid
 
 
 def extension(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, float]:
@@ -180,21 +205,6 @@ def extension(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, float]:
     return beyond
 
 
-def grid(trials: Mapping[str, Arms]) -> Grid:
-    """The results of `train` by rate; at least one trial."""
-    arms = [(label, arm) for label, by_name in trials.items() for arm in by_name.values()]
-    rates = sorted({arm.run.learning_rate for _, arm in arms})
-    seeds = max(len(arm.results) for _, arm in arms)
-    losses = {label: np.full((seeds, len(rates)), np.nan) for label in trials}
-    diverged = {label: np.zeros((seeds, len(rates)), bool) for label in trials}
-    for label, arm in arms:
-        column = rates.index(arm.run.learning_rate)
-        losses[label][:, column] = arm.values("final_loss")
-        diverged[label][:, column] = arm.diverged
-    best = {label: statistics.best_rate(rates, losses[label], diverged[label]) for label in trials}
-    return Grid(np.array(rates), losses, diverged, best)
-
-
 def drawing(grid: Grid, title: str) -> Drawing:
     """Loss against rate, with the range over the seeds."""
     # Labels without a best rate last, so that the others have the same colours as in the other figures.
@@ -204,10 +214,10 @@ def drawing(grid: Grid, title: str) -> Drawing:
     return Drawing("Loss against learning rate", figure)
 
 
-def table(trials: Mapping[str, Arms], grid: Grid, steps: int, seeds: str) -> Table:
+def table(grid: Grid, steps: int, seeds: str) -> Table:
     """One row per optimizer: its best rate, and the cost of its tuning at `steps` per rate."""
     rows = []
-    for label, arms in trials.items():
+    for label, arms in grid.trials.items():
         best, num_diverged = grid.best[label], int(grid.diverged[label].sum())
         rates = ", ".join(exact(arm.run.learning_rate) for arm in arms.values())
         edge = f"{best.edge} of its grid" if best.edge else ""

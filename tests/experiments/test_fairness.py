@@ -4,21 +4,17 @@ import numpy as np
 import optax
 from small_runs import arms_at
 
-from experiments.optimizers import fairness, tuning
+from experiments.optimizers import fairness
 from experiments.optimizers.tuning import Candidate, Grid
-from segjax.statistics import Best
 
-
-def tuning_warnings(edges=(), tuning_seeds=range(1000, 1002)):
-    """Of grids whose best rates have these edges: label -> edge."""
-    best = {label: Best(0.1, 0.2, edge) for label, edge in dict(edges).items()}
-    return fairness.tuning_warnings(Grid(np.array([0.1]), {}, {}, best), tuning_seeds, range(5))
+# Best in the middle of its grid, and at the highest rate.
+MIDDLE, HIGHEST = arms_at([0.2, 0.1, 0.2]), arms_at([0.3, 0.2, 0.1])
 
 
 def test_a_best_rate_at_an_edge():
-    assert tuning_warnings({"a": None}) == []
-    assert tuning_warnings({"a": None, "b": "highest"}) == [
-        "The best rate of b is the highest of its grid: a better one may lie beyond it."
+    assert fairness.tuning_warnings(Grid({"a": MIDDLE}), range(1000, 1002), range(5)) == []
+    assert fairness.tuning_warnings(Grid({"a": MIDDLE, "b": HIGHEST}), range(1000, 1002), range(5)) == [
+        "The best rate of b is the highest of its grid: a better one may lie beyond it (--extend tries up to three more)."
     ]
 
 
@@ -28,12 +24,13 @@ def test_unequal_budgets():
 
 
 def test_seeds_that_are_used_twice():
-    assert tuning_warnings(tuning_seeds=range(1000, 1002)) == []
-    assert tuning_warnings(tuning_seeds=range(3, 6))[0].endswith("3, 4.")
+    assert fairness.tuning_warnings(Grid({"a": MIDDLE}), range(3, 6), range(5))[0].endswith(
+        "judge them, which flatters the choice: 3, 4."
+    )
 
 
 def test_an_optimizer_that_diverged_at_every_rate():
-    grid = tuning.grid({"a": arms_at([np.nan, np.nan]), "adam": arms_at([0.1]), "sgd": arms_at([np.nan])})
+    grid = Grid({"a": arms_at([np.nan, np.nan]), "adam": arms_at([0.1]), "sgd": arms_at([np.nan])})
     candidates = [Candidate(label, {"a": "optax:lion"}.get(label, label), ()) for label in grid.best]
     assert fairness.reasons_without_rate(grid, candidates) == {
         label: f"some seed of {label} diverged at each rate that was tried; give it lower ones, {example}"

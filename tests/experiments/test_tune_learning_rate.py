@@ -13,7 +13,7 @@ def test_rates_are_different(tmp_path):
 
 def test_findings_name_the_best_the_edge_and_what_diverged():
     trials = {"adam": arms_at([0.1, 0.2, float("nan")]), "sgd": arms_at([2.0, 3.0, 4.0], "sgd")}
-    sentences = tune_learning_rate.findings(tuning.grid(trials))
+    sentences = tune_learning_rate.findings(tuning.Grid(trials))
     assert sentences[0].startswith("adam: best rate 0.001 (loss 0.1000), at the lowest edge of its grid")
     assert sentences[0].endswith("; some seed diverged at 0.1.")
     assert sentences[1] == "sgd: some seed diverged at every rate."

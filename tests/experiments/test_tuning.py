@@ -101,7 +101,7 @@ def test_refuses(texts, rates, message):
 
 
 def test_grid_places_every_run():
-    grid = tuning.grid({"adam": arms_at([0.3, 0.2, np.nan]), "sgd": arms_at([0.4], "sgd")})
+    grid = tuning.Grid({"adam": arms_at([0.3, 0.2, np.nan]), "sgd": arms_at([0.4], "sgd")})
     np.testing.assert_array_equal(grid.rates, RATES)
     np.testing.assert_allclose(grid.losses["adam"], [[0.3, 0.2, np.nan]], rtol=1e-6)
     np.testing.assert_allclose(grid.losses["sgd"], [[0.4, np.nan, np.nan]], rtol=1e-6)
@@ -117,31 +117,31 @@ def test_grid_places_every_run():
     [([0.1, 0.2, 0.3], [1e-4]), ([0.3, 0.2, 0.1], [1.0]), ([0.3, 0.1, 0.3], [])],
 )
 def test_the_grid_extends_itself_beyond_its_edge(losses, beyond):
-    extended = tuning.extension(tuning.grid({"adam": arms_at(losses)}), [Candidate("adam", "adam", tuple(RATES))])
+    extended = tuning.extension(tuning.Grid({"adam": arms_at(losses)}), [Candidate("adam", "adam", tuple(RATES))])
     assert list(extended.values()) == pytest.approx(beyond)
 
 
 def test_the_grid_does_not_extend_for_ever():
     # Three rates below the grid that was asked for, the lowest still the best.
     candidates = [Candidate("adam", "adam", (1.0, 2.0))]
-    assert tuning.extension(tuning.grid({"adam": arms_at([0.1, 0.2, 0.3])}), candidates) == {}
+    assert tuning.extension(tuning.Grid({"adam": arms_at([0.1, 0.2, 0.3])}), candidates) == {}
 
 
 def test_the_grid_extends_to_no_number_that_float32_does_not_hold():
     for ends, losses in (((1e-30, 1e-10), [0.1, 0.2]), ((1e10, 1e30), [0.2, 0.1])):
         arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(ends, losses, strict=True)], by=by_rate)
-        assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", ends)]) == {}
+        assert tuning.extension(tuning.Grid({"adam": arms}), [Candidate("adam", "adam", ends)]) == {}
 
 
 def test_where_every_rate_diverged_the_grid_extends_downwards():
-    lost = tuning.grid({"adam": arms_at([np.nan, np.nan, np.nan])})
+    lost = tuning.Grid({"adam": arms_at([np.nan, np.nan, np.nan])})
     assert tuning.extension(lost, [Candidate("adam", "adam", tuple(RATES))]) == {"adam": pytest.approx(1e-4)}
 
 
 def test_close_rates_have_nothing_new_beyond_them():
     close = (0.001, 0.0010000001)
     arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(close, (0.1, 0.2), strict=True)], by=by_rate)
-    assert tuning.extension(tuning.grid({"adam": arms}), [Candidate("adam", "adam", close)]) == {}
+    assert tuning.extension(tuning.Grid({"adam": arms}), [Candidate("adam", "adam", close)]) == {}
 
 
 def test_a_search_tries_rates_beyond_an_edge_of_those_that_have_their_best_there():
@@ -154,7 +154,7 @@ def test_a_search_tries_rates_beyond_an_edge_of_those_that_have_their_best_there
 
     candidates = [Candidate(label, label, (0.05, 0.1, 0.2)) for label in ("adam", "sgd", "rmsprop")]
     lab, runs = trained(loss)
-    trials = tuning.search(candidates, range(2), Comparison(), lab, extend=True)
+    trials = tuning.search(candidates, range(2), Comparison(), lab, extend=True).trials
     assert {label: [arm.run.learning_rate for arm in arms.values()] for label, arms in trials.items()} == {
         # Three are added, and no more.
         "adam": [0.05, 0.1, 0.2, 0.4, 0.8, 1.6],
@@ -168,17 +168,21 @@ def test_a_search_tries_rates_beyond_an_edge_of_those_that_have_their_best_there
     ]
     assert len(lab.lines) == 6
     del runs[:], lab.lines[:]
-    assert list(tuning.search(candidates, range(2), Comparison(), lab, extend=False)) == ["adam", "sgd", "rmsprop"]
+    assert list(tuning.search(candidates, range(2), Comparison(), lab, extend=False).trials) == [
+        "adam",
+        "sgd",
+        "rmsprop",
+    ]
     assert len(runs) == 3 * 3 * 2
     assert lab.lines == []
 
 
 def test_the_figure_and_the_table_show_the_grid():
-    grid = tuning.grid({"adam": arms_at([0.3, 0.2, np.nan])})
+    grid = tuning.Grid({"adam": arms_at([0.3, 0.2, np.nan])})
     heading, figure = tuning.drawing(grid, "title")
     assert heading == "Loss against learning rate"
     assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
-    (row,) = tuning.table({"adam": arms_at([0.3, 0.2, np.nan])}, grid, 10, "0").rows
+    (row,) = tuning.table(grid, 10, "0").rows
     assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]
 
 
