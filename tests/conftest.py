@@ -86,16 +86,16 @@ def drawn(model: Any, shape: tuple[int, ...] = (1, 12, 12, 1)) -> dict[str, Any]
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, np.float32))
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
-        kept = {"scale": 1, "mean": 0, "var": 1}.get(path[-1].key)
+        constant = {"scale": 1, "mean": 0, "var": 1}.get(path[-1].key)
         bound = np.prod(leaf.shape[:-1]) ** -0.5 if leaf.ndim > 1 else 0.1
-        array = rng.uniform(-bound, bound, leaf.shape) if kept is None else np.full(leaf.shape, kept)
+        array = rng.uniform(-bound, bound, leaf.shape) if constant is None else np.full(leaf.shape, constant)
         return array.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
 class Convolution(NamedTuple):
-    """One of a lowered program: the shapes of its operands and its groups."""
+    """A convolution of a lowered program: the shapes of its operands and its groups."""
 
     inputs: tuple[int, ...]
     window: tuple[int, ...]
@@ -103,25 +103,35 @@ class Convolution(NamedTuple):
     batch_groups: int
 
 
+def normal(*shape: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def plain_convolution(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
+    """JAX's own convolution, differentiated by JAX's own rules."""
+    padding = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
+    return jax.lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
 def convolutions_on_gpu(function: Callable[..., Any], *arguments: Any) -> list[Convolution]:
-    """Of the function, as it is lowered for a GPU, which need not be there: XLA gets them in this form."""
+    """The convolutions of a function that is lowered for a GPU, which need not be there: XLA gets them in this form."""
     # `experiments.bench.compiled` counts the same for a command; the library's tests run without its packages.
     lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     pattern = (
         r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
         r".*?\(tensor<([\dx]+)x\w+>, tensor<([\dx]+)x\w+>\)"
     )
-    found = []
+    convolutions = []
     for labels, batch_groups, feature_groups, *shapes in re.findall(pattern, lowered):
         inputs, kernel = (tuple(map(int, shape.split("x"))) for shape in shapes)
         places = [place for place, label in enumerate(labels.split(", ")) if label.isdecimal()]
         window = tuple(kernel[place] for place in places)
-        found.append(Convolution(inputs, window, int(feature_groups), int(batch_groups)))
-    return found
+        convolutions.append(Convolution(inputs, window, int(feature_groups), int(batch_groups)))
+    return convolutions
 
 
-def assert_are_cudnn_s(found: Collection[Convolution], window: tuple[int, int], groups: Collection[int]) -> None:
-    """All are of the forms that XLA knows as cuDNN's: forward, gradient by the inputs, gradient by the kernel.
+def assert_are_cudnn_s(convolutions: Collection[Convolution], window: tuple[int, int], groups: Collection[int]) -> None:
+    """All have a form that XLA runs by cuDNN: forward, gradient with respect to the inputs or to the kernel.
 
     The last comes as a convolution with a window as large as the image, and XLA knows it by its groups of batches; with
     groups of channels it would run it as it stands.
@@ -130,8 +140,8 @@ def assert_are_cudnn_s(found: Collection[Convolution], window: tuple[int, int], 
         window: of the network's kernels.
         groups: allowed numbers of runs.
     """
-    assert found
-    for convolution in found:
+    assert convolutions
+    for convolution in convolutions:
         if convolution.window == window:
             assert convolution.batch_groups == 1
             assert convolution.feature_groups in groups
@@ -142,10 +152,10 @@ def assert_are_cudnn_s(found: Collection[Convolution], window: tuple[int, int], 
 
 def photograph(name: str) -> Path:
     """One of the photographs that come with scikit-image; the test is skipped where that is not installed."""
-    found = find_spec("skimage")
-    if found is None or found.origin is None:
+    package = find_spec("skimage")
+    if package is None or package.origin is None:
         pytest.skip("needs scikit-image")
-    return Path(found.origin).parent / "data" / f"{name}.png"
+    return Path(package.origin).parent / "data" / f"{name}.png"
 
 
 def to_nhwc(array: np.ndarray) -> np.ndarray:

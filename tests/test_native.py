@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
+from conftest import normal, plain_convolution
 
 from segjax import convolution
 from segjax.convolution import conv2d
@@ -27,20 +27,16 @@ def native(monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "1")
 
 
-def normal(*shape, seed=0):
-    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-
-
-def plain(inputs, kernel):
-    padding = [((size - 1) // 2, size // 2) for size in kernel.shape[:2]]
-    return lax.conv_general_dilated(inputs, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
-
-
 @partial(jax.jit, static_argnums=0)
 def all_three(convolve, inputs, kernel, cotangent):
-    """The outputs, and the gradients by the inputs and by the kernel."""
+    """The outputs, and the gradients with respect to the inputs and to the kernel."""
     outputs, pullback = jax.vjp(convolve, inputs, kernel)
     return outputs, *pullback(cotangent)
+
+
+def ours_and_theirs(*arrays):
+    """Each of `all_three`, in C++ and by XLA."""
+    return zip(all_three(conv2d, *arrays), all_three(plain_convolution, *arrays), strict=True)
 
 
 def drawn(batch, height, width, size, channels):
@@ -75,8 +71,7 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_outputs_and_gradients_are_xla_s(shape):
-    arrays = drawn(*shape)
-    for ours, theirs in zip(all_three(conv2d, *arrays), all_three(plain, *arrays), strict=True):
+    for ours, theirs in ours_and_theirs(*drawn(*shape)):
         largest = np.max(np.abs(theirs), initial=1e-30)
         np.testing.assert_allclose(ours / largest, theirs / largest, rtol=0, atol=5e-6)
 
@@ -84,27 +79,18 @@ def test_outputs_and_gradients_are_xla_s(shape):
 def test_the_rounding_error_is_at_most_a_few_times_that_of_plain_sums():
     arrays = drawn(2, 32, 32, (5, 5), (16, 16))
     with jax.enable_x64(True):
-        exact = [np.asarray(part) for part in all_three(plain, *(np.float64(array) for array in arrays))]
-
-    def error(found):
-        return [
-            np.std(np.asarray(ours, np.float64) - right) / np.std(right)
-            for ours, right in zip(found, exact, strict=True)
-        ]
-
-    for ours, theirs in zip(error(all_three(conv2d, *arrays)), error(all_three(plain, *arrays)), strict=True):
+        exact = [np.asarray(part) for part in all_three(plain_convolution, *map(np.float64, arrays))]
+    for pair, right in zip(ours_and_theirs(*arrays), exact, strict=True):
+        ours, theirs = (np.std(np.float64(part) - right) / np.std(right) for part in pair)
         assert ours < 2e-6
         assert ours < 6 * theirs
 
 
 def test_float32_alone_is_computed_in_c_plus_plus(x64, monkeypatch):
     def program(dtype):
-        # A new function each time: what is traced stays as it is.
-        return (
-            jax.jit(lambda *arrays: conv2d(*arrays))
-            .lower(*(array.astype(dtype) for array in drawn(1, 4, 4, (3, 3), (2, 2))[:2]))
-            .as_text()
-        )
+        inputs, kernel, _ = (array.astype(dtype) for array in drawn(1, 4, 4, (3, 3), (2, 2)))
+        # A new function each time, since jax keeps what it has traced.
+        return jax.jit(lambda *arrays: conv2d(*arrays)).lower(inputs, kernel).as_text()
 
     assert "segjax_forward" in program(np.float32)
     assert "segjax_forward" not in program(np.float64)
@@ -136,9 +122,7 @@ def test_what_is_not_finite_spreads_as_in_xla(channels, value, at):
     if at == "cotangent" and np.isfinite(value):
         # Sums that overflow do so by their order.
         inputs, kernel = np.abs(inputs), np.abs(kernel)
-    for ours, theirs in zip(
-        all_three(conv2d, inputs, kernel, cotangent), all_three(plain, inputs, kernel, cotangent), strict=True
-    ):
+    for ours, theirs in ours_and_theirs(inputs, kernel, cotangent):
         np.testing.assert_array_equal(np.isnan(ours), np.isnan(theirs))
         np.testing.assert_array_equal(np.isposinf(ours), np.isposinf(theirs))
         finite = np.isfinite(theirs)
@@ -147,22 +131,20 @@ def test_what_is_not_finite_spreads_as_in_xla(channels, value, at):
 
 @pytest.mark.parametrize("scale", [1e-16, 1e17])
 def test_small_and_large_numbers_keep_their_digits(scale):
-    arrays = [np.float32(scale) * array for array in drawn(1, 20, 20, (5, 5), (8, 8))]
-    for ours, theirs in zip(all_three(conv2d, *arrays), all_three(plain, *arrays), strict=True):
+    for ours, theirs in ours_and_theirs(*(np.float32(scale) * array for array in drawn(1, 20, 20, (5, 5), (8, 8)))):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_a_gradient_of_many_pieces_is_the_sum_of_few_shares():
     """Large kernels: the shares of all pieces would not fit into memory."""
-    arrays = drawn(1, 300, 3, (3, 3), (256, 256))
-    ours, theirs = (all_three(way, *arrays)[2] for way in (conv2d, plain))
+    *_, (ours, theirs) = ours_and_theirs(*drawn(1, 300, 3, (3, 3), (256, 256)))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
-def test_a_large_number_spoils_no_pixel_that_does_not_see_it():
+def test_a_large_number_spoils_no_pixel_outside_its_window():
     inputs, kernel, _ = drawn(1, 8, 16, (5, 5), (8, 8))
     inputs[0, 4, 8] = 1e32
-    ours, theirs = jax.jit(conv2d)(inputs, kernel), jax.jit(plain)(inputs, kernel)
+    ours, theirs = jax.jit(conv2d)(inputs, kernel), jax.jit(plain_convolution)(inputs, kernel)
     np.testing.assert_allclose(ours[:, :, :6], theirs[:, :, :6], rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e27)
 
@@ -212,13 +194,13 @@ print(digest.hexdigest())
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux keeps a process to some cores")
 def test_any_number_of_threads_gives_the_same_bits():
     environment = {**os.environ, "PYTHONPATH": f"{os.path.dirname(__file__)}:."}
-    found = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", PROGRAM, cores], env=environment, capture_output=True, text=True, check=True
         ).stdout
         for cores in ("1", "2")
     }
-    assert len(found) == 1
+    assert len(digests) == 1
 
 
 def call(name, shape, *arrays, **attributes):

@@ -14,6 +14,7 @@ import segjax
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
+SIGMAS = ("sigma1", "sigma2", "sigma")
 # One program for each size: operation by operation, every one of them would be compiled.
 draw = jax.jit(segjax.generate_data, static_argnames=("batch_size", "image_size"))
 compose = jax.jit(segjax.compose_batch)
@@ -145,28 +146,6 @@ def test_dtype_follows_the_noise(x64):
     assert batch.image.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", ["sigma1", "sigma2", "sigma"])
-@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf")])
-def test_refuses_a_sigma_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} must be a finite number > 0"):
-        segjax.generate_data(KEY, **{**SMALL, name: value})
-
-
-@pytest.mark.parametrize("name", ["sigma1", "sigma2", "sigma"])
-@pytest.mark.parametrize(
-    ("value", "fault"),
-    [
-        (1e-50, "1e-50, which is 0 in float32"),
-        (1e-40, "1e-40, which is 0 in float32"),
-        (1e39, r"1e\+39, which is infinite in float32"),
-        (1.08e-19, "1.08e-19, whose square is 0 in float32"),
-    ],
-)
-def test_refuses_a_sigma_that_float32_cannot_compute_with(name, value, fault):
-    with pytest.raises(ValueError, match=f"{name} must be a finite number > 0, got {fault}"):
-        segjax.generate_data(KEY, **{**SMALL, name: value})
-
-
 # A compiled program squares the sigma. Each operation that is not part of one is compiled for itself.
 WAYS = [
     *((size, compose) for size in (2, 16, 17)),
@@ -202,37 +181,23 @@ def test_refuses_more_pixels_than_counts_can_hold(sizes):
 
 
 @pytest.mark.parametrize(
-    ("error", "options", "message"),
+    ("options", "message"),
     [
-        (ValueError, {"batch_size": 0}, "batch_size must be an integer >= 1"),
-        (ValueError, {"image_size": 1}, "image_size must be an integer >= 2"),
-        (TypeError, {"image_size": 16.0}, "image_size must be an integer >= 2"),
-        (TypeError, {"batch_size": True}, "batch_size must be an integer >= 1"),
-        (ValueError, {"sigma1": 10**400}, "sigma1 must be a finite number > 0"),
-        (TypeError, {"sigma1": "wide"}, "sigma1 must be a finite number > 0"),
-        (TypeError, {"sigma1": jnp.ones(2)}, "sigma1 must be a finite number > 0"),
+        *(({name: 1.08e-19}, f"{name} must .* 1.08e-19, whose square is 0 in float32") for name in SIGMAS),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1"),
+        ({"image_size": 1}, "image_size must be an integer >= 2"),
+        ({"key": jax.random.split(KEY, 2)}, "key must be a single key"),
     ],
 )
-def test_refuses_bad_options(error, options, message):
-    with pytest.raises(error, match=message):
-        segjax.generate_data(KEY, **{**SMALL, **options})
-
-
-@pytest.mark.parametrize(
-    ("error", "key"), [(TypeError, 0), (ValueError, jax.random.split(KEY, 2)), (TypeError, jnp.ones(2))]
-)
-def test_refuses_what_is_not_one_key(error, key):
-    with pytest.raises(error, match="key must"):
-        segjax.generate_data(key)
+def test_refuses(options, message):
+    with pytest.raises(ValueError, match=message):
+        segjax.generate_data(**{"key": KEY, **SMALL, **options})
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8), (3, 1, 8, 9), (3, 1, 1, 1), (3, 0, 8, 8)])
-def test_refuses_noise_of_another_shape(shape):
+def test_refuses_noise_of_another_shape_or_of_integers(shape):
     with pytest.raises(ValueError, match="noise must have shape"):
         segjax.compose_batch(jnp.zeros(shape), 1.0, 1.0, 1.0)
-
-
-def test_refuses_noise_of_integers():
     with pytest.raises(TypeError, match="noise must be of a floating dtype"):
         segjax.compose_batch(jnp.zeros((3, 1, 8, 8), int), 1.0, 1.0, 1.0)
 
