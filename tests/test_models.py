@@ -75,10 +75,24 @@ def test_parameter_count_and_table():
     assert "kernel 5x5x1x16" in table[[line.split()[0] for line in table].index("conv1")]
 
 
-def test_separate_norms():
-    _, variables = shapes(segjax.SegmentationCNN(num_channels=3, kernel_size=3, shared_norm=False))
-    assert {"norm1", "norm2", "norm3"} == set(variables["batch_stats"])
-    assert "norm" not in variables["params"]
+REFUSALS = [
+    (ValueError, segjax.SegmentationCNN(), IMAGE[0], "image must have shape"),
+    (TypeError, segjax.SegmentationCNN(), IMAGE.astype(int), "image must be of a floating dtype"),
+    *(
+        (ValueError, segjax.SegmentationCNN(**{name: 0}), IMAGE, f"{name} must be an integer >= 1")
+        for name in ("num_channels", "kernel_size", "depth")
+    ),
+    (ValueError, segjax.UNet(num_halvings=-1), IMAGE, "num_halvings must be an integer >= 0"),
+    (ValueError, segjax.UNet(num_channels=0), IMAGE, "num_channels must be an integer >= 1"),
+    (ValueError, PatchCNN(patch=0), IMAGE, "patch must be an integer >= 1"),
+    (ValueError, PatchCNN(num_channels=6), IMAGE, r"num_channels must be a multiple of patch\^2 = 4, got 6"),
+]
+
+
+@pytest.mark.parametrize(("error", "model", "image", "message"), REFUSALS)
+def test_refuses(error, model, image, message):
+    with pytest.raises(error, match=message):
+        shapes(model, image)
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +101,13 @@ def init():
     return jax.jit(segjax.SegmentationCNN().init)
 
 
-def test_initial_law_is_pytorch_s(init):
+def test_initial_distribution_is_pytorch_s(init):
     params = init(KEY, IMAGE)["params"]
     for layer, channels in (("conv1", 1), ("conv2", 16), ("conv3", 16), ("out", 16)):
         bound = (25 * channels) ** -0.5
         for array in params[layer].values():
             assert np.abs(array).max() <= bound
-        # A uniform law of this width has the standard deviation bound / sqrt(3).
+        # The standard deviation of the uniform distribution on [-bound, bound] is bound / sqrt(3).
         assert np.std(params[layer]["kernel"]) == pytest.approx(bound / 3**0.5, rel=0.1)
         assert np.any(params[layer]["bias"] != 0)
 
@@ -102,15 +116,9 @@ def test_initial_weights_do_not_depend_on_the_image(init):
     chex.assert_trees_all_equal(init(KEY, IMAGE), init(KEY, jnp.zeros_like(IMAGE)))
 
 
-@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4])
-def test_keeps_the_size_of_the_image(kernel_size):
-    logits, _ = shapes(segjax.SegmentationCNN(2, kernel_size))
-    chex.assert_equal_shape([logits, IMAGE])
-
-
 def test_dtype_follows_the_image(x64):
-    found = shapes(segjax.SegmentationCNN(2, 3), jax.ShapeDtypeStruct(IMAGE.shape, jnp.float64))
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("float64")}
+    leaves = jax.tree.leaves(shapes(segjax.SegmentationCNN(2, 3), jax.ShapeDtypeStruct(IMAGE.shape, jnp.float64)))
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float64")}
 
 
 @pytest.mark.slow
@@ -136,31 +144,12 @@ def test_predict_takes_the_statistics_that_work(shared):
         assert running < 0.7
 
 
-@pytest.mark.parametrize(
-    ("error", "image", "message"),
-    [
-        (ValueError, jnp.zeros((12, 12, 1)), "image must have shape"),
-        (TypeError, jnp.zeros((1, 12, 12, 1), int), "image must be of a floating dtype"),
-    ],
-)
-def test_refuses_other_images(error, image, message):
-    with pytest.raises(error, match=message):
-        segjax.SegmentationCNN().init(KEY, image)
-
-
-@pytest.mark.parametrize("options", [{"num_channels": 0}, {"kernel_size": 0}, {"depth": 0}])
-def test_refuses_sizes_below_one(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be an integer >= 1"):
-        segjax.SegmentationCNN(**options).init(KEY, IMAGE)
-
-
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_depth_is_the_number_of_hidden_layers(depth):
     _, variables = shapes(segjax.SegmentationCNN(2, 3, shared_norm=False, depth=depth))
-    assert set(variables["params"]) == {
-        "out",
-        *(f"{kind}{layer}" for kind in ("conv", "norm") for layer in range(1, depth + 1)),
-    }
+    convolutions, norms = ({f"{kind}{layer}" for layer in range(1, depth + 1)} for kind in ("conv", "norm"))
+    assert set(variables["params"]) == {"out"} | convolutions | norms
+    assert set(variables["batch_stats"]) == norms
 
 
 NETWORKS = [
@@ -172,8 +161,8 @@ MORE_NETWORKS = [
     segjax.UNet(2, num_halvings=0),
     segjax.UNet(2, 4, num_halvings=1),
     PatchCNN(4, depth=1, standardize=False),
+    PatchCNN(4, depth=1, standardize=False, sharpen=True),
 ]
-MORE_NETWORKS.append(PatchCNN(4, depth=1, standardize=False, sharpen=True))
 every_network = pytest.mark.parametrize(
     "model", [*NETWORKS, *(pytest.param(model, marks=pytest.mark.slow) for model in MORE_NETWORKS)], ids=str
 )
@@ -251,9 +240,9 @@ class Threshold(nn.Module):
 def test_predict_takes_any_network():
     variables = {"params": {"weight": np.float32(1)}}
     np.testing.assert_allclose(segjax.predict(Threshold(), variables, IMAGE), IMAGE - 0.5)
-    norm = {"scale": np.ones(1, np.float32), "bias": np.zeros(1, np.float32)}
-    variables["params"]["BatchNorm_0"] = norm
-    variables["batch_stats"] = {"BatchNorm_0": {"mean": np.full(1, 7.0, np.float32), "var": np.ones(1, np.float32)}}
+    variables = drawn(Threshold(norm=True), IMAGE.shape)
+    variables["params"]["weight"], variables["batch_stats"]["BatchNorm_0"]["mean"][:] = np.float32(1), 7
+    variables["params"]["BatchNorm_0"]["bias"][:] = 0
     # Batch statistics bring the mean to 0, whatever the running ones are.
     np.testing.assert_allclose(segjax.predict(Threshold(norm=True), variables, IMAGE).mean(), -0.5, atol=1e-5)
 
@@ -270,7 +259,12 @@ def test_predict_refuses_a_network_that_does_not_tell():
 @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])
 @pytest.mark.parametrize(
     "model",
-    [segjax.UNet(2, num_halvings=2), PatchCNN(9, depth=1, patch=3), PatchCNN(4, depth=1, sharpen=True)],
+    [
+        *(segjax.SegmentationCNN(2, kernel_size) for kernel_size in (1, 2, 3, 4)),
+        segjax.UNet(2, num_halvings=2),
+        PatchCNN(9, depth=1, patch=3),
+        PatchCNN(4, depth=1, sharpen=True),
+    ],
     ids=str,
 )
 def test_keeps_any_size(shape, model):
@@ -278,29 +272,28 @@ def test_keeps_any_size(shape, model):
     assert logits.shape == (2, *shape, 1)
 
 
-def test_a_sharp_network_sees_the_laplacian():
-    """Of a parabola x^2 it is -2, and 0 at the border; a slope has none."""
+def test_a_sharp_network_takes_the_laplacian():
+    """That of a parabola x^2 is -2, and 0 at the border; a slope has none."""
     model = PatchCNN(4, depth=1, sharpen=True)
-    seen = {}
+    variables, inputs = drawn(model), []
 
     def note(next_one, args, kwargs, context):
         if context.module.name == "norm_sharp" and context.method_name == "__call__":
-            seen["sharp"] = args[0]
+            inputs.append(np.asarray(args[0])[0, ..., 0])
         return next_one(*args, **kwargs)
 
     row = jnp.arange(8.0)
     image = jnp.tile((row**2 / 49)[:, None], (1, 1, 8, 1)).reshape(1, 8, 8, 1)
     with nn.intercept_methods(note):
-        model.apply(drawn(model), image)
-    deviation = image.std()
-    inner = seen["sharp"][0, 1:-1, 1:-1, 0]
-    np.testing.assert_allclose(inner, -2 / 49 / deviation, rtol=1e-4)
-    border = np.ones((8, 8), bool)
-    border[1:-1, 1:-1] = False
-    assert not np.asarray(seen["sharp"])[0, ..., 0][border].any()
+        model.apply(variables, image)
+    (laplacian,) = inputs
+    inside = np.zeros((8, 8), bool)
+    inside[1:-1, 1:-1] = True
+    np.testing.assert_allclose(laplacian[inside], -2 / 49 / image.std(), rtol=1e-4)
+    assert not laplacian[~inside].any()
 
 
-def test_patch_network_sees_no_scale():
+def test_patch_network_ignores_scale_and_offset():
     model = PatchCNN(4, depth=1)
     apply = jax.jit(partial(model.apply, drawn(model)))
     np.testing.assert_allclose(apply(3 * IMAGE + 1), apply(IMAGE), atol=1e-4)
@@ -308,7 +301,7 @@ def test_patch_network_sees_no_scale():
     assert np.all(np.isfinite(flat))
 
 
-def test_unet_padding_is_not_seen_where_there_is_none():
+def test_unet_padding_changes_nothing_away_from_the_edge():
     """A larger image whose sides fit gives the same logits away from its edge."""
     model = segjax.UNet(2, num_halvings=1)
     variables = drawn(model)
@@ -331,10 +324,8 @@ def test_learns_and_is_evaluated_by_its_running_statistics(model):
     optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=150)
     train = segjax.make_train(model, optimizer=optimizer, loss=loss, num_steps=150, **options)
     state, _ = jax.jit(train)(KEY, 1e-2)
-    counts = jax.jit(lambda variables: segjax.evaluate(jax.random.key(7), model, variables, 4, **options))(
-        state.variables
-    )
-    assert segjax.metrics.accuracy(counts) > 0.8
+    evaluate = jax.jit(partial(segjax.evaluate, jax.random.key(7), model, num_batches=4, **options))
+    assert segjax.metrics.accuracy(evaluate(state.variables)) > 0.8
 
 
 @pytest.mark.parametrize("model", [*NETWORKS, *MORE_NETWORKS], ids=str)
@@ -352,18 +343,10 @@ def test_configuration_there_and_back(model):
         ({"network": "UNet", "name": "a"}, r"options that UNet does not have: \['name'\]"),
         ({"network": ["UNet"]}, r"got \['UNet'\]"),
         ({"network": "UNet", "num_channels": "x"}, "config: num_channels must be an integer >= 1, got 'x'"),
-        ({"network": "UNet", "kernel_size": 3.0}, "config: kernel_size must be an integer >= 1, got 3.0"),
-        ({"network": "UNet", "num_channels": True}, "config: num_channels must be an integer >= 1, got True"),
-        ({"network": "UNet", "num_halvings": 26}, "config: num_halvings must be an integer <= 8, got 26"),
         ({"network": "UNet", "num_halvings": -1}, "config: num_halvings must be an integer >= 0, got -1"),
         ({"network": "PatchCNN", "patch": 0}, "config: patch must be an integer >= 1, got 0"),
         ({"network": "PatchCNN", "patch": 65}, "config: patch must be an integer <= 64, got 65"),
         ({"network": "PatchCNN", "standardize": "no"}, "config: standardize must be bool, got 'no'"),
-        ({"network": "PatchCNN", "depth": None}, "config: depth must be an integer >= 1, got None"),
-        ({"network": "SegmentationCNN", "depth": 5 * 10**8}, "config: depth must be an integer <= 256, got 500000000"),
-        ({"network": "SegmentationCNN", "depth": 2e9}, "config: depth must be an integer >= 1, got 2000000000.0"),
-        ({"network": "SegmentationCNN", "num_channels": 4097}, "config: num_channels must be an integer <= 4096"),
-        ({"network": "SegmentationCNN", "kernel_size": 256}, "config: kernel_size must be an integer <= 255"),
         ({"network": "SegmentationCNN", "shared_norm": 1}, "config: shared_norm must be bool, got 1"),
     ],
 )
@@ -388,19 +371,14 @@ def test_refuses_other_configurations(config, message):
 def test_only_files_have_the_bounds(model, name, bound):
     logits, _ = shapes(model)
     assert logits.shape == IMAGE.shape
-    with pytest.raises(ValueError, match=f"{name} must be an integer <= {bound}, got {bound + 1}"):
+    with pytest.raises(ValueError, match=f"config: {name} must be an integer <= {bound}, got {bound + 1}"):
         from_config(to_config(model))
 
 
-def test_refuses_to_describe_other_networks():
-    with pytest.raises(ValueError, match="model must be one of: SegmentationCNN, UNet, PatchCNN; got Dense"):
-        to_config(nn.Dense(3))
-
-
-def test_a_class_of_the_same_name_is_another_network():
-    other = type("UNet", (segjax.UNet,), {})
-    with pytest.raises(ValueError, match="model must be one of"):
-        to_config(other())
+@pytest.mark.parametrize("model", [nn.Dense(3), type("UNet", (segjax.UNet,), {})()], ids=["Dense", "another UNet"])
+def test_refuses_to_describe_other_networks(model):
+    with pytest.raises(ValueError, match="model must be one of: SegmentationCNN, UNet, PatchCNN; got "):
+        to_config(model)
 
 
 def test_refuses_to_describe_what_no_file_can_say():
@@ -424,24 +402,10 @@ def test_a_table_of_nested_layers():
         segjax.parameter_table(params)
 
 
-@pytest.mark.parametrize(
-    ("network", "options", "message"),
-    [
-        (segjax.UNet, {"num_halvings": -1}, "num_halvings must be an integer >= 0"),
-        (segjax.UNet, {"num_channels": 0}, "num_channels must be an integer >= 1"),
-        (PatchCNN, {"patch": 0}, "patch must be an integer >= 1"),
-        (PatchCNN, {"num_channels": 6}, r"num_channels must be a multiple of patch\^2 = 4, got 6"),
-    ],
-)
-def test_other_networks_refuse_sizes_out_of_range(network, options, message):
-    with pytest.raises(ValueError, match=message):
-        network(**options).init(KEY, IMAGE)
-
-
-def test_a_level_of_a_unet_doubles_the_width_and_has_a_skip():
+def test_each_halving_of_a_unet_doubles_the_channels_and_has_a_skip():
     _, variables = shapes(segjax.UNet(3, num_halvings=2))
-    found = {name: tuple(own["kernel"].shape[2:]) for name, own in variables["params"].items() if "kernel" in own}
-    assert found == {
+    layers = {name: layer["kernel"].shape[2:] for name, layer in variables["params"].items() if "kernel" in layer}
+    assert layers == {
         "conv_down0": (1, 3),
         "conv_down1": (3, 6),
         "conv_bottom1": (6, 12),
