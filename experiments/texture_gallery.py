@@ -126,14 +126,10 @@ def findings(rows: Sequence[Row]) -> list[str]:
 
 
 def table(options: Options, rows: Sequence[Row]) -> Table:
-    cells = [
-        [
-            *(f"{row[name]:g}" for name in ("sigma1", "sigma2")),
-            f"{row['sigma2'] / row['sigma1']:.2f}",
-            *(f"{row[name]:.3f}" for name in ("error", "best_possible")),
-        ]
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        ratio, pair = row["sigma2"] / row["sigma1"], [f"{row[name]:g}" for name in ("sigma1", "sigma2")]
+        cells.append([*pair, f"{ratio:.2f}", *(f"{row[name]:.3f}" for name in ("error", "best_possible"))])
     note = (
         f"One network and one seed ({options.seed.seed}) per pair; chance is 0.5. Best possible: Bayes' rule on "
         "windows as large as the receptive field, each in one texture; a network also errs at the mask's edges."
@@ -144,22 +140,18 @@ def table(options: Options, rows: Sequence[Row]) -> Table:
 
 def maps(options: Options, rows: Sequence[Row]) -> dict[str, Drawing]:
     """Heat maps over the pairs of sigmas: the network's error, the least possible one, and their difference."""
-    names, size = [f"{sigma:g}" for sigma in options.map_sigmas], f"{options.map_size} x {options.map_size} images"
     network, best = (error_map(options, rows, name) for name in ("error", "best_possible"))
+    after = f"Error of a network after {options.map_steps} steps"
     contents = {
-        "difficulty": (
-            network,
-            f"Error of a network after {options.map_steps} steps",
-            "share of wrong held-out pixels",
-        ),
+        "difficulty": (network, after, "share of wrong held-out pixels"),
         "best_possible": (best, "Least possible error inside the textures", "share of wrong windows"),
         "difference": (network - best, "Error of the network minus the least possible", "difference of the shares"),
     }
+    names, size, axes = [f"{sigma:g}" for sigma in options.map_sigmas], options.map_size, ("sigma1", "sigma2")
     drawings = {}
     for name, (errors, heading, label) in contents.items():
-        labels = ("sigma1 (pixels)", "sigma2 (pixels)", label)
-        figure = plotting.heatmap(errors, names, names, labels, ".3f", f"{heading}, {size}")
-        drawings[name] = Drawing(heading, figure)
+        labels, title = (*(f"{axis} (pixels)" for axis in axes), label), f"{heading}, {size} x {size} images"
+        drawings[name] = Drawing(heading, plotting.heatmap(errors, names, names, labels, ".3f", title))
     return drawings
 
 

@@ -161,10 +161,7 @@ def read_prediction(folder: Folder, step: int) -> np.ndarray:
     """The predicted probabilities after a step, from its note."""
     if (stored := folder.read_note(note(step))) is None:
         raise UsageError(f"the note of iteration {step} in {folder.path} is gone; pass --overwrite")
-    arrays, metadata = stored
-    if metadata.get("step") != step:
-        raise UsageError(f"the note of iteration {step} in {folder.path} is of another iteration; pass --overwrite")
-    return cast(np.ndarray, arrays["probability"])
+    return cast(np.ndarray, stored[0]["probability"])
 
 
 if __name__ == "__main__":

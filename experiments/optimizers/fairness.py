@@ -52,7 +52,8 @@ def reasons_without_rate(grid: Grid, candidates: Iterable[Candidate]) -> dict[st
 def tuning_warnings(grid: Grid, tuning_seeds: Iterable[int], seeds: Iterable[int]) -> list[str]:
     """Best rates at an edge of their grid, and seeds that both chose the rates and judge them."""
     messages = [
-        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond it (--extend tries up to three more)."
+        f"The best rate of {name} is the {best.edge} of its grid: a better one may lie beyond it (--extend tries up to "
+        "three more)."
         for name, best in grid.best.items()
         if best.edge
     ]

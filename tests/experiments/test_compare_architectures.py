@@ -67,26 +67,15 @@ def test_a_run_that_both_budgets_share_is_trained_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_resumed_command_reads_the_measured_seconds(tmp_path, monkeypatch):
+def test_a_further_architecture_leaves_the_finished_runs_and_the_measured_seconds(tmp_path, monkeypatch):
     measured = []
     monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: measured.append(name) or 0.01)
-    words = [*WORDS, "--iterations", "10", "--architectures", "notebook", "--out", tmp_path]
-    for _ in range(2):
-        execute(compare_architectures, *words)
-        for path in tmp_path.glob("*.*"):
-            path.unlink()
-    assert measured == ["notebook"]
-
-
-@pytest.mark.slow
-def test_a_further_architecture_leaves_the_finished_runs(tmp_path, monkeypatch):
-    monkeypatch.setattr(compare_architectures, "step_seconds", lambda options, name: 0.01)
     words = [*WORDS, "--iterations", "10", "--seeds", "1", "--out", tmp_path, "--architectures", "notebook"]
     execute(compare_architectures, *words)
     started = count_training(monkeypatch)
     document = execute(compare_architectures, *words, "shallow")
     assert [run.architecture for run in started] == ["shallow"]
-    assert list(document["costs"]) == ["notebook", "shallow"]
+    assert list(document["costs"]) == measured == ["notebook", "shallow"]
 
 
 def test_an_architecture_with_a_run_that_diverged_is_not_the_best(monkeypatch):

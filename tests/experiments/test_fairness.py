@@ -14,7 +14,8 @@ MIDDLE, HIGHEST = arms_at([0.2, 0.1, 0.2]), arms_at([0.3, 0.2, 0.1])
 def test_a_best_rate_at_an_edge():
     assert fairness.tuning_warnings(Grid({"a": MIDDLE}), range(1000, 1002), range(5)) == []
     assert fairness.tuning_warnings(Grid({"a": MIDDLE, "b": HIGHEST}), range(1000, 1002), range(5)) == [
-        "The best rate of b is the highest of its grid: a better one may lie beyond it (--extend tries up to three more)."
+        "The best rate of b is the highest of its grid: a better one may lie beyond it (--extend tries up to three "
+        "more)."
     ]
 
 

@@ -113,35 +113,29 @@ def test_grid_places_every_run():
 
 
 @pytest.mark.parametrize(
-    ("losses", "beyond"),
-    [([0.1, 0.2, 0.3], [1e-4]), ([0.3, 0.2, 0.1], [1.0]), ([0.3, 0.1, 0.3], [])],
+    ("rates", "losses", "beyond"),
+    [
+        (RATES, [0.1, 0.2, 0.3], 1e-4),
+        (RATES, [0.3, 0.2, 0.1], 1.0),
+        (RATES, [0.3, 0.1, 0.3], None),
+        # Where every rate diverged, lower ones are left.
+        (RATES, [np.nan, np.nan, np.nan], 1e-4),
+        # No number that float32 does not hold, and none that rounds to the edge itself.
+        ([1e-30, 1e-10], [0.1, 0.2], None),
+        ([1e10, 1e30], [0.2, 0.1], None),
+        ([0.001, 0.0010000001], [0.1, 0.2], None),
+    ],
 )
-def test_the_grid_extends_itself_beyond_its_edge(losses, beyond):
-    extended = tuning.extension(tuning.Grid({"adam": arms_at(losses)}), [Candidate("adam", "adam", tuple(RATES))])
-    assert list(extended.values()) == pytest.approx(beyond)
+def test_a_grid_extends_beyond_its_edge(rates, losses, beyond):
+    arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(rates, losses, strict=True)], by=by_rate)
+    expected = {} if beyond is None else {"adam": pytest.approx(beyond)}
+    assert tuning.extension(tuning.Grid({"adam": arms}), [Candidate("adam", "adam", tuple(rates))]) == expected
 
 
-def test_the_grid_does_not_extend_for_ever():
+def test_a_grid_does_not_extend_for_ever():
     # Three rates below the grid that was asked for, the lowest still the best.
     candidates = [Candidate("adam", "adam", (1.0, 2.0))]
     assert tuning.extension(tuning.Grid({"adam": arms_at([0.1, 0.2, 0.3])}), candidates) == {}
-
-
-def test_the_grid_extends_to_no_number_that_float32_does_not_hold():
-    for ends, losses in (((1e-30, 1e-10), [0.1, 0.2]), ((1e10, 1e30), [0.2, 0.1])):
-        arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(ends, losses, strict=True)], by=by_rate)
-        assert tuning.extension(tuning.Grid({"adam": arms}), [Candidate("adam", "adam", ends)]) == {}
-
-
-def test_where_every_rate_diverged_the_grid_extends_downwards():
-    lost = tuning.Grid({"adam": arms_at([np.nan, np.nan, np.nan])})
-    assert tuning.extension(lost, [Candidate("adam", "adam", tuple(RATES))]) == {"adam": pytest.approx(1e-4)}
-
-
-def test_close_rates_have_nothing_new_beyond_them():
-    close = (0.001, 0.0010000001)
-    arms = compare([result([1.0, loss], 0, rate) for rate, loss in zip(close, (0.1, 0.2), strict=True)], by=by_rate)
-    assert tuning.extension(tuning.Grid({"adam": arms}), [Candidate("adam", "adam", close)]) == {}
 
 
 def test_a_search_tries_rates_beyond_an_edge_of_those_that_have_their_best_there():
