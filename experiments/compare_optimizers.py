@@ -76,9 +76,8 @@ class Options(Comparison):
     )
 
     def inputs(self) -> list[Path]:
-        return import_paths.sources(optimizer for _, optimizer, _ in self.candidates) + (
-            [self.baseline] if self.baseline else []
-        )
+        files = import_paths.loaded_files(optimizer for _, optimizer, _ in self.candidates)
+        return [*files.values(), *([self.baseline] if self.baseline else [])]
 
     def check(self) -> None:
         super().check()

@@ -262,12 +262,10 @@ def write(options: Options, folder: Folder, note: str, picture: Segmented, conte
     metadata = picture._asdict()
     # A file of safetensors sorts the keys of its metadata, but not a list.
     arrays, metadata["row"] = metadata.pop("previews"), list(picture.row.items())
-    with stops.deferred() as signals:
+    with stops.deferred():
         for name, content in zip(files(options, picture.name), contents, strict=True):
             folder.write(name, content)
         folder.write_note(note, arrays, metadata)
-    if signals:
-        raise stops.Interrupted(signals[0])
 
 
 def free_label(path: Path, taken: Collection[str]) -> str:

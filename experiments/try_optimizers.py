@@ -55,7 +55,7 @@ class Options(Trained):
     free = ("optimizers", "rates")
 
     def inputs(self) -> list[Path]:
-        return import_paths.sources(candidate.optimizer for candidate in self.catalogue.candidates)
+        return list(import_paths.loaded_files(each.optimizer for each in self.catalogue.candidates).values())
 
     def check(self) -> None:
         super().check()

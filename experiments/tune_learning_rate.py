@@ -48,7 +48,7 @@ class Options(Comparison):
     free = ("seeds", "optimizers", "rates", "extend")
 
     def inputs(self) -> list[Path]:
-        return import_paths.sources(self.optimizers)
+        return list(import_paths.loaded_files(optimizer for _, optimizer, _ in self.candidates).values())
 
     def check(self) -> None:
         super().check()

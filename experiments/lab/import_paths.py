@@ -5,10 +5,13 @@ import difflib
 import inspect
 import pkgutil
 import sys
-from collections.abc import Callable, Collection, Iterable
+import sysconfig
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
+from importlib.util import resolve_name
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar, NoReturn
 
 import jax
@@ -16,9 +19,12 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
+import segjax
 from segjax._checks import is_ready
 from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
+# The folders of segjax and of the experiments, whose files `provenance.code_digest` covers.
+_PROJECT = (Path(segjax.__file__).parent, Path(__file__).parents[1])
 # Functions that some optimizers call in their update -> why training does not offer them.
 _NOT_OFFERED = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
@@ -229,26 +235,49 @@ def _literals(call: str) -> dict[str, Any] | None:
     return {str(option): value for option, value in options.items()} if plain and None not in options else None
 
 
-def sources(names: Iterable[str]) -> list[Path]:
-    """The files of the modules in import paths, except those of segjax and optax, which have versions."""
-    modules = [name.partition(":")[0] for name in names if ":" in name]
-    foreign = [name for name in modules if name.partition(".")[0] not in ("segjax", "optax")]
-    return [Path(file) for name in foreign if (file := getattr(sys.modules.get(name), "__file__", None))]
+def is_installed(file: Path) -> bool:
+    """Whether a file is of Python, of an installed package, or of this project: not a module of the user's own."""
+    roots = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), *map(str, _PROJECT)}
+    return any(file.is_relative_to(root) for root in roots)
 
 
-def loaded_files(names: Collection[str]) -> dict[str, Path]:
-    """Imports optimizers; returns relative path -> file of the modules in their packages, except segjax and optax.
+def loaded_files(names: Iterable[str]) -> dict[str, Path]:
+    """Imports optimizers; returns relative path -> file of the modules that they need, except segjax and optax.
+
+    They are the modules of the packages in the import paths, and all modules of the user's own that these import.
 
     >>> loaded_files(["optax:lion", "adam"])
     {}
     """
-    for name in names:
+    for name in (names := list(names)):
         optimizer(name)
     packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - {"segjax", "optax"}
-    loaded = [(name, module) for name, module in sys.modules.items() if name.partition(".")[0] in packages]
-    files = {}
-    for name, module in loaded:
-        if (file := getattr(module, "__file__", None)) and file.endswith(".py"):
-            path = Path(*name.split("."))
-            files[str(path / "__init__.py" if hasattr(module, "__path__") else path.with_suffix(".py"))] = Path(file)
-    return files
+    waiting = [name for name in sys.modules if name.partition(".")[0] in packages]
+    files: dict[str, Path] = {}
+    while waiting:
+        name = waiting.pop()
+        file = getattr(module := sys.modules[name], "__file__", None) or ""
+        path = Path(*name.split("."))
+        path = path / "__init__.py" if hasattr(module, "__path__") else path.with_suffix(".py")
+        if not file.endswith(".py") or str(path) in files:
+            continue
+        if not is_installed(Path(file)):
+            waiting += _imports(module)
+        elif name.partition(".")[0] not in packages:
+            continue
+        files[str(path)] = Path(file)
+    return dict(sorted(files.items()))
+
+
+def _imports(module: ModuleType) -> list[str]:
+    """The names of loaded modules that the source of a module imports, and of the packages that they are in."""
+    package, names = module.__spec__.parent if module.__spec__ else "", set()
+    for node in ast.walk(ast.parse(Path(str(module.__file__)).read_bytes())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = resolve_name("." * node.level + (node.module or ""), package)
+            names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
+    parts = {name: name.split(".") for name in names}
+    parents = {".".join(words[:end]) for words in parts.values() for end in range(1, len(words) + 1)}
+    return [name for name in parents if name in sys.modules]

@@ -83,7 +83,11 @@ def _end(number: int, _: FrameType | None = None) -> None:
 
 @contextlib.contextmanager
 def deferred(enabled: bool = True) -> Iterator[list[int]]:
-    """Inside, the first signal is only added to the list that this yields; a second one ends the process."""
+    """Inside, the first signal is only added to the list that this yields; a second one ends the process.
+
+    Raises:
+        Interrupted: at the end, if a signal has come and no other error is raised.
+    """
     received: list[int] = []
 
     def note(number: int, _: FrameType | None) -> None:
@@ -104,3 +108,5 @@ def deferred(enabled: bool = True) -> Iterator[list[int]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    if received:
+        raise Interrupted(received[0])

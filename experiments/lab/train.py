@@ -147,8 +147,6 @@ def in_chunks(
                 raise stops.Interrupted(signals[0])
         if save and save_end:
             save(partial_run)
-    if signals:
-        raise stops.Interrupted(signals[0])
     return partial_run
 
 

@@ -7,6 +7,7 @@ training.
 """
 
 import contextlib
+import gc
 import hashlib
 import json
 import logging
@@ -14,17 +15,15 @@ import os
 import pickle
 import subprocess
 import sys
-import sysconfig
 import threading
 import time
 import warnings
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import invalidate_caches
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.request import urlopen
 
 from experiments.lab import import_paths, names, programs, provenance, stops
 from experiments.lab.options import Engine, at_precision, is_address
@@ -65,13 +64,6 @@ class Job(NamedTuple):
     topic: str
 
 
-class _Task(NamedTuple):
-    """A task of a worker: training a group, or, without a group, describing itself."""
-
-    future: "Future"
-    group: Group | None = None
-
-
 class Pool:
     """The workers of a command: local ones, or those of a running cluster. Created by `opened`."""
 
@@ -80,10 +72,10 @@ class Pool:
     ) -> None:
         """`say` prints a line above the progress; `replace` restarts local workers that died."""
         self._client, self._precision, self._say, self._replace = client, precision, say, replace
-        # By address: tasks in progress, and workers whose versions and numerics equal ours.
-        self._tasks: dict[str, _Task] = {}
+        # Address -> the task of a worker: training a group, or, without a group, describing itself.
+        self._tasks: dict[str, tuple[Future, Group | None]] = {}
+        # Workers whose versions and numerics equal ours; address -> difference for the others.
         self._ready: set[str] = set()
-        # Address -> difference, of workers whose versions or numerics are not ours.
         self._refused: dict[str, str] = {}
         self._steps: dict[str, int] = {}
         # Deaths during a run; None counts consecutive deaths during the start.
@@ -111,14 +103,13 @@ class Pool:
         waiting = deque(groups)
         optimizers = tuple(dict.fromkeys(run.optimizer for group in waiting for run in group))
         job = Job(self._precision, train, optimizers, _sources(optimizers), f"segjax-{self._client.id}")
-        with at_precision(job.precision):
-            ours = describe(job)
+        ours = describe(job)
         self._client.subscribe_topic(job.topic, lambda event: self._steps.update([event[1]]))
         # The workers have described other optimizers before.
         self._ready.clear()
         last_task = time.monotonic()
         with stops.deferred() as signals, _scheduler_errors():
-            while waiting or any(task.group for task in self._tasks.values()):
+            while waiting or any(group for _, group in self._tasks.values()):
                 if signals:
                     raise stops.Interrupted(signals[0])
                 if self._replace:
@@ -132,9 +123,6 @@ class Pool:
                 for results in self._collect(waiting, ours):
                     finished(results)
                 look(sum(self._steps.get(address, 0) for address in self._tasks), len(self._ready))
-        # The signal came with the last results.
-        if signals:
-            raise stops.Interrupted(signals[0])
 
     def _forget_all_but(self, addresses: set[str]) -> list[Group]:
         """Removes workers that have disconnected, and returns the groups that they were training."""
@@ -153,10 +141,10 @@ class Pool:
     def _hand_out(self, addresses: set[str], waiting: deque[Group], job: Job) -> None:
         """Asks new workers to describe themselves, and assigns groups to idle workers."""
         for address in addresses - self._ready - self._tasks.keys() - self._refused.keys():
-            self._tasks[address] = _Task(self._submit(address, introduce, job))
+            self._tasks[address] = self._submit(address, introduce, job), None
         for address in sorted(self._ready - self._tasks.keys())[: len(waiting)]:
             group = waiting.popleft()
-            self._tasks[address], self._steps[address] = _Task(self._submit(address, train_here, group, job), group), 0
+            self._tasks[address], self._steps[address] = (self._submit(address, train_here, group, job), group), 0
 
     def _submit(self, address: str, function: Callable[..., Any], *arguments: Any) -> "Future":
         """Calls a function on this worker; no other worker calls it if this one dies."""
@@ -179,15 +167,14 @@ class Pool:
     def _wait(self) -> None:
         """Waits until a task is done, at most `INTERVAL_S`."""
         done = threading.Event()
-        for task in self._tasks.values():
-            task.future.add_done_callback(lambda _: done.set())
+        for future, _ in self._tasks.values():
+            future.add_done_callback(lambda _: done.set())
         done.wait(INTERVAL_S)
 
     def _collect(self, waiting: deque[Group], ours: Mapping[str, str]) -> Iterator[list[Result]]:
         """Yields the results of each finished group; workers that have described themselves become ready or refused."""
         errors = []
-        for address in [address for address, task in self._tasks.items() if task.future.done()]:
-            future, group = self._tasks[address]
+        for address, (future, group) in [task for task in self._tasks.items() if task[1][0].done()]:
             cancelled = future.cancelled()
             try:
                 error = None if cancelled else future.exception(RESULT_S)
@@ -234,11 +221,10 @@ def _difference(error: BaseException | None, theirs: Mapping[str, str], ours: Ma
     return next((f"its {name} is {other}, not {value}" for name, other, value in pairs if other != value), "")
 
 
-def _sources(optimizers: Collection[str]) -> dict[str, bytes]:
+def _sources(optimizers: Iterable[str]) -> dict[str, bytes]:
     """The user's own modules; installed packages must be installed on the workers too."""
-    installed = sysconfig.get_path("purelib")
     files = import_paths.loaded_files(optimizers)
-    return {path: file.read_bytes() for path, file in files.items() if not file.is_relative_to(installed)}
+    return {path: file.read_bytes() for path, file in files.items() if not import_paths.is_installed(file)}
 
 
 @contextlib.contextmanager
@@ -269,8 +255,11 @@ def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterat
     with contextlib.ExitStack() as stack:
         # This module prints its own messages on workers.
         stack.enter_context(silence_logging_cmgr(logging.CRITICAL))
-        # asyncio logs results that were lost with their worker, possibly much later.
-        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        # asyncio logs results that were lost with their worker when they are collected as garbage.
+        logger = logging.getLogger("asyncio")
+        stack.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL)
+        stack.callback(gc.collect)
         stack.enter_context(warnings.catch_warnings())
         # Dask warns of other versions; `_difference` reports those that change numbers.
         warnings.simplefilter("ignore")
@@ -281,18 +270,11 @@ def opened(engine: Engine, precision: str, say: Callable[[str], None]) -> Iterat
                 raise stops.UsageError(f"--cluster {engine.cluster} cannot be reached: {error}") from error
         else:
             # This host only, since anyone who reaches the scheduler's port can run code.
-            addresses = {
-                "protocol": "tcp://",
-                "host": "127.0.0.1",
-                "dashboard_address": "127.0.0.1:0" if find_spec("bokeh") else None,
-            }
-            cluster = stack.enter_context(LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **addresses))
+            address = {"protocol": "tcp://", "host": "127.0.0.1", "dashboard_address": None}
+            cluster = stack.enter_context(LocalCluster(n_workers=0, silence_logs=logging.CRITICAL, **address))
             local = _LocalWorkers(cluster.scheduler_address, engine.workers)
             stack.callback(local.end)
             client = stack.enter_context(Client(cluster, set_as_default=False))
-        # Without the package bokeh, the link to the dashboard leads nowhere.
-        with contextlib.suppress(OSError, ValueError), urlopen(client.dashboard_link, timeout=2):
-            say(f"Dask's dashboard: {client.dashboard_link}")
         yield Pool(client, precision, say, local.replace if local else None)
 
 
@@ -380,9 +362,8 @@ def introduce(job: Job) -> dict[str, str]:
 def describe(job: Job) -> dict[str, str]:
     """name -> value of all that numbers depend on: versions, numerics, digests of source files."""
     description = {**provenance.versions(), **provenance.numerics(), "source code": provenance.code_digest()}
-    description |= {
-        path: provenance.digest(file)[:16] for path, file in import_paths.loaded_files(job.optimizers).items()
-    }
+    files = import_paths.loaded_files(job.optimizers)
+    description |= {path: provenance.digest(file)[:16] for path, file in files.items()}
     return {name: str(value) for name, value in description.items()}
 
 

@@ -173,6 +173,7 @@ def told_to_stop():
     @contextlib.contextmanager
     def deferred(*_):
         yield [signal.SIGTERM]
+        raise stops.Interrupted(signal.SIGTERM)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stops, "deferred", deferred)

@@ -1,4 +1,5 @@
 import contextlib
+import sys
 
 import chex
 import jax
@@ -134,3 +135,29 @@ def test_the_reason_of_a_refusal_is_a_value():
     with pytest.raises(import_paths.RefusedError) as error:
         import_paths.optimizer("optax:lbfgs")
     assert error.value.reason.startswith("its line search evaluates the loss again")
+
+
+def test_the_files_of_an_optimizer_are_all_modules_of_the_user_s_own_that_it_imports(tmp_path, monkeypatch):
+    """Also those beside its package, however they are imported; not what is installed, and not what nobody imports."""
+    sources = {
+        "mine/__init__.py": "",
+        "mine/own.py": "import optax, json, lonely\nfrom . import near\nfrom shared.deep import DECAY\n",
+        "mine/near.py": "def late():\n    import later\n",
+        "shared/__init__.py": "",
+        "shared/deep.py": "from shared.deeper import DECAY\n",
+        "shared/deeper.py": "DECAY = 0.9\n",
+        "shared/unused.py": "",
+        "lonely.py": "import mine.own\n",
+        "later.py": "",
+    }
+    for name, source in sources.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+    (tmp_path / "mine" / "own.py").write_text(sources["mine/own.py"] + "sgd = lambda rate: optax.sgd(rate, DECAY)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = set(sources) - {"shared/unused.py", "later.py"}
+    assert import_paths.loaded_files(["mine.own:sgd", "optax:lion"]) == {
+        name: tmp_path / name for name in sorted(files)
+    }
+    for name in ("later", "mine", "mine.own", "mine.near", "shared", "shared.deep", "shared.deeper", "lonely"):
+        monkeypatch.delitem(sys.modules, name, raising=False)

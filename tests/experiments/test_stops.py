@@ -1,6 +1,5 @@
 """The ways in which a command ends early."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -27,12 +26,17 @@ def test_a_second_signal_ends_all_at_once():
     assert (done.returncode, done.stdout) == (143, "[2]\n")
 
 
-def test_signals_are_what_they_were_afterwards():
+def test_a_signal_is_raised_at_the_end_and_handlers_are_what_they_were():
     before = [signal.getsignal(number) for number in stops.SIGNALS]
-    with stops.deferred() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.sched_yield()
-    assert signals == [signal.SIGINT]
+
+    def work():
+        with stops.deferred() as signals:
+            signal.raise_signal(signal.SIGINT)
+            assert signals == [signal.SIGINT]
+
+    with pytest.raises(stops.Interrupted) as end:
+        work()
+    assert end.value.number == signal.SIGINT
     assert [signal.getsignal(number) for number in stops.SIGNALS] == before
 
 
