@@ -6,6 +6,19 @@ from matplotlib.figure import Figure
 from segjax import plotting
 
 
+def curves(values, **options):
+    """The axes of one panel of curves."""
+    return plotting.training_curves([plotting.Panel("loss", values, **options)], "title").axes[0]
+
+
+def heatmap(values, ranks=None):
+    return plotting.heatmap(np.array(values), "ab", "cd", ("down", "across", "colour"), ".1f", "title", ranks).axes
+
+
+def title_of(text):
+    return plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], text).get_suptitle()
+
+
 def test_training_curves():
     runs = np.array([[3.0, 2.0, 1.0], [5.0, 4.0, np.nan]])
     panels = [
@@ -23,13 +36,10 @@ def test_training_curves():
 
 def test_bands_take_the_place_of_the_range():
     runs, band = np.array([[1.0, 2.0], [3.0, 4.0]]), (np.array([0.0, 1.0]), np.array([5.0, 6.0]))
-    panel = plotting.Panel("loss", {"a": runs, "b": runs}, bands={"a": band}, ylim=(-1, 9))
-    axes = plotting.training_curves([panel], "title").axes[0]
+    axes = curves({"a": runs, "b": runs}, bands={"a": band}, ylim=(-1, 9))
     assert axes.get_ylim() == (-1, 9)
-    assert [collection.get_datalim(axes.transData).intervaly.tolist() for collection in axes.collections] == [
-        [0, 6],
-        [1, 4],
-    ]
+    ranges = [collection.get_datalim(axes.transData).intervaly.tolist() for collection in axes.collections]
+    assert ranges == [[0, 6], [1, 4]]
 
 
 def test_differences_show_intervals_beside_none_and_every_pair():
@@ -44,24 +54,22 @@ def test_differences_show_intervals_beside_none_and_every_pair():
     assert list(value.get_xdata()) == [0.1]
     assert list(single.get_xdata()) == [0.0, 0.2]
     # The arrow stands at the end of the axis that it points to.
-    assert (left.get_title("left"), right.get_title("right")) == (
-        "\N{LEFTWARDS ARROW} better",
-        "better \N{RIGHTWARDS ARROW}",
-    )
+    assert left.get_title("left") == "\N{LEFTWARDS ARROW} better"
+    assert right.get_title("right") == "better \N{RIGHTWARDS ARROW}"
 
 
 def test_predictions_show_image_and_mask_once():
     image = np.linspace(0, 1, 16).reshape(4, 4)
     mask = (image > 0.5).astype(float)
     figure = plotting.predictions(image, mask, {"sgd": 1 - image, "adam": image}, "title")
-    drawn = [axes.images[0].get_array() for axes in figure.axes if axes.images]
-    np.testing.assert_array_equal(drawn[:4], [image, mask, 1 - image, image])
+    pictures = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    np.testing.assert_array_equal(pictures[:4], [image, mask, 1 - image, image])
     assert [axes.get_title() for axes in figure.axes[:4]] == ["input image", "true mask", "sgd", "adam"]
 
 
 def test_a_picture_s_title_keeps_its_lines_and_its_width():
-    shown = plotting.Picture(f"one\ntwo\n{'path' * 20}", np.zeros((2, 2)))
-    lines = plotting.pictures([[shown]], "title").axes[0].get_title().splitlines()
+    picture = plotting.Picture(f"one\ntwo\n{'path' * 20}", np.zeros((2, 2)))
+    lines = plotting.pictures([[picture]], "title").axes[0].get_title().splitlines()
     assert lines[:2] == ["one", "two"]
     assert max(map(len, lines)) == 30
 
@@ -71,25 +79,24 @@ def test_a_picture_s_title_keeps_its_lines_and_its_width():
     [(1, [1]), (5, [5]), (6, [3, 3]), (7, [4, 3]), (11, [4, 4, 3]), (13, [5, 4, 4]), (21, [5, 4, 4, 4, 4]), (0, [])],
 )
 def test_rows_of_pictures_are_few_and_equal(count, rows):
-    shown = [plotting.Picture(str(number), np.zeros((2, 2))) for number in range(count)]
-    grid = plotting.in_rows(shown)
+    pictures = [plotting.Picture(str(number), np.zeros((2, 2))) for number in range(count)]
+    grid = plotting.in_rows(pictures)
     assert [len(row) for row in grid] == rows
-    assert [picture for row in grid for picture in row] == shown
+    assert [picture for row in grid for picture in row] == pictures
 
 
 @pytest.mark.parametrize("ends", [(3.0, 4.0), (0.011, 0.018), (1.0, 1.3), (6.0, 40.0), (1e-3, 1e2)])
 def test_a_logarithmic_axis_has_two_labels_at_least(ends):
-    axes = plotting.training_curves([plotting.Panel("loss", {"a": np.array(ends)}, log=True)], "title").axes[0]
+    axes = curves({"a": np.array(ends)}, log=True)
     FigureCanvasAgg(axes.figure).draw()
     low, high = axes.get_ylim()
-    shown = [label for label in axes.yaxis.get_ticklabels() if low <= label.get_position()[1] <= high]
-    assert len([label for label in shown if label.get_text()]) >= 2
+    labels = [label for label in axes.yaxis.get_ticklabels() if low <= label.get_position()[1] <= high]
+    assert len([label for label in labels if label.get_text()]) >= 2
 
 
 def test_a_legend_names_what_is_drawn_alone():
-    curves = {"drawn": np.ones(3), "lost": np.full(3, np.nan)}
-    figure = plotting.training_curves([plotting.Panel("loss", curves)], "title")
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["drawn"]
+    axes = curves({"drawn": np.ones(3), "lost": np.full(3, np.nan)})
+    assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["drawn"]
 
 
 def test_bars():
@@ -102,10 +109,7 @@ def test_bars():
 
 def test_curves_over_another_quantity():
     x = np.geomspace(1e-3, 1, 4)
-    panel = plotting.Panel(
-        "loss", {"all": np.ones((2, 4))}, x=x, xlabel="rate", xlog=True, vertical_lines={"best": 0.1}
-    )
-    axes = plotting.training_curves([panel], "title").axes[0]
+    axes = curves({"all": np.ones((2, 4))}, x=x, xlabel="rate", xlog=True, vertical_lines={"best": 0.1})
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), x)
     assert (axes.get_xlabel(), axes.get_xscale()) == ("rate", "log")
     assert axes.lines[1].get_xdata()[0] == 0.1
@@ -113,33 +117,27 @@ def test_curves_over_another_quantity():
 
 @pytest.mark.parametrize(("points", "marker"), [(1, "o"), (12, "o"), (13, "")])
 def test_few_points_are_marked(points, marker):
-    figure = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(points)})], "title")
-    assert figure.axes[0].lines[0].get_marker() == marker
+    assert curves({"a": np.ones(points)}).lines[0].get_marker() == marker
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_many_curves_are_told_apart(ordered):
-    curves = {str(index): np.arange(3.0) + index for index in range(9)}
-    lines = plotting.training_curves([plotting.Panel("loss", curves, ordered=ordered)], "title").axes[0].lines
+def test_many_curves_are_told_apart_and_ordered_ones_go_from_dark_to_light(ordered):
+    lines = curves({str(index): np.arange(3.0) + index for index in range(9)}, ordered=ordered).lines
     assert len({(str(line.get_color()), line.get_linestyle()) for line in lines}) == 9
-
-
-def test_ordered_curves_go_from_dark_to_light():
-    curves = {str(index): np.arange(3.0) + index for index in range(3)}
-    lines = plotting.training_curves([plotting.Panel("loss", curves, ordered=True)], "title").axes[0].lines
-    brightness = [sum(line.get_color()[:3]) for line in lines]
-    assert brightness == sorted(brightness)
-    assert brightness[0] < brightness[-1]
+    if ordered:
+        brightness = [sum(line.get_color()[:3]) for line in lines]
+        assert brightness == sorted(brightness)
+        assert brightness[0] < brightness[-1]
 
 
 def test_pictures_of_one_kind_share_a_scale():
     grid = [[plotting.Picture("a", np.eye(2), "signed"), plotting.Picture("b", -3 * np.eye(2), "signed")], []]
     grid[1] = [plotting.Picture("c", np.zeros((2, 2)), "signed")]
     figure = plotting.pictures(grid, "title", ("first", "second"))
-    drawn = [axes for axes in figure.axes if axes.images]
-    assert [axes.images[0].get_clim() for axes in drawn] == [(-3, 3)] * 3
-    assert [axes.get_title() for axes in drawn] == ["a", "b", "c"]
-    assert [drawn[0].get_ylabel(), drawn[2].get_ylabel()] == ["first", "second"]
+    panels = [axes for axes in figure.axes if axes.images]
+    assert [axes.images[0].get_clim() for axes in panels] == [(-3, 3)] * 3
+    assert [axes.get_title() for axes in panels] == ["a", "b", "c"]
+    assert [panels[0].get_ylabel(), panels[2].get_ylabel()] == ["first", "second"]
     # The place without a picture is empty, and the colour bar says what it measures.
     assert [axes.axison for axes in figure.axes].count(False) == 1
     assert figure.axes[-1].get_ylabel() == "weight"
@@ -153,8 +151,7 @@ def test_rows_of_pictures_are_as_high_as_they_need():
 
 
 def test_heatmap_writes_its_numbers():
-    values = np.array([[1.0, np.nan], [3.0, 4.0]])
-    axes, bar = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("down", "across", "colour"), ".1f", "title").axes
+    axes, bar = heatmap([[1.0, np.nan], [3.0, 4.0]])
     assert [text.get_text() for text in axes.texts] == ["1.0", "3.0", "4.0"]
     assert (axes.get_ylabel(), axes.get_xlabel(), bar.get_ylabel()) == ("down", "across", "colour")
 
@@ -170,10 +167,10 @@ def test_every_cell_of_a_heatmap_has_room_for_its_number(rows, columns):
 
 
 def test_heatmap_by_ranks_colours_each_column_alone():
-    values = np.array([[1.0, 100.0], [2.0, 50.0]])
-    ranks = values * [1, -1]
-    axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", ranks).axes[0]
-    np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [1, 1]])
+    # A value that is not finite comes first.
+    for values in ([[1.0, 100.0], [2.0, 50.0]], [[1.0, np.nan], [2.0, -3.0]]):
+        axes = heatmap(values, values * np.array([1, -1]))[0]
+        np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [1, 1]])
 
 
 def test_scores_and_dots_show_every_run():
@@ -228,8 +225,8 @@ def test_sensitivity_where_everything_diverged():
 @pytest.mark.parametrize("names", [8, 30, 150])
 @pytest.mark.parametrize("panels", [1, 2])
 def test_title_and_legend_stay_inside_the_figure(names, panels):
-    curves = {f"curve {'n' * names} {index}": np.ones(3) * index for index in range(8)}
-    figure = plotting.training_curves([plotting.Panel("loss", curves)] * panels, "A title " * 20)
+    values = {f"curve {'n' * names} {index}": np.ones(3) * index for index in range(8)}
+    figure = plotting.training_curves([plotting.Panel("loss", values)] * panels, "A title " * 20)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     for part in (figure.legends[0], figure.texts[0]):
@@ -241,45 +238,32 @@ def test_title_and_legend_stay_inside_the_figure(names, panels):
 
 def test_no_word_of_a_title_stands_alone():
     title = "Each at its own rate: paired differences of four seeds with intervals"
-    lines = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle().splitlines()
+    lines = title_of(title).splitlines()
     assert " ".join(lines) == title
     assert len(lines) == 2
     assert len(lines[0]) < 1.5 * len(lines[1])
 
 
-@pytest.mark.parametrize("kept", ["32 x 32", "95 %", "sigma1 = 0.2"])
+@pytest.mark.parametrize("size", ["32 x 32", "95 %", "sigma1 = 0.2"])
 @pytest.mark.parametrize("before", range(20, 40))
-def test_titles_do_not_break_inside_of_a_size(kept, before):
-    title = f"{'a ' * before}{kept} {'b ' * 20}"
-    shown = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle()
-    assert kept in shown
+def test_titles_do_not_break_inside_of_a_size(size, before):
+    assert size in title_of(f"{'a ' * before}{size} {'b ' * 20}")
 
 
 @pytest.mark.parametrize("title", ["", "word", "a" * 200, "optax.contrib:schedule_free_adamw and others"])
-def test_titles_of_any_length_keep_their_letters(title):
-    shown = plotting.training_curves([plotting.Panel("loss", {"a": np.ones(3)})], title).get_suptitle()
-    assert "".join(shown.split()) == "".join(title.split())
-
-
-def test_heatmap_by_ranks_passes_over_what_is_not_finite():
-    values = np.array([[1.0, np.nan], [2.0, 3.0]])
-    axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", values).axes[0]
-    np.testing.assert_array_equal(axes.images[0].get_array(), [[0, 0], [1, 1]])
+def test_titles_of_any_length_keep_their_characters(title):
+    assert "".join(title_of(title).split()) == "".join(title.split())
 
 
 @pytest.mark.parametrize("ranked", [True, False])
 def test_heatmap_where_nothing_is_finite(ranked):
     values = np.array([[np.nan, 1.0], [np.inf, 2.0]]) if ranked else np.full((2, 2), np.nan)
-    axes = plotting.heatmap(
-        values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title", values if ranked else None
-    ).axes[0]
-    assert [text.get_text() for text in axes.texts] == (["1", "2"] if ranked else [])
+    axes = heatmap(values, values if ranked else None)[0]
+    assert [text.get_text() for text in axes.texts] == (["1.0", "2.0"] if ranked else [])
 
 
 def test_an_infinite_value_leaves_the_colours_of_the_others():
-    values = np.array([[1.0, np.inf], [2.0, 3.0]])
-    axes = plotting.heatmap(values, ["a", "b"], ["c", "d"], ("", "", ""), ".0f", "title").axes[0]
-    assert axes.images[0].get_clim() == (1, 3)
+    assert heatmap([[1.0, np.inf], [2.0, 3.0]])[0].images[0].get_clim() == (1, 3)
 
 
 def test_tradeoff_tells_many_points_apart():
