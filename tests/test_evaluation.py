@@ -47,7 +47,7 @@ def test_evaluate_is_the_mean_over_fresh_batches():
 
 def test_running_statistics_are_the_means_of_the_batches_own():
     variables = drawn(MODEL)
-    found = jax.jit(partial(segjax.recalibrate, model=MODEL, num_batches=3, **SMALL))(KEY, variables=variables)
+    result = jax.jit(partial(segjax.recalibrate, model=MODEL, num_batches=3, **SMALL))(KEY, variables=variables)
 
     @jax.jit
     def inputs_of_the_norm(index):
@@ -56,13 +56,10 @@ def test_running_statistics_are_the_means_of_the_batches_own():
         return jax.nn.relu(segjax.convolution.conv2d(image, kernel) + bias)
 
     parts = [np.asarray(inputs_of_the_norm(index), np.float64) for index in range(3)]
-    statistics = found["batch_stats"]["norm1"]
-    for name, numbers in (
-        ("mean", [part.mean((0, 1, 2)) for part in parts]),
-        ("var", [p.var((0, 1, 2)) for p in parts]),
-    ):
-        np.testing.assert_allclose(statistics[name], np.mean(numbers, axis=0), rtol=1e-4, atol=1e-6)
-    chex.assert_trees_all_equal(found["params"], variables["params"])
+    for name in ("mean", "var"):
+        expected = np.mean([getattr(part, name)((0, 1, 2)) for part in parts], axis=0)
+        np.testing.assert_allclose(result["batch_stats"]["norm1"][name], expected, rtol=1e-4, atol=1e-6)
+    chex.assert_trees_all_equal(result["params"], variables["params"])
 
 
 @pytest.mark.slow
@@ -75,25 +72,19 @@ def test_old_statistics_do_not_count():
 
 @pytest.mark.slow
 def test_large_statistics_keep_their_digits():
-    def bright(key):
-        batch = segjax.generate_data(key, **SMALL)
-        return batch._replace(image=1e5 * batch.image)
+    def statistics(scale):
+        def generate(key):
+            batch = segjax.generate_data(key, **SMALL)
+            return batch._replace(image=scale * batch.image)
 
-    variables = drawn(MODEL)
-    small, large = (
-        jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, generate=generate))(scaled)["batch_stats"]
-        for generate, scaled in (
-            (lambda key: segjax.generate_data(key, **SMALL), variables),
-            (
-                bright,
-                jax.tree_util.tree_map_with_path(
-                    lambda path, leaf: 1e5 * leaf if "'bias'" in str(path[-1]) else leaf, variables
-                ),
-            ),
-        )
-    )
-    np.testing.assert_allclose(large["norm1"]["mean"], 1e5 * small["norm1"]["mean"], rtol=1e-4)
-    np.testing.assert_allclose(large["norm1"]["var"], 1e10 * small["norm1"]["var"], rtol=1e-3)
+        variables = drawn(MODEL)
+        variables["params"]["conv1"]["bias"] *= scale
+        recalibrate = jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, generate=generate))
+        return recalibrate(variables)["batch_stats"]["norm1"]
+
+    small, large = statistics(np.float32(1)), statistics(np.float32(1e5))
+    np.testing.assert_allclose(large["mean"], 1e5 * small["mean"], rtol=1e-4)
+    np.testing.assert_allclose(large["var"], 1e10 * small["var"], rtol=1e-3)
 
 
 def test_a_network_without_batchnorm_has_no_statistics():
@@ -106,21 +97,21 @@ def test_a_network_without_batchnorm_has_no_statistics():
     assert segjax.recalibrate(KEY, Plain(), variables, **SMALL) is variables
 
 
-def test_most_optimizers_are_judged_by_the_weights_that_they_train():
+def test_most_optimizers_are_evaluated_with_the_weights_that_they_train():
     variables = drawn(MODEL)
     for optimizer in segjax.OPTIMIZERS.values():
-        found = segjax.eval_variables(KEY, MODEL, optimizer, state_of(optimizer, variables), **SMALL)
-        chex.assert_trees_all_equal(found, variables)
+        result = segjax.eval_variables(KEY, MODEL, optimizer, state_of(optimizer, variables), **SMALL)
+        chex.assert_trees_all_equal(result, variables)
 
 
 @pytest.mark.slow
-def test_others_by_their_own_with_statistics_of_those():
+def test_others_have_evaluation_weights_and_statistics_of_those():
     variables = drawn(MODEL)
-    judge = jax.jit(partial(segjax.eval_variables, KEY, MODEL, halved, num_batches=2, **SMALL))
-    found, own = judge(state_of(halved, variables)), halved.eval_params((), variables["params"])
-    chex.assert_trees_all_equal(found["params"], own)
+    eval_variables = jax.jit(partial(segjax.eval_variables, KEY, MODEL, halved, num_batches=2, **SMALL))
+    result, params = eval_variables(state_of(halved, variables)), halved.eval_params((), variables["params"])
+    chex.assert_trees_all_equal(result["params"], params)
     recalibrate = jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, **SMALL))
-    chex.assert_trees_all_close(found, recalibrate({**variables, "params": own}), rtol=1e-6)
+    chex.assert_trees_all_close(result, recalibrate({**variables, "params": params}), rtol=1e-6)
 
 
 def many(tree, axes=(3, 2)):
@@ -130,6 +121,7 @@ def many(tree, axes=(3, 2)):
 
 
 def assert_each_is_as_alone(function, trees):
+    function = partial(function, num_batches=2, **SMALL)
     together, alone = jax.jit(function)(trees), jax.jit(function)
     for place in np.ndindex(3, 2):
         run = jax.tree.map(lambda leaf, place=place: leaf[place], (together, trees))
@@ -137,33 +129,32 @@ def assert_each_is_as_alone(function, trees):
     assert any(np.any(leaf[0, 0] != leaf[2, 1]) for leaf in jax.tree.leaves(together))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("model", [MODEL, MODEL.clone(shared_norm=True)])
-def test_many_runs_are_evaluated_in_one_call_as_each_alone(model):
-    assert_each_is_as_alone(lambda it: segjax.evaluate(KEY, model, it, num_batches=2, **SMALL), many(drawn(model)))
+SHARED = MODEL.clone(shared_norm=True)
+OF_VARIABLES = [(segjax.evaluate, MODEL), (segjax.evaluate, SHARED), (segjax.recalibrate, MODEL)]
 
 
 @pytest.mark.slow
-def test_many_runs_are_recalibrated_in_one_call_as_each_alone():
-    assert_each_is_as_alone(lambda it: segjax.recalibrate(KEY, MODEL, it, num_batches=2, **SMALL), many(drawn(MODEL)))
-
-
-def test_a_ready_transformation_is_judged_by_the_weights_of_its_state():
-    variables = drawn(MODEL)
-    for optimizer, judged in ((optax.adam(0.1), True), (optax.contrib.schedule_free_sgd(0.1), False)):
-        state = state_of(lambda rate, ready=optimizer: ready, variables)
-        found = jax.eval_shape(partial(segjax.eval_variables, KEY, MODEL, optimizer, **SMALL), state)
-        chex.assert_trees_all_equal_shapes(found, variables)
-        assert (segjax.optimizers.eval_params(optimizer, state.opt_state) is None) == judged
-    assert segjax.optimizers.copies_of_weights(optax.adam(0.1), variables["params"]) == []
+@pytest.mark.parametrize(("function", "model"), OF_VARIABLES)
+def test_many_runs_give_in_one_call_what_each_gives_alone(function, model):
+    assert_each_is_as_alone(partial(function, KEY, model), many(drawn(model)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [halved, optax.contrib.schedule_free_sgd, segjax.OPTIMIZERS["adam"]])
-def test_many_runs_are_judged_in_one_call_as_each_alone(optimizer):
+def test_many_runs_have_in_one_call_the_evaluation_weights_of_each(optimizer):
     """The schedule-free state has numbers of each run beside its weights."""
     states = many(state_of(optimizer, drawn(MODEL)))
-    assert_each_is_as_alone(lambda it: segjax.eval_variables(KEY, MODEL, optimizer, it, num_batches=2, **SMALL), states)
+    assert_each_is_as_alone(partial(segjax.eval_variables, KEY, MODEL, optimizer), states)
+
+
+def test_a_ready_transformation_is_evaluated_with_the_weights_of_its_state():
+    variables = drawn(MODEL)
+    for optimizer, trained in ((optax.adam(0.1), True), (optax.contrib.schedule_free_sgd(0.1), False)):
+        state = state_of(lambda rate, ready=optimizer: ready, variables)
+        result = jax.eval_shape(partial(segjax.eval_variables, KEY, MODEL, optimizer, **SMALL), state)
+        chex.assert_trees_all_equal_shapes(result, variables)
+        assert (segjax.optimizers.eval_params(optimizer, state.opt_state) is None) == trained
+    assert segjax.optimizers.copies_of_weights(optax.adam(0.1), variables["params"]) == []
 
 
 @pytest.mark.slow
@@ -180,15 +171,14 @@ def test_memory_of_many_runs_is_that_of_one():
 
 @pytest.mark.parametrize("function", [segjax.evaluate, segjax.recalibrate])
 def test_statistics_must_have_the_axes_of_the_runs(function):
-    one, all_of_them = drawn(MODEL), many(drawn(MODEL))
+    single, several = drawn(MODEL), many(drawn(MODEL))
+    message = "variables must be of this model and these images: batch_stats/norm1/mean is "
     for variables in (
-        {**all_of_them, "batch_stats": one["batch_stats"]},
-        {**one, "batch_stats": all_of_them["batch_stats"]},
-        {**all_of_them, "batch_stats": many(one["batch_stats"], (2, 3))},
+        {**several, "batch_stats": single["batch_stats"]},
+        {**single, "batch_stats": several["batch_stats"]},
+        {**several, "batch_stats": many(single["batch_stats"], (2, 3))},
     ):
-        with pytest.raises(
-            ValueError, match="variables must be of this model and these images: batch_stats/norm1/mean is "
-        ):
+        with pytest.raises(ValueError, match=message):
             function(KEY, MODEL, variables, **SMALL)
 
 
