@@ -97,7 +97,7 @@ def say(comparison: Mapping[str, Any]) -> None:
     lines += ["  ... (all of them in rerun.json)"] if len(differing) > MOST_PRINTED else []
     lines += [f"Provenance differs: {text}" for text in comparison["other"]]
     for line in lines:
-        Console().print(line, highlight=False, markup=False)
+        Console().print(line, highlight=False, markup=False, emoji=False)
 
 
 def read(path: Path) -> dict[str, Any]:

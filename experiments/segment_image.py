@@ -35,7 +35,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
-from rich.markup import escape
 from rich.progress import TaskID
 from tyro.conf import Positional, arg
 
@@ -156,7 +155,7 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     with lab.progress() as progress:
         bar = progress.add_task("", total=len(new))
         for number, path in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
-            tiles = progress.add_task(escape(printable(path.name)), total=None)
+            tiles = progress.add_task(printable(path.name), total=None)
 
             def count_tiles(done: int, total: int, task: TaskID = tiles) -> None:
                 progress.update(task, completed=done, total=total)

@@ -19,8 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import Progress
+from rich.text import Text
 
 from experiments.lab import cli, report, workers
 from experiments.lab.folder import Folder
@@ -52,7 +52,7 @@ class Lab:
 
     def say(self, text: str) -> None:
         """Prints a line on the terminal."""
-        self._console.print(escape(printable(text)), highlight=False, soft_wrap=True)
+        self._console.print(Text(printable(text)), soft_wrap=True)
 
     def progress(self) -> Progress:
         """A progress bar on the terminal, to be used in a `with` statement."""

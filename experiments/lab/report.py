@@ -13,6 +13,7 @@ import shlex
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -24,8 +25,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from experiments.lab import arms
 from experiments.lab.arms import Arms
@@ -34,9 +35,13 @@ from experiments.lab.options import Command, program
 from experiments.lab.provenance import circumstances
 
 _TEMPLATES = Path(__file__).with_name("templates")
-# LaTeX characters that need a command: after a backslash most are accents or line breaks, < and > print as others.
-_NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater"}
+# LaTeX characters that need a command: after a backslash most are accents or line breaks; <, > and | print as others.
+_NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {sign: rf"\text{name}{{}}" for sign, name in _NAMED.items()}
+# At the start of a row these would be arguments of the line break before it.
+_LATEX |= {sign: f"{{{sign}}}" for sign in "[*"}
+# Two such characters in a row print as another one: -- is a dash.
+_LIGATURE = re.compile("([-'`,?!])(?=[-'`,])")
 # A cell with a number and its unit: a column of such cells is aligned right.
 _NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
 
@@ -143,14 +148,15 @@ def plain(value: Any) -> Any:
 
 
 def show(report: Report, console: Console) -> None:
-    """Prints the tables and the findings."""
+    """Prints the tables and the findings, as `Text`: rich would read brackets as markup, and ":x:" as an emoji."""
+    report = _printable(report)
     for table in report.tables:
         console.print(_rich(table))
     for finding in report.findings:
         # A line break in a command would cut it where it is pasted.
-        console.print(f"- {escape(printable(finding))}", highlight=False, soft_wrap="python -m" in finding)
+        console.print(Text(f"- {finding}"), soft_wrap="python -m" in finding)
     for warning in report.warnings:
-        console.print(f"[bold]Warning:[/] {escape(printable(warning))}", highlight=False)
+        console.print(Text.assemble(("Warning:", "bold"), f" {warning}"))
 
 
 def to_html(question: str, report: Report, pictures: Mapping[str, bytes], document: Mapping[str, Any]) -> str:
@@ -183,14 +189,16 @@ def to_latex(report: Report) -> str:
 
 
 def _render(name: str, question: str, report: Report, **variables: Any) -> str:
-    template = _environment(html=name.endswith(".html")).get_template(f"{name}.jinja")
+    report = _printable(report)
+    template = _environment().get_template(f"{name}.jinja")
     return template.render(question=question, report=report, tables=[*report.tables, *report.details], **variables)
 
 
-def _environment(html: bool) -> jinja2.Environment:
+@cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=html,
+        autoescape=lambda name: name == "report.html.jinja",
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
@@ -205,6 +213,21 @@ def _environment(html: bool) -> jinja2.Environment:
         "latex_columns": _latex_columns,
     }
     return environment
+
+
+def _printable(report: Report) -> Report:
+    """The report with escapes for all characters that cannot be printed, but the line breaks of cells."""
+
+    def cell(text: str) -> str:
+        return "\n".join(map(printable, text.split("\n")))
+
+    def table(table: Table) -> Table:
+        rows = [list(map(cell, row)) for row in table.rows]
+        return Table(printable(table.title), list(map(printable, table.headings)), rows, printable(table.note))
+
+    tables, details = (list(map(table, part)) for part in (report.tables, report.details))
+    findings, warnings = (list(map(printable, part)) for part in (report.findings, report.warnings))
+    return report._replace(tables=tables, details=details, findings=findings, warnings=warnings)
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -226,18 +249,17 @@ def _is_number(cell: str) -> bool:
 
 def _rich(table: Table) -> RichTable:
     style: dict[str, Any] = {"box": box.SIMPLE_HEAVY, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
-    result = RichTable(title=escape(table.title), caption=escape(table.note), **style)
+    title, caption = Text(table.title, "table.title"), Text(table.note, "table.caption")
+    result = RichTable(title=title, caption=caption, **style)
     for column, name in enumerate(table.headings):
         cells = [row[column] for row in table.rows]
         # Headings are wrapped to the width of their column, since rich would cut numbers to make room for them.
         width = max((len(text) for cell in [*cells, *name.split()] for text in cell.splitlines()), default=1)
-        wrapped = "\n".join(textwrap.wrap(name, width))
-        result.add_column(escape(wrapped), justify="right" if column and all(map(_is_number, cells)) else "left")
+        wrapped = Text("\n".join(textwrap.wrap(name, width)))
+        result.add_column(wrapped, justify="right" if column and all(map(_is_number, cells)) else "left")
     for row in table.rows:
-        first_and_rest = (cell.partition("\n") for cell in row)
-        result.add_row(
-            *(escape(first) + (f"\n[dim]{escape(rest)}[/]" if rest else "") for first, _, rest in first_and_rest)
-        )
+        lines = (cell.partition("\n") for cell in row)
+        result.add_row(*(Text.assemble(first, (end + rest, "dim")) for first, end, rest in lines))
     return result
 
 
@@ -253,6 +275,6 @@ def _latex_columns(table: Table) -> str:
 
 def _latex(text: str) -> str:
     """Text with LaTeX's special characters escaped; two lines become a shortstack."""
-    escaped = "".join(_LATEX.get(sign, sign) for sign in text)
+    escaped = _LIGATURE.sub(r"\1{}", "".join(_LATEX.get(sign, sign) for sign in text))
     stacked = escaped.replace("\n", r" \\ ")
     return rf"\shortstack{{{stacked}}}" if "\n" in escaped else escaped

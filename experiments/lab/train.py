@@ -153,7 +153,8 @@ def in_chunks(
 def progress_bar(console: Console) -> Progress:
     """A bar with the steps done, the time elapsed and the time left, which long descriptions do not displace."""
     # Long text is cut for the numbers, and leaves the bar a sixth of the line.
-    text = TextColumn("{task.description}", table_column=Column(ratio=5, no_wrap=True, overflow="ellipsis"))
+    place = Column(ratio=5, no_wrap=True, overflow="ellipsis")
+    text = TextColumn("{task.description}", table_column=place, markup=False)
     bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
     fixed = partial(Column, no_wrap=True)
     counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))

@@ -193,8 +193,8 @@ def test_failures_are_told_when_all_is_written(tmp_path, capsys):
 def test_a_question_says_lines_that_a_terminal_can_show(tmp_path, capsys):
     options = Comparison(out=tmp_path)
     with question.opened(plain, options, Console(width=20)) as lab:
-        lab.say("[bold] a line that is longer than 20 characters, \x1b[31mred")
-    assert capsys.readouterr().out == "[bold] a line that is longer than 20 characters, \\x1b[31mred\n"
+        lab.say("[bold] a line that is :x: longer than 20 characters, \x1b[31mred")
+    assert capsys.readouterr().out == "[bold] a line that is :x: longer than 20 characters, \\x1b[31mred\n"
 
 
 class Lost(io.StringIO):

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import re
+import string
 
 import numpy as np
+import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
@@ -87,11 +89,63 @@ def test_warnings_are_shown_everywhere():
 def test_latex_escapes_and_stacks():
     text = report.to_latex(make([], [TABLE, Table("100 %", ("", "a_b"), [["x\\y", "1 & 2"]])]))
     assert text.count(r"\begin{tabular}{lr}") == text.count(r"\begin{tabular}{ll}") == 1
-    assert r"a|b \textless{}c\textgreater{} & \shortstack{0.5 \\ 0.4-0.6} \\" in text
-    assert r"\caption{A [title]. A note.}" in text
+    assert r"a\textbar{}b \textless{}c\textgreater{} & \shortstack{0.5 \\ 0.4-0.6} \\" in text
+    assert r"\caption{A {[}title]. A note.}" in text
     assert r"\caption{100 \%}" in text
     assert r" & a\_b \\" in text
     assert r"x\textbackslash{}y & 1 \& 2 \\" in text
+
+
+# What LaTeX prints for a command.
+PRINTED = {"backslash": "\\", "asciitilde": "~", "asciicircum": "^", "less": "<", "greater": ">", "bar": "|"}
+LIGATURES = ["--", "---", "``", "''", ",,", "!`", "?`"]
+
+
+@pytest.mark.parametrize("label", [*string.printable.strip(), *LIGATURES, "[2pt]", "*[2pt]", "a & b", "\\\\[", "{"])
+def test_latex_prints_every_label_as_it_is(label):
+    text = report.to_latex(make([], [Table("t", (label, "loss"), [[label, "0.5"], [f"{label}\n{label}", "0.5"]])]))
+    # A line break and a rule would take these as arguments, also over blanks.
+    assert not re.search(r"(\\\\|rule)\s*[\[*]", text)
+    heading, cell, stack = re.findall(r"^(.*) & .* \\\\$", text, re.MULTILINE)
+    first, second = stack.removeprefix(r"\shortstack{").removesuffix("}").split(r" \\ ")
+    for latex in (heading, cell, first, second):
+        assert not re.search(r"--|``|\'\'|,,|[!?]`", latex)
+        printed = re.sub(r"\\text(\w+)\{\}|\\([^a-z])|\{(.?)\}", lambda m: PRINTED.get(m[1]) or m[2] or m[3], latex)
+        assert printed == label
+
+
+ODD = ["[bold]red", "[/]", ":x: :smile:", "[link=a]b[/link]", "a\\[b]", "a\\", "[[x]]"]
+
+
+@pytest.mark.parametrize("text", ODD)
+def test_the_terminal_shows_what_rich_could_read_as_markup_or_emoji_as_it_is(text):
+    console = Console(file=io.StringIO(), width=80)
+    table = Table(text, (text, "b"), [[text, f"1\n{text}"]], text)
+    report.show(make([text], [table], warnings=[text]), console)
+    lines = console.file.getvalue()
+    # Title, heading, two cells, note, finding and warning.
+    assert lines.count(text) == 7
+    assert f"\n- {text}\nWarning: {text}\n" in lines
+
+
+def test_characters_that_cannot_be_printed_are_escapes_in_every_format():
+    """Such as those of a command in a file that somebody else wrote."""
+    odd, escape = "\x1b[31m\u202e", r"\x1b[31m\u202e"
+    table = Table(odd, (odd, odd), [[odd, f"{odd}\n{odd}"]], odd)
+    shown = make([odd], [table], warnings=[odd])._replace(details=[table])
+    console = Console(file=io.StringIO(), width=200)
+    report.show(shown, console)
+    texts = [
+        console.file.getvalue(),
+        report.to_html("?", shown, {}, DOCUMENT),
+        report.to_markdown("?", shown, DOCUMENT),
+    ]
+    for text in texts:
+        assert escape in text
+    latex = report.to_latex(shown)
+    assert r"\textbackslash{}x1b{[}31m\textbackslash{}u202e" in latex
+    for text in [*texts, latex]:
+        assert text.replace("\n", "").isprintable()
 
 
 def test_values_that_json_has_not_are_null_or_text(tmp_path):

@@ -197,8 +197,9 @@ def test_a_signal_during_the_last_checkpoint_is_handled(monkeypatch):
 def test_a_long_name_hides_no_number():
     terminal = io.StringIO()
     with train.progress_bar(Console(width=80, file=terminal, force_terminal=True, color_system=None)) as progress:
-        progress.add_task("a name that goes on " * 9, total=12_000, completed=4000)
+        progress.add_task("[a] name :x: that goes on " * 9, total=12_000, completed=4000)
     line = terminal.getvalue()
     assert "4000/12000" in line
+    assert "[a] name :x: that" in line
     assert re.search(r"\d:\d\d:\d\d left ", line)
     assert "━" in line
