@@ -81,10 +81,12 @@ def _check_number(
     if isinstance(value, jax.core.Tracer):
         if value.shape:
             raise ValueError(f"{name} must be a single number, got an array of shape {value.shape}")
+        if not (jnp.issubdtype(value.dtype, jnp.floating) or jnp.issubdtype(value.dtype, jnp.integer)):
+            raise TypeError(f"{name} must be {allowed}, got a traced {value.dtype}")
         return value
     try:
-        # float() would accept the text "1e-3".
-        if isinstance(value, str | bytes):
+        # float() would accept the text "1e-3", and True as 1.
+        if isinstance(value, str | bytes | bool):
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
@@ -123,6 +125,7 @@ def check_array(name: str, array: Any) -> jax.Array:
 
     A list is refused, since it has no dtype.
     """
+    _check_unmasked(name, array)
     if not isinstance(array, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"{name} must be an array of numbers, got {array!r:.60}")
     if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
@@ -132,6 +135,7 @@ def check_array(name: str, array: Any) -> jax.Array:
 
 def check_real(name: str, values: Any) -> np.ndarray:
     """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
+    _check_unmasked(name, values)
     try:
         array = np.asarray(values)
     # NumPy refuses rows of different lengths, and keys.
@@ -139,7 +143,13 @@ def check_real(name: str, values: Any) -> np.ndarray:
         array = np.array(None)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name} must be real numbers, got {values!r:.60}")
-    return array.astype(np.float64)
+    return array.astype(np.float64, copy=False)
+
+
+def _check_unmasked(name: str, values: Any) -> None:
+    # NumPy's conversions ignore the mask.
+    if np.ma.is_masked(values):
+        raise TypeError(f"{name} must have no masked numbers, got {values!r:.60}; use NaN for a failed run")
 
 
 def check_flag(name: str, value: Any) -> bool:

@@ -33,8 +33,11 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
     0.95^99, about 0.6 % of the peak.
     """
     num_steps = _check(learning_rate, num_steps)
+    # Steps are counted in these units, so that 100 of them per step stay below 2^31: 1 up to 2^24 steps, 128 at most.
+    unit = 2 ** max(0, num_steps.bit_length() - 24)
+    units = -(-num_steps // unit)
     # The notebook also updated the weights only once per epoch, on a loss that is always 0: a flaw, not reproduced.
-    return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * jnp.asarray(step) // num_steps)
+    return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * (jnp.asarray(step) // unit) // units)
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -49,7 +52,7 @@ def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
     num_steps = _check(learning_rate, num_steps)
     steps = max(1, num_steps // 10)
     # step + 1: at rate 0, which optax's own linear schedule starts from, the first step would be wasted.
-    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, (step + 1) / steps)
+    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, jnp.asarray(step + 1, float) / steps)
 
 
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -63,12 +66,12 @@ def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.
 def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A cosine from 1/25 of the peak up over the first 30 % of the run, then down to 1/250,000 of it (Smith, 2018).
 
-    The shape is that of `torch.optim.lr_scheduler.OneCycleLR`; the momentum does not change here.
+    The shape is that of `torch.optim.lr_scheduler.OneCycleLR`, which peaks one step earlier, at 0.3 num_steps - 1; the
+    momentum does not change here. A run of 2 steps consists of the peak and the end.
     """
     num_steps = _check(learning_rate, num_steps)
-    # PyTorch peaks one step earlier, at 0.3 num_steps - 1.
-    rise = max(1, int(0.3 * num_steps))
-    up = optax.cosine_decay_schedule(1.0, rise)
+    rise = max(int(num_steps != 2), int(0.3 * num_steps))
+    up = optax.cosine_decay_schedule(1.0, max(1, rise))
     down = optax.cosine_decay_schedule(1.0, max(1, num_steps - 1 - rise), alpha=1 / 250_000)
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:

@@ -102,19 +102,19 @@ class Best(NamedTuple):
 
 def mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
     """Arithmetic mean over `axis`, in float64."""
-    return np.asarray(np.mean(np.asarray(values, np.float64), axis=axis))
+    return np.asarray(np.mean(check_real("values", values), axis=axis))
 
 
 def median(values: ArrayLike, axis: int = 0) -> np.ndarray:
     """Median over `axis`, in float64."""
-    return np.asarray(np.median(np.asarray(values, np.float64), axis=axis))
+    return np.asarray(np.median(check_real("values", values), axis=axis))
 
 
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
     """Mean without the lowest and the highest quarter, each rounded down to whole seeds (IQM), in float64."""
     # Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2021: nearly as robust
     # to single failed runs as the median, with less variance.
-    return np.asarray(scipy.stats.trim_mean(np.asarray(values, np.float64), 0.25, axis=axis))
+    return np.asarray(scipy.stats.trim_mean(check_real("values", values), 0.25, axis=axis))
 
 
 STATISTICS: Mapping[str, Statistic] = MappingProxyType({"mean": mean, "median": median, "IQM": interquartile_mean})

@@ -76,8 +76,12 @@ def sweep(
     """
     check_callable("train", train)
     # Typed keys alone: with the older kind (seeds, 2), a single key would pass for two seeds.
-    if not isinstance(keys, jax.Array) or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key) or keys.ndim != 1:
-        raise ValueError("keys must be typed keys of shape (seeds,), as jax.random.split(jax.random.key(0), n) gives")
+    typed = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if not typed or keys.ndim != 1 or not keys.size:
+        example = "jax.random.split(jax.random.key(0), n)"
+        raise ValueError(
+            f"keys must be typed keys of shape (seeds,), at least one, such as {example}, got {keys!r:.60}"
+        )
     axes, concrete = OrderedDict(key=keys), {}
     rates = {} if learning_rates is None else {"learning_rate": learning_rates}
     for name, values in {**rates, **traced_options}.items():

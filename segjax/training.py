@@ -374,7 +374,20 @@ def _split_options(optimizer: Optimizer, generate: Generate, options: _Options) 
     of_optimizer = {name: value for name, value in options.items() if name in accepted}
     if both := sorted(of_optimizer.keys() & set(options_of(generate) or ())):
         raise TypeError(f"{both[0]} must be an option of the optimizer or of generate, got one of both")
-    return of_optimizer, {name: value for name, value in options.items() if name not in of_optimizer}
+    of_generate = {name: value for name, value in options.items() if name not in of_optimizer}
+    for name, value in of_generate.items():
+        _check_traceable(partial(generate, jax.random.key(0)), name, value)
+    return of_optimizer, of_generate
+
+
+def _check_traceable(function: Callable[..., Any], name: str, value: jax.typing.ArrayLike) -> None:
+    """Raises TypeError if an option of a function, such as `batch_size`, must be static."""
+    try:
+        jax.eval_shape(lambda value: function(**{name: value}), value)
+    except TypeError as error:
+        # Such as a text, which has a better message.
+        jax.eval_shape(lambda: function(**{name: value}))
+        raise TypeError(f"{name} may not be traced: give it to make_train and not to train") from error
 
 
 def _jitted_weights(model: nn.Module) -> Callable[[jax.Array, jax.Array], Variables]:
@@ -415,7 +428,10 @@ def _check_partial_run(resume_from: PartialRun, num_steps: int, template: TrainS
         raise TypeError(f"resume_from must be the pair (state, history) of a run, got {resume_from!r:.60}")
     state, history = resume_from
     check_layout("resume_from", state, template, "model and optimizer")
-    done = len(history.loss)
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(history)]
+    if len(shapes) != 1 + len(metrics.Counts._fields) or len({*shapes}) > 1 or len(shapes[0]) != 1:
+        raise ValueError(f"resume_from must have a history of 6 arrays of one shape (steps,), got {shapes}")
+    (done,) = shapes[0]
     # Inside `jit` the counter is traced, but the length of the history is static.
     steps = done if isinstance(state.step, jax.core.Tracer) else int(state.step)
     if done != steps or done > num_steps:

@@ -32,6 +32,14 @@ def test_exponential_ends_at_the_same_share_of_the_peak(num_steps):
     assert float(last) == pytest.approx(PEAK * 0.95**99, rel=1e-5)
 
 
+@pytest.mark.parametrize("num_steps", [30_000_000, 2**31 - 1])
+def test_exponential_stays_exponential_in_long_runs(num_steps):
+    steps = np.array([0.005, 0.105, 0.505, 0.835, 0.995]) * num_steps
+    values = SCHEDULES["exponential"](PEAK, num_steps)(steps.astype(np.int32))
+    np.testing.assert_allclose(values, PEAK * 0.95 ** np.array([0, 10, 50, 83, 99]), rtol=1e-5)
+    assert float(SCHEDULES["exponential"](PEAK, num_steps)(num_steps - 1)) == pytest.approx(PEAK * 0.95**99, rel=1e-5)
+
+
 def test_cosine():
     steps = np.arange(50)
     np.testing.assert_allclose(rates("cosine", 50), PEAK * (1 + np.cos(np.pi * steps / 50)) / 2, rtol=1e-5, atol=1e-9)
@@ -61,6 +69,30 @@ def test_short_runs_have_rates_too(name, num_steps):
     values = rates(name, num_steps)
     assert np.all(np.isfinite(values))
     assert np.all((values > 0) & (values <= PEAK * (1 + 1e-6)))
+
+
+def test_a_cycle_of_two_steps_ends_low():
+    np.testing.assert_allclose(rates("one_cycle", 2), [PEAK, PEAK / 250_000], rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_rates_have_the_digits_of_float64(name, x64):
+    schedule, step = SCHEDULES[name](PEAK, 30), jnp.arange(30)
+    rising, falling = (step + 1) / 3, (1 + jnp.cos(jnp.pi * step / 30)) / 2
+    expected = {
+        "constant": jnp.ones(30),
+        "exponential": 0.95 ** (100 * step // 30),
+        "cosine": falling,
+        "warmup": jnp.minimum(1, rising),
+        "warmup_cosine": jnp.minimum(1, rising) * falling,
+        "one_cycle": jnp.where(
+            step < 9,
+            1 - 24 / 25 * (1 + jnp.cos(jnp.pi * step / 9)) / 2,
+            1 / 250_000 + (1 - 1 / 250_000) * (1 + jnp.cos(jnp.pi * (step - 9) / 20)) / 2,
+        ),
+    }[name]
+    values = jnp.stack([jnp.asarray(schedule(jnp.int32(each))) for each in step])
+    np.testing.assert_allclose(values, PEAK * expected, rtol=1e-13)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))

@@ -9,7 +9,7 @@ import pytest
 from conftest import drawn
 
 import segjax
-from segjax import layers, tiling
+from segjax import layers, metrics, statistics, tiling
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -92,3 +92,79 @@ def test_images_of_more_channels_are_refused():
 def test_weights_may_have_another_dtype_than_the_images():
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(TINY))
     assert segjax.predict(TINY, half, IMAGE).shape == IMAGE.shape
+
+
+MASKED = np.ma.masked_array([0.1, 0.2, 99.0], [False, False, True])
+GRID = np.ma.masked_array([[0.3, 0.2]], [[False, True]])
+TAKE_ARRAYS = {
+    "mean": lambda: statistics.mean(MASKED),
+    "median": lambda: statistics.median(MASKED),
+    "interquartile_mean": lambda: statistics.interquartile_mean(MASKED),
+    "bootstrap": lambda: statistics.bootstrap(MASKED),
+    "estimates": lambda: statistics.estimates(MASKED),
+    "band": lambda: statistics.band(GRID),
+    "prediction_interval": lambda: statistics.prediction_interval(MASKED),
+    "compare": lambda: statistics.compare(MASKED, [1, 2, 3], higher_is_better=True),
+    "compare with": lambda: statistics.compare([1, 2, 3], MASKED, higher_is_better=True),
+    "verdict": lambda: statistics.verdict(MASKED, [1, 2, 3], higher_is_better=True),
+    "best_rate": lambda: statistics.best_rate([0.1, 1.0], GRID, [[False, False]]),
+    "best_rate, diverged": lambda: statistics.best_rate([0.1, 1.0], [[0.3, 0.2]], GRID > 0),
+    "steps_to_target": lambda: statistics.steps_to_target(MASKED, 0.2, higher_is_better=False),
+    "profile": lambda: statistics.profile(MASKED, [1.0]),
+    "running_mean": lambda: metrics.running_mean(MASKED),
+    "diverged_at": lambda: metrics.diverged_at(MASKED),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_ARRAYS)
+def test_masked_numbers_are_refused(name):
+    with pytest.raises(TypeError, match=r"(values|curves|reference|losses|loss|diverged) must have no masked numbers"):
+        TAKE_ARRAYS[name]()
+
+
+def test_an_array_without_a_masked_number_is_as_any_other():
+    assert statistics.mean(np.ma.masked_array([1.0, 2.0])) == 1.5
+
+
+def train_tiny(**options):
+    return segjax.make_train(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=2, **{**SMALL, **options})
+
+
+def test_a_sweep_has_a_key():
+    with pytest.raises(ValueError, match=r"keys must be typed keys of shape \(seeds,\), at least one"):
+        segjax.sweep(train_tiny(), jax.random.split(KEY, 0), [1e-3])
+
+
+def test_a_history_has_one_row_for_each_step():
+    state, history = jax.eval_shape(train_tiny(), KEY, 1e-3)
+    shorter = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1,), leaf.dtype), history)
+    for bad in (
+        history._replace(counts=shorter.counts),
+        history._replace(loss=shorter.loss),
+        history._replace(loss=jax.ShapeDtypeStruct((2, 1), np.float32)),
+        history._replace(counts=None),
+        history._replace(loss=None),
+        jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), leaf.dtype), history),
+    ):
+        with pytest.raises(ValueError, match=r"resume_from must have a history of 6 arrays of one shape \(steps,\)"):
+            train_tiny()(KEY, 1e-3, resume_from=(state, bad))
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2}, {"image_size": 8}, {"rescaled": False}])
+def test_options_that_may_not_be_traced_are_given_before(options):
+    (name,) = options
+    with pytest.raises(TypeError, match=f"{name} may not be traced: give it to make_train and not to train"):
+        train_tiny()(KEY, 1e-3, **options)
+
+
+@pytest.mark.parametrize("value", [True, 1j, KEY], ids=str)
+def test_a_traced_number_is_real(value):
+    with pytest.raises(TypeError, match="sigma1 must be a finite number > 0, got a traced"):
+        jax.eval_shape(lambda value: segjax.generate_data(KEY, **SMALL, sigma1=value), value)
+
+
+def test_options_that_may_be_traced_keep_their_own_messages():
+    with pytest.raises(ValueError, match=r"sigma1 must be a finite number > 0, got -1.0"):
+        train_tiny()(KEY, 1e-3, sigma1=-1.0)
+    with pytest.raises(TypeError, match="sigma1 must be a finite number > 0, got 'wide'"):
+        train_tiny()(KEY, 1e-3, sigma1="wide")
