@@ -12,8 +12,9 @@ long as the experiment.
 import contextlib
 import importlib
 import json
-import re
-from collections.abc import Collection, Iterator, Mapping
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -27,8 +28,8 @@ from experiments.lab import cli, folder, question
 from experiments.lab.options import from_flat
 from experiments.lab.stops import Finished, UsageError
 
-# Provenance and times may differ.
-IGNORED = re.compile("command|date|python|options|versions|numerics|device|source|files|cores|.*seconds.*")
+# Sections that may differ.
+IGNORED = ("command", "date", "python", "options", "versions", "numerics", "device", "source", "files")
 # Sections whose differences are printed, and are no failure.
 PROVENANCE = ("versions", "numerics", "device", "source")
 # Most differences on the terminal.
@@ -49,6 +50,20 @@ class Options:
     """Modules that the results may import, which runs their code. Modules of segjax and optax, and in the folder of the
     file, need not be named."""
 
+    def __post_init__(self) -> None:
+        if not self.out:
+            object.__setattr__(self, "out", f"{self.home}-rerun")
+
+    @property
+    def home(self) -> Path:
+        """The folder of the results."""
+        # `Path.resolve` raises for a link to itself.
+        return Path(os.path.realpath(self.results)).parent
+
+
+# The keys and indices that lead to a value of a document.
+Place = tuple[str | int, ...]
+
 
 class Difference(NamedTuple):
     """A value that is not the same; `place` is its path in the document."""
@@ -59,14 +74,12 @@ class Difference(NamedTuple):
 
 
 def main(options: Options) -> None:
-    before = read(options.results)
-    home = options.results.resolve().parent
-    out = Path(options.out) if options.out else home.with_name(f"{home.name}-rerun")
-    if out.resolve() == home:
+    before, out, finished = read(options.results), Path(options.out), None
+    if out.resolve() == options.home:
         raise UsageError(f"--out {out} is the folder of the results themselves")
     script, rerun_options = rebuild(before, out, options.overwrite)
     for module in imported(rerun_options.flat):
-        if not allowed(module, home, options.allow_import):
+        if not allowed(module, options.home, options.allow_import):
             raise UsageError(
                 f"{options.results} would run code of the module {module}: to let it, --allow-import {module}"
             )
@@ -82,11 +95,15 @@ def main(options: Options) -> None:
         # An experiment that failed on a part of its input writes its results, then exits.
         with contextlib.suppress(SystemExit):
             question.run(script, rerun_options, compare)
-    except Finished:
-        raise UsageError(f"--out {out} holds these results already; name another, or pass --overwrite") from None
+    except Finished as error:
+        # An earlier command has repeated the experiment, and may have been killed before it said so.
+        finished = error
+        compare(read(out / folder.RESULTS))
     say(comparison)
     if comparison["differences"]:
         raise SystemExit(1)
+    if finished:
+        raise finished
 
 
 def say(comparison: Mapping[str, Any]) -> None:
@@ -106,6 +123,9 @@ def read(path: Path) -> dict[str, Any]:
         document = folder.read_document(path)
         if missing := [name for name in PROVENANCE if name not in document]:
             raise ValueError(f"it has no {missing[0]}")
+        for place, value in leaves(document):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"its {text(place)} is {value}")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -157,27 +177,40 @@ def provenance_differences(before: Mapping[str, Any], after: Mapping[str, Any]) 
     ]
 
 
-def leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, value) of every value that is compared."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            if not IGNORED.fullmatch(key):
-                yield from leaves(item, f"{place}.{key}" if place else key)
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from leaves(item, f"{place}[{index}]")
-    else:
+def leaves(value: Any, place: Place = ()) -> Iterator[tuple[Place, Any]]:
+    """(place, value) of every value that is compared; an empty list or dict is a value, too."""
+    items: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else list(enumerate(value))
+    if place and not items:
         yield place, value
+    for key, item in items:
+        if not is_ignored(inner := (*place, key)):
+            yield from leaves(item, inner)
+
+
+def is_ignored(place: Place) -> bool:
+    """Whether values there may differ: provenance, and times. A label, which is a key as well, may have any name."""
+    match place:
+        case (str(section),):
+            return section in IGNORED
+        case (*_, int(), "seconds" | "cores") | ("summary", _, "seconds") | ("costs", _, "step_seconds"):
+            return True
+    return False
+
+
+def text(place: Place) -> str:
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).lstrip(".")
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Difference]:
     """Every value that is not the same, or that only one of the documents has."""
     first, second = dict(leaves(before)), dict(leaves(after))
-    places = [*first, *(place for place in second if place not in first)]
     return [
-        Difference(place, first.get(place, "nothing"), second.get(place, "nothing"))
-        for place in places
-        if place not in first or place not in second or first[place] != second[place]
+        Difference(text(place), first.get(place, "nothing"), second.get(place, "nothing"))
+        for place in {**first, **second}
+        # As JSON, in which true is not 1, and -0.0 not 0.0.
+        if place not in first or place not in second or json.dumps(first[place]) != json.dumps(second[place])
     ]
 
 

@@ -7,7 +7,7 @@ from small_runs import SHORT, Command, execute, parse
 
 from experiments import compare_losses, compare_optimizers, rerun
 from experiments.lab import cli, question
-from experiments.lab.stops import UsageError
+from experiments.lab.stops import Finished, UsageError
 from experiments.rerun import Options
 
 WORDS = [*SHORT, "--losses", "mse", "dice"]
@@ -26,9 +26,20 @@ def test_the_same_numbers_come_out(results, tmp_path, capsys):
     document = json.loads((tmp_path / "rerun.json").read_text())
     assert document["differences"] == document["other"] == []
     assert document["compared"] > 100
-    assert f"All {document['compared']} values are the same, bit for bit." in capsys.readouterr().out
-    # The folder beside it is the default.
-    assert cli.parse(Options, {}, [str(results)]) == Options(results)
+    sentence = f"All {document['compared']} values are the same, bit for bit."
+    assert sentence in capsys.readouterr().out
+    # Typed again, also after a kill behind the last number, it says so once more, and has nothing left to do.
+    with pytest.raises(Finished, match="nothing is left to do"):
+        rerun.main(Options(results, str(tmp_path)))
+    assert sentence in capsys.readouterr().out
+
+
+def test_an_interrupted_command_says_what_its_folder_keeps(tmp_path):
+    (runs := tmp_path / "theirs-rerun" / "runs").mkdir(parents=True)
+    (runs / "adam-seed0.safetensors").touch()
+    # The folder beside that of the results is the default.
+    options = cli.parse(Options, {}, [str(tmp_path / "theirs" / "results.json")])
+    assert cli.interruption_message(options).endswith(f"resumes from {runs.parent}: 1 finished runs")
 
 
 @pytest.mark.slow
@@ -53,9 +64,28 @@ def test_other_numbers_are_named(results, tmp_path, capsys):
     assert any(words.startswith("source commit: 0123abc, now ") for words in written["other"])
 
 
-def test_what_is_missing_differs():
-    found = rerun.differences({"a": [1, 2], "seconds": 3, "source": {"clean": True}}, {"a": [1], "b": None})
-    assert [tuple(difference) for difference in found] == [("a[1]", 2, "nothing"), ("b", "nothing", None)]
+@pytest.mark.parametrize(
+    ("before", "after", "place"),
+    [
+        ({"a": [1, 2]}, {"a": [1]}, "a[1]"),
+        ({}, {"b": None}, "b"),
+        ({}, {"b": []}, "b"),
+        ({"b": True}, {"b": 1}, "b"),
+        ({"b": 0.0}, {"b": -0.0}, "b"),
+        # A label may have any name.
+        ({"best_rates": {"cores": 0.1}}, {"best_rates": {"cores": 0.2}}, "best_rates.cores"),
+        ({"summary": {"seconds": {"iou": 1}}}, {"summary": {"seconds": {"iou": 2}}}, "summary.seconds.iou"),
+        ({"summary": {"10 seconds": {"iou": 1}}}, {"summary": {"10 seconds": {"iou": 2}}}, "summary.10 seconds.iou"),
+    ],
+)
+def test_what_differs_is_named(before, after, place):
+    assert [difference.place for difference in rerun.differences(before, after)] == [place]
+
+
+def test_times_and_provenance_may_differ():
+    summary = {"adam": {"seconds": {"mean": 1}}}
+    document = {"source": 1, "date": 1, "runs": [{"seconds": 1, "cores": 1}], "summary": summary}
+    assert rerun.differences(document, {}) == []
 
 
 def document(**changes):
@@ -70,6 +100,8 @@ def document(**changes):
         ("[]", "is not the results.json of an experiment"),
         ("{}", "is not the results.json of an experiment"),
         (document(source=None), "is not the results.json of an experiment"),
+        (document(summary={"a": [float("nan")]}), "is not the results.json of .*: its summary.a.0. is nan"),
+        (document(summary=float("inf")), "is not the results.json of .*: its summary is inf"),
         (document(experiment="rerun_all"), "there is no experiment 'rerun_all' to repeat"),
         (document(experiment="lab"), "there is no experiment 'lab' to repeat"),
         (document(experiment="lab.cli"), "there is no experiment 'lab.cli' to repeat"),
