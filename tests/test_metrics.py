@@ -51,9 +51,9 @@ def test_ratios_of_as_many_pixels_as_counts_can_hold(numbers):
     tp, fp, fn, tn, agreeing = numbers
     whole = tp + fp + fn + tn
     expected = [(tp + tn) / whole, tp / (tp + fp + fn), tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn)]
-    for ratio, wanted in zip(RATIOS, [*expected, agreeing / whole], strict=True):
-        for found in (ratio(counts(*numbers)), jax.jit(ratio)(counts(*numbers))):
-            assert float(found) == pytest.approx(wanted, rel=2e-7)
+    for ratio, value in zip(RATIOS, [*expected, agreeing / whole], strict=True):
+        for function in (ratio, jax.jit(ratio)):
+            assert float(function(counts(*numbers))) == pytest.approx(value, rel=2e-7)
 
 
 def test_counts_of_more_pixels_than_they_can_hold_are_refused():
@@ -65,14 +65,10 @@ def test_counts_of_more_pixels_than_they_can_hold_are_refused():
         shaped(2, 2**15, 2**15, 1)
 
 
-def test_f1_of_mean_counts():
-    assert float(metrics.f1(metrics.Counts(*jnp.array([0.5, 0.25, 0.25, 0.0, 0.0])))) == pytest.approx(2 / 3)
-
-
 def test_ratios_of_mean_counts_below_one_pixel():
-    counts = metrics.Counts(*jnp.array([0.25, 0.125, 0.125, 0.5, 0.5]))
-    assert float(metrics.iou(counts)) == 0.5
-    assert float(metrics.precision(counts)) == pytest.approx(2 / 3)
+    result = metrics.Counts(*jnp.array([0.25, 0.125, 0.125, 0.5, 0.5]))
+    assert float(metrics.iou(result)) == 0.5
+    assert float(metrics.precision(result)) == float(metrics.f1(result)) == pytest.approx(2 / 3)
 
 
 def test_agreement_counts_the_sure_and_right_alone():
@@ -103,7 +99,7 @@ def test_counts_of_a_split_batch_add_to_those_of_the_whole():
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_nothing_wanted_and_nothing_given_is_perfect(ratio):
+def test_an_empty_mask_that_is_predicted_empty_is_perfect(ratio):
     assert float(ratio(counts(tn=9, agreeing=9))) == 1
     assert float(ratio(counts())) == 1
 
@@ -118,11 +114,11 @@ def test_running_mean():
     np.testing.assert_allclose(metrics.running_mean([[3.0, 1.0, 2.0]]), [[3.0, 2.0, 2.0]])
 
 
-@pytest.mark.parametrize(("steps", "kept"), [(1, 1), (9, 1), (10, 1), (25, 2), (100, 10)])
-def test_last_tenth(steps, kept):
+@pytest.mark.parametrize(("steps", "last"), [(1, 1), (9, 1), (10, 1), (25, 2), (100, 10)])
+def test_last_tenth(steps, last):
     values = np.arange(2.0 * steps).reshape(2, steps)
     for array in (values, jnp.asarray(values)):
-        np.testing.assert_array_equal(metrics.last_tenth(array), values[:, steps - kept :])
+        np.testing.assert_array_equal(metrics.last_tenth(array), values[:, steps - last :])
 
 
 # loss, diverged at
@@ -147,18 +143,16 @@ RUNS = {
 @pytest.mark.parametrize("name", list(RUNS))
 def test_diverged_at(name, function):
     loss, expected = RUNS[name]
-    found = function(np.array(loss, np.float32))
-    assert found.dtype == jnp.int32
-    assert found.shape == ()
-    assert int(found) == expected
+    step = function(np.array(loss, np.float32))
+    assert (step.dtype, step.shape, int(step)) == (jnp.int32, (), expected)
 
 
 def test_diverged_at_under_vmap():
     losses = np.ones((4, 20), np.float32)
     losses[1, 7:], losses[2, -2:] = np.nan, 1.3
     params = {"w": jnp.zeros((4, 3)).at[3, 1].set(jnp.inf), "count": jnp.zeros(4, int)}
-    found = jax.jit(jax.vmap(metrics.diverged_at))(losses, params)
-    np.testing.assert_array_equal(found, [0, 8, 20, 20])
+    steps = jax.jit(jax.vmap(metrics.diverged_at))(losses, params)
+    np.testing.assert_array_equal(steps, [0, 8, 20, 20])
 
 
 @pytest.mark.slow
@@ -188,13 +182,15 @@ def test_refuses_shapes_that_would_broadcast():
 
 
 def test_each_image_alone():
-    """Of two images one is right and one is half right: IoU 1 and 1/2, where together it is 2/3."""
+    """One image is right and one is half right: IoU 1 and 1/2; of both together it is 2/3."""
     mask = jnp.array([[1.0, 0.0], [1.0, 1.0]])
     logits = jnp.array([[3.0, -3.0], [3.0, -3.0]])
     np.testing.assert_allclose(metrics.iou(metrics.count_each(logits, mask)), [1, 0.5])
     assert float(metrics.iou(metrics.count(logits, mask))) == pytest.approx(2 / 3)
-    for one in range(2):
-        alone = metrics.count(logits[one : one + 1], mask[one : one + 1])
-        assert [int(own[one]) for own in metrics.count_each(logits, mask)] == [int(own) for own in alone]
+    for index in range(2):
+        single = metrics.count(logits[index : index + 1], mask[index : index + 1])
+        chex.assert_trees_all_equal(
+            jax.tree.map(lambda leaf, i=index: leaf[i], metrics.count_each(logits, mask)), single
+        )
     with pytest.raises(ValueError, match="mask must have shape"):
         metrics.count_each(jnp.array(1.0), jnp.array(1.0))

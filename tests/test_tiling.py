@@ -51,11 +51,11 @@ def test_tiles_give_what_the_whole_gives(name, size, tile_size):
     variables = some_variables(model)
     whole = at_once(model, variables, image)
     assert np.ptp(whole) > 0.1
-    seen = []
-    tiled = tiling.predict_tiled(model, variables, image, tile_size, lambda done, total: seen.append((done, total)))
+    progress = []
+    tiled = tiling.predict_tiled(model, variables, image, tile_size, lambda done, total: progress.append((done, total)))
     assert tiled.dtype == np.float32
     np.testing.assert_allclose(tiled, whole, rtol=0, atol=1e-5)
-    assert seen == [(number, len(seen)) for number in range(1, len(seen) + 1)]
+    assert progress == [(number, len(progress)) for number in range(1, len(progress) + 1)]
 
 
 def test_all_tiles_of_a_picture_are_one_program():
@@ -73,10 +73,10 @@ def test_all_tiles_of_a_picture_are_one_program():
 
 
 @pytest.mark.parametrize("model", [NETWORKS["separate"], PatchCNN(num_channels=4, depth=2)])
-def test_a_picture_of_the_training_size_is_seen_as_in_training(model):
+def test_a_picture_of_the_training_size_is_scaled_as_in_training(model):
     variables, image = some_variables(model), 7 * picture(48, 48) - 3
-    seen = tiling.segment(model, variables, image, image_size=48, tile_size=16)
-    np.testing.assert_allclose(seen, at_once(model, variables, np.asarray(rescale(image))), atol=2e-4)
+    probability = tiling.segment(model, variables, image, image_size=48, tile_size=16)
+    np.testing.assert_allclose(probability, at_once(model, variables, np.asarray(rescale(image))), atol=2e-4)
 
 
 class Mean(nn.Module):
@@ -109,10 +109,10 @@ def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
     np.testing.assert_allclose(
         tiling.predict_tiled(model, variables, image, 64), at_once(model, variables, image), atol=1e-5
     )
-    # Of several tiles each has statistics of its own.
+    # Each of several tiles has its own statistics.
     image[20:] *= 0.2
-    tiled, seen = tiling.predict_tiled(model, variables, image, 15), 15 + 2 * model.margin
-    part = at_once(model, variables, image[:seen, :seen])
+    tiled, side = tiling.predict_tiled(model, variables, image, 15), 15 + 2 * model.margin
+    part = at_once(model, variables, image[:side, :side])
     np.testing.assert_allclose(tiled[:15, :15], part[:15, :15], atol=1e-5)
     assert np.abs(tiled - at_once(model, variables, image)).max() > 1e-2
 
@@ -126,35 +126,36 @@ def test_the_training_scale_ignores_one_spot():
     assert np.percentile(scaled, 99) == pytest.approx(1, abs=0.05)
 
 
-def test_the_training_scale_of_one_square_is_rescale():
-    image = picture(20, 20)
-    np.testing.assert_allclose(tiling.to_training_scale(image, 20), rescale(image), atol=1e-6)
-    # Smaller than that, too; and no scale changes it.
-    np.testing.assert_allclose(tiling.to_training_scale(5 * image - 2, 99), rescale(image), atol=1e-5)
-    whole_numbers = (255 * image).astype(np.uint8)
-    np.testing.assert_allclose(
-        tiling.to_training_scale(whole_numbers, 20), rescale(whole_numbers / np.float32(1)), atol=1e-6
+SQUARE = picture(20, 20)
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "atol"),
+    [
+        (SQUARE, 20, 1e-6),
+        # Smaller than a square of the training size, too; and no scale changes it.
+        (5 * SQUARE - 2, 99, 1e-5),
+        (np.float64(SQUARE) * 1e-50, 20, 1e-6),
+        ((255 * SQUARE).astype(np.uint8), 20, 1e-6),
+    ],
+)
+def test_the_training_scale_of_one_square_is_rescale(image, size, atol):
+    numbers = image.astype(np.float32) if image.dtype == np.uint8 else SQUARE
+    np.testing.assert_allclose(tiling.to_training_scale(image, size), rescale(numbers), atol=atol)
+
+
+def test_the_training_scale_takes_arrays_of_jax():
+    np.testing.assert_array_equal(
+        tiling.to_training_scale(jnp.asarray(SQUARE), 20), tiling.to_training_scale(SQUARE, 20)
     )
 
 
 @pytest.mark.parametrize("kind", [np.float64, np.uint32])
 def test_the_training_scale_of_a_small_contrast_on_a_large_offset(kind):
-    image = np.linspace(4_000_000_100, 4_000_001_100, 20 * 20).reshape(20, 20).astype(kind)
-    np.testing.assert_allclose(
-        tiling.to_training_scale(image, 20), np.linspace(0, 1, 20 * 20).reshape(20, 20), atol=2e-3
-    )
-    assert tiling.to_training_scale(image, 20).dtype == np.float32
-
-
-def test_the_training_scale_takes_arrays_of_jax():
-    image = picture(20, 20)
-    np.testing.assert_array_equal(tiling.to_training_scale(jnp.asarray(image), 20), tiling.to_training_scale(image, 20))
-
-
-def test_the_training_scale_of_tiny_numbers():
-    np.testing.assert_allclose(
-        tiling.to_training_scale(picture(20, 20).astype(float) * 1e-50, 20), rescale(picture(20, 20)), atol=1e-6
-    )
+    ramp = np.linspace(0, 1, 20 * 20).reshape(20, 20)
+    scaled = tiling.to_training_scale((4_000_000_100 + 1000 * ramp).astype(kind), 20)
+    np.testing.assert_allclose(scaled, ramp, atol=2e-3)
+    assert scaled.dtype == np.float32
 
 
 def test_the_training_scale_of_a_constant_is_zero():
