@@ -3,7 +3,7 @@
     python -m experiments.compare_optimizers               the notebook's protocol: one rate, 3 seeds
     python -m experiments.compare_optimizers fair          each at its own best rate, 5 seeds, 64 x 64
     python -m experiments.compare_optimizers rate_free     six that need no tuned rate, against Adam
-    python -m experiments.compare_optimizers quick         each at 0.001 and at a rate chosen on other seeds
+    python -m experiments.compare_optimizers quick         60 steps, at 0.001 and at the rates of the fair comparison
     python -m experiments.compare_optimizers --tune --optimizers adam optax:lion=1e-5,1e-4,1e-3
     python -m experiments.compare_optimizers fair --optimizers mine=my_module:factory=0.01 \\
         --baseline docs/baselines/fair.json                your own optimizer against stored runs
@@ -148,9 +148,9 @@ RATE_FREE = (
     "cocob=optax.contrib:cocob=1",
     "schedule_free_adamw=optax.contrib:schedule_free_adamw=0.0025",
 )
-# The notebook's rate, and the best rates by --tune for this setting on seeds 1000 and 1001; for RMSprop they are equal.
+# The notebook's rate, and the best rates of docs/fair-comparison.md; for RMSprop and Adam they are equal.
 QUICK = Options(
-    optimizers=("sgd=0.001,0.5", "momentum=0.001,0.1", "rmsprop=0.001", "adam=0.001,0.01"),
+    optimizers=("sgd=0.001,0.1", "momentum=0.001,0.1", "rmsprop=0.001", "adam=0.001"),
     data=Data(image_size=32),
     training=Training(iterations=60),
     seeds=Seeds(seeds=5),
@@ -183,7 +183,7 @@ def answer(options: Options, lab: Lab) -> Report:
     stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
     findings = [tables.leader(comparison.arms, column) for column in DECISIVE]
     warnings = tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(comparison.arms) + weights_warnings
-    warnings += fairness.budget_warnings(comparison.tuning_steps)
+    warnings += fairness.budget_warnings(comparison.tuning_steps) + fairness.steps_warning(options.training.iterations)
     details, results, tuning_rows = list(contest.detail_tables(comparison)), comparison.document, []
     drawings = contest.drawings(comparison)
     if grid.trials:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from experiments.lab import provenance
 from experiments.lab.arms import COLUMNS, CURVES, Arm, Arms
 from experiments.lab.folder import read_document
-from experiments.lab.names import check_label, printable
+from experiments.lab.names import check_label
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
@@ -198,5 +198,5 @@ def table(baseline: Baseline) -> Table:
         "source": f"commit {stored.source.get('commit')}",
         "date": stored.date,
     }
-    rows = [[name, printable(str(value))] for name, value in cells.items()]
+    rows = [[name, str(value)] for name, value in cells.items()]
     return Table("Stored runs, which this command did not make", ("", ""), rows)

@@ -6,6 +6,9 @@ from experiments.lab import import_paths
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax.optimizers import copies_of_weights, eval_params
 
+# Shorter runs have not left the first steep part of their curves (docs/images/fair-comparison/curves.png).
+ENOUGH_STEPS = 300
+
 
 def evaluation_weights(name: str) -> tuple[bool, list[str]]:
     """Whether an optimizer is evaluated with weights from its state, and otherwise where it keeps copies of them."""
@@ -37,6 +40,16 @@ def budget_warnings(tuning_steps: Mapping[str, int]) -> list[str]:
         return []
     listed = ", ".join(f"{label} {steps}" for label, steps in tuning_steps.items())
     return [f"The budgets of tuning are unequal (steps): {listed}."]
+
+
+def steps_warning(iterations: int) -> list[str]:
+    """A warning if the runs are too short to compare optimizers."""
+    if iterations >= ENOUGH_STEPS:
+        return []
+    return [
+        f"{iterations} iterations tell a rate that is much too small from one that is not. They do not tell which "
+        "optimizer ends lower: the preset fair trains each for 1000 iterations at a rate of its own."
+    ]
 
 
 def reasons_without_rate(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, str]:

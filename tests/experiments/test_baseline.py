@@ -153,13 +153,6 @@ def test_stored_runs_of_other_versions_or_images_are_warned_of(stored, tmp_path)
 
 
 @pytest.mark.slow
-def test_escape_characters_of_a_command_are_shown_as_text(stored, tmp_path):
-    path = changed(stored, tmp_path, lambda document: document.update(command="\x1b[31mred"))
-    table = baseline.table(baseline.read(path, parse(compare_optimizers, *WORDS)))
-    assert ["command", r"\x1b[31mred"] in table.rows
-
-
-@pytest.mark.slow
 def test_a_stored_run_that_diverged_still_counts_as_diverged(stored, tmp_path):
     def change(document):
         document["runs"][0].update(diverged_at=3, **dict.fromkeys(COLUMNS))

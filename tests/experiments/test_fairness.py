@@ -24,6 +24,11 @@ def test_unequal_budgets():
     assert fairness.budget_warnings({"a": 0, "b": 20}) == ["The budgets of tuning are unequal (steps): a 0, b 20."]
 
 
+def test_short_runs():
+    assert fairness.steps_warning(1000) == []
+    assert fairness.steps_warning(60)[0].startswith("60 iterations tell a rate that is much too small")
+
+
 def test_seeds_that_are_used_twice():
     assert fairness.tuning_warnings(Grid({"a": MIDDLE}), range(3, 6), range(5))[0].endswith(
         "judge them, which flatters the choice: 3, 4."
