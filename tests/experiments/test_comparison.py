@@ -12,6 +12,7 @@ from experiments.notebook.comparison import Compared, Verdict, findings
     ("number", "ours", "verdict", "text"),
     [
         (0.5, [0.4, 0.6], Verdict.IN_RANGE, "within our range"),
+        (0.5, [0.1, 0.6], Verdict.IN_RANGE, "within our range, which spans a factor of 6"),
         (0.61, [0.4, 0.6, 0.5], Verdict.POSSIBLE, "could be one of ours"),
         (5.0, [0.4, 0.6, 0.5], Verdict.ABOVE, "no: above ours"),
         (-5.0, [0.4, 0.6, 0.5], Verdict.BELOW, "no: below ours"),
