@@ -1,7 +1,7 @@
 """What would a GPU run? The compiled programs of training, read without a GPU.
 
     python -m experiments.gpu_program                      the notebook's network under Adam, for an H100
-    python -m experiments.gpu_program --gpu a100 --hlo     for another GPU, with the programs themselves
+    python -m experiments.gpu_program --gpu a100           for another GPU
     python -m experiments.gpu_program quick                32 x 32 images, fewer programs
 
 XLA compiles for a GPU that is not present. For `train`, `jax.vmap(train)`, `sweep` at several widths and `evaluate` the
@@ -11,32 +11,31 @@ operations at the GPU's peak, or the bytes at its full bandwidth, whichever take
 multiplied and that each array moves through the GPU's memory once.
 
 This needs jax's CUDA plugin (`pip install ".[experiments,gpu-program]"` in a separate environment, 5.6 GB), but no GPU.
-Without the plugin the report lists the convolutions as they are lowered, before XLA chooses how to run them. On 2 CPU
-cores each program takes 10 to 20 s.
+Without the plugin the report has the least times alone. On 2 CPU cores each program takes 10 to 20 s. With
+XLA_FLAGS=--xla_dump_to=FOLDER XLA writes the programs themselves.
 """
 
 import contextlib
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
-import msgspec
 import numpy as np
 
 import segjax
 from experiments.bench import compiled, gpus, limits
-from experiments.bench.compiled import Compiled, Convolution
+from experiments.bench.compiled import Compiled
 from experiments.bench.gpus import Gpu
 from experiments.bench.limits import Work
 from experiments.lab import question
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Command, Data, Seed, check_training
+from experiments.lab.options import Command, Data, Seed, check_name, check_training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from segjax import OPTIMIZERS, plotting
@@ -55,22 +54,17 @@ class Options(Command):
 
     data: Data = Data()
     seed: Seed = Seed()
-    gpu: str = "h100"
-    """h100, h200, a100, or a JSON file with the facts of another GPU, named as in experiments/bench/gpus.py."""
+    gpu: str = "h100"  # One of h100, h200, a100.
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
     optimizer: str = "adam"  # One of sgd, momentum, rmsprop, adam.
     iterations: int = 1000  # Training steps of a run.
     runs: int = 4  # Runs of jax.vmap.
     widths: tuple[int, ...] = (1, 8, 64)  # Runs that a sweep trains together; each width is a program.
-    hlo: bool = False  # Also write the compiled programs.
     out: Path = Path("results/gpu_program")
-
-    def inputs(self) -> list[Path]:
-        return [] if self.gpu in gpus.GPUS else [Path(self.gpu)]
 
     def check(self) -> None:
         super().check()
-        gpus.find(self.gpu)
+        check_name("--gpu", self.gpu, gpus.GPUS)
         check_training(self.optimizer, architecture=self.architecture)
         check_count("--iterations", self.iterations, 1)
         check_count("--runs", self.runs, 1)
@@ -81,18 +75,12 @@ class Options(Command):
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        # Restored at the end: this process may need the GPU later.
-        before = dict(os.environ)
-        os.environ.update(compiled.ENVIRONMENT)
-        # A jaxlib without CUDA ends the process at a flag that it does not know.
-        if compiled.plugin_is_installed():
-            os.environ["XLA_FLAGS"] = f"{before.get('XLA_FLAGS', '')} {compiled.FLAGS}".strip()
-        try:
-            with super().prepared():
-                yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
+        # Restored at the end: this process may need the GPU later. A jaxlib without CUDA ends the process at an unknown
+        # flag.
+        flags = compiled.FLAGS if compiled.plugin_is_installed() else ""
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        with mock.patch.dict(os.environ, {**compiled.ENVIRONMENT, "XLA_FLAGS": flags}), super().prepared():
+            yield
 
 
 PRESETS = {"notebook": Options(), "quick": Options(data=Data(image_size=32), runs=2, widths=(1, 2))}
@@ -116,42 +104,32 @@ class Program(NamedTuple):
         return {precision: self.total.floor(rates) for precision, rates in gpu.limits.items()}
 
 
-class Reading(NamedTuple):
-    """A program and what its text says; `compiled` is None without the plugin."""
-
-    program: Program
-    convolutions: Counter[Convolution]
-    compiled: Compiled | None
-
-
-Readings = Mapping[str, Reading]
+Programs = Mapping[str, Program]
+# Only with the plugin.
+Binaries = Mapping[str, Compiled]
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    gpu, has_plugin = gpus.find(options.gpu), compiled.plugin_is_installed()
-    readings = read(options, gpu, lab)
-    tables = [least_table(gpu, readings), convolution_table(readings)]
-    figures = {"least_times": least_drawing(options, gpu, readings)}
+    gpu, trainings = gpus.GPUS[options.gpu], programs(options)
+    binaries = compile_all(trainings, gpu, lab)
+    tables, figures = [least_table(gpu, trainings)], {}
     warnings = ["No GPU was measured: the least times are bounds from shapes and data sheets."]
-    if has_plugin:
-        tables.insert(0, launch_table(readings))
-        figures["launches"] = launch_drawing(options, gpu, readings)
+    if binaries:
+        tables = [launch_table(trainings, binaries), *tables, convolution_table(binaries)]
+        figures["launches"] = launch_drawing(options, gpu, binaries)
     else:
         warnings.insert(0, NO_PLUGIN)
-    documents = [_document(name, reading, gpu) for name, reading in readings.items()]
-    texts = {
-        f"{name.replace(',', '').replace(' ', '_')}.hlo": reading.compiled.text.encode()
-        for name, reading in readings.items()
-        if reading.compiled
-    }
+    documents = [_document(name, program, binaries.get(name), gpu) for name, program in trainings.items()]
     return Report(
-        findings(readings),
+        [],
         tables,
         figures,
-        results={"gpu": msgspec.structs.asdict(gpu), "plugin": has_plugin, "programs": documents},
-        rows=list(map(_row, documents)),
+        results={"gpu": gpu.name, "plugin": bool(binaries), "programs": documents},
+        rows=[
+            {name: value for name, value in document.items() if not isinstance(value, dict | list)}
+            for document in documents
+        ],
         warnings=warnings,
-        files=texts if options.hlo else {},
     )
 
 
@@ -183,115 +161,66 @@ def programs(options: Options) -> dict[str, Program]:
     }
 
 
-def read(options: Options, gpu: Gpu, lab: Lab) -> dict[str, Reading]:
-    """Compiles every program for the GPU and reads it; without the plugin, reads the lowered program."""
-    readings, to_compile = {}, programs(options)
-    target = gpus.target(gpu) if compiled.plugin_is_installed() else None
+def compile_all(programs: Programs, gpu: Gpu, lab: Lab) -> dict[str, Compiled]:
+    """Compiles every program for the GPU; without the plugin, none."""
+    if not compiled.plugin_is_installed():
+        return {}
+    target = gpus.target(gpu)
     with lab.progress() as progress:
-        bar = progress.add_task("", total=len(to_compile))
-        for name, program in to_compile.items():
-            progress.update(bar, description=name)
-            call = (program.function, *program.arguments)
-            binary = compiled.compile_for(target, *call) if target else None
-            convolutions = binary.loop.convolutions if binary else compiled.lowered_convolutions(*call)
-            readings[name] = Reading(program, convolutions, binary)
-            progress.advance(bar)
-    return readings
+        tracked = progress.track(programs.items(), description="compiling")
+        return {name: compiled.compile_for(target, program.function, *program.arguments) for name, program in tracked}
 
 
-def findings(readings: Readings) -> list[str]:
-    sentences = []
-    for name, reading in readings.items():
-        if reading.compiled:
-            loop = reading.compiled.loop
-            length = "of known length" if loop.trips else "whose length is not known: each turn waits for the host"
-            sentences.append(f"{name}: {loop.launches.total()} launches per turn, in a loop {length}.")
-    return sentences
-
-
-def launch_table(readings: Readings) -> Table:
+def launch_table(programs: Programs, binaries: Binaries) -> Table:
     rows = []
-    for name, reading in readings.items():
-        if reading.compiled:
-            loop, memory = reading.compiled.loop, reading.compiled.temporary_bytes / reading.program.runs
-            launches = [str(loop.launches[kind]) for kind in KINDS]
-            turns = str(loop.trips) if loop.trips else "not known"
-            rows.append([name, str(loop.launches.total()), *launches, turns, f"{memory / 1e6:.0f}"])
+    for name, binary in binaries.items():
+        launches = [str(binary.launches[kind]) for kind in KINDS]
+        memory = f"{binary.temporary_bytes / programs[name].runs / 1e6:.0f}"
+        rows.append([name, str(binary.launches.total()), *launches, str(binary.turns or "not known"), memory])
     headings = ("program", "launches", *KINDS, "turns", "temporary MB per run")
-    return Table("One turn of the loop, as it is compiled", headings, rows, "A turn is a step of all runs at once.")
+    note = "A turn is a step of all runs at once. Where their number is not known, each turn waits for the host."
+    return Table("One turn of the loop, as it is compiled", headings, rows, note)
 
 
-def least_table(gpu: Gpu, readings: Readings) -> Table:
+def least_table(gpu: Gpu, programs: Programs) -> Table:
     rows = []
-    for name, reading in readings.items():
-        total = reading.program.total
-        bounds = [f"{1e6 * seconds:.0f}" for seconds in reading.program.least_seconds(gpu).values()]
-        rows.append([name, f"{total.flops / 1e9:.2f}", f"{total.bytes / 1e6:.0f}", *bounds, "not measured"])
-    headings = ("program", "GFLOP", "least MB", *(f"least us, {precision}" for precision in gpu.limits), "measured us")
+    for name, program in programs.items():
+        bounds = [f"{1e6 * seconds:.0f}" for seconds in program.least_seconds(gpu).values()]
+        rows.append([name, f"{program.total.flops / 1e9:.2f}", f"{program.total.bytes / 1e6:.0f}", *bounds])
+    headings = ("program", "GFLOP", "least MB", *(f"least us, {precision}" for precision in gpu.limits))
     note = f"{gpu.name}: peak rates and full bandwidth; convolutions and products alone, without drawing the images."
     return Table("The least time of one turn: a bound, no measurement", headings, rows, note)
 
 
-def convolution_table(readings: Readings) -> Table:
+def convolution_table(binaries: Binaries) -> Table:
     rows = [
         [name, str(number), call, window, str(groups)]
-        for name, reading in readings.items()
-        for (call, window, groups), number in sorted(reading.convolutions.items())
+        for name, binary in binaries.items()
+        for (call, window, groups), number in sorted(binary.convolutions.items())
     ]
-    lowered = any(not reading.compiled for reading in readings.values())
-    note = "As lowered: a window as large as the image is a gradient with respect to a kernel." if lowered else ""
-    return Table("Convolutions", ("program", "number", "call", "window", "groups"), rows, note)
+    return Table("Convolutions", ("program", "number", "call", "window", "groups"), rows)
 
 
-def least_drawing(options: Options, gpu: Gpu, readings: Readings) -> Drawing:
-    bars = {
-        f"{name}: {precision}": np.array([1e6 * seconds])
-        for name, reading in readings.items()
-        for precision, seconds in reading.program.least_seconds(gpu).items()
-    }
-    title = f"Bounds for {gpu.name}: {options.architecture}, {options.data.size}"
-    figure = plotting.bars(bars, "least time of a turn (us): a bound, no measurement", title)
-    return Drawing("Least time of each program on the GPU", figure)
-
-
-def launch_drawing(options: Options, gpu: Gpu, readings: Readings) -> Drawing:
-    bars = {
-        name: np.array([reading.compiled.loop.launches.total()])
-        for name, reading in readings.items()
-        if reading.compiled
-    }
+def launch_drawing(options: Options, gpu: Gpu, binaries: Binaries) -> Drawing:
+    bars = {name: np.array([binary.launches.total()]) for name, binary in binaries.items()}
     title = f"Compiled for {gpu.name}: {options.architecture}, {options.optimizer}, {options.data.size}"
     figure = plotting.bars(bars, "launches in one turn of the loop", title, log=False)
     return Drawing("Launches of each program", figure)
 
 
-def _document(name: str, reading: Reading, gpu: Gpu) -> dict[str, Any]:
+def _document(name: str, program: Program, binary: Compiled | None, gpu: Gpu) -> dict[str, Any]:
     """The entry of a program in results.json."""
-    binary = reading.compiled
     return {
         "name": name,
-        "runs": reading.program.runs,
-        "launches": dict(binary.loop.launches) if binary else None,
-        "turns": binary.loop.trips if binary else None,
+        "runs": program.runs,
+        "launches": dict(binary.launches) if binary else None,
+        "turns": binary.turns if binary else None,
         "temporary_bytes": binary.temporary_bytes if binary else None,
-        "convolutions": [
-            {**convolution._asdict(), "number": number} for convolution, number in sorted(reading.convolutions.items())
-        ],
-        **reading.program.total._asdict(),
-        "least_seconds": reading.program.least_seconds(gpu),
-    }
-
-
-def _row(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The row of a program in runs.csv, which has no convolutions."""
-    launches = document["launches"]
-    return {
-        "program": document["name"],
-        "runs": document["runs"],
-        "launches": None if launches is None else sum(launches.values()),
-        **{kind: None if launches is None else launches.get(kind, 0) for kind in KINDS},
-        **{name: document[name] for name in ("turns", "temporary_bytes", "flops", "bytes")},
-        **{f"least_seconds_{precision}": seconds for precision, seconds in document["least_seconds"].items()},
+        "convolutions": [{**call._asdict(), "number": number} for call, number in sorted(binary.convolutions.items())]
+        if binary
+        else None,
+        **program.total._asdict(),
+        "least_seconds": program.least_seconds(gpu),
     }
 
 

@@ -26,25 +26,19 @@ class Convolution(NamedTuple):
     groups: int
 
 
-class Loop(NamedTuple):
-    """One turn of a program's loop on a GPU.
+class Compiled(NamedTuple):
+    """A program for a GPU: one turn of its loop with most launches, and its memory.
 
     Attributes:
         launches: kind -> number of kernels and library calls.
         convolutions: convolution -> number of calls.
-        trips: number of turns; None if the compiler does not know it, so that each turn waits for the host.
+        turns: of the loop; None if the compiler does not know their number, so that each turn waits for the host.
+        temporary_bytes: memory besides arguments and results.
     """
 
     launches: Counter[str]
     convolutions: Counter[Convolution]
-    trips: int | None
-
-
-class Compiled(NamedTuple):
-    """A program for a GPU: its text, the loop with most launches, and the bytes besides arguments and results."""
-
-    text: str
-    loop: Loop
+    turns: int | None
     temporary_bytes: int
 
 
@@ -61,57 +55,28 @@ def compile_for(target: str, function: Callable[..., Any], *arguments: Any) -> C
         jax.eval_shape(lambda *arguments: arguments, *arguments),
     )
     compiled = jax.jit(function).trace(*shapes).lower(lowering_platforms=("cuda",)).compile()
-    text = compiled.as_text()
-    memory = compiled.memory_analysis()
-    return Compiled(text, main_loop(text), memory.temp_size_in_bytes)
+    return Compiled(*main_loop(compiled.as_text()), compiled.memory_analysis().temp_size_in_bytes)
 
 
-def lowered_convolutions(function: Callable[..., Any], *arguments: Any) -> Counter[Convolution]:
-    """The convolutions of a whole program as XLA receives them for a GPU; this needs no CUDA plugin."""
-    text = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
-    pattern = (
-        r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
-        r".*?, tensor<([\dx]+)x\w+>\) ->"
-    )
-    convolutions: Counter[Convolution] = Counter()
-    for labels, batch_groups, feature_groups, shape in re.findall(pattern, text):
-        sizes = zip(labels.split(", "), shape.split("x"), strict=True)
-        window = "x".join(size for label, size in sizes if label.isdecimal())
-        # The gradient with respect to a kernel has batch groups, and a window as large as the image.
-        convolutions[Convolution("convolution", window, max(int(batch_groups), int(feature_groups)))] += 1
-    return convolutions
-
-
-def main_loop(text: str) -> Loop:
-    """The loop with most launches in a compiled program: of nested loops, the one over the steps."""
-    blocks, name = {}, ""
-    for line in text.splitlines():
-        if heading := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
-            name = heading[1]
-            blocks[name] = list[str]()
-        elif line.startswith("}"):
-            name = ""
-        elif name:
-            blocks[name].append(line.strip())
+def main_loop(text: str) -> tuple[Counter[str], Counter[Convolution], int | None]:
+    """Launches, convolutions and turns of the loop with most launches: of nested loops, the one over the steps."""
+    # Each computation: its heading, its instructions, and a brace alone.
+    blocks = dict(re.findall(r"^(?:ENTRY )?%?([\w.-]+) \(.*\{\n((?:.+\n)*?)\}", text, re.MULTILINE))
     loops = []
     for line in re.findall(r".* while\(.*", text):
         (body,) = re.findall(r"body=%?([\w.-]+)", line)
         trips = re.search(r'known_trip_count":\{"n":"(\d+)"', line)
-        loops.append(Loop(*_launches(blocks[body]), int(trips[1]) if trips else None))
-
+        loops.append((*_launches(blocks[body]), int(trips[1]) if trips else None))
     # cuDNN's calls come first: a loop over runs has many small launches around its loop over the steps.
-    def work(loop: Loop) -> tuple[int, int]:
-        return loop.launches["cuDNN"], loop.launches.total()
-
-    return max(loops, key=work, default=Loop(Counter(), Counter(), None))
+    return max(loops, key=lambda loop: (loop[0]["cuDNN"], loop[0].total()), default=(Counter(), Counter(), None))
 
 
-def _launches(block: list[str]) -> tuple[Counter[str], Counter[Convolution]]:
+def _launches(block: str) -> tuple[Counter[str], Counter[Convolution]]:
     """Kind -> number of launches, and convolution -> number of calls, in one turn of a loop."""
     launches: Counter[str] = Counter()
     convolutions: Counter[Convolution] = Counter()
-    for line in block:
-        instruction = _INSTRUCTION.match(line)
+    for line in block.splitlines():
+        instruction = _INSTRUCTION.match(line.strip())
         if not instruction or instruction[2] in _FREE:
             continue
         name, operation = instruction.groups()

@@ -1,20 +1,23 @@
-"""The programs that the benchmark times: ours, naive ones in JAX, and those of PyTorch if it is installed."""
+"""The programs of ours that the benchmark times, and naive ones in JAX: part -> name -> program.
+
+The first program of a part is the one that the others are compared with.
+"""
 
 import os
 import shutil
 import sys
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 import segjax
 from experiments.bench import timing
@@ -24,115 +27,60 @@ from segjax.convolution import conv2d, cpu_backend
 from segjax.optimizers import adam
 from segjax.training import train_step
 
+Parts = dict[str, dict[str, Program]]
+
 RATE = 1e-3
-# Channels in and out of the convolutions in the notebook's network, and the parts that are timed of each: its outputs,
-# and the gradients with respect to its inputs and its kernel.
-LAYERS, PARTS = ((1, 16), (16, 16), (16, 1)), ("outputs", "input gradient", "kernel gradient")
+# Channels in and out of the convolutions in the notebook's network.
+LAYERS = ((1, 16), (16, 16), (16, 1))
 # Steps of programs that are 20 to 100 times slower than the others.
 FEW_STEPS = 1
 
 
-def generation(batch_size: int, image_size: int, torch: bool) -> dict[str, Program]:
-    """Programs that draw a batch."""
-    draw = partial(segjax.generate_data, **_texture(batch_size, image_size))
-    programs = {"ours": Program(partial(timing.compiled, draw, jax.random.key(0)))}
-    if not torch:
-        return programs | {"naive JAX: dense convolutions": Program(partial(_dense, batch_size, image_size))}
-    from experiments.bench import peers
-
-    return programs | {
-        "PyTorch, the notebook": Program(lambda: peers.batches(peers.dense_batch(batch_size, image_size))),
-        "PyTorch, padded by hand": Program(lambda: peers.batches(peers.dense_batch(batch_size, image_size, True))),
-        "PyTorch, separable": Program(lambda: peers.batches(peers.separable_batch(batch_size, image_size))),
-    }
-
-
-def step(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
-    """Programs that train repeatedly on one batch."""
-    programs = _with_xla_too({"ours": Program(partial(_steps, batch_size, image_size, steps, fresh=False), steps)})
-    if not torch:
-        return programs
-    from experiments.bench import peers
-
-    def peer(**options: Any) -> Program:
-        draw = partial(peers.separable_batch, batch_size, image_size)
-        return Program(lambda: peers.steps(peers.Training(**options), draw(), steps), steps)
-
-    programs |= {"PyTorch, eager": peer(), "PyTorch, eager, channels_last": peer(channels_last=True)}
-    return programs | ({"PyTorch, tuned": peer(channels_last=True, tuned=True)} if can_compile() else {})
-
-
-def iteration(batch_size: int, image_size: int, steps: int, torch: bool) -> dict[str, Program]:
-    """Programs that draw a batch for each step and train on it."""
+def one_run(batch_size: int, image_size: int, steps: int) -> Parts:
+    """The generation of a batch, training steps on one batch, and iterations: each draws a batch and trains on it."""
     texture = _texture(batch_size, image_size)
-    programs = {
-        **_with_xla_too({"ours": Program(partial(run, steps, **texture), steps)}),
-        "ours, step by step": Program(partial(_steps, batch_size, image_size, steps, fresh=True), steps),
+    draw = partial(segjax.generate_data, **texture)
+    iteration = {
+        **_with_xla_too(Program(partial(run, steps, **texture), steps)),
+        "ours, step by step": Program(partial(_steps, steps, fresh=True, **texture), steps),
         "naive JAX: plain convolutions in the loop": Program(partial(run, FEW_STEPS, NaiveCNN(), **texture), FEW_STEPS),
     }
-    if not torch:
-        return programs
-    from experiments.bench import peers
-
-    def peer(draw: Callable[..., Any], steps: int, **options: Any) -> Program:
-        return Program(lambda: peers.iterations(peers.Training(**options), draw(batch_size, image_size), steps), steps)
-
-    programs["PyTorch, the notebook"] = peer(peers.dense_batch, FEW_STEPS)
-    if can_compile():
-        programs["PyTorch, tuned"] = peer(peers.separable_batch, steps, channels_last=True, tuned=True)
-    return programs
-
-
-def sweeps(batch_size: int, image_size: int, steps: int, runs: Sequence[int]) -> dict[str, Program]:
-    """Programs of many runs; those of ours that train one run after the other are named by their number of runs."""
-    texture, few = _texture(batch_size, image_size), few_runs(runs)
-    # On a CPU, runs side by side cost more than one after the other: a few of them show it. A GPU needs all at once.
-    widths = [few, *(number for number in runs if number > few and jax.default_backend() == "gpu")]
-    naive = Program(partial(vmapped, few, FEW_STEPS, NaiveCNN(), **texture), few * FEW_STEPS)
     return {
-        **{str(number): Program(partial(sweep, number, steps, **texture), number * steps) for number in runs},
-        **{
-            wide_name(width): Program(partial(sweep, width, steps, width, **texture), width * steps) for width in widths
-        },
-        vmap_name(few): Program(partial(vmapped, few, steps, **texture), few * steps),
-        f"naive JAX: jax.vmap of plain convolutions, {few}": naive,
+        "generation": {"ours": Program(partial(timing.compiled, draw, jax.random.key(0)))},
+        "step": _with_xla_too(Program(partial(_steps, steps, fresh=False, **texture), steps)),
+        "iteration": iteration,
     }
 
 
-def few_runs(runs: Sequence[int]) -> int:
-    """The number of runs in slow programs."""
-    return min(4, max(runs))
+def many_runs(batch_size: int, image_size: int, steps: int, runs: Sequence[int]) -> Parts:
+    """Iterations of many runs in one program: sweeps of one run after the other, and a few runs side by side."""
+    texture, few = _texture(batch_size, image_size), min(4, max(runs))
+    programs = {
+        f"sweep of {number}": Program(partial(sweep, number, steps, **texture), number * steps) for number in runs
+    }
+    programs[f"sweep of {few}, width {few}"] = Program(partial(sweep, few, steps, few, **texture), few * steps)
+    programs[f"jax.vmap of {few}"] = Program(partial(vmapped, few, steps, **texture), few * steps)
+    naive = Program(partial(vmapped, few, FEW_STEPS, NaiveCNN(), **texture), few * FEW_STEPS)
+    return {"runs": {**programs, f"naive JAX: jax.vmap of {few}, plain convolutions": naive}}
 
 
-def wide_name(width: int) -> str:
-    """The name of our sweep that trains `width` runs at once."""
-    return f"side by side, {width}"
-
-
-def vmap_name(num_runs: int) -> str:
-    return f"jax.vmap, {num_runs}"
-
-
-def layers(batch_size: int, image_size: int) -> dict[str, Program]:
-    """Programs of single convolutions of the notebook's network: the outputs, or a gradient."""
-    rng, programs = np.random.default_rng(0), {}
+def layers(batch_size: int, image_size: int) -> Parts:
+    """Each convolution of the notebook's network: its outputs, and the gradients with respect to inputs and kernel."""
+    rng, parts = np.random.default_rng(0), {}
     for channels_in, channels_out in LAYERS:
         images = (batch_size, image_size, image_size)
-        inputs, kernel, cotangent = (
+        arrays = [
             jnp.asarray(rng.normal(size=shape), jnp.float32)
             for shape in ((*images, channels_in), (5, 5, channels_in, channels_out), (*images, channels_out))
-        )
-        for index, part in enumerate(PARTS):
-            name = layer(channels_in, channels_out, part)
-            programs[name] = Program(partial(_part, index, inputs, kernel, cotangent))
-    return _with_xla_too(programs)
+        ]
+        flops = 2.0 * batch_size * image_size**2 * 25 * channels_in * channels_out
+        for index, name in enumerate(("outputs", "input gradient", "kernel gradient")):
+            program = Program(partial(_convolution, index, *arrays), flops=flops)
+            parts[f"{channels_in} to {channels_out}, {name}"] = _with_xla_too(program)
+    return parts
 
 
-def layer(channels_in: int, channels_out: int, part: str) -> str:
-    return f"{channels_in} to {channels_out}, {part}"
-
-
-def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Call:
+def _convolution(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> Call:
     # A new function for each program: jax would reuse the trace, and with it the convolution.
     def part(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> jax.Array:
         outputs, pullback = jax.vjp(conv2d, inputs, kernel)
@@ -142,8 +90,8 @@ def _part(index: int, inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array
     return timing.compiled(part, inputs, kernel, cotangent)
 
 
-def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, Program]]:
-    """Quantity -> value -> the program of an iteration, with all else fixed."""
+def growth(batch_size: int, image_size: int, steps: int) -> Parts:
+    """Iterations at several values of one quantity, with all else fixed."""
     base = {"image_size": image_size, "batch_size": batch_size, "num_channels": 16, "num_steps": steps}
     values = {
         "image_size": [max(2, image_size // 4), max(2, image_size // 2), image_size],
@@ -152,13 +100,14 @@ def growth(batch_size: int, image_size: int, steps: int) -> dict[str, dict[str, 
         "num_steps": [steps, 4 * steps],
     }
 
-    def program(image_size: int, batch_size: int, num_channels: int, num_steps: int) -> Program:
+    def programs(image_size: int, batch_size: int, num_channels: int, num_steps: int) -> dict[str, Program]:
         model, texture = segjax.SegmentationCNN(num_channels=num_channels), _texture(batch_size, image_size)
-        return Program(partial(run, num_steps, model, **texture), num_steps)
+        return _with_xla_too(Program(partial(run, num_steps, model, **texture), num_steps))
 
     return {
-        quantity: _with_xla_too({str(size): program(**{**base, quantity: size}) for size in sizes})
-        for quantity, sizes in values.items()
+        f"{quantity} {value}": programs(**{**base, quantity: value})
+        for quantity, quantity_values in values.items()
+        for value in quantity_values
     }
 
 
@@ -167,30 +116,16 @@ def has_two_convolutions() -> bool:
     return jax.default_backend() == "cpu" and cpu_backend() == "native"
 
 
-def with_xla(name: str) -> str:
-    """The name of a program of ours that runs with XLA's convolution."""
-    return f"{name}, XLA's convolution"
+def _with_xla_too(program: Program) -> dict[str, Program]:
+    """The program, and the same with XLA's convolution if ours is another."""
 
-
-def _with_xla_too(programs: dict[str, Program]) -> dict[str, Program]:
-    """The programs, and each of them with XLA's convolution if ours is another."""
-    if not has_two_convolutions():
-        return programs
-    return programs | {with_xla(name): _using_xla(program) for name, program in programs.items()}
-
-
-def _using_xla(program: Program) -> Program:
     def make() -> Call:
-        before = os.environ.get("SEGJAX_NATIVE")
-        os.environ["SEGJAX_NATIVE"] = "0"
-        try:
+        # Read when the program is traced.
+        with mock.patch.dict(os.environ, SEGJAX_NATIVE="0"):
             return program.make()
-        finally:
-            os.environ.pop("SEGJAX_NATIVE")
-            if before is not None:
-                os.environ["SEGJAX_NATIVE"] = before
 
-    return program._replace(make=make)
+    by_xla = {"ours, XLA's convolution": program._replace(make=make)} if has_two_convolutions() else {}
+    return {"ours": program, **by_xla}
 
 
 def _texture(batch_size: int, image_size: int) -> dict[str, Any]:
@@ -233,11 +168,11 @@ def vmapped(num_runs: int, num_steps: int, model: nn.Module | None = None, **tex
     return timing.compiled(jax.vmap(train, in_axes=(0, None)), keys, jnp.float32(RATE))
 
 
-def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
+def _steps(steps: int, fresh: bool, **texture: Any) -> Call:
     """A jitted step in a Python loop, on one batch or on fresh ones."""
     model, rate = segjax.SegmentationCNN(), jnp.float32(RATE)
     key = jax.random.key(0)
-    draw = jax.jit(partial(segjax.generate_data, **_texture(batch_size, image_size)))
+    draw = jax.jit(partial(segjax.generate_data, **texture))
     batch = draw(key)
     # As in PyTorch, the state exists before the clock starts, and each call continues from the previous one.
     create = partial(segjax.training.create_state, model=model, optimizer=adam)
@@ -253,20 +188,6 @@ def _steps(batch_size: int, image_size: int, steps: int, fresh: bool) -> Call:
         return jax.block_until_ready(state)
 
     return Call(call)
-
-
-def _dense(batch_size: int, image_size: int) -> Call:
-    """The notebook's four n x n convolutions in JAX, where PyTorch is not installed."""
-    kernels = [segjax.gaussian_kernel(image_size, sigma) for sigma in (0.2, 1.2, image_size / 5, 1.0)]
-    fields = jnp.asarray(np.random.default_rng(0).normal(size=(batch_size, image_size, image_size)), jnp.float32)
-    padding = [((image_size - 1) // 2, image_size // 2)] * 2
-
-    def blur(fields: jax.Array, kernel: jax.Array) -> jax.Array:
-        # One image at a time: XLA unfolds an image into size^4 numbers, 1 GB at 128 x 128.
-        convolve = partial(lax.conv_general_dilated, window_strides=(1, 1), padding=padding)
-        return lax.map(lambda field: convolve(field[None, None], kernel[None, None]), fields)
-
-    return timing.compiled(lambda fields, kernels: [blur(fields, kernel) for kernel in kernels], fields, kernels)
 
 
 def torch_is_installed() -> bool:

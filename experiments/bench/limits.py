@@ -122,9 +122,3 @@ def _is_jaxpr(value: Any) -> bool:
 def _images(batch_size: int, image_size: int) -> Batch:
     image: Any = jax.ShapeDtypeStruct((batch_size, image_size, image_size, 1), jnp.float32)
     return Batch(image, image)
-
-
-def as_dict(limits: Limits, work: Work, seconds: float) -> dict[str, Any]:
-    """The entry of results.json: rates, work, the least seconds of a step, and their share of the measured seconds."""
-    floor = work.floor(limits)
-    return {**limits._asdict(), "step": work._asdict(), "floor_seconds": floor, "fraction": floor / seconds}

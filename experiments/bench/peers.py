@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.bench.timing import Call
+from experiments.bench.contenders import FEW_STEPS, Parts
+from experiments.bench.timing import Call, Program
 from segjax import gaussian_kernel, textures
 from segjax.textures import EDGE_SIGMA
 
@@ -42,6 +43,34 @@ class Network(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.layers(image)
+
+
+def one_run(batch_size: int, image_size: int, steps: int, tuned: bool) -> Parts:
+    """PyTorch's programs for the parts of `contenders.one_run`; `tuned` adds what `torch.compile` compiles."""
+    dense, separable = partial(dense_batch, batch_size, image_size), partial(separable_batch, batch_size, image_size)
+
+    def generation(draws: Callable[[], Callable[[], Any]]) -> Program:
+        return Program(lambda: _repeat(draws(), 1))
+
+    def step(**options: bool) -> Program:
+        return Program(lambda: iterations(Training(**options), partial(tuple, separable()()), steps), steps)
+
+    def iteration(draws: Callable[[], Callable[[], Any]], steps: int, **options: bool) -> Program:
+        return Program(lambda: iterations(Training(**options), draws(), steps), steps)
+
+    parts = {
+        "generation": {
+            "PyTorch, the notebook": generation(dense),
+            "PyTorch, padded by hand": generation(partial(dense, by_hand=True)),
+            "PyTorch, separable": generation(separable),
+        },
+        "step": {"PyTorch, eager": step(), "PyTorch, eager, channels_last": step(channels_last=True)},
+        "iteration": {"PyTorch, the notebook": iteration(dense, FEW_STEPS)},
+    }
+    if tuned:
+        parts["step"]["PyTorch, tuned"] = step(channels_last=True, tuned=True)
+        parts["iteration"]["PyTorch, tuned"] = iteration(separable, steps, channels_last=True, tuned=True)
+    return parts
 
 
 def dense_batch(batch_size: int, image_size: int, by_hand: bool = False) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -113,18 +142,8 @@ class Training:
             self.running_loss += loss.item()
 
 
-def batches(draw: Callable[[], Any]) -> Call:
-    return _repeat(draw, 1)
-
-
-def steps(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], num_steps: int) -> Call:
-    """Steps on one batch."""
-    batch = draw()
-    return _repeat(lambda: training.step(*batch), num_steps, training.tuned)
-
-
 def iterations(training: Training, draw: Callable[[], tuple[Tensor, Tensor]], num_steps: int) -> Call:
-    """Steps, each on a new batch."""
+    """A call of training steps, each on the next batch that `draw` returns."""
     return _repeat(lambda: training.step(*draw()), num_steps, training.tuned)
 
 
@@ -146,10 +165,6 @@ def _repeat(function: Callable[[], Any], times: int, tuned: bool = False) -> Cal
 def platform() -> str:
     """The device of PyTorch, named as jax names it."""
     return "gpu" if DEVICE.type == "cuda" else "cpu"
-
-
-def peak_device_bytes() -> int | None:
-    return torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else None
 
 
 def _band(size: int, sigma: float) -> Tensor:

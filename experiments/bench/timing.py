@@ -2,12 +2,14 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
 from experiments.lab.question import Lab
+
+_Name = TypeVar("_Name", bound=Hashable)
 
 
 class Call(NamedTuple):
@@ -28,10 +30,12 @@ class Program(NamedTuple):
     Attributes:
         make: compiles it.
         units: batches, steps, or runs x steps in one call.
+        flops: operations of a unit, if they are counted.
     """
 
     make: Callable[[], Call]
     units: int = 1
+    flops: float | None = None
 
 
 class Timing(NamedTuple):
@@ -55,11 +59,11 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Call:
     return Call(lambda: jax.block_until_ready(program(*arguments)), temporary_bytes)
 
 
-def measure(programs: Mapping[str, Program], repeats: int, budget: float, lab: Lab) -> dict[str, Timing]:
+def measure(programs: Mapping[_Name, Program], repeats: int, budget: float, lab: Lab) -> dict[_Name, Timing]:
     """Times each program: a first call that does not count, then `repeats`, or as many as fit into `budget` seconds."""
-    calls: dict[str, Call] = {}
-    first_seconds: dict[str, float] = {}
-    seconds: dict[str, list[float]] = {name: [] for name in programs}
+    calls: dict[_Name, Call] = {}
+    first_seconds: dict[_Name, float] = {}
+    seconds: dict[_Name, list[float]] = {name: [] for name in programs}
     with lab.progress() as progress:
         for name, program in progress.track(programs.items(), description="compiling"):
             start = time.perf_counter()

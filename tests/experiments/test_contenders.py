@@ -15,33 +15,30 @@ pytestmark = pytest.mark.slow
 
 def test_growth_changes_one_quantity_at_a_time(monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "0")
-    programs = contenders.growth(8, 32, 5)
-    assert {name: list(chosen) for name, chosen in programs.items()} == {
-        "image_size": ["8", "16", "32"],
-        "batch_size": ["2", "4", "8", "16"],
-        "num_channels": ["8", "16", "32"],
-        "num_steps": ["5", "20"],
-    }
-    assert programs["num_steps"]["20"].units == 20
-    assert programs["image_size"]["8"].make().run()[1].loss.shape == (5,)
+    parts = contenders.growth(8, 32, 5)
+    values = {"image_size": (8, 16, 32), "batch_size": (2, 4, 8, 16), "num_channels": (8, 16, 32), "num_steps": (5, 20)}
+    assert list(parts) == [f"{name} {value}" for name, chosen in values.items() for value in chosen]
+    assert parts["num_steps 20"]["ours"].units == 20
+    assert parts["image_size 8"]["ours"].make().run()[1].loss.shape == (5,)
 
 
 @pytest.mark.skipif(not contenders.has_two_convolutions(), reason="needs segjax-native, on a CPU")
 def test_with_xla_s_convolution_nothing_is_computed_in_c_plus_plus(monkeypatch):
     monkeypatch.setenv("SEGJAX_NATIVE", "1")
-    programs = contenders.layers(1, 4)
-    names = [contenders.layer(*channels, part) for channels in contenders.LAYERS for part in contenders.PARTS]
-    assert list(programs) == names + [contenders.with_xla(name) for name in names]
-    targets = []
+    parts = contenders.layers(1, 4)
+    assert len(parts) == 9
+    texts = []
     monkeypatch.setattr(
         contenders.timing,
         "compiled",
-        lambda function, *arguments: targets.append(str(jax.jit(function).lower(*arguments).as_text())),
+        lambda function, *arguments: texts.append(str(jax.jit(function).lower(*arguments).as_text())),
     )
-    for program in programs.values():
-        program.make()
-    assert ["segjax_" in target for target in targets] == [True] * 9 + [False] * 9
-    assert contenders.with_xla("8") in contenders.growth(2, 8, 1)["image_size"]
+    for programs in parts.values():
+        for program in programs.values():
+            program.make()
+        assert ["segjax_" in text for text in texts] == [True, False]
+        texts.clear()
+    assert all(len(programs) == 2 for programs in contenders.growth(2, 8, 1).values())
 
 
 def test_naive_convolutions_train_the_same_network():
@@ -78,13 +75,15 @@ def test_naive_steps_train_as_ours_do():
     np.testing.assert_allclose(losses[:3], losses[3:], rtol=1e-4)
 
 
-def test_a_gpu_gets_all_runs_side_by_side(monkeypatch):
-    few = ["1", "4", "16", "side by side, 4"]
-    assert list(contenders.sweeps(8, 32, 2, (1, 4, 16)))[:5] == [*few, "jax.vmap, 4"]
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    programs = contenders.sweeps(8, 32, 2, (1, 4, 16))
-    assert list(programs)[:5] == [*few, "side by side, 16"]
-    assert programs["side by side, 16"].units == 32
+def test_a_step_of_many_runs_is_that_of_one_of_them():
+    programs = contenders.many_runs(8, 32, 2, (1, 16))["runs"]
+    assert {name: program.units for name, program in programs.items()} == {
+        "sweep of 1": 2,
+        "sweep of 16": 32,
+        "sweep of 4, width 4": 8,
+        "jax.vmap of 4": 8,
+        "naive JAX: jax.vmap of 4, plain convolutions": 4,
+    }
 
 
 def test_a_compiler_without_python_s_headers_compiles_nothing(monkeypatch, tmp_path):

@@ -19,18 +19,18 @@ def test_peak_memory_does_not_forget():
 
 
 def test_it_prints_one_line_that_the_benchmark_reads(monkeypatch, capsys):
-    monkeypatch.setattr(first_step, "ours", lambda *sizes: {"moment": 1.5, "sizes": sizes})
-    monkeypatch.setattr(first_step, "pytorch", lambda *arguments: {"moment": 2.5, "arguments": arguments})
+    monkeypatch.setattr(first_step, "ours", lambda *sizes: [1.5, *sizes])
+    monkeypatch.setattr(first_step, "pytorch", lambda *arguments: [2.5, *arguments])
     for name, expected in (
-        ("ours", {"moment": 1.5, "sizes": [8, 128, 5]}),
-        ("notebook", {"moment": 2.5, "arguments": [False, 8, 128, 5]}),
-        ("tuned", {"moment": 2.5, "arguments": [True, 8, 128, 5]}),
+        ("ours", [1.5, 8, 128, 5]),
+        ("notebook", [2.5, False, 8, 128, 5]),
+        ("tuned", [2.5, True, 8, 128, 5]),
     ):
         first_step.main(name, "8", "128", "5")
         (line,) = capsys.readouterr().out.splitlines()
         result = json.loads(line)
         assert result.pop("peak_bytes") > 0
-        assert result == expected
+        assert result == {"moment": expected}
 
 
 def test_jax_leaves_the_gpu_to_pytorch(monkeypatch):
@@ -39,12 +39,8 @@ def test_jax_leaves_the_gpu_to_pytorch(monkeypatch):
         dense_batch=lambda *sizes: ran.append(os.environ["JAX_PLATFORMS"]),
         Training=lambda **options: None,
         iterations=lambda training, draw, number: SimpleNamespace(run=lambda: ran.append(number)),
-        platform=lambda: "gpu",
-        peak_device_bytes=lambda: 7,
     )
     monkeypatch.setenv("JAX_PLATFORMS", "cuda,cpu")
     monkeypatch.setattr(bench, "peers", peers, raising=False)
-    result = first_step.pytorch(False, 8, 128, 5)
+    assert first_step.pytorch(False, 8, 128, 5) > 0
     assert ran == ["cpu", 1, 5]
-    assert result.pop("moment") > 0
-    assert result == {"platform": "gpu", "device_peak_bytes": 7}

@@ -52,14 +52,3 @@ def test_the_limit_is_the_slower_of_computing_and_moving():
     device = limits.Limits(flops=100.0, bytes=10.0)
     assert limits.Work(flops=50.0, bytes=1.0).floor(device) == 0.5
     assert limits.Work(flops=50.0, bytes=20.0).floor(device) == 2.0
-
-
-def test_the_share_of_the_limit_is_the_least_time_over_that_of_a_step():
-    document = limits.as_dict(limits.Limits(flops=100.0, bytes=10.0), limits.Work(flops=50.0, bytes=20.0), seconds=8.0)
-    assert document == {
-        "flops": 100.0,
-        "bytes": 10.0,
-        "step": {"flops": 50.0, "bytes": 20.0},
-        "floor_seconds": 2.0,
-        "fraction": 0.25,
-    }

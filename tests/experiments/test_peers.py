@@ -23,9 +23,21 @@ def test_pytorch_s_peers_do_what_ours_do():
     np.testing.assert_allclose(ours.image[..., 0], dense[0][:, 0], atol=1e-5)
     training = peers.Training(channels_last=True)
     before = [array.clone() for array in training.network.parameters()]
-    peers.steps(training, lambda: dense, 2).run()
+    peers.iterations(training, lambda: dense, 2).run()
     assert training.running_loss > 0
     assert all((old != new).any() for old, new in zip(before, training.network.parameters(), strict=True))
+
+
+def test_only_tuned_programs_need_a_compiler(monkeypatch):
+    torch = pytest.importorskip("torch")
+    from experiments.bench import contenders, peers
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: pytest.fail("compiled"))
+    parts = peers.one_run(1, 8, 1, tuned=False)
+    assert list(parts) == list(contenders.one_run(1, 8, 1))
+    for programs in parts.values():
+        for program in programs.values():
+            program.make().run()
 
 
 def test_pytorch_gets_the_settings_of_a_gpu(monkeypatch):
@@ -42,9 +54,9 @@ def test_pytorch_gets_the_settings_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function, mode: events.append(mode) or function)
     # Every call waits for the device, and cuDNN tries its algorithms for the tuned program alone.
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append(torch.backends.cudnn.benchmark))
-    draw = peers.separable_batch(2, 16)
-    tuned = peers.iterations(peers.Training(channels_last=True, tuned=True), draw, 1)
-    others = [peers.steps(peers.Training(), draw, 1), peers.batches(peers.dense_batch(2, 16))]
+    parts = peers.one_run(2, 16, 1, tuned=True)
+    tuned = parts["iteration"]["PyTorch, tuned"].make()
+    others = [parts["step"]["PyTorch, eager"].make(), parts["generation"]["PyTorch, the notebook"].make()]
     for call in (tuned, *others, tuned):
         call.run()
     assert events == ["reduce-overhead", True, False, False, True]
