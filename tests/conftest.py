@@ -115,9 +115,6 @@ def plain_convolution(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 def convolutions_on_gpu(function: Callable[..., Any], *arguments: Any) -> list[Convolution]:
     """The convolutions of a function that is lowered for a GPU, which need not be there: XLA gets them in this form."""
-    # `experiments.bench.compiled` counts the same for a command; the library's tests run without its packages.
-=======
-    """Of the function, as it is lowered for a GPU, which need not be there: XLA gets them in this form."""
     lowered = jax.jit(function).trace(*arguments).lower(lowering_platforms=("cuda",)).as_text()
     pattern = (
         r"stablehlo\.convolution.*?x\[(.*?)\].*?batch_group_count = (\d+).*?feature_group_count = (\d+)"
