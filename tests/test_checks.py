@@ -144,9 +144,9 @@ def test_an_array_has_a_dtype_of_numbers():
 
 def test_real_numbers_become_float64():
     for values in ([1, 2.5], 3, (True, False), np.float32([1]), jnp.arange(2), np.uint8([[1], [2]])):
-        found = checks.check_real("n", values)
-        assert found.dtype == np.float64
-        np.testing.assert_array_equal(found, np.asarray(values))
+        array = checks.check_real("n", values)
+        assert array.dtype == np.float64
+        np.testing.assert_array_equal(array, np.asarray(values))
     for other in ([[1], [1, 2]], "a", ["a"], None, 1j, KEY, {}):
         with pytest.raises(TypeError, match="n must be real numbers, got "):
             checks.check_real("n", other)

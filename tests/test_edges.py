@@ -20,13 +20,13 @@ def masks(seed, shape=SHAPE):
 
 
 def of_scipy(mask):
-    """scipy's distance transform of either class of one image, less half a pixel."""
+    """scipy's distance transform of either class of one image, minus half a pixel."""
     return np.where(mask, *(scipy.ndimage.distance_transform_edt(part) for part in (mask, ~mask))) - 0.5
 
 
-def by_hand(given, wanted, tolerance):
+def by_hand(predicted, true, tolerance):
     """A plain loop over the pixels of one image: the counts, from distances between all pairs of pixels."""
-    pixels = list(itertools.product(*map(range, wanted.shape)))
+    pixels = list(itertools.product(*map(range, true.shape)))
 
     def nearest(pixel, of):
         return min(
@@ -38,55 +38,55 @@ def by_hand(given, wanted, tolerance):
 
     counted, wrong, rest = [0] * 5, [0] * 5, [0] * 4
     for pixel in pixels:
-        distance = nearest(pixel, lambda other, own=pixel: wanted[other] != wanted[own]) - 0.5
+        distance = nearest(pixel, lambda other, p=pixel: true[other] != true[p]) - 0.5
         band = sum(distance > end for end in (1, 2, 4, 8))
         counted[band] += 1
-        wrong[band] += wanted[pixel] != given[pixel]
-        for place, (mask, other) in enumerate([(wanted, given), (given, wanted)]):
+        wrong[band] += true[pixel] != predicted[pixel]
+        for place, (mask, other) in enumerate([(true, predicted), (predicted, true)]):
             if at_edge(mask, pixel):
                 rest[2 * place] += 1
                 rest[2 * place + 1] += nearest(pixel, lambda p, m=other: at_edge(m, p)) <= tolerance
     return counted, wrong, rest
 
 
-def logits(mask):
-    return jnp.where(mask, 3.0, -3.0)[..., None]
+def count(predicted, true, tolerance=2.0):
+    """Counts of predicted masks, as logits, against true ones."""
+    return edges.count(jnp.where(predicted, 3.0, -3.0)[..., None], jnp.asarray(true, jnp.float32)[..., None], tolerance)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_distances_are_those_of_scipy(seed):
     mask = masks(seed, (2, 40, 33))
-    expected, found = np.stack([*map(of_scipy, mask)]), np.asarray(jax.jit(edges.edge_distance)(mask))
+    expected, distance = np.stack([*map(of_scipy, mask)]), np.asarray(jax.jit(edges.edge_distance)(mask))
     near = expected <= 8.5
     assert 0.2 < near.mean() < 1
-    np.testing.assert_allclose(found[near], expected[near], rtol=1e-6)
-    assert np.isinf(found[~near]).all()
+    np.testing.assert_allclose(distance[near], expected[near], rtol=1e-6)
+    assert np.isinf(distance[~near]).all()
 
 
 @pytest.mark.parametrize("tolerance", [1.0, 2.0])
 def test_counts_are_those_of_a_plain_loop(tolerance):
-    wanted, given = masks(0), masks(1)
-    found = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], tolerance)
-    hand = [by_hand(given[image], wanted[image], tolerance) for image in range(len(wanted))]
-    pixels, wrong, rest = (np.sum([own[part] for own in hand], axis=0) for part in range(3))
-    np.testing.assert_array_equal(found.pixels, pixels)
-    np.testing.assert_array_equal(found.wrong, wrong)
-    np.testing.assert_array_equal(np.stack(found[2:]), rest)
-    assert found.pixels.sum() == wanted.size
+    true, predicted = masks(0), masks(1)
+    counts = count(predicted, true, tolerance)
+    hand = [by_hand(*masks_of_one, tolerance) for masks_of_one in zip(predicted, true, strict=True)]
+    pixels, wrong, rest = (np.sum(parts, axis=0) for parts in zip(*hand, strict=True))
+    np.testing.assert_array_equal(counts.pixels, pixels)
+    np.testing.assert_array_equal(counts.wrong, wrong)
+    np.testing.assert_array_equal(np.stack(counts[2:]), rest)
+    assert counts.pixels.sum() == true.size
 
 
 def test_a_straight_edge():
     """Columns 0 to 9 against 10 to 19: bands of known width; the prediction is one pixel off."""
-    wanted, given = (np.tile(np.arange(20) < end, (1, 20, 1)) for end in (10, 11))
-    counted = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None])
+    true, predicted = (np.tile(np.arange(20) < end, (1, 20, 1)) for end in (10, 11))
+    counted = count(predicted, true)
     # At 0.5; 1.5; 2.5 and 3.5; 4.5 to 7.5; 8.5 and 9.5: on both sides.
     np.testing.assert_array_equal(counted.pixels, 20 * 2 * np.array([1, 1, 2, 4, 2]))
     np.testing.assert_array_equal(counted.wrong, [20, 0, 0, 0, 0])
     np.testing.assert_allclose(edges.error(counted), [0.5, 0, 0, 0, 0])
     assert edges.boundary_f(counted) == 1
     # Off by a pixel, two of its four columns of edge pixels are on the other's.
-    close = edges.count(logits(given), jnp.asarray(wanted, jnp.float32)[..., None], tolerance=0.5)
-    assert edges.boundary_f(close) == pytest.approx(0.5)
+    assert edges.boundary_f(count(predicted, true, tolerance=0.5)) == pytest.approx(0.5)
 
 
 def test_without_an_edge():
@@ -95,11 +95,10 @@ def test_without_an_edge():
     assert counted.pixels.tolist() == [0, 0, 0, 0, 144]
     assert edges.error(counted).tolist() == [0] * 5
     assert edges.boundary_f(counted) == 1
-    # One that is not there is no edge found.
-    one = edges.count(logits(masks(0, (1, 12, 12))), nothing)
-    assert one.true_edge == 0
-    assert one.predicted_edge > 0
-    assert edges.boundary_f(one) == 0
+    # A predicted edge where there is none.
+    counted = count(masks(0, (1, 12, 12)), np.zeros((1, 12, 12)))
+    assert counted.true_edge == 0 < counted.predicted_edge
+    assert edges.boundary_f(counted) == 0
 
 
 def test_a_nan_predicts_no_mask():
@@ -111,10 +110,8 @@ def test_a_nan_predicts_no_mask():
 @settings(max_examples=10)
 @given(st.integers(0, 100), st.integers(0, 100))
 def test_counts_add(first, second):
-    wanted, given = (np.concatenate([masks(seed), masks(seed + 1000)]) for seed in (first, second))
-    mask = jnp.asarray(wanted, jnp.float32)[..., None]
-    parts = [edges.count(logits(given[part]), mask[part]) for part in (slice(0, 2), slice(2, 4))]
-    whole = edges.count(logits(given), mask)
+    true, predicted = (np.concatenate([masks(seed), masks(seed + 1000)]) for seed in (first, second))
+    parts, whole = [count(predicted[part], true[part]) for part in (slice(0, 2), slice(2, 4))], count(predicted, true)
     for added, expected in zip(jax.tree.map(jnp.add, *parts), whole, strict=True):
         np.testing.assert_array_equal(added, expected)
         assert added.dtype == jnp.int32

@@ -56,8 +56,8 @@ def test_a_crop_is_laid_down_in_each_of_eight_ways():
     batch = jax.device_get(draw(KEY, square, square, batch_size=400, image_size=4, sigma=4.0, contrast=0))
     ways = [np.rot90(turned, quarter) / 15 for turned in (square, square.T) for quarter in range(4)]
     whole = [image for image, mask in zip(batch.image[..., 0], batch.mask, strict=True) if np.ptp(mask) == 0]
-    seen = {way for image in whole for way in range(8) if np.allclose(image, ways[way], atol=1e-6)}
-    assert seen == set(range(8))
+    ways_of_images = {way for image in whole for way in range(8) if np.allclose(image, ways[way], atol=1e-6)}
+    assert ways_of_images == set(range(8))
     assert all(any(np.allclose(image, way, atol=1e-6) for way in ways) for image in whole)
 
 
@@ -120,7 +120,7 @@ def test_trains_by_the_same_path():
     assert np.mean(history.loss[-5:]) < 0.5 * np.mean(history.loss[:5])
 
 
-def test_takes_the_place_of_the_gaussian_law():
+def test_takes_the_place_of_gaussian_textures():
     model = segjax.SegmentationCNN(num_channels=2, kernel_size=3, depth=1)
     train = segjax.make_train(model, num_steps=3, generate=generate_crops, **SMALL)
     _, history = jax.eval_shape(train, KEY, 1e-2, sigma=3.0, contrast=0.1)

@@ -19,13 +19,13 @@ def test_a_change_that_changes_nothing_leaves_the_prediction(model):
 
     @jax.jit
     def predictions(image):
-        kept = [layers.predict_changed(model, variables, image, layer, lambda before, after: after) for layer in names]
-        return segjax.predict(model, variables, image), layers.feature_maps(model, variables, image), kept
+        same = [layers.predict_changed(model, variables, image, layer, lambda before, after: after) for layer in names]
+        return segjax.predict(model, variables, image), layers.feature_maps(model, variables, image), same
 
-    whole, maps, kept = predictions(IMAGE)
+    whole, maps, same = predictions(IMAGE)
     assert set(maps) == names
-    for same in (maps["out"], *kept):
-        np.testing.assert_array_equal(same, whole)
+    for logits in (maps["out"], *same):
+        np.testing.assert_array_equal(logits, whole)
 
 
 def test_an_averaged_layer_leaves_nothing_of_the_image():

@@ -70,7 +70,7 @@ def test_float32_begins_as_pytorch_does(name, compiler_options, golden_trajector
 
 
 def steps(name, gradients, rate):
-    """The parameter after steps with the given gradients, from PyTorch's documented updates, starting at 1."""
+    """The parameter after steps with these gradients, from PyTorch's documented updates, starting at 1."""
     p, velocity, square, first = 1.0, 0.0, 0.0, 0.0
     for count, g in enumerate(gradients, start=1):
         if name == "sgd":
@@ -119,7 +119,7 @@ def descend(optimizer, start, rate, steps, slope):
     return params, state
 
 
-def test_schedule_free_sgd_is_judged_by_its_average(x64):
+def test_schedule_free_sgd_is_evaluated_with_its_average(x64):
     """Defazio et al. (2024), equation 3 to 5, in closed form on a quadratic: x is the plain mean of z."""
     rate, slope, steps, mix = 0.3, 2.0, 7, 0.9
     optimizer = optax.contrib.schedule_free_sgd
@@ -128,12 +128,12 @@ def test_schedule_free_sgd_is_judged_by_its_average(x64):
     for step in range(1, steps + 1):
         z -= rate * slope * (mix * x + (1 - mix) * z)
         x += (z - x) / step
-    judge = segjax.optimizers.eval_params(optimizer, state)
+    eval_params = segjax.optimizers.eval_params(optimizer, state)
     np.testing.assert_allclose(params["w"], [mix * x + (1 - mix) * z], rtol=1e-6)
-    np.testing.assert_allclose(judge(state, params)["w"], [x], rtol=1e-6)
+    np.testing.assert_allclose(eval_params(state, params)["w"], [x], rtol=1e-6)
     # Where the steps are too long, z oscillates, and with it y, of which the loss is larger.
     params, state = descend(optimizer, 1.5, 1.2, 20, slope)
-    assert abs(judge(state, params)["w"][0]) < abs(params["w"][0])
+    assert abs(eval_params(state, params)["w"][0]) < abs(params["w"][0])
 
 
 def test_schedule_free_is_found_inside_of_other_transformations_and_under_a_schedule():
@@ -160,18 +160,19 @@ def averaged(learning_rate):
     return optax.GradientTransformation(lambda params: (inner.init(params), {"mean": params}), update)
 
 
-def test_an_optimizer_says_itself_what_it_is_judged_by(monkeypatch):
+def test_an_optimizer_names_its_evaluation_weights(monkeypatch):
     weights = {"w": jnp.array([1.0, 2.0]), "b": jnp.array([3.0])}
     assert segjax.optimizers.eval_params(averaged, averaged(0.1).init(weights)) is None
     assert segjax.optimizers.copies_of_weights(averaged, weights) == ["1/mean"]
 
-    def judge(state, params):
+    def eval_params(state, params):
         return state[1]["mean"]
 
-    monkeypatch.setattr(averaged, "eval_params", judge, raising=False)
-    scheduled = [segjax.schedules.scheduled(it, segjax.schedules.constant, 5) for it in (averaged, partial(averaged))]
-    for optimizer in (averaged, partial(averaged), partial(partial(averaged)), *scheduled, partial(scheduled[1])):
-        assert segjax.optimizers.eval_params(optimizer, ()) is judge
+    monkeypatch.setattr(averaged, "eval_params", eval_params, raising=False)
+    bound = partial(averaged)
+    scheduled = [segjax.schedules.scheduled(make, segjax.schedules.constant, 5) for make in (averaged, bound)]
+    for optimizer in (averaged, bound, partial(bound), *scheduled, partial(scheduled[1])):
+        assert segjax.optimizers.eval_params(optimizer, ()) is eval_params
     assert segjax.optimizers.copies_of_weights(averaged, weights) == []
 
 
@@ -188,14 +189,14 @@ def test_starting_points_and_known_averages_are_no_copies_to_ask_about(name):
 
 
 def test_muon_takes_a_kernel_as_a_matrix():
-    """Its update is orthogonal, up to its few iterations, and long as optax's own of the same matrix."""
+    """Its update is orthogonal, up to its few iterations, and as long as optax's for the same matrix."""
     rng = np.random.default_rng(0)
     kernel, bias = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((3, 3, 4, 8), (8,)))
     params, optimizer = {"kernel": kernel, "bias": bias}, segjax.optimizers.muon(1.0, nesterov=False)
     updates, _ = optimizer.update(params, optimizer.init(params), params)
     matrix = {"kernel": kernel.reshape(36, 8)}
-    own = optax.contrib.muon(1.0, nesterov=False)
-    expected, _ = own.update(matrix, own.init(matrix), matrix)
+    of_optax = optax.contrib.muon(1.0, nesterov=False)
+    expected, _ = of_optax.update(matrix, of_optax.init(matrix), matrix)
     np.testing.assert_allclose(updates["kernel"].reshape(36, 8), expected["kernel"], rtol=1e-4, atol=1e-4)
     lengths = np.linalg.svd(np.asarray(updates["kernel"]).reshape(36, 8), compute_uv=False)
     assert lengths.max() / lengths.min() < 2

@@ -36,9 +36,9 @@ def test_covariance_is_that_of_generated_images(images):
     # Windows that do not overlap, 10 pixels from the border.
     places = product(range(10, 20, 4), repeat=2)
     windows = np.concatenate([images[:, i : i + 3, j : j + 3].reshape(-1, 9) for i, j in places])
-    found = windows.T.astype(np.float64) @ windows / len(windows)
+    covariance = windows.T.astype(np.float64) @ windows / len(windows)
     # A covariance of 2304 nearly independent windows is off by 3 % of the variance, and the largest of 81 by 9 %.
-    np.testing.assert_allclose(found, expected, atol=0.12 * expected[0, 0])
+    np.testing.assert_allclose(covariance, expected, atol=0.12 * expected[0, 0])
     assert expected[0, 0] == pytest.approx(images[:, 10:22, 10:22].var(), rel=0.05)
 
 
@@ -50,7 +50,7 @@ def test_covariance_is_a_product_of_two_sides():
     assert (np.linalg.eigvalsh(covariance) > 0).all()
     # The variance of white noise under both blurs is the sum of the squares of their kernel.
     with jax.enable_x64(True):
-        kernel = scipy.signal.convolve2d(*(np.asarray(segjax.gaussian_kernel(16, width)) for width in (0.7, 1.0)))
+        kernel = scipy.signal.convolve2d(*(np.asarray(segjax.gaussian_kernel(16, sigma)) for sigma in (0.7, 1.0)))
     assert covariance[0, 0] == pytest.approx((kernel**2).sum())
     # Pixels (0, 1) and (1, 3) are as far apart as (0, 0) and (1, 2), and as (0, 0) and (2, 1).
     assert covariance[1, 7] == pytest.approx(covariance[0, 6])
@@ -58,9 +58,9 @@ def test_covariance_is_a_product_of_two_sides():
 
 
 def test_one_pixel_in_closed_form():
-    """Two normal laws of mean 0: the larger variance is guessed beyond the point where the densities meet."""
+    """Two normal distributions of mean 0: the larger variance is guessed beyond the point where the densities meet."""
     error, deviation = oracle.interior_error(KEY, 0.2, 1.2, window=1, image_size=32, num_windows=20_000)
-    first, second = (oracle.texture_covariance(1, width, 32)[0, 0] for width in (0.2, 1.2))
+    first, second = (oracle.texture_covariance(1, sigma, 32)[0, 0] for sigma in (0.2, 1.2))
     floor = (8 * np.sqrt(first) / 255) ** 2 / 12
     small, large = np.sqrt(second + floor), np.sqrt(first + floor)
     meet = np.sqrt(2 * np.log(large / small) / (1 / small**2 - 1 / large**2))
@@ -69,24 +69,25 @@ def test_one_pixel_in_closed_form():
 
 
 def test_four_pixels_by_a_plain_integral():
-    """On the axes in which both laws are independent: a sum over a grid of all four."""
+    """On the axes in which both distributions are independent: a sum over a grid of all four."""
     error, deviation = oracle.interior_error(KEY, 0.2, 0.8, window=2, image_size=32, num_windows=20_000)
-    laws = [oracle.texture_covariance(2, width, 32) for width in (0.2, 0.8)]
-    # Of four pixels in a square the symmetries alone give the axes.
+    covariances = [oracle.texture_covariance(2, sigma, 32) for sigma in (0.2, 0.8)]
+    # For four pixels in a square the symmetries alone give the axes.
     axes = np.kron([[1, 1], [1, -1]], [[1, 1], [1, -1]]) / 2
-    floor = (8 * np.sqrt(laws[0][0, 0]) / 255) ** 2 / 12
-    variances = [np.diag(axes @ law @ axes.T) + floor for law in laws]
+    floor = (8 * np.sqrt(covariances[0][0, 0]) / 255) ** 2 / 12
+    variances = [np.diag(axes @ covariance @ axes.T) + floor for covariance in covariances]
     grid = [np.linspace(-5, 5, 31) * np.sqrt(max(both)) for both in zip(*variances, strict=True)]
     densities = []
-    for own in variances:
+    for deviations in np.sqrt(variances):
         sides = [
-            np.exp(-(x**2) / 2 / v) / np.sqrt(2 * np.pi * v) * (x[1] - x[0]) for x, v in zip(grid, own, strict=True)
+            scipy.stats.norm.pdf(x, scale=deviation) * (x[1] - x[0])
+            for x, deviation in zip(grid, deviations, strict=True)
         ]
         densities.append(np.einsum("i,j,k,l->ijkl", *sides))
     assert abs(error - np.minimum(*densities).sum() / 2) < 4 * deviation + 0.003
 
 
-def test_more_to_see_is_less_to_err():
+def test_larger_windows_and_finer_grey_levels_err_less():
     errors = [oracle.interior_error(KEY, 0.2, 0.5, window=window, image_size=64)[0] for window in (1, 5, 9)]
     assert errors[0] > errors[1] > errors[2]
     levels = [oracle.interior_error(KEY, 0.2, 0.5, window=9, image_size=64, grey_levels=n)[0] for n in (2, 256, None)]
@@ -104,38 +105,37 @@ def test_equal_textures_cannot_be_told_apart():
 
 @pytest.mark.slow
 def test_the_two_estimates_agree():
-    found = oracle.bayes_error(KEY, 0.2, 1.2, 6.4, num_images=24, **SMALL)
-    assert abs(found.expected - found.observed) < 4 * np.hypot(found.expected_error, found.observed_error)
-    assert 0 < found.expected < 0.2
-    # Whoever sees less errs more.
-    less = oracle.bayes_error(KEY, 0.2, 1.2, 6.4, num_images=24, **{**SMALL, "window": 1})
-    assert less.expected > found.expected + 0.02
+    error = oracle.bayes_error(KEY, 0.2, 1.2, 6.4, num_images=24, **SMALL)
+    assert abs(error.expected - error.observed) < 4 * np.hypot(error.expected_error, error.observed_error)
+    assert 0 < error.expected < 0.2
+    one_pixel = oracle.bayes_error(KEY, 0.2, 1.2, 6.4, num_images=24, **{**SMALL, "window": 1})
+    assert one_pixel.expected > error.expected + 0.02
 
 
 @pytest.mark.slow
 def test_the_posterior_is_calibrated():
-    """Of the pixels to which it gives a probability, that share is in the mask."""
+    """A share p of the pixels with probability p is in the mask."""
     batch = segjax.generate_data(KEY, 12, 32, 0.2, 1.2, 6.4, rescaled=False)
-    seen, done = oracle.posterior(jax.random.key(1), batch.image, 0.2, 1.2, 6.4, window=5, num_masks=300), []
-    assert seen.shape == (12, 32, 32)
-    assert ((seen >= 0) & (seen <= 1)).all()
+    posterior = partial(oracle.posterior, jax.random.key(1), sigma1=0.2, sigma2=1.2, sigma=6.4, window=5, num_masks=300)
+    probability, done = posterior(batch.image), []
+    assert probability.shape == (12, 32, 32)
+    assert ((probability >= 0) & (probability <= 1)).all()
     inner = (slice(None), slice(8, 24), slice(8, 24))
-    p, mask = seen[inner].ravel(), np.asarray(batch.mask[..., 0])[inner].ravel()
+    p, mask = probability[inner].ravel(), np.asarray(batch.mask[..., 0])[inner].ravel()
     for low, high in ((0, 0.1), (0.1, 0.5), (0.5, 0.9), (0.9, 1.01)):
         part = (p >= low) & (p < high)
         # Neighbours share their noise: about one in ten pixels is independent.
         allowed = 4 * np.sqrt(10 * np.sum(p[part] * (1 - p[part]))) / part.sum()
         assert abs(p[part].mean() - mask[part].mean()) < allowed + 0.01
     # The border can be left out.
-    part = oracle.posterior(jax.random.key(1), batch.image[:1], 0.2, 1.2, 6.4, window=5, num_masks=300, border=8)
+    part = posterior(batch.image[:1], border=8)
     assert np.isnan(part[:, :8]).all()
-    np.testing.assert_allclose(part[0, 8:24, 8:24], seen[0, 8:24, 8:24], atol=1e-8)
+    np.testing.assert_allclose(part[0, 8:24, 8:24], probability[0, 8:24, 8:24], atol=1e-8)
     # A cut of the work into turns changes nothing but the rounding.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(oracle, "_WINDOWS", 500)
-        options = {"window": 5, "num_masks": 300, "progress": lambda *now: done.append(now)}
-        again = oracle.posterior(jax.random.key(1), batch.image[:1], 0.2, 1.2, 6.4, **options)
-    np.testing.assert_allclose(again, seen[:1], atol=1e-8)
+        again = posterior(batch.image[:1], progress=lambda *counts: done.append(counts))
+    np.testing.assert_allclose(again, probability[:1], atol=1e-8)
     assert done[-1] == (300, 300)
     assert len(done) == 15
 
@@ -143,15 +143,15 @@ def test_the_posterior_is_calibrated():
 @pytest.mark.slow
 def test_the_posterior_is_the_truth_where_textures_are_far_apart():
     batch = segjax.generate_data(KEY, 2, 32, 0.2, 3.0, 6.4, rescaled=False)
-    seen = oracle.posterior(KEY, batch.image, 0.2, 3.0, 6.4, window=5, num_masks=300)
+    probability = oracle.posterior(KEY, batch.image, 0.2, 3.0, 6.4, window=5, num_masks=300)
     mask = batch.mask[..., 0] > 0.5
     # Away from the edge, where there is no doubt, and from the border.
     far = np.asarray(segjax.edges.edge_distance(mask) > 3)[:, 6:26, 6:26]
     assert far.sum() > 100
-    np.testing.assert_allclose(seen[:, 6:26, 6:26][far], np.asarray(mask)[:, 6:26, 6:26][far], atol=0.05)
+    np.testing.assert_allclose(probability[:, 6:26, 6:26][far], np.asarray(mask)[:, 6:26, 6:26][far], atol=0.05)
 
 
-def test_nobody_s_setting_of_jax_is_changed():
+def test_no_setting_of_jax_is_changed():
     before = jax.config.jax_enable_x64
     oracle.interior_error(KEY, 0.2, 1.2, window=2, image_size=16, num_windows=10)
     assert jax.config.jax_enable_x64 == before

@@ -92,9 +92,9 @@ def test_the_lab_was_executed_from_top_to_bottom():
     assert {output["output_type"] for output in outputs} == {"stream", "execute_result"}
     assert not [output for output in outputs if output.get("name") == "stderr"]
     for cell in cells:
-        source, shown = "".join(cell["source"]), cell["outputs"]
-        assert any(output.get("name") == "stdout" for output in shown) == ("print(" in source)
-        assert any("image/png" in output.get("data", {}) for output in shown) == bool(
+        source, outputs = "".join(cell["source"]), cell["outputs"]
+        assert any(output.get("name") == "stdout" for output in outputs) == ("print(" in source)
+        assert any("image/png" in output.get("data", {}) for output in outputs) == bool(
             re.search(r"^plotting\.\w+\(", source, re.MULTILINE)
         )
     # Base64 has slashes of its own.
@@ -126,7 +126,7 @@ def test_the_lab_runs():
     book = execute(book, os.environ)
     # Every cell shows what it showed, in kind; the digits are the machine's.
     kinds = [
-        [[sorted(output.get("data", [output.output_type])) for output in cell.get("outputs", [])] for cell in it.cells]
-        for it in (book, stored)
+        [[sorted(output.get("data", [output.output_type])) for output in cell.get("outputs", [])] for cell in one.cells]
+        for one in (book, stored)
     ]
     assert kinds[0] == kinds[1]

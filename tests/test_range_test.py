@@ -56,8 +56,8 @@ def test_a_run_whose_rate_grows_diverges_at_its_end():
     ("rate", "regret"), [(1e-2, 0.0), (1e-3, 1.0), (10**-2.5, 2**0.5 - 1), (0.1, None), (1.0, None), (1e-4, None)]
 )
 def test_regret_is_interpolated_in_log_log(rate, regret):
-    found = range_test.regret(rate, RATES, np.array([2.0, 1.0, np.nan]))
-    assert found == (None if regret is None else pytest.approx(regret))
+    result = range_test.regret(rate, RATES, np.array([2.0, 1.0, np.nan]))
+    assert result == (None if regret is None else pytest.approx(regret))
 
 
 def test_refuses_what_is_no_loss():

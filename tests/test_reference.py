@@ -1,4 +1,4 @@
-"""The API reference is whole, and its own check sees what is not."""
+"""The API reference is whole, and its check finds what is missing."""
 
 import html
 import re
@@ -25,7 +25,7 @@ def written(modules, tmp_path_factory):
     return folder
 
 
-def shown(page):
+def text_of(page):
     """The text of a page without its sources and its tags."""
     text = re.sub(r'<div class="pdoc-code codehilite">.*?</div>', "", page.read_text(), flags=re.DOTALL)
     return html.unescape(re.sub(r"<[^>]*>", "", text))
@@ -44,13 +44,13 @@ def test_a_folder_of_something_else_is_left_alone(modules, tmp_path):
 
 
 def test_types_and_constants_are_shown_as_they_are_written(written):
-    page = shown(written / "segjax" / "training.html")
+    page = text_of(written / "segjax" / "training.html")
     assert re.search(r"optimizer:\s*segjax\.optimizers\.Optimizer\s*=", page)
     assert "opt_state: optax.OptState" in page
     assert "A run so far: its state, and the history of every step up to it." in page
-    assert re.search(r"'adam':\s*segjax\.optimizers\.adam", shown(written / "segjax.html"))
+    assert re.search(r"'adam':\s*segjax\.optimizers\.adam", text_of(written / "segjax.html"))
     for path in written.rglob("*.html"):
-        assert not re.search("Alias for field number|Create new instance of|jaxlib|descriptor", shown(path)), path
+        assert not re.search("Alias for field number|Create new instance of|jaxlib|descriptor", text_of(path)), path
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_a_fault_is_found(modules, written, tmp_path, old, new, fault):
     page = folder / "segjax" / "training.html"
     assert old in page.read_text()
     page.write_text(page.read_text().replace(old, new, 1))
-    assert any(fault in it for it in build.faults(folder, modules))
+    assert any(fault in line for line in build.faults(folder, modules))
 
 
 def test_a_missing_docstring_is_found(modules, written, monkeypatch):

@@ -74,8 +74,8 @@ def test_a_file_there_and_back_is_identical(state, tmp_path):
 
 def test_names_that_share_an_array_may_be_left_out(state, tmp_path):
     # As `safetensors.torch.save_model` does: the first of the names, in their order, stays.
-    kept = {name: array for name, array in state.items() if ".2." not in name}
-    save_file(kept, tmp_path / "model.safetensors")
+    first_names = {name: array for name, array in state.items() if ".2." not in name}
+    save_file(first_names, tmp_path / "model.safetensors")
     chex.assert_trees_all_equal(torch_weights.load(tmp_path / "model.safetensors"), from_state_dict(state))
 
 
@@ -85,7 +85,7 @@ def test_layers_with_norms_of_their_own_are_not_taken_for_one(state):
         from_state_dict(state)
 
 
-def test_the_network_is_told_by_its_variables(state):
+def test_the_network_is_read_off_its_variables(state):
     assert torch_weights.model_of(from_state_dict(state)) == segjax.SegmentationCNN()
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=7, shared_norm=False)
     variables = drawn(model)
@@ -106,14 +106,14 @@ def test_the_statistics_of_batchnorm_must_be_there():
         to_state_dict({"params": drawn(segjax.SegmentationCNN(2, 3))["params"]})
 
 
-def test_numbers_that_numpy_does_not_have_are_one_sentence(tmp_path):
+def test_a_dtype_that_numpy_does_not_have_is_named(tmp_path):
     header = b'{"a":{"dtype":"BF16","shape":[1],"data_offsets":[0,2]}}'
     (tmp_path / "model").write_bytes(len(header).to_bytes(8, "little") + header + b"\0\0")
     with pytest.raises(ValueError, match="arrays of a dtype that NumPy does not have"):
         torch_weights.load(tmp_path / "model")
 
 
-def test_what_is_no_such_file_is_said(tmp_path):
+def test_a_file_of_something_else_is_named(tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"pickle")
     with pytest.raises(ValueError, match=r"model.safetensors is not a safetensors file"):
