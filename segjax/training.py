@@ -173,7 +173,8 @@ def make_train(
     """
     num_steps = check_count("num_steps", num_steps, minimum=1)
     check_options(make_train, check_callable("generate", generate), generate_options)
-    init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
+    generate = partial(generate, **generate_options)
+    init, advance = _make_run(model, optimizer, loss, generate)
 
     def train(
         key: jax.Array,

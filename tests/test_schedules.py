@@ -46,7 +46,9 @@ def test_cosine():
 
 
 def test_warmup():
-    np.testing.assert_allclose(rates("warmup", 40)[:6], PEAK * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-6)
+    np.testing.assert_allclose(rates("warmup", 49)[:6], PEAK * np.array([0.25, 0.5, 0.75, 1, 1, 1]), rtol=1e-6)
+    # A tenth of a short run is one step.
+    np.testing.assert_allclose(rates("warmup", 9), PEAK, rtol=1e-6)
 
 
 def test_warmup_cosine_is_their_product():
@@ -71,8 +73,9 @@ def test_short_runs_have_rates_too(name, num_steps):
     assert np.all((values > 0) & (values <= PEAK * (1 + 1e-6)))
 
 
-def test_a_cycle_of_two_steps_ends_low():
+def test_cycles_of_two_and_three_steps_end_low():
     np.testing.assert_allclose(rates("one_cycle", 2), [PEAK, PEAK / 250_000], rtol=1e-3)
+    np.testing.assert_allclose(rates("one_cycle", 3), [PEAK / 25, PEAK, PEAK / 250_000], rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
