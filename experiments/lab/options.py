@@ -119,16 +119,11 @@ class Group:
 class Data(Group):
     """The images: the options of `segjax.generate_data`."""
 
-    batch_size: int = 8
-    """Images per batch."""
-    image_size: int = 128
-    """Height and width of the images, in pixels."""
-    sigma1: float = 0.2
-    """Sigma of the texture inside the mask, in pixels."""
-    sigma2: float = 1.2
-    """Sigma of the texture outside the mask, in pixels."""
-    sigma: float | None = None
-    """Sigma of the mask's smooth field, in pixels; by default a fifth of the image size."""
+    batch_size: int = 8  # Images per batch.
+    image_size: int = 128  # Height and width of the images, in pixels.
+    sigma1: float = 0.2  # Sigma of the texture inside the mask, in pixels.
+    sigma2: float = 1.2  # Sigma of the texture outside the mask, in pixels.
+    sigma: float | None = None  # Sigma of the mask's smooth field, in pixels; by default a fifth of the image size.
 
     def check(self) -> None:
         check_count("--batch-size", self.batch_size, 1)
@@ -158,8 +153,7 @@ class Data(Group):
 class Seed(Group):
     """One seed."""
 
-    seed: int = 0
-    """Seed of the initial weights and of the images."""
+    seed: int = 0  # Seed of the initial weights and of the images.
 
     def check(self) -> None:
         check_seeds("--seed", self.seed)
@@ -169,10 +163,8 @@ class Seed(Group):
 class Seeds(Group):
     """Seeds over which every run is repeated."""
 
-    seed: int = 0
-    """The first seed; the others follow it."""
-    seeds: int = 3
-    """Number of seeds; everything that is compared has one run per seed."""
+    seed: int = 0  # The first seed; the others follow it.
+    seeds: int = 3  # Number of seeds; everything that is compared has one run per seed.
 
     def check(self) -> None:
         check_seeds("--seed", self.seed, "--seeds", self.seeds)
@@ -189,12 +181,10 @@ class Seeds(Group):
 class Training(Group):
     """How runs are trained."""
 
-    iterations: int = 1000
-    """Training steps of a run, each on a fresh batch."""
+    iterations: int = 1000  # Training steps of a run, each on a fresh batch.
     schedule: str = "constant"
     """Schedule of the learning rate: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
-    checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints; a crash loses at most this much."""
+    checkpoint_seconds: float = 30.0  # Seconds between checkpoints; a crash loses at most this much.
     precision: str = "default"
     """default, high or highest. With default and high a GPU rounds the factors in convolutions to TF32 (10 of 23 bits);
     highest does not, and is slower. On a CPU nothing changes. JAX_DEFAULT_MATMUL_PRECISION, if set, overrides
@@ -264,10 +254,10 @@ class Engine(Group):
 class Command(Group):
     """The options of every question; a question adds options and groups."""
 
+    # A docstring, which questions with another default inherit.
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
-    overwrite: bool = False
-    """Start anew in a folder that already holds files: deletes its results and finished runs."""
+    overwrite: bool = False  # Start anew in a folder that already holds files: deletes its results and finished runs.
 
     # Options that select what is reported and do not change a run: the folder may hold results of other values.
     free: ClassVar[tuple[str, ...]] = ()
