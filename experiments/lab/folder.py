@@ -24,6 +24,7 @@ import msgspec
 import numpy as np
 
 import segjax
+from experiments.lab import provenance
 from experiments.lab.runs import HeldOut, PartialRun, Result, Run
 from experiments.lab.stops import Finished, UsageError
 from segjax import checkpoints, edges, metrics
@@ -50,7 +51,7 @@ class _Document(msgspec.Struct):
 
 
 def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collection[str] = ()) -> str:
-    """Message on the first difference between two identities; empty if they agree.
+    """Message on the first difference between two identities; empty if they agree. A file may be in another folder.
 
     Args:
         other: as read from a file; any part may be missing.
@@ -58,16 +59,25 @@ def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collecti
     """
     if other.get("experiment") != ours["experiment"]:
         return f"of {other.get('experiment') or 'something else'}"
+    digests, our_digests = other.get("inputs", {}), ours["inputs"]
     for section in ("options", "versions", "numerics"):
         values = other.get(section, {})
         for name, value in ours[section].items():
-            if values.get(name) != value and not (section == "options" and name in free):
+            is_same = _contents(values.get(name), digests) == _contents(value, our_digests)
+            if not is_same and not (section == "options" and name in free):
                 return f"with {name} {values.get(name)}, not {value}"
-    digests = other.get("inputs", {})
-    for path, sha in ours["inputs"].items():
-        if digests.get(path) != sha and not (free and path not in digests):
+    for path, sha in our_digests.items():
+        may_be_new = path not in digests and (free or sha in digests.values())
+        if digests.get(path) != sha and not may_be_new:
             return f"for other contents of {path}"
     return ""
+
+
+def _contents(value: Any, digests: Mapping[str, Any]) -> Any:
+    """The value of an option with the digests of input files in place of their paths."""
+    if isinstance(value, list):
+        return [_contents(item, digests) for item in value]
+    return digests.get(value, value) if isinstance(value, str) else value
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -306,8 +316,12 @@ class Folder:
         chunks = jax.device_get(list(partial.chunks))
         history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1)[..., :steps], *chunks)
         arrays = {"state": partial.state, "history": history, "notes": notes}
-        content = checkpoints.to_bytes(arrays, {"names": list(names), "seconds": partial.seconds})
-        self._write(_run(names[0], "part"), content)
+        metadata = {
+            "names": list(names),
+            "seconds": partial.seconds,
+            "cores": [*partial.cores, provenance.cores() or 0],
+        }
+        self._write(_run(names[0], "part"), checkpoints.to_bytes(arrays, metadata))
 
     def read_partial(self, names: Sequence[str], template: Any) -> tuple[PartialRun, dict[str, Any]] | None:
         """Reads runs in progress and their notes; None if there is no checkpoint of exactly this group of runs.
@@ -327,7 +341,8 @@ class Folder:
             state = checkpoints.restore(template, arrays["state"])
         except ValueError as error:
             raise UsageError(f"{path}: {error}; {_CURE}") from error
-        return PartialRun(state, [_history(arrays["history"])], metadata["seconds"]), arrays.get("notes", {})
+        history, cores = [_history(arrays["history"])], tuple(metadata.get("cores", ()))
+        return PartialRun(state, history, metadata["seconds"], cores), arrays.get("notes", {})
 
     def write_note(self, name: str, arrays: Any, metadata: Mapping[str, Any]) -> None:
         """Writes arrays and JSON that a question needs when it resumes."""

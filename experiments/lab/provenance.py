@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ import segjax
 from segjax.convolution import _vmap_strategy, cpu_backend
 
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
-# Settings in `jax.config` that change numbers.
+# Flags of jax whose value is always recorded; all other flags are if they are set, by a variable or by the program.
 _SETTINGS = (
     "jax_enable_x64",
     "jax_default_prng_impl",
@@ -25,8 +26,14 @@ _SETTINGS = (
     "jax_random_seed_offset",
     "jax_default_matmul_precision",
 )
-# Flags of XLA that change no number: how many devices share the runs, and what is written for debugging.
+# Flags that change no number: how many devices share the runs, caches, checks, and what is written for debugging.
 _FREE_FLAGS = ("--xla_force_host_platform_device_count", "--xla_dump")
+_FREE_JAX_FLAGS = re.compile(
+    "jax_(num_cpu_devices|platforms|.*visible_devices|.*cache_.*|raise_persistent.*|enable_compilation_cache|log_.*|"
+    "logging_level|debug_.*|explain_.*|dump_.*|.*traceback.*|pprint_.*|check_tracer_leaks|enable_checks|numpy_.*|"
+    "transfer_guard.*)"
+)
+_AT_IMPORT = dict(jax.config.values)
 
 
 def versions() -> dict[str, str | None]:
@@ -43,7 +50,18 @@ def numerics() -> dict[str, Any]:
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
     settings = {name.removeprefix("jax_"): getattr(jax.config, name) for name in _SETTINGS}
     settings |= {"segjax_runs": _vmap_strategy(), "convolution": _convolution(device.platform)}
-    return {"platform": device.platform, "device": device.device_kind, **settings, "xla_flags": " ".join(sorted(flags))}
+    settings |= {"xla_flags": " ".join(sorted(flags)), "jax_flags": " ".join(_jax_flags()) or None}
+    return {"platform": device.platform, "device": device.device_kind, **settings}
+
+
+def _jax_flags() -> list[str]:
+    """NAME=VALUE of the flags that are set; jax does not tell their defaults."""
+    return [
+        f"{name.removeprefix('jax_')}={value}"
+        for name, value in sorted(jax.config.values.items())
+        if (name.upper() in os.environ or value != _AT_IMPORT.get(name))
+        and not (name in _SETTINGS or _FREE_JAX_FLAGS.fullmatch(name))
+    ]
 
 
 def _convolution(platform: str) -> str:
@@ -92,10 +110,10 @@ def code_digest() -> str:
 
 def warnings(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """A warning if runs were trained on different numbers of cores."""
-    numbers = sorted({row["cores"] for row in rows if row.get("cores")})
+    numbers = {int(number) for row in rows if row.get("cores") for number in str(row["cores"]).split(", ")}
     if len(numbers) < 2:
         return []
-    listed = " and ".join(map(str, numbers))
+    listed = " and ".join(map(str, sorted(numbers)))
     return [f"Runs were trained on {listed} cores: rounding differs between them, which changes single runs."]
 
 
@@ -116,8 +134,11 @@ def _source(root: Path) -> dict[str, Any]:
 
 def cores() -> int | None:
     """Number of cores that this process may use. XLA divides sums among them, so the last digits depend on it."""
-    # Under a batch system a process has only some of the machine's cores; only Linux tells which.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    # Under a batch system a process has only some of the machine's cores; only Linux tells which, if it is allowed to.
+    try:
+        return len(os.sched_getaffinity(0))
+    except (AttributeError, OSError):
+        return os.cpu_count()
 
 
 def _version(package: str) -> str | None:

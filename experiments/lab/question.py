@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
-from experiments.lab import cli, report, workers
+from experiments.lab import cli, provenance, report, workers
 from experiments.lab.folder import Folder
 from experiments.lab.names import exact, printable, shortened
 from experiments.lab.options import Command, Engine, Training, check_runs, identity_of
@@ -160,6 +160,7 @@ def run(
     console = Console()
     with opened(script, options, console) as lab:
         answer = script.answer(options, lab)
+        answer = answer._replace(warnings=[*answer.warnings, *provenance.warnings(answer.csv_rows)])
         heading = question(script.__doc__ or "")
         document = report.document(options, lab.folder.identity, answer)
         files = report.files(heading, answer, document)

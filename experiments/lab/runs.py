@@ -63,11 +63,13 @@ class PartialRun(NamedTuple):
         state: the state for the next step.
         chunks: the history so far, leaves (..., steps); the last chunk may have room for more steps than were done.
         seconds: training time so far.
+        cores: numbers of cores available to the processes that trained it before this one.
     """
 
     state: segjax.TrainState
     chunks: Sequence[segjax.History]
     seconds: float
+    cores: tuple[int, ...] = ()
 
 
 class HeldOut(NamedTuple):
@@ -95,7 +97,8 @@ class Result(NamedTuple):
         history: of training, leaves (iterations,).
         variables: the variables for evaluation (`segjax.eval_variables`); `held_out` are their scores.
         seconds: training time without compilation; checkpoints and `watch` are included.
-        cores: number of cores available to the process, on which the last digits depend; None if unknown.
+        cores: number of cores available to the process, on which the last digits depend; "1, 2" if the run was resumed
+            with another number, None if unknown.
         trained: the variables that training ended with, if they differ from `variables`.
     """
 
@@ -104,7 +107,7 @@ class Result(NamedTuple):
     variables: dict[str, Any]
     held_out: HeldOut
     seconds: float
-    cores: int | None
+    cores: int | str | None
     trained: dict[str, Any] | None = None
 
     @property

@@ -106,7 +106,9 @@ def _results(runs: Group, compiled: Program, end: PartialRun) -> list[Result]:
     if compiled.eval_variables:
         variables, trained = compiled.eval_variables(end.state), variables
     parts = compiled.split((variables, list(end.chunks), compiled.evaluate(variables), trained))
-    results, cores = [], provenance.cores()
+    all_cores = sorted({*end.cores, provenance.cores() or 0})
+    cores = all_cores[0] or None if len(all_cores) == 1 else ", ".join(map(str, all_cores))
+    results = []
     for run, (run_variables, chunks, held_out, run_trained) in zip(runs, parts, strict=True):
         history = jax.tree.map(lambda *leaves, run=run: np.concatenate(leaves)[: run.iterations], *chunks)
         results.append(Result(run, history, run_variables, held_out, end.seconds, cores, run_trained))
@@ -138,7 +140,8 @@ def in_chunks(
         while result := chunk(partial_run):
             # Waits for the device, so that the clock measures the work and not its dispatch.
             state, history = jax.block_until_ready(result)
-            partial_run = PartialRun(state, [*partial_run.chunks, history], time.perf_counter() - start)
+            chunks, seconds = [*partial_run.chunks, history], time.perf_counter() - start
+            partial_run = partial_run._replace(state=state, chunks=chunks, seconds=seconds)
             look(partial_run)
             if save and (signals or partial_run.seconds - saved >= every):
                 save(partial_run)

@@ -328,14 +328,15 @@ def dask_setup(_: "Worker") -> None:
     """Gives a local worker its share of the cores. All shares are equal: the number of cores changes last digits."""
     # stdin is a pipe that closes when the command ends.
     threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
-    if not hasattr(os, "sched_setaffinity"):
-        return
-    cores, (index, number) = sorted(os.sched_getaffinity(0)), map(int, os.environ[_SHARE].split())
-    size = len(cores) // number
-    # New threads inherit the affinity of existing ones.
-    for thread in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):
-            os.sched_setaffinity(int(thread), cores[size * index : size * (index + 1)])
+    index, number = map(int, os.environ[_SHARE].split())
+    # Only Linux has affinities, and a sandbox may refuse them: then the workers compete for all cores.
+    with contextlib.suppress(AttributeError, OSError):
+        cores = sorted(os.sched_getaffinity(0))
+        size = len(cores) // number
+        # New threads inherit the affinity of existing ones.
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), cores[size * index : size * (index + 1)])
 
 
 def introduce(job: Job) -> dict[str, str]:

@@ -45,7 +45,7 @@ _FIELDS: dict[str, Any] = {
     "curves": _Curves,
 }
 # A run in results.json.
-StoredRun = msgspec.defstruct("StoredRun", [*_FIELDS.items(), ("cores", int | None, None)])
+StoredRun = msgspec.defstruct("StoredRun", [*_FIELDS.items(), ("cores", int | str | None, None)])
 
 
 class Stored(msgspec.Struct):

@@ -449,6 +449,22 @@ def test_the_first_difference_is_told(changes, words):
     assert difference({**OURS, **changes}, OURS) == words
 
 
+@pytest.mark.parametrize(
+    ("sha", "words"), [("1", ""), ("2", "with model ['home/a.png', 'b'], not ['a.png', 'b']"), (None, "with model")]
+)
+def test_a_file_is_the_same_in_another_folder(sha, words):
+    ours = {**OURS, "options": {"model": ["a.png", "b"]}}
+    other = {**ours, "options": {"model": ["home/a.png", "b"]}, "inputs": {"home/a.png": sha} if sha else {}}
+    assert difference(other, ours).startswith(words)
+    assert bool(difference(other, ours)) == bool(words)
+    # A module of an optimizer is an input file, and no option.
+    moved = {**OURS, "inputs": {"home/a.png": "1"}}
+    assert difference(moved, OURS) == ""
+    # Two files of which each has the content of the other are not the same.
+    swapped = {**OURS, "inputs": {"a.png": "2", "b.png": "1"}}
+    assert difference(swapped, OURS) == "for other contents of a.png"
+
+
 def test_only_options_and_the_files_that_they_name_may_be_free():
     other = {**OURS, "options": {"seeds": 5, "rates": [0.1]}}
     assert difference(other, OURS) == "with seeds 5, not 3"

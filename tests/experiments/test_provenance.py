@@ -94,6 +94,56 @@ def test_runs_of_one_table_on_different_cores_carry_a_warning():
     ]
 
 
+def test_a_command_warns_of_runs_on_different_cores(tmp_path, monkeypatch):
+    for cores, seeds, warnings in ((2, 1, 0), (3, 2, 1)):
+        monkeypatch.setattr(provenance, "cores", lambda cores=cores: cores)
+        document = execute(plain, "--seeds", seeds, "--out", tmp_path)
+        assert [run["cores"] for run in document["runs"]] == [2, 3][:seeds]
+        assert sum("Runs were trained on 2 and 3 cores" in warning for warning in document["warnings"]) == warnings
+
+
+def test_without_leave_to_ask_for_its_cores_a_process_has_all(monkeypatch):
+    def refused(_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", refused)
+    assert provenance.cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("jax_disable_jit", True, "disable_jit=True"),
+        ("jax_disable_most_optimizations", True, "disable_most_optimizations=True"),
+        ("jax_use_simplified_jaxpr_constants", True, "use_simplified_jaxpr_constants=True"),
+        # These change no number, measured bit for bit.
+        ("jax_log_compiles", True, None),
+        ("jax_debug_nans", True, None),
+        ("jax_compilation_cache_max_size", 10**9, None),
+        ("jax_numpy_rank_promotion", "warn", None),
+    ],
+)
+def test_results_under_another_flag_of_jax_are_not_resumed(name, value, text, tmp_path):
+    execute(NOTHING, "--out", tmp_path)
+    was = jax.config.values[name]
+    jax.config.update(name, value)
+    try:
+        assert provenance.numerics()["jax_flags"] == text
+        if text:
+            with pytest.raises(UsageError, match=f"holds the results with jax_flags None, not {text}"):
+                execute(NOTHING, "--seeds", "3", "--out", tmp_path)
+    finally:
+        jax.config.update(name, was)
+    assert provenance.numerics()["jax_flags"] is None
+
+
+def test_a_flag_in_a_variable_is_recorded(monkeypatch):
+    """Also with the value of its default, which jax does not tell."""
+    monkeypatch.setenv("JAX_DISABLE_JIT", "0")
+    monkeypatch.setenv("JAX_LOG_COMPILES", "0")
+    assert provenance.numerics()["jax_flags"] == "disable_jit=False"
+
+
 def git(folder, *words):
     settings = ["-c", "user.name=A", "-c", "user.email=a@b.c", "-c", "commit.gpgsign=false"]
     done = subprocess.run(["git", "-C", folder, *settings, *words], check=True, capture_output=True, text=True)

@@ -14,7 +14,7 @@ from rich.console import Console
 from small_runs import count_training, execute, parse, told_to_stop
 
 import segjax
-from experiments.lab import programs, question, stops, train
+from experiments.lab import programs, provenance, question, stops, train
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import PartialRun, Run
 
@@ -106,6 +106,18 @@ def test_an_optimizer_with_evaluation_weights_is_judged_by_them(width, tmp_path)
         return segjax.recalibrate(jax.random.key(programs.CALIBRATION_KEY), model, variables, **texture._asdict())
 
     chex.assert_trees_all_close(recalibrate(result.variables), result.variables, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_resumed_on_other_cores_has_both_numbers(tmp_path, monkeypatch):
+    for cores in (2, 1):
+        monkeypatch.setattr(provenance, "cores", lambda cores=cores: cores)
+        with opened(tmp_path) as (options, lab), told_to_stop(), pytest.raises(stops.Interrupted):
+            lab.train([options.run(0)], chunk_size=4)
+    with opened(tmp_path) as (options, lab):
+        (result,) = lab.train([options.run(0)], chunk_size=4)
+        assert result.cores == lab.folder.read_run(result.run).cores == "1, 2"
+    assert provenance.warnings([{"cores": "1, 2"}])
 
 
 @pytest.mark.parametrize(
