@@ -27,6 +27,7 @@ from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
 from experiments.pictures import novelty, photographs, saved_models
+from experiments.pictures.photographs import Choice
 from experiments.timed import clock
 from experiments.timed.clock import Timed
 from segjax._checks import check_count, check_pixels, check_positive, check_share, check_sigma
@@ -97,7 +98,10 @@ class Options(Command):
     def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The training part and the held-out strip of each photograph; both photographs are read once."""
         size = self.crops.image_size
-        return [split(path, photographs.read(path, self.max_megapixels, size), size) for path in self.inputs()]
+        return [
+            split(path, photographs.read(path, Choice(self.max_megapixels, size)).grey.astype(np.float32), size)
+            for path in self.inputs()
+        ]
 
 
 PRESETS = {

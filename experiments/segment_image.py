@@ -47,6 +47,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
 from experiments.pictures import novelty, photographs, saved_models
+from experiments.pictures.photographs import Choice
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
 from segjax._checks import check_count, check_positive
@@ -231,7 +232,8 @@ def segment(
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
     """
-    grey, colours = photographs.read_in_colour(path, options.max_megapixels, SMALLEST, PREVIEW_SIDE)
+    picture = photographs.read(path, Choice(options.max_megapixels, SMALLEST), PREVIEW_SIDE)
+    grey = picture.grey
     model, variables, image_size = network.model, network.variables, network.image_size
     probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress)
     if not np.isfinite(probability).all():
@@ -246,7 +248,9 @@ def segment(
         np.save(buffer, probability)
         contents.append(buffer.getvalue())
     large = {"overlay": overlay, "probability": Image.fromarray(probability)}
-    previews = {"picture": colours} | {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
+    previews = {"picture": picture.preview} | {
+        name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()
+    }
     return describe(path, label, probability, strange_share), previews, contents
 
 
