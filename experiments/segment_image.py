@@ -6,7 +6,8 @@
 For each picture NAME the folder `--out` gets `NAME-mask.png` (255: the first texture, 0: the second),
 `NAME-probability.png` (16 bits, 65535: certainly the first) and `NAME-overlay.png` (the first tinted blue, the second
 orange). MODEL is a model.safetensors of these experiments, or a safetensors file of the notebook's weights in PyTorch.
-The network is unsure of a pixel if its probability lies between 0.1 and 0.9.
+The network is unsure of a pixel if its probability lies between 0.1 and 0.9, or if the square around it is unlike
+those of training. Pixels without data, and those in a `--ignore-box`, are left out: 128 in the mask, in no area.
 
 Pictures can be added later: by the same command with other pictures, the same MODEL and the same `--out`. The report,
 results.json and runs.csv then cover all pictures in the folder, including those of an interrupted command. A picture
@@ -17,8 +18,9 @@ system is cut, and eight digits of its SHA-256 make it unique.
 
 The grey levels of a picture are rescaled to those of the training images. Then the network segments it in overlapping
 tiles. A picture that shows something else gets a warning if its squares are unlike those of training (see
-`experiments.pictures.novelty`). A picture that cannot be read is reported by one line on the terminal; the others are
-still segmented, and the exit code is 1. Takes half a second per million pixels on 2 CPU cores.
+`experiments.pictures.novelty`), and so does one with hot pixels, which are replaced by their neighbours, or blank rows.
+A picture that cannot be read is reported by one line on the terminal and in the report; the others are still segmented,
+and the exit code is 1. Takes half a second per million pixels on 2 CPU cores.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ import io
 import itertools
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,7 +49,9 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
 from experiments.pictures import novelty, photographs, saved_models
-from experiments.pictures.photographs import Choice
+from experiments.pictures.novelty import Strange
+from experiments.pictures.photographs import Box, Choice, MachineError, Picture
+from experiments.pictures.samples import in_8_bits
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
 from segjax._checks import check_count, check_positive
@@ -60,6 +64,8 @@ MAX_PREVIEWS, PREVIEW_SIDE = 12, 400
 UNSURE = (0.1, 0.9)
 # Bytes that file systems allow for a name, minus what is added to a picture's name while its longest file is written.
 MAX_NAME_BYTES = 255 - len("..tmp") - len("-probability.png")
+# A picture with a larger share of outliers gets a warning.
+MANY_OUTLIERS = 1e-4
 # Prefix of the names of the notes; each picture has one note.
 NOTE = "picture-"
 
@@ -76,30 +82,78 @@ class Options(Command):
     """How the probability of the first texture is written: 16-bit PNG, NumPy's float32, or not at all."""
     tile_size: int = 256  # Side of the tiles in pixels, without their overlap; memory grows with its square.
     max_megapixels: float = 100.0  # Larger pictures, in million pixels, are refused before they are unpacked.
+    page: int | Literal["all"] | None = None
+    """Page of a stack, counted from 1; all makes each page a picture of its own, NAME-page003."""
+    channel: int | None = None
+    """Channel of a picture of several, counted from 1, instead of all colours: NAME-channel2."""
+    invert: bool = False
+    """Swap dark and bright: the pictures are negatives of the training images."""
+    ignore_box: tuple[str, ...] = ()
+    """Boxes X,Y,WIDTH,HEIGHT in pixels that are left out of masks and areas, such as an information bar."""
     out: Path = Path("results/segment_image")
 
     # Each picture has its own note; a picture that was refused may be read with another limit.
-    free = ("images", "max_megapixels")
+    free = ("images", "max_megapixels", "page", "channel")
 
     @cached_property
-    def pictures(self) -> list[Path]:
-        """The pictures that the command names, without duplicates."""
+    def paths(self) -> list[Path]:
+        """The files that the command names, without duplicates."""
         return photographs.find(list(self.images))
 
+    @cached_property
+    def pictures(self) -> list["Source"]:
+        """The pictures of these files that are to be segmented."""
+        page, channel = self.page, self.channel
+        if page != "all":
+            return [Source(path, page, channel) for path in self.paths]
+        numbers = [(path, photographs.count_pages(path)) for path in self.paths]
+        return [Source(path, 1 + index, channel) for path, number in numbers for index in range(number)]
+
+    @cached_property
+    def boxes(self) -> list[Box]:
+        return [Box.parse("--ignore-box", text) for text in self.ignore_box]
+
     def inputs(self) -> list[Path]:
-        return [self.model, *self.pictures]
+        return [self.model, *self.paths]
 
     def check(self) -> None:
         super().check()
         check_count("--tile-size", self.tile_size, 1)
         check_positive("--max-megapixels", self.max_megapixels)
+        for option, number in (("--page", self.page), ("--channel", self.channel)):
+            if isinstance(number, int):
+                check_count(option, number, 1)
         saved_models.load(self.model)
-        if not self.pictures:
+        # Parsed here, before the work.
+        _ = self.boxes
+        if not self.paths:
             raise ValueError("IMAGE must name pictures, or folders of them; none was found")
 
 
 # No presets: MODEL and IMAGE are required, and all other options have defaults.
 PRESETS: dict[str, Options] = {}
+
+
+class Source(NamedTuple):
+    """A picture of a file: the only one, or a page or a channel."""
+
+    path: Path
+    page: int | None = None
+    channel: int | None = None
+
+    @property
+    def note(self) -> str:
+        """The name of its note: the same for all paths that lead to its file."""
+        chosen = f"\0{self.page}\0{self.channel}" if self.page or self.channel else ""
+        content = os.fsencode(os.path.realpath(self.path) + chosen)
+        return NOTE + hashlib.sha256(content).hexdigest()[:16]
+
+    def labels(self) -> Iterator[str]:
+        """Possible labels: the file without the ending; with the ending; and then with numbers."""
+        chosen = "" if self.page is None else f"-page{self.page:03}"
+        chosen += "" if self.channel is None else f"-channel{self.channel}"
+        yield from (self.path.stem + chosen, self.path.name + chosen)
+        yield from (f"{self.path.name}{chosen}-{number}" for number in itertools.count(2))
 
 
 class Segmented(NamedTuple):
@@ -112,6 +166,7 @@ class Segmented(NamedTuple):
         row: in the table, runs.csv and results.json.
         previews: for the report, at most PREVIEW_SIDE pixels per side: `picture` and `overlay` (height, width, 3) in 8
             bits, `probability` (height, width). Empty if the report has no room.
+        warnings: sentences.
     """
 
     number: int
@@ -119,14 +174,15 @@ class Segmented(NamedTuple):
     name: str
     row: Mapping[str, Any]
     previews: Mapping[str, np.ndarray]
+    warnings: Sequence[str] = ()
 
 
 def answer(options: Options, lab: Lab) -> Report:
     network = saved_models.load(options.model)
     pictures, refused = segment_all(options, lab, network)
-    for refusal in refused:
+    for name in {refusal["image"] for refusal in refused} - {picture.row["image"] for picture in pictures}:
         # No result depends on this file: another file of the same name may replace it.
-        lab.folder.identity["inputs"].pop(refusal["image"])
+        lab.folder.identity["inputs"].pop(name)
     failures = [refusal["error"] for refusal in refused]
     if not pictures:
         for failure in failures[:-1]:
@@ -135,12 +191,12 @@ def answer(options: Options, lab: Lab) -> Report:
     rows, drawn = [picture.row for picture in pictures], [picture for picture in pictures if picture.previews]
     return Report(
         findings(rows, refused, network),
-        [table(rows, network)],
+        [table(rows, network), *([refusals(refused)] if refused else [])],
         {"pictures": Drawing("Each picture and its segmentation", figure(drawn, len(rows), network))} if drawn else {},
         results={"textures": network.names, "images": rows, "refused": refused},
         # JSON can hold any path; a table of text cannot.
         rows=[{**row, "image": printable(row["image"])} for row in rows],
-        warnings=warnings(network, rows),
+        warnings=[*warnings(network, rows), *left_out(options), *(text for each in pictures for text in each.warnings)],
         written=[name for picture in pictures for name in files(options, picture.name)],
         failures=failures,
     )
@@ -151,37 +207,36 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     notes, digests = read_notes(lab.folder), lab.folder.identity["inputs"]
     segmented, refused = complete(options, lab.folder, notes), []
     check_unchanged(options, segmented, digests)
-    new = [path for path in options.pictures if note_name(path) not in segmented]
+    new = [source for source in options.pictures if source.note not in segmented]
     squares = saved_models.training_squares(network) if new else None
     with lab.progress() as progress:
         bar = progress.add_task("", total=len(new))
-        for number, path in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
+        for number, source in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
+            path = source.path
             tiles = progress.add_task(printable(path.name), total=None)
 
             def count_tiles(done: int, total: int, task: TaskID = tiles) -> None:
                 progress.update(task, completed=done, total=total)
 
-            label = free_label(path, {picture.name for picture in segmented.values()})
+            taken = {picture.name for picture in segmented.values()}
+            label = next(label for label in source.labels() if file_prefix(label) not in taken)
             try:
-                row, previews, contents = segment(path, label, options, network, squares, count_tiles)
+                with photographs.machine_errors(path):
+                    picture, contents = segment(source, label, options, network, squares, count_tiles)
                 if digest(path) != digests[str(path)]:
                     raise ValueError(f"{path} has changed since it was named")
-            except ValueError as error:
-                refused.append({"image": str(path), "error": str(error)})
+            except (ValueError, MachineError) as error:
+                again = "; the same command tries it again" if isinstance(error, MachineError) else ""
+                refused.append({"image": str(path), "error": f"{error}{again}"})
             else:
-                has_room = sum(bool(picture.previews) for picture in segmented.values()) < MAX_PREVIEWS
-                previews = previews if has_room else {}
-                picture = Segmented(number, digests[str(path)], file_prefix(label), row, previews)
-                write(options, lab.folder, note_name(path), picture, contents)
-                segmented[note_name(path)] = picture
+                picture = picture._replace(number=number, digest=digests[str(path)])
+                if sum(bool(other.previews) for other in segmented.values()) >= MAX_PREVIEWS:
+                    picture = picture._replace(previews={})
+                write(options, lab.folder, source.note, picture, contents)
+                segmented[source.note] = picture
             progress.remove_task(tiles)
             progress.advance(bar)
     return list(segmented.values()), refused
-
-
-def note_name(path: Path) -> str:
-    """The name of a picture's note: the same for all paths that lead to its file."""
-    return NOTE + hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()[:16]
 
 
 def read_notes(folder: Folder) -> dict[str, Segmented]:
@@ -206,24 +261,24 @@ def complete(options: Options, folder: Folder, notes: Mapping[str, Segmented]) -
 
 def check_unchanged(options: Options, segmented: Mapping[str, Segmented], digests: Mapping[str, str]) -> None:
     """Raises a UsageError if a picture has changed since the folder got its results."""
-    for path in options.pictures:
-        picture = segmented.get(note_name(path))
-        if picture and picture.digest != digests[str(path)]:
+    for source in options.pictures:
+        picture = segmented.get(source.note)
+        if picture and picture.digest != digests[str(source.path)]:
             raise UsageError(
-                f"--out {options.out} holds the results for other contents of {path}; give it another name, "
+                f"--out {options.out} holds the results for other contents of {source.path}; give it another name, "
                 "name another folder, or pass --overwrite"
             )
 
 
 def segment(
-    path: Path,
+    source: Source,
     label: str,
     options: Options,
     network: SavedModel,
     squares: np.ndarray | None,
     progress: Callable[[int, int], None],
-) -> tuple[dict[str, Any], dict[str, np.ndarray], list[bytes]]:
-    """The row of a picture, its previews, and the content of each of its `files`.
+) -> tuple[Segmented, list[bytes]]:
+    """A picture, segmented, without its number and digest; and the content of each of its `files`.
 
     Args:
         squares: of training; None if they are unknown.
@@ -231,15 +286,20 @@ def segment(
 
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
+        MachineError: if memory or file handles are exhausted.
     """
-    picture = photographs.read(path, Choice(options.max_megapixels, SMALLEST), PREVIEW_SIDE)
-    grey = picture.grey
+    choice = Choice(options.max_megapixels, SMALLEST, source.page, source.channel)
+    picture = photographs.read(source.path, choice, PREVIEW_SIDE)
+    grey, valid = -picture.grey if options.invert else picture.grey, without(picture, options.boxes)
     model, variables, image_size = network.model, network.variables, network.image_size
-    probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress)
-    if not np.isfinite(probability).all():
-        raise ValueError(f"{path} gets no mask: the network's numbers for it are not finite")
-    strange_share = None if squares is None else novelty.strange_share(squares, grey, image_size)
-    overlay = photographs.overlay(grey, probability)
+    probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress, valid)
+    if not np.isfinite(probability if valid is None else probability[valid]).all():
+        raise ValueError(f"{source.path} gets no mask: the network's numbers for it are not finite")
+    scaled = tiling.to_training_scale(grey, image_size, valid)
+    strange = None if squares is None else novelty.strange(squares, scaled, image_size, valid)
+    row = describe(source.path, label, probability, strange, picture.pixel_area)
+    row["outlier_pixels"] = int(tiling.outliers(grey, valid).sum())
+    overlay = photographs.overlay(scaled, probability)
     contents = [photographs.mask_png(probability), photographs.png(overlay)]
     if options.probability == "png":
         contents.append(photographs.probability_png(probability))
@@ -247,11 +307,32 @@ def segment(
         buffer = io.BytesIO()
         np.save(buffer, probability)
         contents.append(buffer.getvalue())
-    large = {"overlay": overlay, "probability": Image.fromarray(probability)}
-    previews = {"picture": picture.preview} | {
-        name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()
+    large = {
+        "overlay": overlay,
+        "probability": Image.fromarray(probability),
+        "picture": in_8_bits(scaled).convert("RGB"),
     }
-    return describe(path, label, probability, strange_share), previews, contents
+    previews = {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
+    if picture.preview is not None and not options.invert:
+        previews["picture"] = picture.preview
+    texts = [*picture.warnings, *novelty.blank(row["name"], grey, valid)]
+    return Segmented(0, "", file_prefix(label), row, previews, texts), contents
+
+
+def without(picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
+    """The pixels of a picture that have data and lie in no box, (height, width) of bool; None if all do.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if not boxes:
+        return picture.valid
+    valid = np.ones(picture.grey.shape, bool) if picture.valid is None else picture.valid.copy()
+    for box in boxes:
+        valid[box.rows, box.columns] = False
+    if not valid.any():
+        raise ValueError("--ignore-box leaves no pixel")
+    return valid
 
 
 def files(options: Options, name: str) -> list[str]:
@@ -271,12 +352,6 @@ def write(options: Options, folder: Folder, note: str, picture: Segmented, conte
         folder.write_note(note, arrays, metadata)
 
 
-def free_label(path: Path, taken: Collection[str]) -> str:
-    """A picture's label: its file without the ending; if that is taken, with the ending, and then with a number."""
-    labels = itertools.chain([path.stem, path.name], (f"{path.name}-{number}" for number in itertools.count(2)))
-    return next(label for label in labels if file_prefix(label) not in taken)
-
-
 def file_prefix(label: str) -> str:
     """The prefix of the names of a picture's files: its label, cut if it is too long."""
     encoded = os.fsencode(label)
@@ -286,20 +361,27 @@ def file_prefix(label: str) -> str:
     return f"{encoded[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
 
 
-def describe(path: Path, label: str, probability: np.ndarray, strange: float | None) -> dict[str, Any]:
+def describe(
+    path: Path, label: str, probability: np.ndarray, strange: Strange | None, pixel_area: float | None = None
+) -> dict[str, Any]:
     """The row of a picture: its size, the area of each texture, the area that the network is unsure of."""
     low, high = UNSURE
-    counts = {"first": (probability > 0.5).sum(), "second": (probability <= 0.5).sum()}
-    counts["unsure"] = ((probability > low) & (probability < high)).sum()
+    unsure = (probability > low) & (probability < high)
+    if strange is not None:
+        unsure |= strange.pixels & ~np.isnan(probability)
+    counts = {"first": (probability > 0.5).sum(), "second": (probability <= 0.5).sum(), "unsure": unsure.sum()}
     height, width = probability.shape
+    total = int(counts["first"] + counts["second"])
     row = {"name": printable(label), "image": str(path), "height": height, "width": width}
     row |= {f"{part}_pixels": int(count) for part, count in counts.items()}
-    row |= {f"{part}_share": float(count) / probability.size for part, count in counts.items()}
-    return {**row, "strange_share": strange}
+    row |= {"left_out_pixels": probability.size - total}
+    row |= {f"{part}_share": float(count) / total for part, count in counts.items()}
+    row |= {f"{part}_square_um": pixel_area and float(counts[part]) * pixel_area for part in ("first", "second")}
+    return {**row, "strange_share": None if strange is None else strange.share}
 
 
 def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, str]], network: SavedModel) -> list[str]:
-    total = sum(row["height"] * row["width"] for row in rows)
+    total = sum(row["first_pixels"] + row["second_pixels"] for row in rows)
     first, unsure = (sum(row[f"{part}_pixels"] for row in rows) / total for part in ("first", "unsure"))
     pictures = f"{len(rows)} pictures" if len(rows) > 1 else "one picture"
     first_name, second_name = map(printable, network.names)
@@ -312,7 +394,7 @@ def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, s
             f"The figure has the first {MAX_PREVIEWS} pictures and leaves out {rest}, whose files are there."
         )
     if refused:
-        sentences.append(f"{len(refused)} more got no mask; results.json says why, under refused.")
+        sentences.append(f"{len(refused)} more got no mask; the last table says why.")
     return sentences
 
 
@@ -331,22 +413,46 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
                 f"{row['name']} may show something else than {network.names[0]} and {network.names[1]}: {share:.0%} of "
                 "it is unlike all training images in brightness, contrast or fineness. Its areas may mean nothing."
             )
+        if (number := row["outlier_pixels"]) > MANY_OUTLIERS * (row["first_pixels"] + row["second_pixels"]):
+            sentences.append(
+                f"{row['name']} has {number:,} pixels far from all others, hot or without data. They got the median of "
+                "their neighbours."
+            )
     return sentences
+
+
+def left_out(options: Options) -> list[str]:
+    """A sentence on the pictures of other formats in the folders that the command names."""
+    names = [printable(path.name) for path in photographs.left_out(list(options.images))]
+    return [f"Left out, since only PNG, JPEG and TIFF are read: {', '.join(names)}."] if names else []
+
+
+def refusals(refused: Sequence[Mapping[str, str]]) -> Table:
+    """The pictures without a mask, and why."""
+    rows = [[printable(refusal["image"]), printable(refusal["error"])] for refusal in refused]
+    return Table("Pictures without a mask", ("picture", "reason"), rows)
 
 
 def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
     cells = [
         [row["name"], f"{row['width']} x {row['height']}"]
-        + [f"{row[f'{part}_share']:.1%}\n{row[f'{part}_pixels']:,} pixels" for part in ("first", "second", "unsure")]
+        + [area(row, part) for part in ("first", "second", "unsure")]
         + ["-" if row["strange_share"] is None else f"{row['strange_share']:.0%}"]
         for row in rows
     ]
     note = f"Unsure: probability between {UNSURE[0]} and {UNSURE[1]}. Strange: share of squares that are unlike all of "
-    note += f"training; a picture with more than {novelty.MOST_STRANGE:.0%} gets a warning."
+    note += f"training, of which nothing is sure; a picture with more than {novelty.MOST_STRANGE:.0%} gets a warning."
     if any(row["strange_share"] is None for row in rows):
         note += " A dash: the picture is too small for that, or the model's file of a version without training squares."
     headings = ("picture", "pixels", *map(printable, network.names), "unsure", "strange")
     return Table("Area of each texture", headings, cells, note)
+
+
+def area(row: Mapping[str, Any], part: str) -> str:
+    """The share of a texture, its pixels, and its area if the file says how large a pixel is."""
+    size = row.get(f"{part}_square_um")
+    measured = f", {size:,.5g} \u00b5m\u00b2" if size is not None else ""
+    return f"{row[f'{part}_share']:.1%}\n{row[f'{part}_pixels']:,} pixels{measured}"
 
 
 def figure(pictures: Sequence[Segmented], total: int, network: SavedModel) -> Figure:

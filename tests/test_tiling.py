@@ -99,8 +99,8 @@ class Mean(nn.Module):
 def test_any_network_is_tiled(standardize):
     model, image = Mean(standardize), picture(40, 33)
     variables = {"params": {"scale": np.float32(1)}}
-    whole = at_once(model, variables, tiling.to_training_scale(image, 16))
-    np.testing.assert_allclose(tiling.segment(model, variables, image, 16, tile_size=7), whole, atol=1e-4)
+    whole = at_once(model, variables, tiling.to_training_scale(image, 40))
+    np.testing.assert_allclose(tiling.segment(model, variables, image, 40, tile_size=7), whole, atol=1e-4)
 
 
 def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
@@ -117,13 +117,95 @@ def test_a_shared_norm_predicts_by_the_statistics_of_a_tile():
     assert np.abs(tiled - at_once(model, variables, image)).max() > 1e-2
 
 
-def test_the_training_scale_ignores_one_spot():
+# Stripes, every second with four times the contrast of the others.
+HALVES = np.where(np.arange(256) // 32 % 2, 1, 4) * np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
+
+
+class Contrast(nn.Module):
+    """Says where the picture's contrast is high: the mean deviation of 9 x 9 pixels above that of the whole."""
+
+    standardize: bool = True
+    margin = 4
+    multiple = 1
+    batch_statistics = False
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        scale = self.param("scale", nn.initializers.ones, ())
+        if self.standardize:
+            image = (image - image.mean()) / image.std()
+        return scale * (nn.avg_pool(jnp.abs(image), (9, 9), padding="SAME") - 0.6)
+
+
+def share(image, valid=None, tile_size=256):
+    probability = tiling.segment(Contrast(), {"params": {"scale": np.float32(9)}}, image, 64, tile_size, valid=valid)
+    return probability, float(np.mean(probability[np.isfinite(probability)] > 0.5))
+
+
+@pytest.mark.parametrize("number", [1, 25, 300])
+@pytest.mark.parametrize("value", [-9999.0, -32768.0, 1e4, 1e15, "hot"])
+def test_outliers_of_any_size_change_the_mask_around_them_alone(value, number):
+    clean, right = share(HALVES)
+    assert right == pytest.approx(0.5, abs=0.02)
+    rng = np.random.default_rng(2)
+    places = rng.choice(HALVES.size, number, replace=False)
+    image = HALVES.copy()
+    # A sensor's hot pixels have any value up to the largest of 16 bits.
+    image.flat[places] = rng.uniform(60, 65535, number) if value == "hot" else value
+    assert tiling.outliers(image).sum() == number
+    disturbed, dirty = share(image)
+    assert dirty == pytest.approx(right, abs=0.002)
+    hot = np.zeros(HALVES.shape, bool)
+    hot.flat[places] = True
+    near = np.lib.stride_tricks.sliding_window_view(np.pad(hot, 6), (13, 13)).any(axis=(2, 3))
+    assert np.mean((disturbed > 0.5)[~near] != (clean > 0.5)[~near]) < 0.001
+    # As of one tile.
+    np.testing.assert_allclose(share(image, tile_size=50)[0], disturbed, atol=1e-5)
+
+
+def test_a_dark_bar_does_not_move_the_rest():
+    image = HALVES.copy()
+    image[-30:] = -200
+    bar = np.arange(256)[:, None] >= 226
+    assert (share(image)[0][:220] > 0.5).mean() == pytest.approx(0.5, abs=0.02)
+    probability, right = share(image, np.broadcast_to(~bar, (256, 256)))
+    assert right == pytest.approx(0.5, abs=0.02)
+    assert np.isnan(probability[226:]).all()
+    assert np.isfinite(probability[:226]).all()
+
+
+def test_what_counts_alone_decides_on_the_scale():
+    image = picture(60, 60)
+    valid = np.ones((60, 60), bool)
+    valid[20:40, 10:50] = False
+    dirty = np.where(valid, image, 1e6 * np.random.default_rng(0).normal(size=(60, 60)))
+    scaled = tiling.to_training_scale(dirty, 20, valid)
+    np.testing.assert_allclose(scaled[valid], tiling.to_training_scale(image, 20)[valid], atol=0.05)
+    assert 0 < scaled[~valid].min() <= scaled[~valid].max() < 1
+    assert not tiling.outliers(dirty, valid).any()
+    with pytest.raises(
+        ValueError, match=r"valid must be a mask of shape \(60, 60\) with some True, got bool\(60, 60\)"
+    ):
+        tiling.to_training_scale(image, 20, np.zeros((60, 60), bool))
+    with pytest.raises(ValueError, match="valid must be a mask of shape"):
+        tiling.outliers(image, np.ones((60, 60)))
+
+
+@pytest.mark.parametrize("sigma", [0.2, 1.2])
+def test_training_images_have_no_outliers(sigma):
+    images = segjax.generate_data(jax.random.key(0), 8, 64, sigma1=0.2, sigma2=sigma, sigma=12.8).image
+    assert not any(tiling.outliers(np.asarray(image)[..., 0]).any() for image in images)
+
+
+def test_an_outlier_gets_the_median_of_its_neighbours():
     image = picture(100, 100)
-    image[50, 50] = 1e6
+    image[50, 50], image[0, 0] = 1e6, -1e6
     scaled = tiling.to_training_scale(image, 20)
     assert scaled.dtype == np.float32
-    assert np.percentile(scaled, 1) == pytest.approx(0, abs=0.05)
-    assert np.percentile(scaled, 99) == pytest.approx(1, abs=0.05)
+    assert np.percentile(scaled, [1, 99]) == pytest.approx([0, 1], abs=0.05)
+    neighbours = np.delete(scaled[48:53, 48:53].ravel(), 12)
+    assert scaled[50, 50] == np.sort(neighbours)[11]
+    assert scaled.min() > -0.2
 
 
 SQUARE = picture(20, 20)

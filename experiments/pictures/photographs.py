@@ -66,16 +66,44 @@ class Picture(NamedTuple):
         grey: (height, width), upright. Unsigned integers of up to 16 bits are mapped to [0, 1]; other numbers stay as
             they are. float32, or float64 for what float32 does not hold.
         valid: (height, width) of bool, the pixels with data; None if all have.
-        preview: (at most `side`, at most `side`, 3) in 8 bits, in the picture's colours if it has such.
+        preview: (at most `side`, at most `side`, 3) in 8 bits, in colour; None for a picture in grey.
         pixel_area: in square micrometres; None if the file does not say.
         warnings: sentences.
     """
 
     grey: np.ndarray
     valid: np.ndarray | None
-    preview: np.ndarray
+    preview: np.ndarray | None
     pixel_area: float | None
     warnings: tuple[str, ...]
+
+
+class Box(NamedTuple):
+    """A part of a picture, in pixels from its upper left corner; it may reach beyond the picture."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def parse(cls, option: str, text: str) -> "Box":
+        """The box of X,Y,WIDTH,HEIGHT; raises a ValueError that names the option."""
+        numbers = text.split(",")
+        if len(numbers) != 4 or not all(number.strip().isdecimal() for number in numbers) or "0" in numbers[2:]:
+            raise ValueError(f"{option} must be X,Y,WIDTH,HEIGHT in pixels, such as 0,472,512,40, got {text!r:.60}")
+        return cls(*map(int, numbers))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.y, self.y + self.height)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.x, self.x + self.width)
 
 
 def read(path: Path, choice: Choice, side: int = 1) -> Picture:
@@ -103,7 +131,7 @@ def read(path: Path, choice: Choice, side: int = 1) -> Picture:
         )
         if valid is not None:
             grey[~valid] = np.median(grey[valid])
-        preview = reduced(samples.preview(grey, channel), side)
+        preview = reduced(samples.in_colour(), side) if samples.colours and channel is None else None
         return Picture(grey, valid, preview, samples.pixel_area, (warning,) if warning else ())
 
 

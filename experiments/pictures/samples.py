@@ -73,10 +73,8 @@ class Samples(NamedTuple):
         valid: np.ndarray = ~np.isnan(array) if np.isnan(self.nodata) else array != array.dtype.type(self.nodata)
         return None if valid.all() else valid
 
-    def preview(self, grey: np.ndarray, channel: int | None) -> Image.Image:
-        """The picture in 8 bits: in its colours, if it has such and no channel is chosen, or its grey levels."""
-        if not self.colours or channel is not None:
-            return in_8_bits(grey).convert("RGB")
+    def in_colour(self) -> Image.Image:
+        """The first three samples in 8 bits, as red, green and blue."""
         colours = self.array[..., :3]
         return Image.fromarray(np.ascontiguousarray(colours)) if colours.dtype == np.uint8 else in_8_bits(colours)
 

@@ -112,7 +112,7 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
 
 
 def training_squares(saved: SavedModel) -> np.ndarray | None:
-    """The squares that `novelty.strange_share` compares a picture with; None if a file of photographs has none."""
+    """The squares that `novelty.strange` compares a picture with; None if a file of photographs has none."""
     if saved.texture is None:
         return saved.squares
     mixed = partial(generate_data, **saved.texture)

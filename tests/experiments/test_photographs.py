@@ -496,10 +496,10 @@ def test_a_small_copy_has_the_colours_of_the_picture(tmp_path):
     colours[:, :32] = (200, 10, 90)
     Image.fromarray(colours).save(tmp_path / "colour.png")
     np.testing.assert_array_equal(read(tmp_path / "colour.png", side=16).preview, colours[::4, ::4])
-    # Without colours: from the darkest to the brightest.
-    Image.fromarray(100 + colours[..., 0].astype(np.uint16)).save(tmp_path / "deep.png")
-    small = read(tmp_path / "deep.png", side=64).preview
-    np.testing.assert_array_equal(small, np.where(colours[..., :1] > 0, 255, 0) * np.ones(3))
+    # Deeper colours: from the darkest to the brightest.
+    deep_png(tmp_path / "deep.png", 100 + COLOURS.astype(np.uint16))
+    np.testing.assert_array_equal(read(tmp_path / "deep.png", side=24).preview, COLOURS)
+    assert read(tmp_path / "colour.png", channel=1).preview is None
 
 
 def test_folders_are_searched_in_order(tmp_path):
@@ -507,6 +507,10 @@ def test_folders_are_searched_in_order(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "deeper").mkdir()
     pictures = [tmp_path / name for name in ("a.JPG", "b.png", "c.tiff")]
+    assert photographs.find([tmp_path]) == pictures
+    for name in ("d.bmp", "e.GIF"):
+        (tmp_path / name).touch()
+    assert photographs.left_out([tmp_path, tmp_path / "d.bmp"]) == [tmp_path / "d.bmp", tmp_path / "e.GIF"]
     assert photographs.find([tmp_path]) == pictures
     assert photographs.find([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"]) == [
         tmp_path / "notes.txt",

@@ -1,11 +1,14 @@
 import csv
+import errno
 import json
 import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+import tifffile
 from conftest import DATA, drawn
 from PIL import Image
 from safetensors.numpy import save_file
@@ -17,6 +20,7 @@ from experiments.lab.folder import resume_hint
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
 from experiments.pictures import saved_models
+from experiments.pictures.novelty import Strange
 from segjax import tiling, torch_weights
 
 EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32}
@@ -400,6 +404,91 @@ def test_numbers_that_are_not_finite_are_no_mask(network, pictures, tmp_path, mo
 
 
 @pytest.mark.slow
+def test_pages_and_channels_are_pictures_of_their_own(network, tmp_path, capsys):
+    grain, stripes = read(DATA / "grain.png"), read(DATA / "stripes.png")
+    stack, out = tmp_path / "stack.tif", tmp_path / "out"
+    tifffile.imwrite(stack, np.stack([grain, stripes, grain]), photometric="minisblack")
+    with pytest.raises(UsageError, match=r"stack.tif is a stack: it holds 3 pictures, not one; choose one by --page"):
+        run(out, network, stack)
+    assert [row["name"] for row in run(out, network, stack, "--page", "2")["images"]] == ["stack-page002"]
+    document = run(out, network, stack, "--page", "all")
+    assert [row["name"] for row in document["images"]] == ["stack-page002", "stack-page001", "stack-page003"]
+    assert read(out / "stack-page001-mask.png").shape == grain.shape
+    plain = run(tmp_path / "plain", network, DATA / "stripes.png")["images"][0]
+    assert document["images"][0]["first_pixels"] == plain["first_pixels"]
+    colours = tmp_path / "colours.png"
+    Image.fromarray(np.dstack([grain, stripes, grain])).save(colours)
+    document = run(out, network, colours, "--channel", "2")
+    assert document["images"][-1]["name"] == "colours-channel2"
+    assert document["images"][-1]["first_pixels"] == plain["first_pixels"]
+
+
+@pytest.mark.slow
+def test_what_has_no_data_or_lies_in_a_box_is_left_out(network, tmp_path):
+    heights = read(DATA / "grain.png").astype(np.float32)
+    heights[10:20, 10:30] = -9999
+    path = tmp_path / "heights.tif"
+    tifffile.imwrite(path, heights, extratags=[(42113, 2, 0, "-9999", True)], resolution=(1e4, 1e4), resolutionunit=3)
+    document = run(tmp_path / "out", network, path, "--probability", "npy", "--ignore-box", "0,60,999,4", "0,0,2,3")
+    (row,) = document["images"]
+    left_out = np.zeros(heights.shape, bool)
+    left_out[10:20, 10:30] = left_out[60:] = left_out[:3, :2] = True
+    assert row["left_out_pixels"] == left_out.sum()
+    assert row["first_pixels"] + row["second_pixels"] == (~left_out).sum()
+    assert row["first_square_um"] == row["first_pixels"]
+    np.testing.assert_array_equal(read(tmp_path / "out" / "heights-mask.png") == 128, left_out)
+    np.testing.assert_array_equal(np.isnan(np.load(tmp_path / "out" / "heights-probability.npy")), left_out)
+
+
+@pytest.mark.slow
+def test_a_negative_is_inverted(network, tmp_path):
+    Image.fromarray(255 - read(DATA / "grain.png")).save(tmp_path / "negative.png")
+    plain = run(tmp_path / "plain", network, DATA / "grain.png")["images"][0]
+    negative = run(tmp_path / "out", network, tmp_path / "negative.png", "--invert")["images"][0]
+    assert negative["first_pixels"] == pytest.approx(plain["first_pixels"], abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError(), "takes more memory than there is"),
+        (OSError(errno.EMFILE, "Too many open files"), "cannot be read: Too many open files"),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"), "takes more memory than the device has"),
+    ],
+)
+def test_a_picture_that_the_machine_failed_is_tried_again(error, message, network, tmp_path, monkeypatch, capsys):
+    words = (tmp_path / "out", network, DATA / "grain.png", DATA / "stripes.png")
+    right = tiling.segment
+
+    def segment(model, variables, image, *arguments):
+        if np.array_equal(image, read(DATA / "stripes.png") / np.float32(255)):
+            raise error
+        return right(model, variables, image, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tiling, "segment", segment)
+        with pytest.raises(SystemExit):
+            run(*words)
+    error = capsys.readouterr().err
+    assert f"{DATA / 'stripes.png'} {message}" in error
+    assert "the same command tries it again" in error
+    document = run(*words)
+    assert [row["name"] for row in document["images"]] == ["grain", "stripes"]
+    assert document["refused"] == []
+
+
+@pytest.mark.slow
+def test_an_error_of_the_program_is_no_picture_s(network, tmp_path, monkeypatch):
+    def segment(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: a bug")
+
+    monkeypatch.setattr(tiling, "segment", segment)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="a bug"):
+        run(tmp_path / "out", network, DATA / "grain.png")
+
+
+@pytest.mark.slow
 def test_the_notebook_s_weights_from_pytorch(pictures, tmp_path):
     variables = drawn(ARCHITECTURES["notebook"])
     save_file(torch_weights.to_state_dict(variables), tmp_path / "theirs.safetensors")
@@ -422,10 +511,19 @@ def test_what_the_network_is_unsure_of():
     row = segment_image.describe(Path("a.png"), "a", probability, None)
     assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"]) == (4, 4, 3)
     assert (row["first_share"], row["unsure_share"]) == (0.5, 3 / 8)
+    assert row["first_square_um"] is None
+    # Where a square is strange nothing is sure; what is left out counts nowhere.
+    probability[0, 0] = np.nan
+    strange = Strange(0.5, np.array([[True] * 4, [False] * 4]))
+    row = segment_image.describe(Path("a.png"), "a", probability, strange, pixel_area=0.25)
+    assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"], row["left_out_pixels"]) == (4, 3, 4, 1)
+    assert (row["first_share"], row["first_square_um"], row["second_square_um"]) == (4 / 7, 1.0, 0.75)
+    assert segment_image.area(row, "second") == "42.9%\n3 pixels, 0.75 \u00b5m\u00b2"
 
 
-def row(name="a", strange=0.0):
-    return {**segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange)}
+def row(name="a", strange=0.0, outliers=0):
+    strange = None if strange is None else Strange(strange, np.zeros((16, 16), bool))
+    return {**segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange), "outlier_pixels": outliers}
 
 
 def test_a_picture_of_something_else_gets_a_warning(network):
@@ -433,6 +531,8 @@ def test_a_picture_of_something_else_gets_a_warning(network):
     rows = [row("like", 0.25), row("unlike", 0.9), row("unknown", None)]
     (said,) = segment_image.warnings(loaded, rows)
     assert said.startswith("unlike may show something else than brick and grass: 90% of it")
+    (dotted,) = segment_image.warnings(loaded, [row("dotted", outliers=2), row("clean")])
+    assert dotted.startswith("dotted has 2 pixels far from all others")
     assert "A dash" in segment_image.table(rows, loaded).note
     assert "A dash" not in segment_image.table(rows[:2], loaded).note
 
@@ -459,10 +559,10 @@ def test_pictures_beyond_the_room_of_the_figure_make_none(network, tmp_path, mon
 
 
 def test_many_pixels_are_counted_without_a_power_of_ten(network):
-    large = [row("a") | {"height": 3000, "width": 4000} for _ in range(10)]
+    large = [row("a") | {"first_pixels": 5_000_000, "second_pixels": 7_000_000} for _ in range(10)]
     first, second = segment_image.findings(large, [{"image": "b.png"}], saved_models.load(network))
     assert first.startswith("120 million pixels in 10 pictures: ")
-    assert second == "1 more got no mask; results.json says why, under refused."
+    assert second == "1 more got no mask; the last table says why."
 
 
 @pytest.mark.parametrize(
@@ -482,6 +582,13 @@ def test_many_pixels_are_counted_without_a_power_of_ten(network):
         (["MODEL", DATA / "grain.png", "--max-megapixels", "inf"], "--max-megapixels must be a finite number > 0"),
         (["MODEL", DATA / "grain.png", "--max-megapixels", "0.001"], "more than the 0.001 million of --max-megapixels"),
         (["MODEL"], "IMAGE must name pictures"),
+        (["MODEL", DATA / "grain.png", "--page", "0"], "--page must be an integer >= 1"),
+        (["MODEL", DATA / "grain.png", "--page", "2"], "grain.png has 1 page, and no page 2"),
+        (["MODEL", DATA / "grain.png", "--channel", "-1"], "--channel must be an integer >= 1"),
+        (["MODEL", DATA / "grain.png", "--channel", "2"], "grain.png has 1 channel, and no channel 2"),
+        (["MODEL", DATA / "grain.png", "--ignore-box", "1,2,3"], "--ignore-box must be X,Y,WIDTH,HEIGHT in pixels"),
+        (["MODEL", DATA / "grain.png", "--ignore-box", "1,2,3,0"], "--ignore-box must be X,Y,WIDTH,HEIGHT in pixels"),
+        (["MODEL", DATA / "grain.png", "--ignore-box", "0,0,999,999"], "--ignore-box leaves no pixel"),
     ],
 )
 def test_refuses(arguments, message, network, tmp_path):
