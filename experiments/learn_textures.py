@@ -137,9 +137,10 @@ def answer(options: Options, lab: Lab) -> Report:
         "training_images": Drawing("Training images", figures.above_masks(examples, f"Training images: {title}")),
     }
     only_first, only_second = (partial(training, first=part, second=part) for part in (first, second))
-    squares = novelty.training_squares(training, only_first, only_second, crops.image_size)
+    reference = novelty.reference(training, only_first, only_second, crops.image_size)
     # Five digits are enough: the distances between squares are much larger.
-    exemplars = {"contrast": crops.contrast, **crops.masks, "squares": squares.round(5).tolist()}
+    rounded = {"squares": reference.squares.round(5).tolist(), "images": reference.images.round(5).tolist()}
+    exemplars = {"contrast": crops.contrast, **crops.masks, "novelty": {**rounded, "number": reference.number}}
     exemplars |= dict(zip(("first", "second"), names, strict=True))
     return clock.report(timed, findings, drawings, snapshots, rows, {"exemplars": exemplars})
 

@@ -49,7 +49,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
 from experiments.pictures import novelty, photographs, saved_models
-from experiments.pictures.novelty import Strange
+from experiments.pictures.novelty import Reference, Strange
 from experiments.pictures.photographs import Box, Choice, MachineError, Picture
 from experiments.pictures.samples import in_8_bits
 from experiments.pictures.saved_models import SavedModel
@@ -208,7 +208,7 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     segmented, refused = complete(options, lab.folder, notes), []
     check_unchanged(options, segmented, digests)
     new = [source for source in options.pictures if source.note not in segmented]
-    squares = saved_models.training_squares(network) if new else None
+    reference = saved_models.reference(network) if new else None
     with lab.progress() as progress:
         bar = progress.add_task("", total=len(new))
         for number, source in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
@@ -222,7 +222,7 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
             label = next(label for label in source.labels() if file_prefix(label) not in taken)
             try:
                 with photographs.machine_errors(path):
-                    picture, contents = segment(source, label, options, network, squares, count_tiles)
+                    picture, contents = segment(source, label, options, network, reference, count_tiles)
                 if digest(path) != digests[str(path)]:
                     raise ValueError(f"{path} has changed since it was named")
             except (ValueError, MachineError) as error:
@@ -275,13 +275,13 @@ def segment(
     label: str,
     options: Options,
     network: SavedModel,
-    squares: np.ndarray | None,
+    reference: Reference | None,
     progress: Callable[[int, int], None],
 ) -> tuple[Segmented, list[bytes]]:
     """A picture, segmented, without its number and digest; and the content of each of its `files`.
 
     Args:
-        squares: of training; None if they are unknown.
+        reference: of the training images; None if it is unknown.
         progress: called with the number of tiles done and the number of all tiles.
 
     Raises:
@@ -296,7 +296,7 @@ def segment(
     if not np.isfinite(probability if valid is None else probability[valid]).all():
         raise ValueError(f"{source.path} gets no mask: the network's numbers for it are not finite")
     scaled = tiling.to_training_scale(grey, image_size, valid)
-    strange = None if squares is None else novelty.strange(squares, scaled, image_size, valid)
+    strange = None if reference is None else novelty.strange(reference, scaled, image_size, valid)
     row = describe(source.path, label, probability, strange, picture.pixel_area)
     row["outlier_pixels"] = int(tiling.outliers(grey, valid).sum())
     overlay = photographs.overlay(scaled, probability)
@@ -377,7 +377,8 @@ def describe(
     row |= {"left_out_pixels": probability.size - total}
     row |= {f"{part}_share": float(count) / total for part, count in counts.items()}
     row |= {f"{part}_square_um": pixel_area and float(counts[part]) * pixel_area for part in ("first", "second")}
-    return {**row, "strange_share": None if strange is None else strange.share}
+    share, distance = (None, None) if strange is None else (strange.share, strange.distance)
+    return {**row, "strange_share": share, "distance": distance}
 
 
 def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, str]], network: SavedModel) -> list[str]:
@@ -408,10 +409,12 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
             "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
         )
     for row in rows:
-        if (share := row["strange_share"]) is not None and share > novelty.MOST_STRANGE:
+        if is_strange(row):
             sentences.append(
-                f"{row['name']} may show something else than {network.names[0]} and {network.names[1]}: {share:.0%} of "
-                "it is unlike all training images in brightness, contrast or fineness. Its areas may mean nothing."
+                f"{row['name']} may show something else than {network.names[0]} and {network.names[1]}, or these at "
+                f"another magnification, blurred or as a negative. {row['strange_share']:.0%} of its squares are unlike "
+                f"those of training, and its means are {row['distance']:.1f} times as far from training images as any "
+                "of these is from the others. Its areas may mean nothing."
             )
         if (number := row["outlier_pixels"]) > MANY_OUTLIERS * (row["first_pixels"] + row["second_pixels"]):
             sentences.append(
@@ -419,6 +422,11 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
                 "their neighbours."
             )
     return sentences
+
+
+def is_strange(row: Mapping[str, Any]) -> bool:
+    """Whether a picture gets a warning, by the rules of `novelty`."""
+    return row["strange_share"] is not None and (row["strange_share"] > novelty.MOST_STRANGE or row["distance"] > 1)
 
 
 def left_out(options: Options) -> list[str]:
@@ -437,13 +445,14 @@ def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
     cells = [
         [row["name"], f"{row['width']} x {row['height']}"]
         + [area(row, part) for part in ("first", "second", "unsure")]
-        + ["-" if row["strange_share"] is None else f"{row['strange_share']:.0%}"]
+        + ["-" if row["strange_share"] is None else f"{row['strange_share']:.0%}\n{row['distance']:.1f}"]
         for row in rows
     ]
     note = f"Unsure: probability between {UNSURE[0]} and {UNSURE[1]}. Strange: share of squares that are unlike all of "
-    note += f"training, of which nothing is sure; a picture with more than {novelty.MOST_STRANGE:.0%} gets a warning."
+    note += "training, where nothing is sure; and distance of the picture's means from training images. A picture with "
+    note += f"more than {novelty.MOST_STRANGE:.0%}, or a distance above 1, gets a warning."
     if any(row["strange_share"] is None for row in rows):
-        note += " A dash: the picture is too small for that, or the model's file of a version without training squares."
+        note += " A dash: the picture is too small for that, or the model's file has no squares of this version."
     headings = ("picture", "pixels", *map(printable, network.names), "unsure", "strange")
     return Table("Area of each texture", headings, cells, note)
 

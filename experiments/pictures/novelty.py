@@ -2,20 +2,24 @@
 
 A network of two textures assigns each pixel to one of them, whatever the picture shows. So the picture, rescaled to the
 grey levels of the training images, is cut into squares of a quarter of a training image's side (at least 8 pixels).
-Each square has five features:
+Each square has eight features:
 
     mean of its grey levels
     log s               s: standard deviation of its grey levels                      (contrast)
     log(d1 / s)         dk: root mean square difference of pixels k apart             (fineness, a variogram)
     log(d2 / d1)
     log(d4 / d2)
+    skewness of its grey levels                                                       (a negative has the other sign)
+    skewness of each pixel minus the mean of its 4 neighbours at distance 1           (dark dots or bright ones)
+    the same at distance 2
 
-each divided by its standard deviation over 1,024 squares of training images. A square is strange if its distance to the
-nearest training square exceeds those of 99 % of the training squares. A picture gets a warning if more than a quarter
-of its squares are strange.
+A square is strange if its distance to the nearest of 1,024 training squares exceeds those of 99 % of these; each
+feature is divided by its standard deviation. The means of the features over a picture scatter less: their distance to
+the nearest training image, by the covariance of the training images, is compared with the largest such distance among
+these. A picture gets a warning if more than a quarter of its squares are strange, or if its means are further away.
 
-Half of the training squares come from mixed images. The other half shows one texture alone, as a picture may. A picture
-with the contrast and fineness of the training textures passes, whatever it shows; docs/real-pictures.md has examples.
+Half of the training images show both textures. The other half shows one alone, as a picture may. A picture with these
+features passes, whatever it shows; docs/real-pictures.md has examples.
 """
 
 from collections.abc import Callable
@@ -30,16 +34,19 @@ import segjax
 # A picture with a larger share of strange squares gets a warning. The second is the share of the training squares whose
 # own distance counts as strange.
 MOST_STRANGE, TRAINING_STRANGE = 0.25, 0.01
-_LAGS = (1, 2, 4)
-NUM_FEATURES = 2 + len(_LAGS)
+_LAGS, _DOTS = (1, 2, 4), (1, 2)
+NUM_FEATURES = 2 + len(_LAGS) + 1 + len(_DOTS)
 # Squares of training, at most: their distances take 8 MB.
 MAX_TRAINING_SQUARES = 1024
 # A square of less than 8 pixels per side has few differences over 4 pixels.
 _MIN_SIDE = 8
 # Below the step of 8 bits of grey; the logarithm of 0 is not finite.
 _FLOOR = 1e-3
-# Images that are drawn from each source, and their pixels in all: large images have more squares each.
-_MAX_IMAGES, _MAX_PIXELS = 64, 2**20
+# Images that are drawn from each of four sources, and their pixels in all: large images have more squares each.
+_MIN_IMAGES, _MAX_IMAGES, _MAX_PIXELS = 16, 64, 2**20
+MAX_TRAINING_IMAGES = 4 * _MAX_IMAGES
+# The least variance of a combination of features in training, relative to that of one feature.
+_LEAST_VARIANCE = 1e-4
 
 # Grey levels of a bar are as close, as a share of the picture's range; and this share of its rows has no text or lines.
 _SAME_GREY, _BAR_SHARE = 0.01, 0.9
@@ -52,35 +59,61 @@ def square_side(image_size: int) -> int:
     return max(_MIN_SIDE, image_size // 4)
 
 
-def training_squares(mixed: Draw, first: Draw, second: Draw, image_size: int) -> np.ndarray:
-    """The features of training squares, (at most MAX_TRAINING_SQUARES, NUM_FEATURES), for `strange`.
+class Reference(NamedTuple):
+    """What pictures are compared with.
+
+    Attributes:
+        squares: features of training squares, (at most MAX_TRAINING_SQUARES, NUM_FEATURES).
+        images: mean features of training images, (at most MAX_TRAINING_IMAGES, NUM_FEATURES).
+        number: of squares of a training image.
+    """
+
+    squares: np.ndarray
+    images: np.ndarray
+    number: int
+
+
+class Strange(NamedTuple):
+    """How strange a picture is.
+
+    Attributes:
+        share: of its squares that are strange.
+        pixels: (height, width) of bool, those of the strange squares.
+        distance: of its mean features to the nearest training image; 1 is the largest of training images to others.
+    """
+
+    share: float
+    pixels: np.ndarray
+    distance: float
+
+
+def reference(mixed: Draw, first: Draw, second: Draw, image_size: int) -> Reference:
+    """The reference of a network's training images, for `strange`.
 
     Args:
-        mixed: draws images of both textures, (key, batch_size=...) -> Batch; half of the squares come from them.
+        mixed: draws images of both textures, (key, batch_size=...) -> Batch; half of the images come from it.
         first, second: draw images of one texture alone.
         image_size: side of the images in pixels.
     """
-    num_images = min(_MAX_IMAGES, max(1, _MAX_PIXELS // image_size**2))
-    parts = []
+    num_images = min(_MAX_IMAGES, max(_MIN_IMAGES, _MAX_PIXELS // image_size**2))
+    parts: list[np.ndarray] = []
     # Batches of one size: XLA takes longer to compile another size than to draw the batch.
     for index, draw in enumerate((mixed, mixed, first, second)):
         batch = draw(jax.random.key(index), batch_size=num_images)
         parts += [describe(image, square_side(image_size)) for image in np.asarray(batch.image)[..., 0]]
-    return _evenly(np.concatenate(parts), MAX_TRAINING_SQUARES)
+    squares = np.array(parts)
+    chosen = np.linspace(0, squares.shape[0] * squares.shape[1] - 1, MAX_TRAINING_SQUARES).astype(int)
+    # An image may have fewer squares than are chosen.
+    flat = squares.reshape(-1, NUM_FEATURES)[np.unique(chosen)]
+    return Reference(flat, squares.mean(axis=1), squares.shape[1])
 
 
-class Strange(NamedTuple):
-    """The strange squares of a picture: their share of all its squares, and their pixels, (height, width) of bool."""
-
-    share: float
-    pixels: np.ndarray
-
-
-def strange(squares: np.ndarray, image: np.ndarray, image_size: int, valid: np.ndarray | None = None) -> Strange | None:
-    """The strange squares of a picture; None if it has no square, or training has fewer than two.
+def strange(
+    reference: Reference, image: np.ndarray, image_size: int, valid: np.ndarray | None = None
+) -> Strange | None:
+    """Compares a picture with training; None if it has no square, or training has fewer than two.
 
     Args:
-        squares: the result of `training_squares`.
         image: (height, width) on the training scale.
         image_size: side of the training images in pixels.
         valid: (height, width) of bool, the pixels that count; squares that are less than half valid do not.
@@ -88,25 +121,39 @@ def strange(squares: np.ndarray, image: np.ndarray, image_size: int, valid: np.n
     side = square_side(image_size)
     shape = tuple(length // side for length in image.shape)
     counts = np.ones(shape, bool) if valid is None else _cut(valid, side).mean(axis=(2, 3)) >= 0.5
-    if not counts.any() or len(squares) < 2:
+    if not counts.any() or len(reference.squares) < 2:
         return None
-    deviation = squares.std(axis=0)
+    deviation = reference.squares.std(axis=0)
     # A feature that is constant in training is not divided.
     deviation[deviation == 0] = 1
-    training = squares / deviation
-    training_distances = scipy.spatial.distance.cdist(training, training)
-    np.fill_diagonal(training_distances, np.inf)
-    limit = np.quantile(training_distances.min(axis=1), 1 - TRAINING_STRANGE)
-    is_strange = np.zeros(shape, bool)
+    squares, images = reference.squares / deviation, reference.images / deviation
+    limit = np.quantile(_nearest(squares), 1 - TRAINING_STRANGE)
+    is_strange, total = np.zeros(shape, bool), np.zeros(NUM_FEATURES)
     # Row by row: the distances of all squares of a large picture would take several times its memory.
     for row, here in enumerate(counts):
         features = describe(image[row * side : (row + 1) * side], side) / deviation
-        is_strange[row] = here & (scipy.spatial.distance.cdist(features, training).min(axis=1) > limit)
+        is_strange[row] = here & (_nearest(features, squares) > limit)
+        total += features[here].sum(axis=0)
+    variances, directions = np.linalg.eigh(np.cov(images.T))
+    weights = directions / np.sqrt(np.maximum(variances, _LEAST_VARIANCE))
+    means = total[None] / counts.sum()
+    # The means of fewer squares scatter more.
+    limit = _nearest(images @ weights).max() * max(1.0, reference.number / counts.sum()) ** 0.5
+    distance = float(_nearest(means @ weights, images @ weights)[0] / limit)
     # Pixels beyond the last whole square belong to it.
     rows, columns = (
         np.minimum(np.arange(length) // side, number - 1) for length, number in zip(image.shape, shape, strict=True)
     )
-    return Strange(float(is_strange[counts].mean()), is_strange[np.ix_(rows, columns)])
+    return Strange(float(is_strange[counts].mean()), is_strange[np.ix_(rows, columns)], distance)
+
+
+def _nearest(rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
+    """The distance of each row to the nearest of the others; by default, to the nearest other row."""
+    distances = scipy.spatial.distance.cdist(rows, rows if others is None else others)
+    if others is None:
+        np.fill_diagonal(distances, np.inf)
+    nearest: np.ndarray = distances.min(axis=1)
+    return nearest
 
 
 def describe(image: np.ndarray, side: int) -> np.ndarray:
@@ -118,7 +165,20 @@ def describe(image: np.ndarray, side: int) -> np.ndarray:
         down, across = squares[:, lag:] - squares[:, :-lag], squares[..., lag:] - squares[..., :-lag]
         deviations.append(np.sqrt((np.square(down).mean(axis=pixels) + np.square(across).mean(axis=pixels)) / 2))
     logarithms = np.log(np.maximum(deviations, _FLOOR))
-    return np.stack([squares.mean(axis=pixels), logarithms[0], *np.diff(logarithms, axis=0)], axis=1)
+    dots = []
+    for lag in _DOTS:
+        rows, columns = squares[..., lag:-lag], squares[:, lag:-lag]
+        around = rows[:, 2 * lag :] + rows[:, : -2 * lag] + columns[..., 2 * lag :] + columns[..., : -2 * lag]
+        dots.append(_skewness(rows[:, lag:-lag] - around / 4))
+    means = squares.mean(axis=pixels)
+    return np.stack([means, logarithms[0], *np.diff(logarithms, axis=0), _skewness(squares), *dots], axis=1)
+
+
+def _skewness(squares: np.ndarray) -> np.ndarray:
+    """The cube root of the skewness of each square, which scatters less than the skewness."""
+    deviations = squares - squares.mean(axis=(1, 2), keepdims=True)
+    scale = np.maximum(squares.std(axis=(1, 2)), _FLOOR)
+    return np.cbrt((deviations**3).mean(axis=(1, 2))) / scale
 
 
 def blank(name: str, grey: np.ndarray, valid: np.ndarray | None = None) -> list[str]:
@@ -161,8 +221,3 @@ def _cut(array: np.ndarray, side: int) -> np.ndarray:
     """The whole squares of an array, (rows, columns, side, side)."""
     rows, columns = (length // side for length in array.shape)
     return array[: rows * side, : columns * side].reshape(rows, side, columns, side).swapaxes(1, 2)
-
-
-def _evenly(rows: np.ndarray, number: int) -> np.ndarray:
-    """At most `number` of the rows, evenly spaced: neighbouring squares are alike."""
-    return rows[np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int)]

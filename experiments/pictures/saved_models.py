@@ -16,6 +16,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
 from experiments.pictures import novelty
+from experiments.pictures.novelty import Reference
 from segjax import checkpoints, generate_data, torch_weights
 from segjax._checks import check_count
 from segjax.models import SegmentationCNN, from_config, to_config
@@ -41,7 +42,7 @@ class SavedModel(NamedTuple):
         image_size: side of its training images in pixels.
         names: of the textures where the mask is 1 and where it is 0; always different.
         diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
-        squares: `novelty.training_squares` of photographs; None if the file has none.
+        reference: `novelty.reference` of photographs; None if the file has none.
     """
 
     model: nn.Module
@@ -50,7 +51,7 @@ class SavedModel(NamedTuple):
     image_size: int
     names: tuple[str, str]
     diverged: bool
-    squares: np.ndarray | None = None
+    reference: Reference | None = None
 
 
 def check_export(export_torch: bool, architecture: str) -> None:
@@ -111,14 +112,14 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
     return saved, Texture(**saved.texture)
 
 
-def training_squares(saved: SavedModel) -> np.ndarray | None:
-    """The squares that `novelty.strange` compares a picture with; None if a file of photographs has none."""
+def reference(saved: SavedModel) -> Reference | None:
+    """What `novelty.strange` compares a picture with; None if a file of photographs has none."""
     if saved.texture is None:
-        return saved.squares
+        return saved.reference
     mixed = partial(generate_data, **saved.texture)
     sigmas = saved.texture["sigma1"], saved.texture["sigma2"]
     first, second = (partial(mixed, sigma1=sigma, sigma2=sigma) for sigma in sigmas)
-    return novelty.training_squares(mixed, first, second, saved.image_size)
+    return novelty.reference(mixed, first, second, saved.image_size)
 
 
 def _from_pytorch(path: Path) -> SavedModel:
@@ -153,23 +154,32 @@ def _from_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedMod
     # Photographs in two folders may have the same name.
     names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
     check_count("image_size", image_size, 2)
-    return SavedModel(model, variables, None, image_size, names, diverged, _squares(exemplars.get("squares")))
+    return SavedModel(model, variables, None, image_size, names, diverged, _reference(exemplars.get("novelty")))
 
 
-def _squares(entry: Any) -> np.ndarray | None:
-    """The entry of a file as an array, checked."""
+def _reference(entry: Any) -> Reference | None:
+    """The entry of a file, checked; files of earlier versions have none, or one of other features."""
     if entry is None:
         return None
+    names = Reference._fields
+    if not isinstance(entry, dict) or entry.keys() != set(names):
+        raise ValueError(f"novelty must have {', '.join(names)}, got {entry!r:.60}")
+    most = {"squares": novelty.MAX_TRAINING_SQUARES, "images": novelty.MAX_TRAINING_IMAGES}
+    squares, images = (_features(name, entry[name], rows) for name, rows in most.items())
+    return Reference(squares, images, check_count("number", entry["number"], 1))
+
+
+def _features(name: str, entry: Any, rows: int) -> np.ndarray:
     try:
-        squares = np.asarray(entry, float)
+        features = np.asarray(entry, float)
     except (ValueError, TypeError):
-        squares = np.empty(0)
-    rows, columns = novelty.MAX_TRAINING_SQUARES, novelty.NUM_FEATURES
-    if squares.ndim != 2 or squares.shape[1] != columns or len(squares) > rows:
-        raise ValueError(f"squares must be at most {rows} rows of {columns} numbers, got {entry!r:.60}")
-    if not np.isfinite(squares).all():
-        raise ValueError("squares must be finite numbers")
-    return squares
+        features = np.empty(0)
+    columns = novelty.NUM_FEATURES
+    if features.ndim != 2 or features.shape[1] != columns or not 2 <= len(features) <= rows:
+        raise ValueError(f"{name} must be 2 to {rows} rows of {columns} numbers, got {entry!r:.60}")
+    if not np.isfinite(features).all():
+        raise ValueError(f"{name} must be finite numbers")
+    return features
 
 
 def _check_variables(model: nn.Module, variables: dict[str, Any]) -> None:

@@ -3,17 +3,19 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+import scipy
 
 from experiments.pictures import novelty
-from segjax import generate_data, tiling
+from segjax import Batch, generate_data, tiling
+from segjax.textures import rescale
 
 SIZE = 64
 
 
 @pytest.fixture(scope="module")
-def squares():
+def reference():
     draws = [partial(generate_data, image_size=SIZE, sigma=12.8, sigma1=one, sigma2=two) for one, two in SIGMAS]
-    return novelty.training_squares(*draws, SIZE)
+    return novelty.reference(*draws, SIZE)
 
 
 SIGMAS = ((0.2, 1.2), (0.2, 0.2), (1.2, 1.2))
@@ -24,42 +26,72 @@ def test_a_square_is_described_by_its_differences():
     stripes = np.tile([0.0, 1.0], (8, 4))
     (described,) = novelty.describe(stripes, 8)
     one, none = np.log(np.sqrt(0.5)), np.log(1e-3)
-    np.testing.assert_allclose(described, [0.5, np.log(0.5), one - np.log(0.5), none - one, 0], atol=1e-12)
+    np.testing.assert_allclose(described, [0.5, np.log(0.5), one - np.log(0.5), none - one, *[0] * 4], atol=1e-12)
+    # Bright dots on dark ground, and dark ones on bright ground.
+    dots = np.zeros((8, 8))
+    dots[::4, ::4] = 1
+    (bright,), (dark,) = novelty.describe(dots, 8), novelty.describe(1 - dots, 8)
+    np.testing.assert_allclose(bright[5:], -dark[5:], atol=1e-12)
+    assert (bright[5:] > 1).all()
+    np.testing.assert_allclose(bright[1:5], dark[1:5], atol=1e-12)
     # Five whole squares in each of two rows; what is left over is left out.
     assert novelty.describe(np.zeros((17, 47)), 8).shape == (10, novelty.NUM_FEATURES)
 
 
-def test_training_gives_the_most_squares_that_a_file_may_have(squares):
-    assert squares.shape == (novelty.MAX_TRAINING_SQUARES, novelty.NUM_FEATURES)
-    assert np.isfinite(squares).all()
+def test_training_gives_the_most_squares_that_a_file_may_have(reference):
+    assert reference.squares.shape == (novelty.MAX_TRAINING_SQUARES, novelty.NUM_FEATURES)
+    assert reference.images.shape == (novelty.MAX_TRAINING_IMAGES, novelty.NUM_FEATURES)
+    assert reference.number == 16
+    assert all(np.isfinite(features).all() for features in reference[:2])
 
 
-def share(squares, picture):
-    strange = novelty.strange(squares, tiling.to_training_scale(np.asarray(picture), SIZE), SIZE)
+def share(reference, picture):
+    strange = novelty.strange(reference, tiling.to_training_scale(np.asarray(picture), SIZE), SIZE)
     return strange and strange.share
 
 
 @pytest.mark.parametrize("sigmas", SIGMAS)
-def test_images_of_training_are_not_strange(sigmas, squares):
+def test_images_of_training_are_not_strange(sigmas, reference):
     drawn = generate_data(jax.random.key(9), 64, SIZE, *sigmas, sigma=12.8).image[..., 0]
-    shares = [share(squares, image) for image in drawn]
-    assert np.mean(np.array(shares) > novelty.MOST_STRANGE) < 0.05
+    strange = [novelty.strange(reference, np.asarray(image), SIZE) for image in drawn]
+    assert np.mean([each.share > novelty.MOST_STRANGE or each.distance > 1 for each in strange]) < 0.05
 
 
-def test_what_is_something_else_is_strange(squares):
+def test_what_is_something_else_is_strange(reference):
     noise = np.random.default_rng(0).uniform(size=(96, 96)).astype(np.float32)
     ramp = np.linspace(0, 1, 96, dtype=np.float32)
     for picture in (noise, np.zeros_like(noise), ramp[:, None] * ramp, (noise < 0.02).astype(np.float32)):
-        assert share(squares, picture) > 0.9
+        assert share(reference, picture) > 0.9
         # On any scale of grey.
-        assert share(squares, 100 * picture - 7) > 0.9
+        assert share(reference, 100 * picture - 7) > 0.9
 
 
-def test_strange_squares_are_known_by_their_pixels(squares):
+def test_a_negative_and_another_magnification_are_far_from_training():
+    # Bright discs on a dark ground, of 5 pixels across.
+    def draw(key, batch_size):
+        dots = jax.random.bernoulli(key, 0.02, (batch_size, SIZE, SIZE)).astype(float)
+        discs = np.asarray([scipy.ndimage.grey_dilation(dot, (5, 5)) for dot in np.asarray(dots)])
+        noise = np.asarray(jax.random.normal(key, discs.shape))
+        return Batch(rescale(discs + 0.1 * noise)[..., None], dots[..., None])
+
+    reference = novelty.reference(draw, draw, draw, SIZE)
+    images = np.asarray(draw(jax.random.key(9), 4).image[..., 0])
+
+    def far(pictures):
+        scaled = (tiling.to_training_scale(picture, SIZE) for picture in pictures)
+        return np.array([novelty.strange(reference, picture, SIZE).distance for picture in scaled])
+
+    assert (far(images) < 1.2).all()
+    assert (far(1 - images) > 2).all()
+    assert (far(images[:, :32, :32].repeat(2, 1).repeat(2, 2)) > 2).all()
+    assert (far(scipy.ndimage.gaussian_filter(images, (0, 1, 1))) > 2).all()
+
+
+def test_strange_squares_are_known_by_their_pixels(reference):
     image = np.array(generate_data(jax.random.key(9), 1, 2 * SIZE, 0.2, 1.2, sigma=12.8).image[0, ..., 0])
     image = image[: SIZE + 5, : SIZE + 9]
     image[:32, :48] = 0.5
-    strange = novelty.strange(squares, image, SIZE)
+    strange = novelty.strange(reference, image, SIZE)
     assert strange.pixels.shape == image.shape
     assert strange.pixels[:32, :48].all()
     assert strange.share == pytest.approx(6 / 16, abs=0.13)
@@ -67,13 +99,13 @@ def test_strange_squares_are_known_by_their_pixels(squares):
     np.testing.assert_array_equal(strange.pixels[-5:], np.broadcast_to(strange.pixels[SIZE - 1], (5, SIZE + 9)))
     valid = np.ones(image.shape, bool)
     valid[:32, :48] = False
-    assert novelty.strange(squares, image, SIZE, valid).share < 0.2
+    assert novelty.strange(reference, image, SIZE, valid).share < 0.2
 
 
-def test_what_has_no_square_is_not_judged(squares):
-    assert share(squares, np.zeros((15, 90), np.float32)) is None
-    assert share(squares[:0], np.zeros((90, 90), np.float32)) is None
-    assert novelty.strange(squares, np.zeros((90, 90)), SIZE, np.zeros((90, 90), bool)) is None
+def test_what_has_no_square_is_not_judged(reference):
+    assert share(reference, np.zeros((15, 90), np.float32)) is None
+    assert share(reference._replace(squares=reference.squares[:0]), np.zeros((90, 90), np.float32)) is None
+    assert novelty.strange(reference, np.zeros((90, 90)), SIZE, np.zeros((90, 90), bool)) is None
 
 
 def texture():

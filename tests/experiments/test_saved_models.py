@@ -50,7 +50,7 @@ def test_reloading_gives_identical_predictions(name, tmp_path):
     assert (network.texture, network.image_size, network.names) == (TEXTURE, 16, NAMES)
     assert saved_models.load_with_textures(path)[1]._asdict() == TEXTURE
     assert not network.diverged
-    assert saved_models.training_squares(network).shape[1] == novelty.NUM_FEATURES
+    assert saved_models.reference(network).squares.shape[1] == novelty.NUM_FEATURES
 
 
 def test_photographs_have_names_and_no_textures_to_draw(tmp_path):
@@ -111,6 +111,9 @@ def changed(tmp_path, change, texture=TEXTURE):
 
 
 OUT = ("params", "out", "kernel")
+
+
+NOVELTY = {"squares": [[0.5] * 8, [0.25] * 8], "images": [[0.1] * 8, [0.3] * 8], "number": 16}
 
 
 def put(tree, *path, value):
@@ -188,8 +191,13 @@ def test_metadata_that_makes_no_sense_is_one_line(entry, message, tmp_path):
         ({**EXEMPLARS, "first": 3}, "first and second must be names, got 3"),
         *(({**EXEMPLARS, "image_size": value}, "image_size must") for value in (0, "32", float("inf"), None)),
         ({"first": "brick", "second": "grass"}, "exemplars must have"),
-        *(({**EXEMPLARS, "squares": it}, "squares must be at most") for it in (5, "x", [[1, 2]], [[1, "x", 2, 3, 4]])),
-        ({**EXEMPLARS, "squares": [[0.0] * 4 + [float("inf")]]}, "squares must be finite"),
+        *(({**EXEMPLARS, "novelty": entry}, "novelty must have squares, images, number") for entry in (5, [], {})),
+        *(
+            ({**EXEMPLARS, "novelty": NOVELTY | {"squares": entry}}, "squares must be 2 to 1024 rows of 8 numbers")
+            for entry in (5, "x", [[1, 2]], [[1] * 8], [[1] * 7 + ["x"]] * 2)
+        ),
+        ({**EXEMPLARS, "novelty": NOVELTY | {"images": [[0.0] * 7 + [float("inf")]] * 2}}, "images must be finite"),
+        ({**EXEMPLARS, "novelty": NOVELTY | {"number": 0}}, "number must be an integer >= 1"),
     ],
 )
 def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_path):
@@ -198,13 +206,13 @@ def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_pat
         saved_models.load(path)
 
 
-def test_the_squares_of_photographs_come_with_the_file(tmp_path):
-    squares = [[0.5, -1.0, 0.1, 0.2, 0.3], [0.25, -2.0, 0.1, 0.2, 0.3]]
-    path = changed(tmp_path, lambda _, metadata: metadata["exemplars"].update(squares=squares), texture=None)
-    network = saved_models.load(path)
-    np.testing.assert_array_equal(saved_models.training_squares(network), squares)
-    # A file of an earlier version has none.
-    assert saved_models.training_squares(saved_models.load(changed(tmp_path, lambda *_: None, texture=None))) is None
+def test_the_reference_of_photographs_comes_with_the_file(tmp_path):
+    path = changed(tmp_path, lambda _, metadata: metadata["exemplars"].update(novelty=NOVELTY), texture=None)
+    reference = saved_models.reference(saved_models.load(path))
+    assert {"squares": reference.squares.tolist(), "images": reference.images.tolist(), "number": 16} == NOVELTY
+    # A file of an earlier version has none, or squares of other features.
+    for change in (lambda *_: None, lambda _, metadata: metadata["exemplars"].update(squares=[[0.5] * 5] * 2)):
+        assert saved_models.reference(saved_models.load(changed(tmp_path, change, texture=None))) is None
 
 
 def test_two_photographs_of_one_name_are_told_apart(tmp_path):

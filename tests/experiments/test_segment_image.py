@@ -514,27 +514,29 @@ def test_what_the_network_is_unsure_of():
     assert row["first_square_um"] is None
     # Where a square is strange nothing is sure; what is left out counts nowhere.
     probability[0, 0] = np.nan
-    strange = Strange(0.5, np.array([[True] * 4, [False] * 4]))
+    strange = Strange(0.5, np.array([[True] * 4, [False] * 4]), 2.0)
     row = segment_image.describe(Path("a.png"), "a", probability, strange, pixel_area=0.25)
     assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"], row["left_out_pixels"]) == (4, 3, 4, 1)
     assert (row["first_share"], row["first_square_um"], row["second_square_um"]) == (4 / 7, 1.0, 0.75)
     assert segment_image.area(row, "second") == "42.9%\n3 pixels, 0.75 \u00b5m\u00b2"
 
 
-def row(name="a", strange=0.0, outliers=0):
-    strange = None if strange is None else Strange(strange, np.zeros((16, 16), bool))
+def row(name="a", strange=0.0, distance=0.0, outliers=0):
+    strange = None if strange is None else Strange(strange, np.zeros((16, 16), bool), distance)
     return {**segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange), "outlier_pixels": outliers}
 
 
 def test_a_picture_of_something_else_gets_a_warning(network):
     loaded = saved_models.load(network)
-    rows = [row("like", 0.25), row("unlike", 0.9), row("unknown", None)]
-    (said,) = segment_image.warnings(loaded, rows)
-    assert said.startswith("unlike may show something else than brick and grass: 90% of it")
+    rows = [row("like", 0.25, 1.0), row("unlike", 0.9), row("negative", 0.0, 1.3), row("unknown", None)]
+    unlike, negative = segment_image.warnings(loaded, rows)
+    assert unlike.startswith("unlike may show something else than brick and grass, or these at another magnification")
+    assert "90% of its squares are unlike" in unlike
+    assert "its means are 1.3 times as far" in negative
     (dotted,) = segment_image.warnings(loaded, [row("dotted", outliers=2), row("clean")])
     assert dotted.startswith("dotted has 2 pixels far from all others")
     assert "A dash" in segment_image.table(rows, loaded).note
-    assert "A dash" not in segment_image.table(rows[:2], loaded).note
+    assert "A dash" not in segment_image.table(rows[:3], loaded).note
 
 
 def test_the_report_says_how_many_pictures_it_leaves_out(network):
