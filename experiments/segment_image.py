@@ -412,9 +412,9 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
         if is_strange(row):
             sentences.append(
                 f"{row['name']} may show something else than {network.names[0]} and {network.names[1]}, or these at "
-                f"another magnification, blurred or as a negative. {row['strange_share']:.0%} of its squares are unlike "
-                f"those of training, and its means are {row['distance']:.1f} times as far from training images as any "
-                "of these is from the others. Its areas may mean nothing."
+                "another magnification, blurred or as a negative. Of its squares "
+                f"{row['strange_share']:.0%} are unlike those of training, and its means are {row['distance']:.1f} "
+                "times as far from training images as any of these is from the others. Its areas may mean nothing."
             )
         if (number := row["outlier_pixels"]) > MANY_OUTLIERS * (row["first_pixels"] + row["second_pixels"]):
             sentences.append(

@@ -531,7 +531,7 @@ def test_a_picture_of_something_else_gets_a_warning(network):
     rows = [row("like", 0.25, 1.0), row("unlike", 0.9), row("negative", 0.0, 1.3), row("unknown", None)]
     unlike, negative = segment_image.warnings(loaded, rows)
     assert unlike.startswith("unlike may show something else than brick and grass, or these at another magnification")
-    assert "90% of its squares are unlike" in unlike
+    assert "Of its squares 90% are unlike" in unlike
     assert "its means are 1.3 times as far" in negative
     (dotted,) = segment_image.warnings(loaded, [row("dotted", outliers=2), row("clean")])
     assert dotted.startswith("dotted has 2 pixels far from all others")
