@@ -5,10 +5,15 @@
 A mutant changes an operator, a number, a condition or a line of a module of segjax, in a copy of the project. Mutants
 are drawn at random, equally many per module. The tests of that module run first, then all that `make check` runs. A
 mutant that survives needs a test, unless it computes the same: exit code 1.
+
+Neither mutmut 3.8 nor cosmic-ray 8.7 takes its place. mutmut changes no decorated function, and so no network; its
+forks of a process with jax hang. cosmic-ray makes five times as many mutants, 14,000, without a choice of some, and
+drops no line.
 """
 
 import argparse
 import ast
+import itertools
 import os
 import random
 import shutil
@@ -20,12 +25,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("segjax", "experiments", "tests", "pyproject.toml", "README.md", "Makefile", "docs", "CONTRIBUTING.md")
 # A test that waits for ever has detected the mutant too.
 SECONDS = 300
 PARALLEL = ("--numprocesses", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 
-OTHERS: dict[type[ast.AST], type[ast.AST]] = {
+OPPOSITES: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
     ast.LtE: ast.Lt,
     ast.Gt: ast.GtE,
@@ -58,15 +62,14 @@ class Mutant(NamedTuple):
     source: str
 
 
-def changed(node: ast.AST) -> Iterator[ast.AST]:
-    """The replacements of one node."""
+def replacements(node: ast.AST) -> Iterator[ast.AST]:
     match node:
-        case ast.Compare(left, [operator], comparators) if type(operator) in OTHERS:
-            yield ast.Compare(left, [OTHERS[type(operator)]()], comparators)
+        case ast.Compare(left, [operator], comparators) if type(operator) in OPPOSITES:
+            yield ast.Compare(left, [OPPOSITES[type(operator)]()], comparators)
         case ast.BoolOp(operator, values):
-            yield ast.BoolOp(OTHERS[type(operator)](), values)
-        case ast.BinOp(left, operator, right) if type(operator) in OTHERS:
-            yield ast.BinOp(left, OTHERS[type(operator)](), right)
+            yield ast.BoolOp(OPPOSITES[type(operator)](), values)
+        case ast.BinOp(left, operator, right) if type(operator) in OPPOSITES:
+            yield ast.BinOp(left, OPPOSITES[type(operator)](), right)
         case ast.UnaryOp(ast.Not() | ast.USub(), operand):
             yield operand
         case ast.Constant(bool() as value):
@@ -83,29 +86,20 @@ def changed(node: ast.AST) -> Iterator[ast.AST]:
 
 def mutants(path: Path) -> list[Mutant]:
     """All mutants of a module, except those in annotations, which compute nothing."""
-    source = path.read_text()
-    starts = [0]
-    for line in source.splitlines(keepends=True):
-        starts.append(starts[-1] + len(line.encode()))
+    source = path.read_bytes()
+    # Positions of a node are in bytes.
+    starts = [0, *itertools.accumulate(map(len, source.splitlines(keepends=True)))]
     tree, results = ast.parse(source), []
-    silent = {id(inner) for node in ast.walk(tree) for part in annotations(node) for inner in ast.walk(part)}
+    parts = (getattr(node, name, None) for node in ast.walk(tree) for name in ("annotation", "returns"))
+    annotations = {id(inner) for part in parts if part is not None for inner in ast.walk(part)}
     for node in ast.walk(tree):
-        if id(node) in silent:
-            continue
-        for other in changed(node):
+        for other in replacements(node) if id(node) not in annotations else ():
             begin, end = starts[node.lineno - 1] + node.col_offset, starts[node.end_lineno - 1] + node.end_col_offset
             text = ast.unparse(ast.fix_missing_locations(other))
             text = text if isinstance(other, ast.Pass) else f"({text})"
-            original = source.encode()
-            mutated = (original[:begin] + text.encode() + original[end:]).decode()
-            results.append(Mutant(path.stem, node.lineno, original[begin:end].decode(), text, mutated))
+            mutated = (source[:begin] + text.encode() + source[end:]).decode()
+            results.append(Mutant(path.stem, node.lineno, source[begin:end].decode(), text, mutated))
     return results
-
-
-def annotations(node: ast.AST) -> list[ast.AST]:
-    parts = [getattr(node, name, None) for name in ("annotation", "returns")]
-    # `int | None` in an assignment of a type, too: a sum of types.
-    return [part for part in parts if part is not None]
 
 
 def sample(number: int, seed: int) -> list[Mutant]:
@@ -121,25 +115,22 @@ def sample(number: int, seed: int) -> list[Mutant]:
     return chosen[:number]
 
 
-def run(folder: Path, *words: str) -> bool:
-    """Whether the tests pass."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
+def survives(mutant: Mutant, folder: Path) -> bool:
+    """Whether the tests pass: those of the module, then the quick ones."""
     # Most of their programs are those of the tests before.
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "JAX_COMPILATION_CACHE_DIR": str(folder / "programs")}
-    try:
-        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=SECONDS)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
-
-
-def survives(mutant: Mutant, folder: Path) -> bool:
     path = folder / "segjax" / f"{mutant.module}.py"
+    of_module = ("-m", "not deep", str(path), f"tests/test_{mutant.module.lstrip('_')}.py")
     original = path.read_text()
     path.write_text(mutant.source)
     try:
-        files = [str(path), f"tests/test_{mutant.module.lstrip('_')}.py"]
-        return run(folder, "-m", "not deep", *files) and run(folder, *PARALLEL, "-m", "not slow and not deep")
+        for words in (of_module, (*PARALLEL, "-m", "not slow and not deep")):
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
+            if subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=SECONDS).returncode:
+                return False
+        return True
+    except subprocess.TimeoutExpired:
+        return False
     finally:
         path.write_text(original)
 
@@ -151,10 +142,8 @@ def main() -> None:
     options = parser.parse_args()
     survived = 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for part in NEEDED:
-            source = ROOT / part
-            shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
+        folder = Path(name) / "project"
+        shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "results", "build", "shared"))
         chosen = sample(options.number, options.seed)
         for index, mutant in enumerate(chosen, start=1):
             alive = survives(mutant, folder)
