@@ -39,7 +39,7 @@ def ours_and_theirs(*arrays):
     return zip(all_three(conv2d, *arrays), all_three(plain_convolution, *arrays), strict=True)
 
 
-def drawn(batch, height, width, size, channels):
+def random_arrays(batch, height, width, size, channels):
     return (
         normal(batch, height, width, channels[0]),
         normal(*size, *channels, seed=1),
@@ -71,13 +71,13 @@ SHAPES = [
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_outputs_and_gradients_are_xla_s(shape):
-    for ours, theirs in ours_and_theirs(*drawn(*shape)):
+    for ours, theirs in ours_and_theirs(*random_arrays(*shape)):
         largest = np.max(np.abs(theirs), initial=1e-30)
         np.testing.assert_allclose(ours / largest, theirs / largest, rtol=0, atol=5e-6)
 
 
 def test_the_rounding_error_is_at_most_a_few_times_that_of_plain_sums():
-    arrays = drawn(2, 32, 32, (5, 5), (16, 16))
+    arrays = random_arrays(2, 32, 32, (5, 5), (16, 16))
     with jax.enable_x64(True):
         exact = [np.asarray(part) for part in all_three(plain_convolution, *map(np.float64, arrays))]
     for pair, right in zip(ours_and_theirs(*arrays), exact, strict=True):
@@ -88,7 +88,7 @@ def test_the_rounding_error_is_at_most_a_few_times_that_of_plain_sums():
 
 def test_float32_alone_is_computed_in_c_plus_plus(x64, monkeypatch):
     def program(dtype):
-        inputs, kernel, _ = (array.astype(dtype) for array in drawn(1, 4, 4, (3, 3), (2, 2)))
+        inputs, kernel, _ = (array.astype(dtype) for array in random_arrays(1, 4, 4, (3, 3), (2, 2)))
         # A new function each time, since jax keeps what it has traced.
         return jax.jit(lambda *arrays: conv2d(*arrays)).lower(inputs, kernel).as_text()
 
@@ -108,7 +108,7 @@ def test_the_environment_chooses(monkeypatch):
 
 
 def test_a_gpu_gets_its_own_convolution():
-    arrays = drawn(1, 4, 4, (3, 3), (2, 2))
+    arrays = random_arrays(1, 4, 4, (3, 3), (2, 2))
     lowered = all_three.trace(conv2d, *arrays).lower(lowering_platforms=("cuda",)).as_text()
     assert "segjax_" not in lowered
 
@@ -117,7 +117,7 @@ def test_a_gpu_gets_its_own_convolution():
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
 @pytest.mark.parametrize("channels", [(16, 16), (1, 16), (16, 1)], ids=str)
 def test_what_is_not_finite_spreads_as_in_xla(channels, value, at):
-    inputs, kernel, cotangent = drawn(2, 20, 12, (5, 5), channels)
+    inputs, kernel, cotangent = random_arrays(2, 20, 12, (5, 5), channels)
     {"inputs": inputs, "kernel": kernel, "cotangent": cotangent}[at][0, 3, -1, 0] = value
     if at == "cotangent" and np.isfinite(value):
         # Sums that overflow do so by their order.
@@ -131,18 +131,20 @@ def test_what_is_not_finite_spreads_as_in_xla(channels, value, at):
 
 @pytest.mark.parametrize("scale", [1e-16, 1e17])
 def test_small_and_large_numbers_keep_their_digits(scale):
-    for ours, theirs in ours_and_theirs(*(np.float32(scale) * array for array in drawn(1, 20, 20, (5, 5), (8, 8)))):
+    for ours, theirs in ours_and_theirs(
+        *(np.float32(scale) * array for array in random_arrays(1, 20, 20, (5, 5), (8, 8)))
+    ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_a_gradient_of_many_pieces_is_the_sum_of_few_shares():
     """Large kernels: the shares of all pieces would not fit into memory."""
-    *_, (ours, theirs) = ours_and_theirs(*drawn(1, 300, 3, (3, 3), (256, 256)))
+    *_, (ours, theirs) = ours_and_theirs(*random_arrays(1, 300, 3, (3, 3), (256, 256)))
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
 def test_a_large_number_spoils_no_pixel_outside_its_window():
-    inputs, kernel, _ = drawn(1, 8, 16, (5, 5), (8, 8))
+    inputs, kernel, _ = random_arrays(1, 8, 16, (5, 5), (8, 8))
     inputs[0, 4, 8] = 1e32
     ours, theirs = jax.jit(conv2d)(inputs, kernel), jax.jit(plain_convolution)(inputs, kernel)
     np.testing.assert_allclose(ours[:, :, :6], theirs[:, :, :6], rtol=1e-4, atol=1e-4)
@@ -151,7 +153,7 @@ def test_a_large_number_spoils_no_pixel_outside_its_window():
 
 @pytest.mark.parametrize("axes", [(0, 0, 0), (0, None, 0), (None, 0, None), (2, 1, 3)], ids=str)
 def test_vmap_has_the_bits_of_each_run_alone(axes):
-    arrays = drawn(2, 6, 9, (5, 5), (8, 8))
+    arrays = random_arrays(2, 6, 9, (5, 5), (8, 8))
     runs = [np.stack([array, -2 * array], axis) if axis is not None else array
             for array, axis in zip(arrays, axes, strict=True)]  # fmt: skip
     batched = jax.jit(jax.vmap(partial(all_three, conv2d), axes))(*runs)
@@ -162,7 +164,7 @@ def test_vmap_has_the_bits_of_each_run_alone(axes):
 
 
 def test_nested_vmap_has_the_bits_of_each_run_alone():
-    inputs, kernel, _ = drawn(1, 6, 9, (5, 5), (8, 8))
+    inputs, kernel, _ = random_arrays(1, 6, 9, (5, 5), (8, 8))
     many, kernels = np.stack([inputs, -inputs]), np.stack([kernel, 2 * kernel, -kernel])
     nested = jax.jit(jax.vmap(jax.vmap(conv2d, (None, 0)), (0, None)))(many, kernels)
     single = jax.jit(conv2d)
@@ -170,7 +172,7 @@ def test_nested_vmap_has_the_bits_of_each_run_alone():
 
 
 def test_images_are_computed_alone():
-    inputs, kernel, cotangent = drawn(3, 40, 24, (5, 5), (16, 16))
+    inputs, kernel, cotangent = random_arrays(3, 40, 24, (5, 5), (16, 16))
     whole = all_three(conv2d, inputs, kernel, cotangent)
     for image in range(3):
         single = all_three(conv2d, inputs[image : image + 1], kernel, cotangent[image : image + 1])
@@ -184,7 +186,7 @@ import jax, numpy as np
 import test_native
 digest = hashlib.sha256()
 for shape in [(3, 40, 24, (5, 5), (16, 16)), (3, 40, 24, (5, 5), (1, 16)), (3, 40, 24, (5, 5), (16, 1))]:
-    for array in test_native.all_three(test_native.conv2d, *test_native.drawn(*shape)):
+    for array in test_native.all_three(test_native.conv2d, *test_native.random_arrays(*shape)):
         digest.update(np.asarray(array).tobytes())
 print(digest.hexdigest())
 """
@@ -222,7 +224,7 @@ def call(name, shape, *arrays, **attributes):
     ids=str,
 )
 def test_shapes_that_do_not_fit_are_refused(shape, inputs, kernel):
-    jax.jit(conv2d)(*drawn(1, 4, 4, (3, 3), (2, 2))[:2])  # registers the functions
+    jax.jit(conv2d)(*random_arrays(1, 4, 4, (3, 3), (2, 2))[:2])  # registers the functions
     arrays = np.zeros(inputs, np.float32), np.zeros(kernel, np.float32)
     refused = "do not fit|[Ww]rong|rank"
     for flipped in (False, True):
@@ -235,7 +237,7 @@ def test_shapes_that_do_not_fit_are_refused(shape, inputs, kernel):
 
 
 def test_other_dtypes_are_refused(x64):
-    jax.jit(conv2d)(*drawn(1, 4, 4, (3, 3), (2, 2))[:2])
+    jax.jit(conv2d)(*random_arrays(1, 4, 4, (3, 3), (2, 2))[:2])
     arrays = np.zeros((1, 4, 4, 2)), np.zeros((3, 3, 2, 2))
     with pytest.raises(Exception, match="dtype"):
         jax.block_until_ready(call("segjax_forward", (1, 4, 4, 2), *arrays, flipped=False))

@@ -60,14 +60,10 @@ def test_regret_is_interpolated_in_log_log(rate, regret):
     assert result == (None if regret is None else pytest.approx(regret))
 
 
-def test_refuses_what_is_no_loss():
-    with pytest.raises(TypeError, match="losses must be real numbers"):
-        range_test.smooth(["a"])
-
-
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [
+        (range_test.smooth, (["a"],), "losses must be real numbers"),
         (range_test.smooth, ([[1.0], [2.0]],), r"losses must have shape \(steps,\)"),
         (range_test.rates, (1.0, -1.0, 5), "high must be a finite number > 0"),
         (range_test.rates, (1.0, 2.0, 1), "num_steps must be an integer >= 2"),
@@ -76,7 +72,7 @@ def test_refuses_what_is_no_loss():
     ],
 )
 def test_refuses_what_makes_no_test(function, arguments, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         function(*arguments)
 
 
