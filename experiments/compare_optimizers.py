@@ -92,7 +92,8 @@ class Options(Comparison):
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
-        check_seeds("--seed", self.seeds.seed, "--most-seeds", self.most_seeds)
+        first = self.seeds.seed if self.until_decided else 0
+        check_seeds("--seed", first, "--most-seeds", self.most_seeds)
         if self.until_decided and self.most_seeds < self.seeds.seeds:
             raise ValueError(f"--most-seeds must be at least --seeds, {self.seeds.seeds}, got {self.most_seeds}")
         check_positive("--target-loss", self.target_loss)

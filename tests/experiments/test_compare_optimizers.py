@@ -226,6 +226,14 @@ def test_the_terminal_has_one_table_of_verdicts():
     assert [table.title for table in report.details][-1] == "Time to a target"
 
 
+def test_the_last_seeds_of_all_may_be_compared():
+    """With --until-decided there must be more of them."""
+    words = ["--seed", str(2**32 - 3), "--seeds", "3"]
+    parse(*words).check()
+    with pytest.raises(ValueError, match="--seed must be an integer <= "):
+        parse(*words, "--until-decided").check()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -244,6 +252,7 @@ def test_the_terminal_has_one_table_of_verdicts():
         (["--tune", "--extend", "--optimizers", "adam=0.1"], "--extend adds to the grids of --tune, and no optimizer"),
         (["--optimizers", "optax.contrib:prodigy=0.001,1"], "--optimizers optax.contrib:prodigy: at the rate 0.001 it"),
         (["--extend"], "--extend adds to the grids of --tune, and no optimizer is tuned"),
+        (["--most-seeds", "0"], "--most-seeds must be an integer >= 1"),
         (["--tuning-seeds", "0"], "--tuning-seeds must be an integer >= 1"),
         (["--tuning-seed", "-1"], "--tuning-seed must be an integer >= 0"),
         (["--target-loss", "0"], "--target-loss must be a finite number > 0"),
