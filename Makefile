@@ -2,7 +2,7 @@
 # make check: lint, types and the quick tests, after each change.
 # make test: all tests but the deep ones; make test-deep: those, and the promises about bits as users compile.
 # make coverage: the lines and branches of segjax that its own tests run, with XLA's convolution.
-# make docs: the API reference, build/api/index.html, one folder that opens without a network; it fails on any fault.
+# make docs: one site of README, lab, docs/ and API, build/docs/index.html, which opens without a network.
 # make lab: executes docs/lab.ipynb and keeps its outputs.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
@@ -50,7 +50,9 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 docs: $(INSTALLED)
-	$(BIN)/python -m docs.reference.build build/api
+	rm -rf build/docs
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --fresh-env -c docs --doctree-dir build/doctrees . build/docs
+	cp build/docs/README.html build/docs/index.html
 
 lab: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m tests.run_lab

@@ -1,7 +1,7 @@
 """Image segmentation of Gaussian textures, from random key to trained network, as pure functions of JAX.
 
 What a research script needs most is at the top level: `segjax.__all__`. Everything else is in a module, an attribute of
-the package: `segjax.losses`, for example. The modules, in the order in which data passes through them:
+the package: `segjax.losses`, for example. The modules, in the order in which data passes through them::
 
     textures       generate_data(key) -> Batch(image, mask): two textures, split by a random smooth mask
     exemplars      generate_crops(key, first, second) -> Batch: the same from photographs of two materials

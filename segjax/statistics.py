@@ -411,7 +411,7 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
         curves: (..., steps), values of single batches, whose noise the window averages out.
         target: a mean reaches it if it equals the target or is better.
         higher_is_better: as in `compare`.
-        window: number of steps, from 1 to all; the first step that can reach the target is the `window`th.
+        window: number of steps, from 1 to all; the first step that can reach the target is step `window`.
 
     Returns:
         (...,) float64; infinity for a run that does not reach the target. A window with a value that is not finite does

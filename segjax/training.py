@@ -156,7 +156,7 @@ def make_train(
             ready transformation, such as `optax.adam(1e-3)`.
         loss: (logits, mask) -> (batch,).
         num_steps: number of updates, >= 1.
-        generate: (key, **generate_options) -> Batch, pure, such as `partial(generate_crops, first=..., second=...)`.
+        generate: `(key, **generate_options) -> Batch`, pure, such as `partial(generate_crops, first=..., second=...)`.
         generate_options: for `generate_data`: batch_size, image_size, sigma1, sigma2, sigma; the sigmas may be traced.
 
     Raises:

@@ -100,10 +100,6 @@ def test_the_lab_was_executed_from_top_to_bottom():
     # Base64 has slashes of its own.
     written = re.sub(r'"image/png": "[^"]*"', "", text)
     assert not re.search(r"[\s\"'(](/|~/|[A-Z]:\\\\)(home|root|tmp|usr|work|Users)", written)
-    # Pages beside it and their sections are there.
-    for page, section in re.findall(r"\]\(([\w-]+\.md)(?:#([\w-]+))?\)", text):
-        titles = re.findall(r"^#+ (.*)$", (LAB.parent / page).read_text(), re.MULTILINE)
-        assert not section or section in [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
 
 
 # Every cell runs as it stands, in fewer steps: `make lab` takes two and a half minutes for all of them.
