@@ -85,11 +85,12 @@ def add_pages(app: Sphinx, name: str, source: list[str]) -> None:
 def complete(app: Sphinx, kind: str, name: str, member: Any, skip: bool, options: list[str]) -> bool:
     """Shows a constant as the source has it, below the comment above it, and a class's Attributes with their types."""
     if kind == "data" and not skip:
-        module, _, name = member.obj.get("original_path", name).rpartition(".")
+        module, _, constant = member.obj.get("original_path", name).rpartition(".")
         source = Path(app.srcdir, *module.split(".")).with_suffix(".py").read_text()
-        found = re.search(rf"((?:^# .*\n)*)^({name}\b.* = .*(?:\n[ )].*)*)", source, re.MULTILINE)
-        comment = re.sub("^# ", "", found[1], flags=re.MULTILINE).replace("**", r"\**")
-        member.docstring = f"{comment}\n.. code-block:: python\n\n{textwrap.indent(found[2], '   ')}\n"
+        pattern = rf"((?:^# .*\n)*)^({constant}\b.* = .*(?:\n[ )].*)*)"
+        ((comment, code),) = re.findall(pattern, source, re.MULTILINE)
+        comment = re.sub("^# ", "", comment, flags=re.MULTILINE).replace("**", r"\**")
+        member.docstring = f"{comment}\n.. code-block:: python\n\n{textwrap.indent(code, '   ')}\n"
         member.annotation = member.value = None
     elif kind == "class":
         # As Napoleon leaves them.
@@ -114,8 +115,8 @@ def link_names(app: Sphinx, document: nodes.document) -> None:
     """Makes links of the names of the library that a page sets as code."""
     # The changelog has names of the past.
     for code in list(document.findall(nodes.literal)) if app.env.docname != "CHANGELOG" else ():
-        name = code.astext()
-        if re.fullmatch(r"segjax(\.\w+)+", name) and not isinstance(code.parent, nodes.reference | addnodes.pending_xref):
+        name, is_link = code.astext(), isinstance(code.parent, nodes.reference | addnodes.pending_xref)
+        if re.fullmatch(r"segjax(\.\w+)+", name) and not is_link:
             link = {"refdomain": "py", "reftype": "obj", "reftarget": name, "refdoc": app.env.docname}
             code.replace_self(addnodes.pending_xref("", code.deepcopy(), **link))
 

@@ -1,4 +1,4 @@
-"""The site of the documentation, on a small project with faults: `make docs` builds the real one, where a warning fails."""
+"""The site of the documentation, of a small project with faults; `make docs` builds the real one, without a warning."""
 
 import html
 import re

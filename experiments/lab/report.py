@@ -35,6 +35,9 @@ from experiments.lab.options import Command, program
 from experiments.lab.provenance import circumstances
 
 _TEMPLATES = Path(__file__).with_name("templates")
+_GLOSSARY = Path(__file__).parents[2] / "docs" / "glossary.md"
+# A word and the first paragraph below it.
+_WORD = re.compile(r"^### (.+)\n\n(.+(?:\n.+)*)", re.MULTILINE)
 # LaTeX characters that need a command: after a backslash most are accents or line breaks; <, > and | print as others.
 _NAMED = {"\\": "backslash", "~": "asciitilde", "^": "asciicircum", "<": "less", ">": "greater", "|": "bar"}
 _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {sign: rf"\text{name}{{}}" for sign, name in _NAMED.items()}
@@ -174,8 +177,14 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
             for key, value in document[section].items()
         ]
         sections.append(Table("", (section, ""), cells))
-    style = markupsafe.Markup((_TEMPLATES / "report.css").read_text())
-    return _render("report.html", question, report, pictures=encoded, document=document, sections=sections, style=style)
+    parts = {
+        "pictures": encoded,
+        "document": document,
+        "sections": sections,
+        "glossary": _WORD.findall(_GLOSSARY.read_text()),
+        "style": markupsafe.Markup((_TEMPLATES / "report.css").read_text()),
+    }
+    return _render("report.html", question, report, **parts)
 
 
 def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> str:

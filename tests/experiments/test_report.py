@@ -1,10 +1,12 @@
 """The forms of a report, made by hand: on the terminal, as HTML, Markdown and LaTeX, as CSV and JSON."""
 
 import csv
+import html
 import io
 import json
 import re
 import string
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +50,19 @@ def test_page_escapes_what_it_shows_and_inlines_its_figures():
     # One of its own, and the options, versions, numerics, device and source.
     assert page.count("<table>") == page.count("</table>") == 6
     assert "abc123" in page
+
+
+def test_each_table_of_a_page_leads_to_the_glossary_of_the_docs():
+    page = report.to_html("?", make([], [TABLE, TABLE]), {}, DOCUMENT)
+    assert page.count('href="#glossary"') == 2
+    _, rest = page.split('<h2 id="glossary">')
+    entries = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", rest, re.DOTALL)
+    glossary = (Path(__file__).parents[2] / "docs" / "glossary.md").read_text()
+    assert [word for word, _ in entries] == re.findall("^### (.*)", glossary, re.MULTILINE)
+    for word, meaning in entries:
+        assert f"### {word}\n\n{html.unescape(meaning)}\n\n" in glossary
+        # The site's links and code would be read as they are.
+        assert not re.search(r"[`*]|\]\(", meaning), word
 
 
 def test_the_terminal_shows_every_cell_and_sentence():
