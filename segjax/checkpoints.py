@@ -6,9 +6,11 @@ dtypes, values and metadata detects every changed bit.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
+import stat
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,11 +32,16 @@ class ForeignFileError(ValueError):
     """A safetensors file that another program wrote."""
 
 
+class UnsyncedError(OSError):
+    """A file is written, but its folder failed to synchronize: a power failure may bring back the older file."""
+
+
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
     """Writes a pytree of arrays, and metadata of JSON's types; a crash leaves the old file or the new one.
 
     Raises:
         OSError: if the file cannot be written; an older file of this name is then unchanged.
+        UnsyncedError: if the file is written, but may not survive a power failure.
         TypeError: if the metadata is not of JSON's types.
         ValueError: if a key contains a / and two arrays have one name, as in {"a": {"b": x}, "a/b": y}.
     """
@@ -63,6 +70,7 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises:
         OSError: naming the file, if it cannot be written.
+        UnsyncedError: naming the file, if it is written, but its folder cannot be synchronized.
     """
     path = Path(path)
     unfinished = temporary(path)
@@ -86,6 +94,10 @@ def write(path: str | os.PathLike[str], content: bytes) -> None:
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
+    except OSError as error:
+        # Some network file systems cannot synchronize a folder.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise UnsyncedError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(folder)
 
@@ -96,6 +108,23 @@ def temporary(path: str | os.PathLike[str]) -> Path:
     return Path(path).with_name(f".{Path(path).name}.tmp")
 
 
+def read(path: str | os.PathLike[str]) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: if it cannot be read, or if it is a pipe or a device, whose content might never end.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        # Otherwise opening a pipe waits for somebody who writes to it.
+        return os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+
+    with open(path, "rb", opener=opener) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file", str(path))
+        return file.read()
+
+
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arrays that `save` wrote, bit for bit, as nested dicts, and the metadata.
 
@@ -103,7 +132,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         OSError: if the file cannot be read.
         ValueError: if `save` did not write the file, or if it is truncated, damaged or of a newer format.
     """
-    content = Path(path).read_bytes()
+    content = read(path)
     entry = _entry(path, content)
     if entry.get("format") != FORMAT:
         raise ValueError(f"{path} is of format {entry.get('format', 0)}; this version of segjax reads format {FORMAT}")

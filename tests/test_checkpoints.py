@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 import os
 import stat
@@ -204,6 +206,32 @@ def test_the_content_is_on_the_disk_before_its_name_and_then_the_name(path, monk
     monkeypatch.setattr(checkpoints.os, "fsync", note)
     checkpoints.save(path, {"a": np.zeros(3)}, {})
     assert synced == [(False, False), (True, True)]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_folder_that_cannot_be_synchronized_costs_nothing(path, small, number, monkeypatch):
+    """Some network disks refuse it; where a disk fails, the error says that the file is written."""
+    fsync = os.fsync
+
+    def refused(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(checkpoints.os, "fsync", refused)
+    with contextlib.ExitStack() as stack:
+        if number == errno.EIO:
+            error = stack.enter_context(pytest.raises(checkpoints.UnsyncedError, match="Input/output error"))
+        checkpoints.save(path, {"a": np.zeros(100)}, {})
+    assert number != errno.EIO or error.value.filename == str(path)
+    assert checkpoints.load(path)[0]["a"].shape == (100,)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_pipe_is_refused_and_not_waited_for(path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="no regular file"):
+        checkpoints.load(path)
 
 
 def test_a_missing_file_is_an_oserror(path):

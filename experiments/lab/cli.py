@@ -18,6 +18,7 @@ from experiments.lab import stops
 from experiments.lab.folder import resume_hint
 from experiments.lab.names import printable
 from experiments.lab.options import program
+from segjax import checkpoints
 
 Options = TypeVar("Options")
 
@@ -94,10 +95,10 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
                 raise stops.UsageError(match[0]) from error
             raise
         except OSError as error:
-            message = (
-                f"error: {error.filename or 'a file'}: {error.strerror or error}; files written before are unchanged"
-            )
-            _exit(message, error)
+            ending = "files written before are unchanged"
+            if isinstance(error, checkpoints.UnsyncedError):
+                ending = "it is written, but may not survive a power failure"
+            _exit(f"error: {error.filename or 'a file'}: {error.strerror or error}; {ending}", error)
     except stops.UsageError as error:
         _exit(f"error: {error}", error)
     except stops.Finished as finished:

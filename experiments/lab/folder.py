@@ -86,12 +86,9 @@ def read_document(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError: if the file cannot be read, or holds anything else.
     """
-    # Reading a pipe would never end.
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
     try:
         # Not msgspec's JSON, which refuses names that are not UTF-8.
-        document: dict[str, Any] = json.loads(path.read_text())
+        document: dict[str, Any] = json.loads(checkpoints.read(path))
         msgspec.convert(document, _Document)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
@@ -179,15 +176,16 @@ class Folder:
             raise UsageError(f"--out {self.path} cannot be written: {error.strerror}") from error
 
     def _document(self, name: str, allow_damaged: bool) -> dict[str, Any] | None:
-        """The document, or None if there is no such file, or if it is damaged and that is allowed."""
+        """The document, or None if there is no such file, or if it cannot be read and that is allowed."""
         try:
             return read_document(self.path / name)
         except FileNotFoundError:
             return None
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if allow_damaged:
                 return None
-            raise UsageError(f"{self.path / name} is damaged: {error}; {_CURE}") from error
+            fault = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"is damaged: {error}"
+            raise UsageError(f"{self.path / name} {fault}; {_CURE}") from error
 
     def _clear(self) -> None:
         """Deletes our files."""
@@ -401,5 +399,7 @@ def _read(path: Path, cure: str = _CURE) -> tuple[dict[str, Any], dict[str, Any]
         return checkpoints.load(path)
     except FileNotFoundError:
         return None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}; {cure}") from error
+    except ValueError as error:
         raise UsageError(f"{error}; {cure}") from error

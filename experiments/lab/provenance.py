@@ -15,6 +15,7 @@ from typing import Any
 import jax
 
 import segjax
+from segjax import checkpoints
 from segjax.convolution import _vmap_strategy, cpu_backend
 
 _PACKAGES = ("segjax", "jax", "jaxlib", "flax", "optax", "numpy")
@@ -89,11 +90,7 @@ def circumstances() -> dict[str, Any]:
 def digest(path: Path) -> str:
     """The SHA-256 of a file in hexadecimal, or a message, which is shorter, why it cannot be read."""
     try:
-        # Reading a pipe or a device might never end.
-        if path.exists() and not path.is_file():
-            return "no regular file"
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(checkpoints.read(path)).hexdigest()
     except OSError as error:
         return error.strerror or "cannot be read"
 

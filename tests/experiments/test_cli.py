@@ -12,6 +12,7 @@ from small_runs import ROOT
 
 from experiments.lab import cli, stops
 from experiments.lab.stops import EngineError, Finished, Interrupted, UsageError
+from segjax import checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +111,12 @@ ENDS = {
         "error: the scheduler has ended; nothing of the work in progress is kept\n",
     ),
     "a full disk": (FULL, 1, "", "error: a.png: No space left on device; files written before are unchanged\n"),
+    "a disk that fails at the end": (
+        checkpoints.UnsyncedError(5, "Input/output error", "a.png"),
+        1,
+        "",
+        "error: a.png: Input/output error; it is written, but may not survive a power failure\n",
+    ),
     "too little memory": (
         MEMORY,
         1,

@@ -204,7 +204,7 @@ def results(script, **options):
 NO_RESULTS = "is not the results.json of an experiment"
 RESULTS = {
     "nothing": (lambda path: None, "cannot be read: No such file or directory"),
-    "a folder": (lambda path: path.mkdir(), f"{NO_RESULTS}: it is no regular file"),
+    "a folder": (lambda path: path.mkdir(), "cannot be read: Is a directory"),
     "empty": (lambda path: path.touch(), NO_RESULTS),
     "a picture": (lambda path: shutil.copy(GRAIN, path), NO_RESULTS),
     "deep": (lambda path: path.write_text(DEEP), f"{NO_RESULTS}: its JSON is nested too deeply"),

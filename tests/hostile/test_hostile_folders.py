@@ -382,9 +382,9 @@ def test_overwriting_with_a_mistake_deletes_nothing(out):
 
 # name -> what stands where a list of ours should be, and the message.
 NO_FILES = {
-    "a pipe": (os.mkfifo, "is damaged: it is no regular file"),
-    "a device": (lambda path: path.symlink_to("/dev/zero"), "is damaged: it is no regular file"),
-    "a folder": (lambda path: path.mkdir(), "is damaged: it is no regular file"),
+    "a pipe": (os.mkfifo, "cannot be read: no regular file"),
+    "a device": (lambda path: path.symlink_to("/dev/zero"), "cannot be read: no regular file"),
+    "a folder": (lambda path: path.mkdir(), "cannot be read: Is a directory"),
     "a link to itself": (lambda path: path.symlink_to(path.name), "Too many levels of symbolic links"),
 }
 
@@ -397,6 +397,59 @@ def test_a_list_that_is_no_file(make, message, file, out):
     before = contents(out)
     check_one_line(train(out), 2, message)
     assert contents(out) == before
+
+
+@pytest.mark.parametrize(
+    "file", ["runs/*-seed0-*.safetensors", "runs/*-seed0-*.part", "runs/iteration-000010.safetensors"]
+)
+@pytest.mark.parametrize(("make", "message"), NO_FILES.values(), ids=NO_FILES)
+def test_a_run_that_is_no_file(make, message, file, out):
+    """It is refused, whatever it is, and no command waits for somebody who writes to it."""
+    UNFINISHED(out)
+    (run,) = out.glob("runs/*-seed0-*.safetensors")
+    path = run.with_suffix(".part") if file.endswith(".part") else next(out.glob(file))
+    for old in {run, path} if "seed0" in file else {path}:
+        old.unlink(missing_ok=True)
+    make(path)
+    before = contents(out)
+    check_one_line(train(out), 2, message)
+    assert contents(out) == before
+    # Ours are the files alone: anything else stays.
+    ended = train(out, "--overwrite")
+    assert (ended.code, ended.err) == (0, "")
+
+
+# The file whose folder is synchronized, the error, the exit code, and the message.
+SYNCED = {
+    "a network disk that cannot": (errno.EINVAL, 0, ""),
+    "another": (errno.ENOTSUP, 0, ""),
+    "a disk that fails": (
+        errno.EIO,
+        1,
+        "results.json: Input/output error; it is written, but may not survive a power f",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(SYNCED))
+def test_a_folder_that_cannot_be_synchronized(name, out, finished, monkeypatch):
+    UNFINISHED(out)
+    number, code, message = SYNCED[name]
+    fsync = os.fsync
+
+    def refused(descriptor):
+        if os.path.isdir(f"/proc/self/fd/{descriptor}") and (code == 0 or (out / "results.json").exists()):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refused)
+    ended = train(out)
+    assert ended.code == code
+    if code:
+        check_one_line(ended, code, message)
+        monkeypatch.undo()
+        assert "nothing is left to do" in train(out).out
+    check_whole(out, finished)
 
 
 @pytest.mark.deep
