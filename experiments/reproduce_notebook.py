@@ -2,10 +2,10 @@
 
     python -m experiments.reproduce_notebook                    the notebook's protocol, 3 seeds
     python -m experiments.reproduce_notebook quick              32 x 32 images, 30 iterations, 2 seeds
-    python -m experiments.reproduce_notebook --report-only      the finished runs of a command that was interrupted
 
 Seeds are trained one after the other, each with every run of the notebook. The first seed also trains the long SGD run,
-whose first 1000 steps are the short one. If the command is interrupted, the same command resumes it.
+whose first 1000 steps are the short one. If the command is interrupted, the same command resumes it, and one with
+fewer seeds reports those that are finished.
 
 The verdict on a number says whether the notebook's single run could be one more of ours: whether it lies in the 95 %
 prediction interval of a further run, assuming that our runs are normally distributed. One seed gives no verdict.
@@ -27,7 +27,6 @@ from experiments.lab.options import Comparison, Data, Seeds, Training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import Result, Run, Texture
-from experiments.lab.stops import UsageError
 from experiments.notebook import comparison
 from experiments.notebook.flaws import Flaw, demonstrate
 from experiments.notebook.published import ADAM_RATES, AGREEMENT, LOSS, PUBLISHED, quantity
@@ -41,17 +40,14 @@ class Options(Comparison):
 
     long_iterations: int = 10_000  # Steps of the long SGD run.
     long_seeds: int = 1  # Number of seeds of the long SGD run; the other seeds stop it at --iterations.
-    report_only: bool = False  # Train nothing: report the finished runs that the folder holds.
     out: Path = Path("results/reproduce_notebook")
 
-    free = ("seeds", "long_seeds", "report_only")
+    free = ("seeds", "long_seeds")
 
     def check(self) -> None:
         super().check()
         check_count("--long-iterations", self.long_iterations, self.training.iterations)
         check_count("--long-seeds", self.long_seeds, 0)
-        if self.report_only and self.overwrite:
-            raise ValueError("--overwrite would delete the runs that --report-only is to report")
 
     @property
     def is_notebook(self) -> bool:
@@ -69,12 +65,7 @@ PRESETS = {
 
 
 def answer(options: Options, lab: Lab) -> Report:
-    runs = planned(options)
-    if options.report_only:
-        runs = [run for run in runs if lab.folder.read_run(run)]
-        if not runs:
-            raise UsageError(f"--out {options.out} holds no finished run to report")
-    arms, steps = compare(lab.train(runs), by=by_rate), options.training.iterations
+    arms, steps = compare(lab.train(planned(options)), by=by_rate), options.training.iterations
     # Published numbers are of these sizes and steps only.
     compared = [comparison.compare(number, arms, steps) for number in PUBLISHED] if options.is_notebook else []
     flaws = demonstrate(arms, steps, options.data.image_size, published=bool(compared))
@@ -123,15 +114,14 @@ def flaw_table(flaws: Sequence[Flaw]) -> Table:
 
 def drawings(arms: Arms, compared: Sequence[comparison.Compared], steps: int) -> dict[str, Drawing]:
     figures = {}
-    if published := comparison.figure(compared):
-        figures["published_losses"] = Drawing("Published losses beside ours", published)
-    rates = ("sgd 0.001", "momentum 0.001", "rmsprop 0.001", "adam 0.001", "momentum 0.1", "sgd 1")
-    if labels := [label for label in rates if label in arms]:
-        title = "At the notebook's rate and at rates of their own"
-        figures["optimizers"] = Drawing("Training curves of each optimizer", curves(arms, labels, steps, title, False))
-    if labels := [label for label, arm in arms.items() if arm.run.optimizer == "adam"]:
-        figure = curves(arms, labels, steps, "Adam at eight rates", True)
-        figures["adam_rates"] = Drawing("Training curves of Adam at each rate", figure)
+    if compared:
+        figures["published_losses"] = Drawing("Published losses beside ours", comparison.figure(compared))
+    labels = ["sgd 0.001", "momentum 0.001", "rmsprop 0.001", "adam 0.001", "momentum 0.1", "sgd 1"]
+    title = "At the notebook's rate and at rates of their own"
+    figures["optimizers"] = Drawing("Training curves of each optimizer", curves(arms, labels, steps, title, False))
+    labels = [label for label, arm in arms.items() if arm.run.optimizer == "adam"]
+    figure = curves(arms, labels, steps, "Adam at eight rates", True)
+    figures["adam_rates"] = Drawing("Training curves of Adam at each rate", figure)
     return figures
 
 

@@ -64,7 +64,7 @@ def compare(number: Published, arms: Arms, iterations: int) -> Compared:
     Runs that are shorter, or whose number is not finite, do not count.
     """
     step = number.thousands * iterations
-    results = arms[number.label].results if number.label in arms else ()
+    results = arms[number.label].results
     values = [quantity(result, number.quantity, step) for result in results if result.run.iterations >= step]
     ours = [value for value in values if np.isfinite(value)]
     return Compared(number.label, step, number.quantity, number.value, number.note, ours, judge(number.value, ours))
@@ -127,11 +127,9 @@ def table(comparison: Sequence[Compared]) -> Table:
     return Table("Published numbers beside ours", headings, rows, note)
 
 
-def figure(comparison: Sequence[Compared]) -> Figure | None:
-    """Published losses and ours; None if there are none of ours."""
+def figure(comparison: Sequence[Compared]) -> Figure:
+    """Published losses, and ours where there are some."""
     rows = [row for row in comparison if row.ours and row.quantity == LOSS]
-    if not rows:
-        return None
     return plotting.dots(
         {f"{row.label}, {row.iterations}{' *' if row.note else ''}": np.array(row.ours) for row in rows},
         np.array([row.published for row in rows]),

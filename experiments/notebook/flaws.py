@@ -30,11 +30,11 @@ def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> lis
     loss, agreement = ("published for SGD 0.0451; ", "published 0.7185; ") if published else ("", "")
 
     def score(label: str, column: str) -> str:
-        return over_seeds(arms[label].values(column) if label in arms else [])
+        return over_seeds(arms[label].values(column))
 
     def at(label: str, name: str) -> str:
         """The loss or agreement after `steps` steps, also of longer runs."""
-        return over_seeds([quantity(result, name, steps) for result in arms[label].results] if label in arms else [])
+        return over_seeds([quantity(result, name, steps) for result in arms[label].results])
 
     return [
         Flaw(
@@ -69,15 +69,10 @@ def demonstrate(arms: Arms, steps: int, image_size: int, published: bool) -> lis
 
 def adam_against_rmsprop(arms: Arms, steps: int) -> str:
     adam, rmsprop = (
-        {
-            result.run.seed: np.array([quantity(result, LOSS, steps), quantity(result, AGREEMENT, steps)])
-            for result in (arms[label].results if label in arms else ())
-        }
+        np.array([[quantity(result, name, steps) for name in (LOSS, AGREEMENT)] for result in arms[label].results])
         for label in ("adam 0.001", "rmsprop 0.001")
     )
-    differences = np.array([adam[seed] - rmsprop[seed] for seed in adam if seed in rmsprop])
-    if not len(differences):
-        return "(not run)"
+    differences = adam - rmsprop
     loss, agreement = (", ".join(f"{value:+.4f}" for value in column) for column in differences.T)
     lower, higher = int((differences[:, 0] < 0).sum()), int((differences[:, 1] > 0).sum())
     return (
@@ -99,10 +94,8 @@ def single_channel_entropy() -> str:
 
 def other_sum(arms: Arms, steps: int) -> str:
     """RMSprop's curve: the notebook divides `avg_loss`, a sum from the long SGD run, by RMSprop's steps."""
-    if not {"sgd 0.001", "rmsprop 0.001"} <= set(arms):
-        return "(not run)"
     long = arms["sgd 0.001"].results[0]
-    # There is no long run with --long-seeds 0, or while it is unfinished.
+    # There is no long run with --long-seeds 0.
     if long.run.iterations <= steps:
         return "(not run)"
     # The running mean times its steps is the sum in `avg_loss`.
@@ -128,7 +121,5 @@ def narrow_kernel(image_size: int) -> str:
 
 def over_seeds(values: Sequence[float] | np.ndarray) -> str:
     """The mean, and the range in parentheses if there are several values."""
-    if not len(values):
-        return "(not run)"
     mean, _, spread = tables.spread(np.array(values), ".4f").partition("\n")
     return f"{mean} ({spread})" if spread else mean

@@ -159,14 +159,12 @@ def _verdict(label: str, contest: Contest) -> list[str]:
 
 
 def detail_tables(contest: Contest) -> Iterator[Table]:
-    """The estimates, the paired differences, and the times to the targets without and with tuning."""
+    """The estimates, the paired differences, and the times to the targets."""
     for column, estimates in contest.estimates.items():
         yield _estimate_table(column, estimates)
     for column in contest.improvements if contest.rivals else ():
         yield _paired_table(contest, column)
     yield _target_table(contest)
-    if any(contest.tuning_steps.values()):
-        yield _cost_table(contest)
 
 
 def drawings(contest: Contest) -> dict[str, Drawing]:
@@ -284,36 +282,25 @@ def _paired_table(contest: Contest, column: str) -> Table:
 
 
 def _target_table(contest: Contest) -> Table:
+    """One row per arm: its times to the targets, and with tuning also those with the steps of its tuning."""
+    charged = any(contest.tuning_steps.values())
     headings, rows = [""], {label: [label] for label in contest.arms}
     for target, by_label in contest.steps.items():
-        headings += [f"{target.heading}: reached", "median steps", "median seconds"]
+        headings += [f"{target.heading}: reached", "median steps", "with its tuning" if charged else "median seconds"]
         for label, steps in by_label.items():
-            arm = contest.arms[label]
-            seconds = steps * arm.values("seconds") / arm.run.iterations
-            reached = f"{int(np.isfinite(steps).sum())} of {len(steps)}"
-            rows[label] += [reached, _time(np.median(steps), ".0f"), _time(np.median(seconds), ".1f")]
+            arm, median = contest.arms[label], np.median(steps)
+            seconds = np.median(steps * arm.values("seconds") / arm.run.iterations)
+            time = _time(median + contest.tuning_steps[label], ".0f") if charged else _time(seconds, ".1f")
+            rows[label] += [f"{int(np.isfinite(steps).sum())} of {len(steps)}", _time(median, ".0f"), time]
     windows = " or ".join(map(str, sorted({_window(arm) for arm in contest.arms.values()})))
+    if charged:
+        headings.append("steps of tuning")
+        rows = {label: [*row, f"{contest.tuning_steps[label]}"] for label, row in rows.items()}
     note = (
         f"Means of the last {windows} training batches; a run that misses the target counts as one that never arrives. "
-        "Seconds: of training, compilation left out."
+        + ("Tuning: all steps of its grid, on every seed." if charged else "Seconds: without the compilation.")
     )
     return Table("Time to a target", headings, list(rows.values()), note)
-
-
-def _cost_table(contest: Contest) -> Table:
-    """One row per arm: its loss, and its times to the targets without and with the steps of its tuning."""
-    headings, rows = ["", "steps of tuning", "loss, last tenth"], []
-    for label, arm in contest.arms.items():
-        mean, tuning_steps = contest.estimates["final_loss"][label]["mean"].value, contest.tuning_steps[label]
-        row = [label, f"{tuning_steps}", f"{mean:.4f}" if np.isfinite(mean) else "-"]
-        for steps in contest.steps.values():
-            median = np.median(steps[label])
-            row += [_time(median, ".0f"), _time(median + tuning_steps, ".0f")]
-        rows.append([*row, f"{tuning_steps + arm.run.iterations}"])
-    for target in contest.targets:
-        headings += [f"{target.heading}: median steps", "with its tuning"]
-    note = "Steps of tuning: all that its grid was trained for, on every tuning seed; a rate that was given costs none."
-    return Table("With the cost of tuning", [*headings, "steps in all"], rows, note)
 
 
 def _time(value: float, form: str) -> str:

@@ -62,21 +62,6 @@ def test_a_report_that_fails_costs_no_training(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_other_options_do_not_go_on(tmp_path):
-    with told_to_stop(), pytest.raises(Interrupted):
-        run(tmp_path)
-    with pytest.raises(UsageError, match=r"holds unfinished results with learning_rate 0.006, not 0.5"):
-        run(tmp_path, "--learning-rate", "0.5")
-    part = tmp_path / "runs" / "clock-seed0.part"
-    part.write_bytes(part.read_bytes()[:-1])
-    with pytest.raises(UsageError, match=r"is truncated: .*; delete it, or pass --overwrite"):
-        run(tmp_path)
-    with told_to_stop(), pytest.raises(Interrupted):
-        run(tmp_path, "--overwrite")
-    assert checkpoints.load(part)[0]["state"]["step"] == 10
-
-
-@pytest.mark.slow
 def test_the_rate_follows_the_clock(tmp_path, monkeypatch):
     rates = []
     spied = {"constant": lambda rate, steps: lambda step: rates.append(step / steps) or rate}

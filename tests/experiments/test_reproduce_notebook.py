@@ -1,14 +1,10 @@
 """Which runs the notebook's tables ask for, and when its published numbers are compared with ours."""
 
-import json
-
-import pytest
-from small_runs import execute, lab_of, parse, result
+from small_runs import lab_of, parse, result
 
 from experiments import reproduce_notebook
 from experiments.lab.arms import by_rate
 from experiments.lab.options import Seeds
-from experiments.lab.stops import UsageError
 from experiments.notebook import published
 from experiments.reproduce_notebook import Options, planned
 
@@ -26,10 +22,13 @@ def test_the_long_run_is_its_seeds_only():
 def test_another_protocol_is_not_compared_with_the_published_numbers():
     options = parse(reproduce_notebook, "quick", "--iterations", "2", "--long-iterations", "4")
     results = iter([result([0.4, 0.2, 0.3, 0.5], 0, optimizer="sgd"), result([0.2, 0.4], 1, optimizer="sgd")])
-    # Every run but these two is of an optimizer that no table asks for.
-    lab = lab_of(
-        lambda run: next(results) if by_rate(run) == "sgd 0.001" else result([0.1, 0.1], run.seed, optimizer="x")
-    )
+
+    def trained(run):
+        if by_rate(run) == "sgd 0.001":
+            return next(results)
+        return result([0.1, 0.1], run.seed, run.learning_rate, optimizer=run.optimizer)
+
+    lab = lab_of(trained)
     report = reproduce_notebook.answer(options, lab)
     ours, _ = report.tables
     # The long run counts after the short number of steps, as the other does.
@@ -43,17 +42,3 @@ def test_the_notebook_s_own_protocol_is_compared():
     assert Options().is_notebook
     assert not parse(reproduce_notebook, "quick").is_notebook
     assert not parse(reproduce_notebook, "--sigma1", "0.3").is_notebook
-
-
-def test_only_its_own_finished_folder_is_reported_again(tmp_path):
-    command = (reproduce_notebook, "quick", "--report-only", "--out", tmp_path)
-    (tmp_path / "results.json").write_text(json.dumps({"experiment": "compare_optimizers", "options": {}}))
-    with pytest.raises(UsageError, match="holds the results of compare_optimizers"):
-        execute(*command)
-    with pytest.raises(UsageError, match="--overwrite would delete the runs"):
-        execute(*command, "--overwrite")
-
-
-def test_there_must_be_a_finished_run_to_report(tmp_path):
-    with pytest.raises(UsageError, match="holds no finished run"):
-        execute(reproduce_notebook, "quick", "--report-only", "--out", tmp_path / "out")
