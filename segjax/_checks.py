@@ -117,6 +117,8 @@ def check_key(key: jax.Array) -> jax.Array:
     # A raw key is itself a vector: two numbers for threefry, jax's default.
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
+    if not typed and key.shape != (expected := jax.eval_shape(jax.random.PRNGKey, 0).shape):
+        raise ValueError(f"key must have shape {expected}, as jax.random.PRNGKey(seed) has, got {key.shape}")
     return key
 
 
@@ -164,6 +166,9 @@ def check_model(model: Any) -> Any:
     # By its methods and not by its class: a wrapper with `init` and `apply` is accepted too.
     if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("init", "apply")):
         raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {model!r:.60}")
+    options = options_of(model)
+    if options is not None and "train" not in options:
+        raise TypeError(f"model must have the argument train, as __call__(self, image, train=False), got {model!r:.60}")
     return model
 
 

@@ -27,11 +27,11 @@ from segjax._checks import (
     check_pixels,
     check_variables,
 )
-from segjax.models import Variables, predict, template_of
+from segjax.models import Variables, collections_of, predict, template_of
 from segjax.optimizers import Optimizer, eval_params
 from segjax.sweeps import map_runs
 from segjax.textures import generate_data
-from segjax.training import Generate, TrainState
+from segjax.training import Generate, TrainState, batch_shapes
 
 
 def eval_variables(
@@ -65,7 +65,7 @@ def eval_variables(
         return state.variables
 
     def of_run(state: TrainState) -> Variables:
-        variables = {"params": weights(state.opt_state, state.params), "batch_stats": state.batch_stats}
+        variables = {**state.variables, "params": weights(state.opt_state, state.params)}
         return recalibrate(key, model, variables, num_batches, generate, **generate_options)
 
     return _over_runs(of_run, jnp.shape(state.step), state)
@@ -101,22 +101,24 @@ def recalibrate(
     check_key(key)
     check_callable("generate", generate)
     num_batches = check_count("num_batches", num_batches, minimum=1)
-    image = jax.eval_shape(partial(generate, **generate_options), key).image
-    axes = _axes_of_runs(model, variables, image)
+    axes = _axes_of_runs(model, variables, batch_shapes(key, generate, generate_options).image)
     if not jax.tree.leaves(variables.get("batch_stats", {})):
         return variables
 
-    def updated(variables: Variables, image: jax.Array, running: Any) -> Any:
-        variables = {"params": variables["params"], "batch_stats": running}
-        return model.apply(variables, image, train=True, mutable=["batch_stats"])[1]["batch_stats"]
-
     def of_batch(variables: Variables, index: jax.Array) -> Any:
+        # Another key than those of the batches.
+        apply = partial(model.apply, train=True, rngs=jax.random.fold_in(key, num_batches + index))
+
+        def updated(running: Any) -> Any:
+            changed = {**variables, "batch_stats": running}
+            return apply(changed, image, mutable=collections_of(changed))[1]["batch_stats"]
+
         image = generate(jax.random.fold_in(key, index), **generate_options).image
         # A layer returns m running + (1 - m) batch, with a momentum m that only the layer knows. Starting at 0, that is
         # first = (1 - m) batch, and then second = (1 + m) first. (Starting at 1, large statistics would cancel the
         # digits of m.)
-        first = updated(variables, image, jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
-        second = updated(variables, image, first)
+        first = updated(jax.tree.map(jnp.zeros_like, variables["batch_stats"]))
+        second = updated(first)
         return jax.tree.map(lambda a, b: jnp.where(a == 0, 0, a * (a / jnp.where(a == 0, 1, 2 * a - b))), first, second)
 
     def of_run(variables: Variables) -> Any:
@@ -160,7 +162,7 @@ def evaluate(
     check_network(model, "batch_statistics")
     check_callable("generate", generate)
     num_batches = check_count("num_batches", num_batches, minimum=1)
-    shapes = jax.eval_shape(partial(generate, **generate_options), key)
+    shapes = batch_shapes(key, generate, generate_options)
     check_pixels("num_batches times the pixels of a batch", num_batches * shapes.mask.size)
     check_variables(variables)
 

@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 from segjax._checks import check_count, check_flag, check_images, check_layout, check_network, check_variables
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
-# What `model.init` returns: "params" and, for a network with BatchNorm, "batch_stats".
+# What `model.init` returns: "params" and, for a network with BatchNorm, "batch_stats"; rarely further collections.
 Variables = dict[str, Any]
 # Allowed sizes of a network that is read from a file, which can hold any number. Networks built in Python have no
 # upper bounds.
@@ -383,8 +383,13 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     check_layout("variables", variables, template_of(model, image), "model and these images", dtypes=False)
     if model.batch_statistics:
         # The updated running statistics are discarded: a prediction changes no variable.
-        return cast(jax.Array, model.apply(variables, image, train=True, mutable=["batch_stats"])[0])
+        return cast(jax.Array, model.apply(variables, image, train=True, mutable=collections_of(variables))[0])
     return cast(jax.Array, model.apply(variables, image, train=False))
+
+
+def collections_of(variables: Variables) -> list[str]:
+    """Names of the collections that training updates without a gradient, such as "batch_stats"."""
+    return [name for name in variables if name != "params"]
 
 
 def template_of(model: nn.Module, image: Any) -> Variables:

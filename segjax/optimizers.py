@@ -11,7 +11,7 @@ An optimizer whose runs are evaluated with other weights than the trained ones h
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -79,20 +79,44 @@ def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
 OPTIMIZERS = MappingProxyType({"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam})
 
 
-def transformation(optimizer: Optimizer, learning_rate: Rate | None = None, **options: Any) -> Any:
+def transformation(
+    optimizer: Optimizer, learning_rate: Rate | None = None, **options: Any
+) -> optax.GradientTransformationExtraArgs:
     """The optax transformation of an optimizer: `factory(learning_rate, **options)`, or the ready one.
 
     Raises:
-        TypeError: if a factory gets no rate, or a ready transformation gets one.
+        TypeError: if a factory gets no rate, or a ready transformation gets one; here or by the transformation, if the
+            optimizer needs more than a rate, a gradient and the loss's value, such as a line search.
     """
-    if not is_ready(optimizer):
-        if learning_rate is None:
-            raise TypeError("learning_rate must be a finite number > 0, got None: the optimizer is a function of it")
-        return optimizer(learning_rate, **options)
-    if learning_rate is not None:
-        must = "learning_rate must be None for a ready transformation, which has its rate already"
-        raise TypeError(f"{must}, got {learning_rate!r:.60}; a factory, such as optax.adam, takes one")
-    return optimizer
+    if is_ready(optimizer):
+        if learning_rate is not None:
+            must = "learning_rate must be None for a ready transformation, which has its rate already"
+            raise TypeError(f"{must}, got {learning_rate!r:.60}; a factory, such as optax.adam, takes one")
+        ready = optimizer
+    elif learning_rate is None:
+        raise TypeError("learning_rate must be a finite number > 0, got None: the optimizer is a function of it")
+    else:
+        ready = _naming_itself(optimizer)(learning_rate, **options)
+        if not is_ready(ready):
+            raise TypeError(f"optimizer must return an optax transformation, got {ready!r:.60}")
+    ready = optax.with_extra_args_support(ready)
+    return optax.GradientTransformationExtraArgs(_naming_itself(ready.init), _naming_itself(ready.update))
+
+
+def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of an optimizer, whose errors name it as the argument that does not fit."""
+
+    @wraps(function)
+    def named(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except (AttributeError, TypeError) as error:
+            # After the first line, jax explains its tracers.
+            reason = str(error).partition("\n")[0]
+            must = "optimizer must need no more than a learning rate, which may be traced, a gradient and the loss"
+            raise TypeError(f"{must}: {reason}") from error
+
+    return named
 
 
 def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:

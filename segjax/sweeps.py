@@ -132,7 +132,7 @@ def map_runs(function: Callable[..., Any], *arguments: Any, width: int = 1, mesh
         width, mesh: as in `sweep`.
 
     Raises:
-        TypeError, ValueError: if `width` is not an integer >= 1.
+        TypeError, ValueError: if `width` is not an integer >= 1, or `mesh` is not a mesh of devices.
     """
     width = check_count("width", width, minimum=1)
 
@@ -143,6 +143,8 @@ def map_runs(function: Callable[..., Any], *arguments: Any, width: int = 1, mesh
 
     if mesh is None:
         return share(*arguments)
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, as jax.make_mesh makes it, or None, got {mesh!r:.60}")
     num_runs = len(jax.tree.leaves(arguments)[0])
     # `shard_map` requires equal shares: the last run is repeated to fill them.
     places = jnp.minimum(jnp.arange(-(-num_runs // mesh.size) * mesh.size), num_runs - 1)

@@ -30,24 +30,33 @@ from segjax._checks import (
     options_of,
 )
 from segjax.losses import Loss, mean_squared_error
-from segjax.models import Variables
+from segjax.models import Variables, collections_of
 from segjax.optimizers import Optimizer, adam, transformation
 from segjax.textures import Batch, generate_data
 
 
 class TrainState(NamedTuple):
-    """All that the next step needs, arrays only. `step` counts the updates done, int32."""
+    """All that the next step needs, arrays only.
+
+    Attributes:
+        params: trained weights.
+        batch_stats: BatchNorm's running statistics.
+        opt_state: state of the optimizer.
+        step: number of the updates done, int32.
+        collections: name -> the network's further collections of variables, most often none.
+    """
 
     # No key: a step folds `step` into the run's key, so the images are the same for every chunk size and resumed run.
     params: Any
     batch_stats: Any
     opt_state: optax.OptState
     step: jax.Array
+    collections: Mapping[str, Any] = {}
 
     @property
     def variables(self) -> Variables:
         """The model's variables, as `model.apply` and `segjax.predict` take them."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return {"params": self.params, "batch_stats": self.batch_stats, **self.collections}
 
 
 class History(NamedTuple):
@@ -97,6 +106,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     learning_rate: jax.typing.ArrayLike | None = None,
+    rng: jax.Array | None = None,
     **optimizer_options: Any,
 ) -> tuple[TrainState, History]:
     """One gradient step on one batch, in train mode; the returned `History` has scalar leaves.
@@ -106,24 +116,25 @@ def train_step(
         state: before the step.
         batch: images and masks.
         learning_rate: one number, which may be traced; None for a ready transformation.
+        rng: key of this step, for networks that draw random numbers, such as dropout's.
         optimizer_options: of a factory, such as b1 of `optax.adam`; they may be traced.
     """
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        logits, updates = model.apply(variables, batch.image, train=True, mutable=["batch_stats"])
-        # A network without BatchNorm has no updates.
-        return jnp.mean(loss(logits, batch.mask)), (logits, updates.get("batch_stats", {}))
+        variables = {**state.variables, "params": params}
+        mutable = collections_of(variables)
+        logits, updates = model.apply(variables, batch.image, train=True, mutable=mutable, rngs=rng)
+        return jnp.mean(_check_losses(loss(logits, batch.mask))), (logits, updates)
 
-    (value, (logits, batch_stats)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
+    (value, (logits, variables)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     # Built here, from the traced rate: a rate that was a Python number would be part of the compiled program.
     # Some optimizers, such as momo and polyak_sgd of optax, need the loss value or the gradient as extra arguments.
-    update = optax.with_extra_args_support(transformation(optimizer, learning_rate, **optimizer_options)).update
+    update = transformation(optimizer, learning_rate, **optimizer_options).update
     updates, opt_state = update(gradient, state.opt_state, state.params, value=value, grad=gradient)
-    params = optax.apply_updates(state.params, updates)
+    variables = {**variables, "params": optax.apply_updates(state.params, updates)}
     # Counted on the logits of the gradient: no second forward pass.
     history = History(value, metrics.count(logits, batch.mask))
-    return TrainState(params, batch_stats, opt_state, state.step + 1), history
+    return _state(variables, opt_state, state.step + 1), history
 
 
 def make_train(
@@ -151,10 +162,11 @@ def make_train(
     of cores; a GPU does so only with `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
 
     Args:
-        model: any Linen module, image -> logits, with a `train` argument; its BatchNorm state is carried along.
+        model: any Linen module, image -> logits, with a `train` argument; its collections of variables, such as the
+            state of BatchNorm, are carried along, and its random numbers, such as dropout's, depend on key and step.
         optimizer: a factory, learning rate -> optax transformation, such as those of `OPTIMIZERS` or `optax.lion`; or a
             ready transformation, such as `optax.adam(1e-3)`.
-        loss: (logits, mask) -> (batch,).
+        loss: (logits, mask) -> (batch,), floating.
         num_steps: number of updates, >= 1.
         generate: `(key, **generate_options) -> Batch`, pure, such as `partial(generate_crops, first=..., second=...)`.
         generate_options: for `generate_data`: batch_size, image_size, sigma1, sigma2, sigma; the sigmas may be traced.
@@ -294,12 +306,14 @@ def _make_run(
     check_optimizer(optimizer)
     check_callable("loss", loss)
     # Traced here as well, so that a bad option raises in `make_train` and not when the run starts.
-    image = jax.eval_shape(generate, jax.random.key(0)).image
+    image, dtype = batch_shapes(jax.random.key(0), generate, {}).image, jnp.result_type(float)
     # Jitted: without it, each operation of an initialisation is compiled alone, and one buffer would occur twice in a
     # state that `advance` consumes if the optimizer keeps the weights too.
     weights, start = _jitted_weights(model), jax.jit(partial(_start, optimizer))
 
     def init(key: jax.Array, learning_rate: Any = None, of_optimizer: _Options = _NO_OPTIONS) -> TrainState:
+        if jnp.result_type(float) != dtype:
+            raise ValueError(f"jax_enable_x64 must be as when the run was made, for {dtype}, not changed since")
         # Zeros serve as the image, since the initial weights depend on the key alone.
         variables = weights(_split(key).init, jnp.zeros(image.shape, image.dtype))
         return start(variables, learning_rate, dict(of_optimizer))
@@ -314,11 +328,12 @@ def _make_run(
         of_generate: _Options = _NO_OPTIONS,
     ) -> tuple[TrainState, History]:
         # Before the loop: XLA would not move it out.
-        data_key = _split(key).data
+        init_key, data_key = _split(key)
 
         def step(state: TrainState) -> tuple[TrainState, History]:
             batch = generate(jax.random.fold_in(data_key, state.step), **of_generate)
-            return train_step(model, optimizer, loss, state, batch, learning_rate, **of_optimizer)
+            rng = jax.random.fold_in(init_key, state.step)
+            return train_step(model, optimizer, loss, state, batch, learning_rate, rng, **of_optimizer)
 
         _, row = jax.eval_shape(step, state)
         losses = jnp.zeros(capacity, row.loss.dtype)
@@ -358,15 +373,40 @@ def _make_run(
 
 def _weights(model: nn.Module, key: jax.Array, image: jax.Array) -> Variables:
     variables = model.init(key, image, train=False)
-    return {"params": variables["params"], "batch_stats": variables.get("batch_stats", {})}
+    if not jax.tree.leaves(variables.get("params")):
+        raise ValueError(f"model must have parameters to train, got none in {model!r:.60}")
+    return dict(variables)
 
 
 def _start(
     optimizer: Optimizer, variables: Variables, learning_rate: jax.typing.ArrayLike | None, options: _Options
 ) -> TrainState:
-    params = variables["params"]
-    opt_state = transformation(optimizer, learning_rate, **options).init(params)
-    return TrainState(params, variables["batch_stats"], opt_state, jnp.int32(0))
+    opt_state = transformation(optimizer, learning_rate, **options).init(variables["params"])
+    return _state(variables, opt_state, jnp.int32(0))
+
+
+def _state(variables: Variables, opt_state: optax.OptState, step: jax.Array) -> TrainState:
+    further = {name: variables[name] for name in collections_of(variables) if name != "batch_stats"}
+    # A network without BatchNorm has no running statistics.
+    return TrainState(variables["params"], variables.get("batch_stats", {}), opt_state, step, further)
+
+
+def _check_losses(losses: Any) -> jax.Array:
+    if not isinstance(losses, jax.Array) or not losses.size or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"loss must return an array (batch,) of floating numbers, got {losses!r:.60}")
+    return losses
+
+
+def batch_shapes(key: jax.Array, generate: Generate, options: Mapping[str, Any]) -> Batch:
+    """Shapes and dtypes of a batch.
+
+    Raises:
+        TypeError: if `generate` returns no `Batch` of arrays.
+    """
+    batch = jax.eval_shape(partial(generate, **options), key)
+    if not isinstance(batch, Batch) or len(jax.tree.leaves(batch)) != 2:
+        raise TypeError(f"generate must return a segjax.Batch of two arrays, got {batch!r:.60}")
+    return batch
 
 
 def _split_options(optimizer: Optimizer, generate: Generate, options: _Options) -> tuple[_Options, _Options]:

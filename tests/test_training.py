@@ -172,9 +172,34 @@ def test_a_resumed_run_keeps_its_numbers(run, fit):
     np.testing.assert_allclose(histories.loss[1, :5], run[1].loss[:5], rtol=1e-3)
 
 
+class Noisy(nn.Module):
+    """With dropout, BatchNorm, and a collection of its own, which counts its steps."""
+
+    batch_statistics = False
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        steps = self.variable("counts", "steps", lambda: jnp.int32(0))
+        if train:
+            steps.value += 1
+        x = nn.BatchNorm(use_running_average=not train)(nn.Dense(8)(image))
+        return nn.Dense(1)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
 def test_any_linen_module_trains():
     train = segjax.make_train(Plain(), num_steps=2, generate=flat)
     chex.assert_tree_all_finite(jax.jit(train)(KEY, 1e-2))
+    fit = segjax.make_fit(Noisy(), optimizer=optax.sgd, num_steps=STEPS, chunk_size=2, generate=flat)
+    state, history = fit(KEY, 1e-2)
+    assert state.variables.keys() == {"params", "batch_stats", "counts"}
+    assert state.collections["counts"]["steps"] == STEPS
+    chex.assert_trees_all_equal(fit(KEY, 1e-2, resume_from=fit._replace(num_steps=3)(KEY, 1e-2)), (state, history))
+    # With a rate so small that the weights stay, and the same images at each step, dropout alone changes the loss.
+    losses = [fit(jax.random.key(seed), 1e-30)[1].loss for seed in (0, 1)]
+    assert len({float(loss) for loss in np.ravel(losses)}) == 2 * STEPS
+    segjax.evaluate(KEY, Noisy(), state.variables, 2, generate=flat)
+    again = segjax.recalibrate(KEY, Noisy(), state.variables, 2, generate=flat)
+    assert again["counts"] == state.collections["counts"]
 
 
 @pytest.mark.parametrize("name", ["train", "fit"])

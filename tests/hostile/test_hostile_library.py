@@ -2,9 +2,11 @@
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from conftest import drawn
 
@@ -168,3 +170,122 @@ def test_options_that_may_be_traced_keep_their_own_messages():
         train_tiny()(KEY, 1e-3, sigma1=-1.0)
     with pytest.raises(TypeError, match="sigma1 must be a finite number > 0, got 'wide'"):
         train_tiny()(KEY, 1e-3, sigma1="wide")
+
+
+class Bare(nn.Module):
+    """Without parameters."""
+
+    def __call__(self, image, train=False):
+        return image
+
+
+class Trainless(nn.Module):
+    """Without the argument `train`."""
+
+    @nn.compact
+    def __call__(self, image):
+        return nn.Dense(1)(image)
+
+
+def run_tiny(*arguments, model=TINY, **options):
+    train = segjax.make_train(model, num_steps=2, **{**SMALL, **options})
+    return jax.eval_shape(lambda: train(*(arguments or (KEY, 1e-3))))
+
+
+def sweep_on(mesh):
+    return segjax.sweep(train_tiny(), jax.random.split(KEY, 2), [1e-3], mesh=mesh)
+
+
+def make_of(generate):
+    return segjax.make_train(TINY, num_steps=2, generate=generate)
+
+
+def under_x64(make):
+    train = make(TINY, num_steps=2, **SMALL)
+    with jax.enable_x64(True):
+        return train(jax.random.key(0), 1e-3)
+
+
+NO_MORE = "optimizer must need no more than a learning rate, which may be traced, a gradient and the loss: "
+# What is passed -> what passes it, and the sentence.
+ARGUMENTS = {
+    "a mesh of text": (lambda: sweep_on("x"), "mesh must be a jax.sharding.Mesh, .* got 'x'"),
+    "devices, no mesh": (lambda: sweep_on(jax.devices()), "mesh must be a jax.sharding.Mesh"),
+    "a mesh without devices": (
+        lambda: sweep_on(jax.make_mesh((1,), ("runs",)).abstract_mesh),
+        "mesh must be a jax.sharding.Mesh",
+    ),
+    "an optimizer of nothing": (
+        lambda: run_tiny(optimizer=lambda rate: None),
+        "optimizer must return an optax transformation, got None",
+    ),
+    "a schedule": (
+        lambda: run_tiny(optimizer=lambda rate: optax.constant_schedule(rate)),
+        "optimizer must return an optax transformation, got <function",
+    ),
+    "MultiSteps": (lambda: run_tiny(optimizer=optax.MultiSteps), f"{NO_MORE}.*every_k_schedule"),
+    "plateau": (lambda: run_tiny(optimizer=optax.contrib.reduce_on_plateau), f"{NO_MORE}Attempted boolean"),
+    "lookahead": (lambda: run_tiny(optimizer=optax.lookahead), f"{NO_MORE}.*sync_period"),
+    "lookahead of Adam": (
+        lambda: run_tiny(optimizer=lambda rate: optax.lookahead(optax.adam(rate), 5, 0.5)),
+        f"{NO_MORE}'dict' object has no attribute 'fast'",
+    ),
+    "sam": (lambda: run_tiny(optimizer=optax.contrib.sam), f"{NO_MORE}.*adv_optimizer"),
+    "sam of Adam": (
+        lambda: run_tiny(optimizer=lambda rate: optax.contrib.sam(optax.adam(rate), optax.sgd(0.1))),
+        f"{NO_MORE}.*'value'",
+    ),
+    "lbfgs": (lambda: run_tiny(optimizer=optax.lbfgs), f"{NO_MORE}.*'value_fn'"),
+    "lbfgs, ready": (lambda: run_tiny(KEY, optimizer=optax.lbfgs()), f"{NO_MORE}.*'value_fn'"),
+    "a rate made a Python number": (
+        lambda: run_tiny(optimizer=lambda rate: optax.adam(float(rate))),
+        f"{NO_MORE}Abstract tracer value",
+    ),
+    "a loss of nothing": (lambda: run_tiny(loss=lambda logits, mask: None), "loss must return an array .* got None"),
+    "two losses": (lambda: run_tiny(loss=lambda logits, mask: (logits, mask)), "loss must return an array"),
+    "a loss of integers": (lambda: run_tiny(loss=lambda logits, mask: (logits > 0).sum()), "loss must return an array"),
+    "a loss of no numbers": (lambda: run_tiny(loss=lambda logits, mask: logits[:0]), "loss must return an array"),
+    "a loss of complex numbers": (lambda: run_tiny(loss=lambda logits, mask: logits * 1j), "loss must return an array"),
+    "a Python number as loss": (lambda: run_tiny(loss=lambda logits, mask: 1.0), "loss must return an array"),
+    "a batch of nothing": (lambda: make_of(lambda key: None), "generate must return a segjax.Batch .* got None"),
+    "a pair": (lambda: make_of(lambda key: (jnp.zeros((1, 8, 8, 1)),) * 2), "generate must return a segjax.Batch"),
+    "an array": (lambda: make_of(lambda key: jnp.zeros((1, 8, 8, 1))), "generate must return a segjax.Batch"),
+    "a batch without a mask": (
+        lambda: make_of(lambda key: segjax.Batch(jnp.zeros((1, 8, 8, 1)), None)),
+        "generate must return a segjax.Batch of two arrays",
+    ),
+    "a batch of nothing to evaluate": (
+        lambda: segjax.evaluate(KEY, TINY, drawn(TINY), generate=lambda key: None),
+        "generate must return a segjax.Batch",
+    ),
+    "a batch of nothing to recalibrate": (
+        lambda: segjax.recalibrate(KEY, TINY, drawn(TINY), generate=lambda key: None),
+        "generate must return a segjax.Batch",
+    ),
+    "no parameters": (lambda: run_tiny(model=Bare()), r"model must have parameters to train, got none in Bare\(\)"),
+    "no train": (lambda: run_tiny(model=Trainless()), "model must have the argument train"),
+    "a key of 3 numbers": (
+        lambda: run_tiny(np.zeros(3, np.uint32), 1e-3),
+        r"key must have shape \(2,\), .* got \(3,\)",
+    ),
+    "a key of no numbers": (lambda: run_tiny(np.zeros(0, np.uint32), 1e-3), r"key must have shape \(2,\)"),
+    "x64 after make_train": (lambda: under_x64(segjax.make_train), "jax_enable_x64 must be as when the run was made"),
+    "x64 after make_fit": (lambda: under_x64(segjax.make_fit), "jax_enable_x64 must be as when the run was made"),
+}
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+@pytest.mark.filterwarnings("ignore:Some donated buffers")
+def test_a_bad_argument_is_named_in_one_sentence(name):
+    call, message = ARGUMENTS[name]
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "steps", [optax.MultiSteps, lambda inner, n: optax.MultiSteps(inner, n).gradient_transformation()]
+)
+def test_an_optimizer_of_several_batches_works(steps):
+    run_tiny(optimizer=lambda rate: steps(optax.adam(rate), 2))
+    run_tiny(KEY, optimizer=steps(optax.adam(1e-3), 2))
