@@ -92,8 +92,9 @@ class Options(Comparison):
     @property
     def sides(self) -> dict[str, int]:
         """Prediction -> the side of its largest window, or of its receptive field."""
-        fields = {name: ARCHITECTURES[name].receptive_field for name in NETWORKS}
-        return {**dict.fromkeys(BAYES, max(self.windows)), **fields}
+        return dict.fromkeys(BAYES, max(self.windows)) | {
+            name: ARCHITECTURES[name].receptive_field for name in NETWORKS
+        }
 
     def texture(self, sigma2: float) -> Texture:
         return self.data.texture._replace(sigma2=sigma2)
@@ -126,11 +127,6 @@ class Error(NamedTuple):
     standard_error: float
     by_distance: np.ndarray
 
-    @property
-    def columns(self) -> dict[str, Any]:
-        bands = dict(zip(ERRORS_AT, self.by_distance, strict=True))
-        return {"error": self.mean, "standard_error": self.standard_error, **bands}
-
 
 # The predictions: those of Bayes' rule have an expected error and an observed one.
 EXPECTED, OBSERVED = BAYES = ("Bayes' rule, expected", "Bayes' rule, observed")
@@ -158,10 +154,11 @@ def answer(options: Options, lab: Lab) -> Report:
         for pair, probability in bayes.items()
         for label, error in zip(BAYES, evaluate(options, probability), strict=True)
     }
-    for key, predictions in networks.items():
-        errors[key] = [evaluate(options, probability)[1] for probability in predictions]
+    errors |= {key: [evaluate(options, each)[1] for each in predictions] for key, predictions in networks.items()}
     rows = [
-        {"what": label, "window": side, "sigma2": value, "seed": None if label in BAYES else seed, **error.columns}
+        {"what": label, "window": side, "sigma2": value, "seed": None if label in BAYES else seed}
+        | {"error": error.mean, "standard_error": error.standard_error}
+        | dict(zip(ERRORS_AT, error.by_distance, strict=True))
         for (label, side, value), group in errors.items()
         for seed, error in zip(options.seeds, group, strict=False)
     ]

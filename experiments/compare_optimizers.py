@@ -127,16 +127,6 @@ class Options(Comparison):
     def all_tuning_seeds(self) -> range:
         return range(self.tuning_seed, self.tuning_seed + self.tuning_seeds)
 
-    @property
-    def listed_tuning_seeds(self) -> str:
-        seeds = self.all_tuning_seeds
-        return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
-
-    @property
-    def steps_per_rate(self) -> int:
-        """Training steps for each rate of a grid."""
-        return self.tuning_seeds * self.training.iterations
-
 
 # Tunes with the runs of experiments.tune_learning_rate.
 FAIR = Options(data=Data(image_size=64), seeds=Seeds(seed=2, seeds=5), tune=True, tuning_seed=0)
@@ -188,10 +178,10 @@ def answer(options: Options, lab: Lab) -> Report:
     details, results, tuning_rows = list(contest.detail_tables(comparison)), comparison.document, []
     drawings = contest.drawings(comparison)
     if grid.trials:
-        listed = options.listed_tuning_seeds
+        listed = ", ".join(map(str, seeds))
         tuning_rows = rows(grid.arms)
         results["tuning"] = {"best_rates": grid.best, "runs": tuning_rows}
-        details.append(tuning.table(grid, options.steps_per_rate, listed))
+        details.append(tuning.table(grid, listed))
         drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
         warnings += [f"{label} is not compared: {reason}." for label, reason in excluded.items()]
         warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
@@ -257,9 +247,7 @@ def contest_of(options: Options, trained: Mapping[str, Arms], grid: Grid) -> Con
     """The contest of the trained arms, label -> arms, and the stored arms."""
     arms = Grid(trained).arms
     # A rate without tuning costs nothing.
-    tuning_steps = {
-        name: options.steps_per_rate * len(grid.trials.get(label, ())) for label in trained for name in trained[label]
-    }
+    tuning_steps = {name: grid.steps.get(label, 0) for label, by_name in trained.items() for name in by_name}
     labels = {name: name for name in arms} | {label: next(iter(arms)) for label, arms in trained.items()}
     if stored := options.stored:
         arms, tuning_steps = {**arms, **stored.arms}, {**tuning_steps, **stored.tuning_steps}

@@ -120,7 +120,7 @@ def answer(options: Options, lab: Lab) -> Report:
     # The strips keep their original contrast.
     held_out = partial(generate_crops, first=first_strip, second=second_strip, contrast=0.0, **crops.masks)
     snapshots = clock.train(timed, seed, partial(training, batch_size=crops.batch_size), lab)
-    rows = clock.judge(timed, snapshots, held_out, lab)
+    rows = clock.evaluate(timed, snapshots, held_out, lab)
     last, names = rows[-1], [photographs.label(path) for path in options.inputs()]
     command = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
     findings = [

@@ -62,8 +62,8 @@ def answer(options: Options, lab: Lab) -> Report:
     texture, timed = options.data.texture, options.timed
     generate = partial(segjax.generate_data, **texture._asdict())
     snapshots = clock.train(timed, options.seed.seed, generate, lab)
-    # With another batch size, which `judge` passes.
-    rows = clock.judge(timed, snapshots, generate, lab)
+    # With another batch size, which `evaluate` passes.
+    rows = clock.evaluate(timed, snapshots, generate, lab)
     bound = bounds.measure(texture, lab.progress())
     last = rows[-1]
     scores = [f"{COLUMNS[name].heading} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]

@@ -78,6 +78,14 @@ class Grid:
         }
 
     @property
+    def steps(self) -> dict[str, int]:
+        """label -> training steps of all its runs."""
+        return {
+            label: sum(arm.run.iterations * len(arm.results) for arm in arms.values())
+            for label, arms in self.trials.items()
+        }
+
+    @property
     def without_rate(self) -> list[str]:
         """The labels without a best rate, since some seed diverged at each rate."""
         return [label for label, best in self.best.items() if best.rate is None]
@@ -214,15 +222,15 @@ def drawing(grid: Grid, title: str) -> Drawing:
     return Drawing("Loss against learning rate", figure)
 
 
-def table(grid: Grid, steps: int, seeds: str) -> Table:
-    """One row per optimizer: its best rate, and the cost of its tuning at `steps` per rate."""
+def table(grid: Grid, seeds: str) -> Table:
+    """One row per optimizer: its best rate, and the cost of its tuning."""
     rows = []
     for label, arms in grid.trials.items():
         best, num_diverged = grid.best[label], int(grid.diverged[label].sum())
         rates = ", ".join(exact(arm.run.learning_rate) for arm in arms.values())
         edge = f"{best.edge} of its grid" if best.edge else ""
         result = ["none", ""] if best.rate is None else [f"{best.rate:g}", f"{best.loss:.4f}"]
-        rows.append([label, *result, f"{num_diverged}", f"{steps * len(arms)}", edge, rates])
+        rows.append([label, *result, f"{num_diverged}", f"{grid.steps[label]}", edge, rates])
     headings = ("", "best rate", "loss, last tenth", "runs diverged", "steps spent", "edge", "grid")
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
 

@@ -20,7 +20,7 @@ import segjax
 from experiments.lab import arms, figures
 from experiments.lab.folder import CLOCK
 from experiments.lab.names import ARCHITECTURES
-from experiments.lab.options import Group, check_name, check_training
+from experiments.lab.options import Group, check_name, check_training, flag
 from experiments.lab.programs import CHUNK_SIZE, held_out_of
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
@@ -68,10 +68,8 @@ class Timed(Group):
     def check(self) -> None:
         check_training(self.optimizer, self.loss, self.architecture)
         check_name("--schedule", self.schedule, SCHEDULES)
-        check_positive("--learning-rate", self.learning_rate)
-        check_positive("--checkpoint-seconds", self.checkpoint_seconds)
-        check_positive("--seconds", self.seconds)
-        check_positive("--covered", self.covered)
+        for name in ("learning_rate", "checkpoint_seconds", "seconds", "covered"):
+            check_positive(flag(name), getattr(self, name))
         if self.covered > 1:
             raise ValueError(f"--covered must be in (0, 1], got {self.covered:g}")
         check_count("--held-out", self.held_out, 1)
@@ -193,7 +191,7 @@ def train(timed: Timed, seed: int, generate: Generate, lab: Lab) -> list[Snapsho
     return run.snapshots
 
 
-def judge(timed: Timed, snapshots: Sequence[Snapshot], generate: Generate, lab: Lab) -> list[dict[str, Any]]:
+def evaluate(timed: Timed, snapshots: Sequence[Snapshot], generate: Generate, lab: Lab) -> list[dict[str, Any]]:
     """One row per snapshot: its scores on the same held-out images, each alone by the running statistics.
 
     Args:
@@ -202,11 +200,11 @@ def judge(timed: Timed, snapshots: Sequence[Snapshot], generate: Generate, lab: 
     # Batches of at most 16 images, all of one size.
     batch_size = math.gcd(timed.held_out, 16)
     draw, num_batches = partial(generate, batch_size=batch_size), timed.held_out // batch_size
-    evaluate = jax.jit(partial(held_out_of, ARCHITECTURES[timed.architecture], draw, num_batches))
+    held_out = jax.jit(partial(held_out_of, ARCHITECTURES[timed.architecture], draw, num_batches))
     rows = []
     with lab.progress() as progress:
-        for shot in progress.track(snapshots, description="judging the snapshots"):
-            scores = {name: float(number) for name, number in arms.held_out(evaluate(shot.variables)).items()}
+        for shot in progress.track(snapshots, description="evaluating the snapshots"):
+            scores = {name: float(number) for name, number in arms.held_out(held_out(shot.variables)).items()}
             rows.append({"seconds": shot.seconds, "step": shot.step, "loss": shot.loss, **scores})
     return rows
 

@@ -68,20 +68,7 @@ EXPERIMENTS = {
         {"quality_over_time", "predictions", "training_images"},
     ),
     "best_possible": (
-        [
-            *SHORT,
-            "--image-size",
-            "24",
-            "--windows",
-            "1",
-            "3",
-            "--sigma2s",
-            "1.2",
-            "--num-masks",
-            "20",
-            "--num-images",
-            "2",
-        ],
+        [*SHORT, *"--image-size 24 --windows 1 3 --sigma2s 1.2 --num-masks 20 --num-images 2".split()],
         # One sigma2 makes no curve.
         {"over_window", "by_distance", "predictions"},
     ),
@@ -244,26 +231,8 @@ def test_mistakes_are_one_line(name, words, message, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
-WORDS = [
-    "0",
-    "1",
-    "-1",
-    "2",
-    "1e-3",
-    "nan",
-    "inf",
-    "1e999",
-    "99999999999999999999",
-    "",
-    " ",
-    "None",
-    "True",
-    "adam",
-    "é",
-    "--",
-    "-x",
-]
-WORDS += ["optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere", "a b", "\n"]
+WORDS = ["0", "1", "-1", "2", "1e-3", "nan", "inf", "1e999", "99999999999999999999", "", " ", "\n", "a b", "--", "-x"]
+WORDS += ["None", "True", "adam", "é", "optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere"]
 
 
 class Claimed(BaseException):

@@ -39,7 +39,7 @@ def test_the_best_model_is_the_last_and_tells_how_it_grew(trained):
     last = clock.Snapshot(0.0, 1, 0.0, network.variables)
     timed = parse(train_best_model, *WORDS, "--out", out).timed
     lab = SimpleNamespace(progress=Progress)
-    (row,) = clock.judge(timed, [last], partial(segjax.generate_data, **DRAWN), lab)
+    (row,) = clock.evaluate(timed, [last], partial(segjax.generate_data, **DRAWN), lab)
     assert row["iou"] == rows[-1]["iou"]
 
 

@@ -176,8 +176,8 @@ def test_the_figure_and_the_table_show_the_grid():
     heading, figure = tuning.drawing(grid, "title")
     assert heading == "Loss against learning rate"
     assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
-    (row,) = tuning.table(grid, 10, "0").rows
-    assert row == ["adam", "0.01", "0.2000", "1", "30", "", "0.001, 0.01, 0.1"]
+    (row,) = tuning.table(grid, "0").rows
+    assert row == ["adam", "0.01", "0.2000", "1", "6", "", "0.001, 0.01, 0.1"]
 
 
 @pytest.fixture
