@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import logging
 import os
 import pickle
 import random
@@ -12,6 +13,7 @@ import sys
 import time
 from concurrent.futures import Future
 
+import dask
 import numpy as np
 import plain
 import psutil
@@ -21,6 +23,7 @@ from small_runs import ROOT, Command, execute, members, result
 
 from experiments import rerun
 from experiments.lab import programs, provenance, stops, workers
+from experiments.lab.folder import Folder
 from experiments.lab.runs import Run
 from experiments.lab.train import train_group
 from experiments.lab.workers import describe, introduce
@@ -130,6 +133,28 @@ def test_workers_killed_at_any_moment_cost_no_bytes(cache, tmp_path):
     assert_succeeds(command, 300)
     assert_succeeds(start_alone(cache, tmp_path / "alone", *seeds))
     assert_same(out, tmp_path / "alone")
+
+
+@pytest.mark.slow(25)
+def test_a_worker_that_is_stopped_ends_neither_the_others_nor_the_command(alone, tmp_path, monkeypatch):
+    """Its process lives, and does nothing: the scheduler gives it up after a while, by default 5 minutes."""
+    processes, write_runs = [], Folder.write_runs
+
+    def start(*arguments):
+        processes.append(start_worker(*arguments))
+        return processes[-1]
+
+    def write_and_stop(folder, results):
+        write_runs(folder, results)
+        processes[0].send_signal(signal.SIGSTOP)
+
+    start_worker = workers._LocalWorkers._start
+    monkeypatch.setattr(workers._LocalWorkers, "_start", staticmethod(start))
+    monkeypatch.setattr(Folder, "write_runs", write_and_stop)
+    with dask.config.set({"distributed.scheduler.worker-ttl": "5s"}):
+        execute(plain, *WORDS, "--workers", "2", "--out", tmp_path)
+    assert_same(tmp_path, alone)
+    assert [process.poll() for process in processes] == [-signal.SIGKILL] * 2
 
 
 @pytest.mark.parametrize(
@@ -368,9 +393,13 @@ def test_four_deaths_are_one_line(text, work, package, tmp_path):
 )
 def test_a_cluster_that_cannot_be_reached_is_one_line(place, message, tmp_path):
     (file := tmp_path / "file.json").write_text('{"address": 5}')
+    level = logging.getLogger("asyncio").level
     with pytest.raises(stops.UsageError, match=message) as error:
         execute(plain, "--cluster", place.replace("FILE", str(file)), "--out", tmp_path / "out")
     assert "\n" not in str(error.value)
+    # It leaves nothing.
+    assert not (tmp_path / "out").exists()
+    assert logging.getLogger("asyncio").level == level
 
 
 def test_without_dask_the_package_is_named(tmp_path, monkeypatch):
