@@ -24,12 +24,12 @@ def weights_warnings(candidates: Iterable[Candidate]) -> list[str]:
         follow, copies = evaluation_weights(name)
         if follow:
             messages.append(
-                f"{label} is judged by weights that follow from its state; its curves are of those it trains."
+                f"{label} is evaluated with weights that its state determines; its curves show the trained weights."
             )
         if copies:
             messages.append(
-                f"{label} keeps a copy of the weights in its state ({', '.join(copies)}), and is judged by those it "
-                "trains: if others should count, give the function an attribute eval_params(opt_state, params)."
+                f"{label} keeps a copy of the weights in its state ({', '.join(copies)}), and is evaluated with the "
+                "trained ones: for others, give the function an attribute eval_params(opt_state, params)."
             )
     return messages
 

@@ -275,5 +275,5 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
         [f"{row['seconds']:.1f}", f"{row['step']}", *(f"{row[name]:.4f}" for name in ("loss", "accuracy", "iou"))]
         for row in rows
     ]
-    note = "Loss: mean since the row before. Accuracy and IoU: held-out images in evaluation mode."
+    note = "Loss: mean over the steps since the previous row. Accuracy and IoU: held-out images in evaluation mode."
     return Table("Quality over time", ("seconds", "step", "training loss", "accuracy", "IoU"), cells, note)

@@ -213,7 +213,7 @@ def test_a_tuning_in_which_all_diverge_ends_the_command():
 def test_weights_to_be_judged_by_are_told_before_and_after_the_training():
     report, lines = answer(["optax.contrib:schedule_free_sgd", "--seeds", "1"], lambda run: 0.2)
     (line,) = lines
-    assert line.startswith("Warning: optax.contrib:schedule_free_sgd is judged by weights that follow from its state")
+    assert line.startswith("Warning: optax.contrib:schedule_free_sgd is evaluated with weights that its state")
     assert line.removeprefix("Warning: ") in report.warnings
 
 

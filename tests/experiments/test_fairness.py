@@ -47,8 +47,8 @@ def test_an_optimizer_that_diverged_at_every_rate():
 def test_an_optimizer_that_has_weights_to_be_judged_by():
     names = ["adam", "optax.contrib:schedule_free_sgd", "optax.contrib:prodigy"]
     assert fairness.weights_warnings(Candidate(name, name, ()) for name in names) == [
-        "optax.contrib:schedule_free_sgd is judged by weights that follow from its state; its curves are of those it "
-        "trains."
+        "optax.contrib:schedule_free_sgd is evaluated with weights that its state determines; its curves show the "
+        "trained weights."
     ]
 
 
@@ -62,5 +62,5 @@ def test_an_unknown_copy_of_the_weights(monkeypatch):
 
     monkeypatch.setattr(fairness.import_paths, "optimizer", lambda name: remembering)
     (warning,) = fairness.weights_warnings([Candidate("mine", "mine:remembering", ())])
-    assert warning.startswith("mine keeps a copy of the weights in its state (average), and is judged by")
+    assert warning.startswith("mine keeps a copy of the weights in its state (average), and is evaluated with the")
     assert "eval_params(opt_state, params)" in warning

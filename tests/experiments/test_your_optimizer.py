@@ -42,7 +42,7 @@ def test_by_a_command(run, tmp_path):
     document = json.loads((tmp_path / "results" / "results.json").read_text())
     name = "my_optimizer:averaged(decay=0.95)"
     assert {(row["optimizer"], row["learning_rate"]) for row in document["runs"]} == {("adam", 1e-3), (name, 0.03)}
-    assert any(warning.startswith(f"{name} is judged by weights that follow") for warning in document["warnings"])
+    assert any(warning.startswith(f"{name} is evaluated with weights that") for warning in document["warnings"])
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Folders as no command of ours leaves them: each is refused in one line with nothing touched, or resumed."""
 
 import errno
+import importlib
 import json
 import os
 import resource
 import shutil
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +14,7 @@ import jax
 import pytest
 from tries import check_one_line, contents, type_in
 
-from experiments.lab import folder
+from experiments.lab import folder, programs
 from segjax import checkpoints
 from tests.experiments.small_runs import SHORT
 
@@ -450,6 +452,25 @@ def test_a_folder_that_cannot_be_synchronized(name, out, finished, monkeypatch):
         monkeypatch.undo()
         assert "nothing is left to do" in train(out).out
     check_whole(out, finished)
+
+
+def test_an_optimizer_of_which_another_module_changed_is_refused(tmp_path, monkeypatch):
+    """Otherwise one table would have seeds of two optimizers."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "factories.py").write_text(
+        "import optax, decays\nsgd = lambda rate: optax.sgd(rate, decays.MOMENTUM)\n"
+    )
+    words = [*SHORT, "--optimizers", "factories:sgd", "--rates", "0.01", "0.1", "--out", tmp_path / "out"]
+    ends = []
+    for momentum, seeds in (("0.9", "1"), ("0.5", "2"), ("0.9", "2")):
+        (tmp_path / "decays.py").write_text(f"MOMENTUM = {momentum}\n")
+        for name in ("factories", "decays"):
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        programs.forget_optimizers()
+        ends.append(type_in("tune_learning_rate", *words, "--seeds", seeds))
+    check_one_line(ends[1], 2, f"holds the results for other contents of {tmp_path / 'decays.py'}; name another folder")
+    assert [ended.code for ended in ends] == [0, 2, 0]
 
 
 @pytest.mark.deep
