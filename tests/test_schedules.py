@@ -145,6 +145,9 @@ def test_the_rate_moves_the_weights():
     assert total == pytest.approx(-PEAK * (0.5 + 1 + 1 + 1), rel=1e-6)
 
 
-def test_refuses_no_steps():
+@pytest.mark.parametrize("schedule", SCHEDULES.values())
+def test_refuses_no_steps(schedule):
     with pytest.raises(ValueError, match="num_steps must be an integer >= 1"):
-        scheduled(segjax.OPTIMIZERS["sgd"], SCHEDULES["cosine"], num_steps=0)
+        schedule(PEAK, 0)
+    with pytest.raises(ValueError, match="num_steps must be an integer >= 1"):
+        scheduled(segjax.OPTIMIZERS["sgd"], schedule, num_steps=0)
