@@ -92,28 +92,27 @@ def optimizer(name: str) -> Optimizer:
     if options:
         factory = partial(factory, **options)
     try:
-        reason = _refusal(factory)
+        _check(factory)
     # Code that is not ours; after the first line, jax explains its tracers.
     except (Exception, SystemExit) as error:
         raise RefusedError(name, str(error).partition("\n")[0]) from error
-    if reason:
-        raise RefusedError(name, reason)
     return factory
 
 
-def _refusal(factory: Callable[..., Any]) -> str:
-    """The reason why training cannot use an optimizer; empty if it can."""
+def _check(factory: Callable[..., Any]) -> None:
+    """Raises an error of any type, with the reason, if training cannot use an optimizer."""
     required = [name for name, parameter in inspect.signature(factory).parameters.items() if _is_required(parameter)]
     if any(name.endswith("optimizer") for name in required):
-        return "it takes an optimizer, and no rate: put both together in a function of your own"
+        raise TypeError("it takes an optimizer, and no rate: put both together in a function of your own")
     if len(required) > 1:
         listed = ", ".join(required)
-        return f"it needs more than a rate ({listed}): give it the rest in brackets, or in a function of your own"
+        must = "give it the rest in brackets, or in a function of your own"
+        raise TypeError(f"it needs more than a rate ({listed}): {must}")
     for name, reason in _NOT_OFFERED.items():
         try:
             _trace_update(factory, **{name: partial(_refuse, reason)})
-        except _NotOfferedError as error:
-            return str(error)
+        except _NotOfferedError:
+            raise
         # If another argument is missing, the update below fails with the reason.
         except Exception:
             continue
@@ -124,13 +123,12 @@ def _refusal(factory: Callable[..., Any]) -> str:
     if evaluation_weights := eval_params(factory, state):
         evaluated = evaluation_weights(state, weights)
         if jax.tree.map(jnp.shape, evaluated) != jax.tree.map(jnp.shape, weights):
-            return "the weights to judge it by are none of the network's"
+            raise TypeError("its evaluation weights do not have the shapes of the trained ones")
         if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evaluated)):
-            return "the weights to judge it by are not finite"
+            raise ValueError("its evaluation weights are not finite")
     # A rate so small that no optimizer diverges with it.
     if not _relative_loss(factory, weights, 1e-6, 10) <= 1.001:
-        return "on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is"
-    return ""
+        raise ValueError("on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is")
 
 
 def _trace_update(factory: Callable[..., Any], **extra_args: Any) -> None:

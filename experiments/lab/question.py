@@ -183,14 +183,10 @@ def opened(script: ModuleType, options: Command, console: Console) -> Iterator[L
     with options.prepared(), contextlib.ExitStack() as stack:
         with usage_errors():
             options.check()
-            identity = identity_of(options, name_of(script))
+            # The name of the script's file is that of the experiment.
+            identity = identity_of(options, Path(script.__file__ or "").stem)
         folder = stack.enter_context(Folder.claimed(options.out, identity, options.overwrite, options.free))
         yield Lab(folder, console, options, stack)
-
-
-def name_of(script: ModuleType) -> str:
-    """The name of the script's file, which names the experiment in results.json."""
-    return Path(script.__file__ or "").stem
 
 
 def question(docstring: str) -> str:

@@ -17,13 +17,13 @@ from small_runs import Command, execute, result
 from experiments import compare_losses
 from experiments.lab import folder
 from experiments.lab.folder import Folder, difference, resume_hint
-from experiments.lab.options import Seeds, Training, identity_of
+from experiments.lab.options import Seeds, identity_of
 from experiments.lab.runs import PartialRun
 from experiments.lab.stops import Finished, UsageError
 from segjax import TrainState, checkpoints
 
 OPTIONS = compare_losses.PRESETS["quick"]
-THREE_SEEDS, SOON = {"seeds": Seeds(seeds=3)}, {"training": Training(iterations=60, checkpoint_seconds=1.0)}
+THREE_SEEDS = {"seeds": Seeds(seeds=3)}
 
 
 def identity(options, **changes):
@@ -52,14 +52,6 @@ def options(tmp_path):
 def test_a_new_folder_is_made(options):
     claim(options)
     assert list(options.out.iterdir()) == []
-
-
-def test_unfinished_runs_of_the_same_options_are_resumed(options):
-    with claimed(options) as ours:
-        ours.write("iteration-000001.png", b"PNG")
-    claim(replace(options, **SOON))
-    with pytest.raises(UsageError, match="holds unfinished results with seeds 2, not 3; name another folder"):
-        claim(replace(options, **THREE_SEEDS))
 
 
 def test_options_that_only_decide_what_is_reported_may_differ(options):

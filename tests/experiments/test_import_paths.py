@@ -76,7 +76,7 @@ def test_options_are_literals_behind_the_path():
         ("optax:adamw(b1=0.9)(b2=0.9)", "must have options as"),
         ("optax:adamw(b1=0.9)#)", "must have options as"),
         ("optax:adamw(b1=1j)", "must have options as"),
-        ("optax.contrib:schedule_free_sgd(b1=0.0)", "the weights to judge it by are not finite"),
+        ("optax.contrib:schedule_free_sgd(b1=0.0)", "its evaluation weights are not finite"),
         ("optax:adamw(b1=0.9", "must have options as"),
         ("optax:adamw(b1=0.9)x", "must have options as"),
         ("optax:adamw(b3=0.9)", "is no optimizer of one learning rate, a gradient and a loss: .*b3"),

@@ -138,44 +138,6 @@ def test_more_seeds_train_only_the_new_ones_and_fewer_report_fewer(tmp_path, mon
     assert [run.seed for run in started] == [4, 5]
 
 
-@pytest.mark.slow
-def test_runs_that_share_no_table_are_refused_by_the_name_of_what_differs(tmp_path, monkeypatch):
-    words = [plain, "--out", tmp_path]
-    execute(*words)
-    started = count_training(monkeypatch)
-    for option, value, message in (
-        ("--batch-size", 2, "with batch_size 1, not 2"),
-        ("--sigma2", 1.5, "with sigma2 1.2, not 1.5"),
-        ("--iterations", 11, "with iterations 10, not 11"),
-        ("--seed", 1, "with seed 0, not 1"),
-        ("--precision", "high", "with precision default, not high"),
-    ):
-        with pytest.raises(UsageError, match=f"holds the results {message}; name another folder, or pass --overwrite"):
-            execute(*words, option, value, "--seeds", "3")
-    other = SimpleNamespace(**{**vars(plain), "__file__": "another.py"})
-    with pytest.raises(UsageError, match="holds the results of plain; name another folder"):
-        execute(other, "--out", tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr("experiments.lab.provenance.versions", lambda: {"jax": "0.1"})
-        with pytest.raises(UsageError, match=r"holds the results with jax .*, not 0\.1; name another folder"):
-            execute(*words, "--seeds", "3")
-    with jax.default_matmul_precision("high"), pytest.raises(UsageError, match="default_matmul_precision None, not hi"):
-        execute(*words, "--seeds", "3")
-    assert started == []
-
-
-@pytest.mark.slow
-def test_a_run_that_is_asked_for_twice_is_trained_once(tmp_path, monkeypatch):
-    def answer(options, lab):
-        results = lab.train([options.run(seed) for seed in (1, 0, 1)])
-        return Report([], [], {}, rows=[{"seed": result.run.seed} for result in results])
-
-    started = count_training(monkeypatch)
-    execute(SimpleNamespace(**{**vars(plain), "answer": answer}), "--out", tmp_path)
-    assert [run.seed for run in started] == [1, 0]
-    assert (tmp_path / "runs.csv").read_text() == "seed\n1\n0\n1\n"
-
-
 REPORT = Report(["It works."], [], {}, failures=["a.png is no picture", "b\n.png neither"])
 
 

@@ -246,12 +246,6 @@ def test_the_workers_of_a_cluster_give_the_numbers_of_one_process(shared, alone,
 
 
 @pytest.mark.slow
-def test_a_run_that_diverges_on_a_worker_is_a_result(shared, tmp_path):
-    rows = shared.train(tmp_path, "--learning-rate", "1e30", "--seeds", "2")["runs"]
-    assert all(row["diverged_at"] for row in rows)
-
-
-@pytest.mark.slow
 def test_where_no_worker_computes_alike_there_is_nothing_to_do(shared, tmp_path, monkeypatch):
     monkeypatch.setattr(provenance, "versions", lambda: {"jax": "0.1"})
     with pytest.raises(stops.UsageError, match=r"^no worker computes as this process does: its jax is .*, not 0\.1$"):
@@ -488,16 +482,3 @@ def test_only_deaths_in_training_count_against_a_run():
         train(*deadly, ("", well))
     # After three deaths it goes on.
     assert train(*deadly[:6], ("e", well))[0] == [0, 1]
-
-
-@pytest.mark.parametrize(
-    ("error", "theirs", "words"),
-    [
-        (None, {"jax": "1", "more": "x"}, ""),
-        (None, {"jax": "2"}, "its jax is 2, not 1"),
-        (None, {}, "its jax is None, not 1"),
-        (ImportError("no\n module"), None, "it fails with ImportError: no module"),
-    ],
-)
-def test_a_difference_is_told_in_words(error, theirs, words):
-    assert workers._difference(error, theirs, {"jax": "1"}) == words
