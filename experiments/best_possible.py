@@ -185,10 +185,9 @@ def posterior(options: Options, window: int, sigma2: float, lab: Lab) -> np.ndar
 
     Stored as a note, since it can take as long as the training.
     """
-    texture = options.texture(sigma2)
-    name, settings = f"bayes-{window}-{exact(sigma2)}", {**texture._asdict(), "window": window}
-    settings |= {"masks": options.num_masks, "images": options.num_images, "border": options.margin}
-    if (note := lab.folder.read_note(name)) and note[1] == settings:
+    # The other options are those of the folder.
+    texture, name = options.texture(sigma2), f"bayes-{window}-{exact(sigma2)}"
+    if note := lab.folder.read_note(name):
         return np.asarray(note[0]["probability"])
     with lab.progress() as progress:
         bar = progress.add_task(f"Bayes' rule, {window} x {window}, sigma2 {sigma2:g}", total=options.num_masks)
@@ -201,7 +200,7 @@ def posterior(options: Options, window: int, sigma2: float, lab: Lab) -> np.ndar
             border=options.margin,
             progress=lambda done, _: progress.update(bar, completed=done),
         )
-    lab.folder.write_note(name, {"probability": probability}, settings)
+    lab.folder.write_note(name, {"probability": probability}, {})
     return probability
 
 

@@ -114,14 +114,13 @@ def answer(options: Options, lab: Lab) -> Report:
 
 def measure(options: Options, lab: Lab) -> dict[str, float]:
     """Architecture -> seconds per step, which a note stores, so that a resumed command plans the same steps."""
-    settings = {"optimizer": options.optimizer, "loss": options.loss, **options.data.texture._asdict()}
     note = lab.folder.read_note("step_seconds")
-    seconds = {name: float(value) for name, value in note[0].items()} if note and note[1] == settings else {}
+    seconds = {name: float(value) for name, value in note[0].items()} if note else {}
     if missing := [name for name in options.architectures if name not in seconds]:
         with lab.progress() as progress:
             for name in progress.track(missing, description="timing a step of each"):
                 seconds[name] = step_seconds(options, name)
-        lab.folder.write_note("step_seconds", {name: np.float64(value) for name, value in seconds.items()}, settings)
+        lab.folder.write_note("step_seconds", {name: np.float64(value) for name, value in seconds.items()}, {})
     return {name: seconds[name] for name in options.architectures}
 
 
