@@ -4,6 +4,7 @@
 # make coverage: the lines and branches of segjax that its own tests run, with XLA's convolution.
 # make docs: one site of README, lab, docs/ and API, build/docs/index.html, which opens without a network.
 # make lab: executes docs/lab.ipynb and keeps its outputs.
+# make gpu: tests and times on a GPU, at most 8 minutes, by PYTHON, whose jax has CUDA; docs/gpu.md says what it prints.
 # make test-newest: the tests of the library on the newest jax that pip finds for the newest Python that is there.
 PYTHON ?= python3
 BIN := .venv/bin
@@ -14,12 +15,12 @@ NATIVE := .venv/native
 BUILDERS := scikit-build-core nanobind cmake ninja
 PARALLEL := --numprocesses auto --dist loadfile --no-loadscope-reorder
 PYTEST := $(BIN)/python -m pytest $(PARALLEL)
-LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile
+LIBRARY := segjax tests --ignore tests/experiments --ignore tests/hostile --ignore tests/gpu.py
 # The newest jax wants a newer Python than ours may be: on the path, or where pyenv keeps its own.
 VERSIONS := 3.14 3.13 3.12
 PYTHONS := $(VERSIONS:%=python%) $(VERSIONS:%=$(HOME)/.pyenv/versions/%*/bin/python3) $(PYTHON)
 
-.PHONY: compare check test test-deep coverage test-newest lint docs lab benchmark
+.PHONY: compare check test test-deep coverage test-newest lint docs lab benchmark gpu
 
 compare: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m experiments.compare_optimizers quick --out results/quick --overwrite
@@ -59,6 +60,9 @@ lab: $(INSTALLED) $(NATIVE)
 
 benchmark: $(INSTALLED) $(NATIVE)
 	$(BIN)/python -m experiments.benchmark --overwrite
+
+gpu:
+	$(PYTHON) -m tests.gpu
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

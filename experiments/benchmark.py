@@ -125,12 +125,16 @@ def answer(options: Options, lab: Lab) -> Report:
     title = f"{images}: median and range of up to {options.repeats} repeats"
     note = f"{title}. A step is that of one run. FLOP: a product and a sum for each tap of a convolution."
     tables = [times_table(name, parts, times, note) for name, parts in groups.items()]
+    documents = [
+        {"part": part, "name": name, "median": timed.median, **timed._asdict()} for (part, name), timed in times.items()
+    ]
     return Report(
         [],
         [*tables, start_table(starts), limit_table(device, step, bound)],
         {"times": times_drawing({key: timed for key, timed in times.items() if key[0] in one_run}, title)},
-        results={"programs": program_documents(times), "first_steps": starts, "limits": bound},
-        rows=repeat_rows(times),
+        results={"programs": documents, "first_steps": starts, "limits": bound},
+        # The single repeats are in results.json alone.
+        rows=[{name: value for name, value in document.items() if name != "seconds"} for document in documents],
         warnings=warnings,
     )
 
@@ -175,22 +179,6 @@ def first_step(name: str, options: Options) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)} failed:\n{process.stderr}")
     result: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return {"seconds": result.pop("moment") - start, **result}
-
-
-def program_documents(times: Times) -> list[dict[str, Any]]:
-    """The entry of each program in results.json."""
-    return [
-        {"part": part, "name": name, "median": timed.median, **timed._asdict()} for (part, name), timed in times.items()
-    ]
-
-
-def repeat_rows(times: Times) -> list[dict[str, Any]]:
-    """The rows of runs.csv: one per program and repeat."""
-    return [
-        {"part": part, "program": name, "repeat": repeat, "seconds": value, "compile_seconds": timed.compile_seconds}
-        for (part, name), timed in times.items()
-        for repeat, value in enumerate(timed.seconds)
-    ]
 
 
 def times_drawing(times: Times, title: str) -> Drawing:

@@ -16,6 +16,7 @@ XLA_FLAGS=--xla_dump_to=FOLDER XLA writes the programs themselves.
 """
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Data, Seed, check_name, check_training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
+from experiments.lab.runs import HELD_OUT_BATCHES
 from segjax import OPTIMIZERS, plotting
 from segjax._checks import check_count
 
@@ -87,12 +89,19 @@ PRESETS = {"notebook": Options(), "quick": Options(data=Data(image_size=32), run
 
 
 class Program(NamedTuple):
-    """A function to compile, the runs that it trains at once, and the work of one turn of its loop for each run."""
+    """A function to compile, and what it does.
+
+    Attributes:
+        runs: number of runs that it trains at once.
+        work: of one turn of its loop, for each run.
+        turns: number of turns in one call.
+    """
 
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     runs: int
     work: Work
+    turns: int
 
     @property
     def total(self) -> Work:
@@ -140,24 +149,23 @@ def programs(options: Options) -> dict[str, Program]:
     key, rate = jax.random.key(options.seed.seed), jnp.float32(1e-3)
     step = limits.step(model, *sizes)
     keys = jax.random.split(key, max((*options.widths, options.runs)))
-    vmapped = Program(jax.vmap(train, (0, None)), (keys[: options.runs], rate), options.runs, step)
-    sweeps = {
-        f"sweep, width {width}": Program(
-            partial(segjax.sweep, train, width=width), (keys, jnp.full(1, rate)), width, step
-        )
-        for width in options.widths
-    }
-    # The variables do not depend on the size of the images.
-    variables = jax.eval_shape(model.init, key, jnp.zeros((1, 16, 16, 1)))
+    vmapped = Program(jax.vmap(train, (0, None)), (keys[: options.runs], rate), options.runs, step, options.iterations)
+    # Their values cost no time, and their shapes do not depend on the size of the images.
+    shapes = jax.eval_shape(model.init, key, jnp.zeros((1, 16, 16, 1)))
+    variables = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def swept(width: int) -> Program:
+        turns = options.iterations * math.ceil(len(keys) / width)
+        return Program(partial(segjax.sweep, train, width=width), (keys, jnp.full(1, rate)), width, step, turns)
 
     def evaluate(variables: Any, key: jax.Array) -> segjax.metrics.Counts:
-        return segjax.evaluate(key, model, variables, **texture)
+        return segjax.evaluate(key, model, variables, HELD_OUT_BATCHES, **texture)
 
     return {
-        "train": Program(train, (key, rate), 1, step),
+        "train": Program(train, (key, rate), 1, step, options.iterations),
         f"vmap, {options.runs} run{'s' * (options.runs > 1)}": vmapped,
-        **sweeps,
-        "evaluate": Program(evaluate, (variables, key), 1, limits.prediction(model, *sizes)),
+        **{f"sweep, width {width}": swept(width) for width in options.widths},
+        "evaluate": Program(evaluate, (variables, key), 1, limits.prediction(model, *sizes), HELD_OUT_BATCHES),
     }
 
 

@@ -61,7 +61,7 @@ def test_with_the_plugin_the_report_has_the_compiled_programs(with_plugin, tmp_p
 
 
 def test_the_least_time_is_that_of_all_runs():
-    one, two = (gpu_program.Program(len, (), runs, gpu_program.Work(495e9, 1.0)) for runs in (1, 2))
+    one, two = (gpu_program.Program(len, (), runs, gpu_program.Work(495e9, 1.0), 1) for runs in (1, 2))
     gpu = GPUS["h100"]
     assert one.least_seconds(gpu)["TF32"] == pytest.approx(1e-3, rel=1e-2)
     assert two.least_seconds(gpu)["TF32"] == pytest.approx(2e-3, rel=1e-2)
