@@ -47,7 +47,7 @@ PARTS = {
     "parity_default": (75, {}),
     "training": (180, {"SEGJAX_RUNS": "groups"}),
     "loop": (75, {"SEGJAX_RUNS": "loop"}),
-    "one_run": (75, {}),
+    "one_run": (120, {}),
     "fair": (SECONDS, {}),
 }
 FULL = gpu_program.Options(iterations=50, widths=(1, 8, 64, 256))
