@@ -48,7 +48,7 @@ from experiments.lab.provenance import digest
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
-from experiments.pictures import novelty, photographs, saved_models
+from experiments.pictures import areas, novelty, photographs, saved_models
 from experiments.pictures.novelty import Reference, Strange
 from experiments.pictures.photographs import Box, Choice, MachineError, Picture
 from experiments.pictures.samples import in_8_bits
@@ -60,8 +60,6 @@ from segjax._checks import check_count, check_positive
 SMALLEST = 16
 # Pictures in the report, and their longest side there in pixels.
 MAX_PREVIEWS, PREVIEW_SIDE = 12, 400
-# The network is unsure at a probability between these.
-UNSURE = (0.1, 0.9)
 # Bytes that file systems allow for a name, minus what is added to a picture's name while its longest file is written.
 MAX_NAME_BYTES = 255 - len("..tmp") - len("-probability.png")
 # A picture with a larger share of outliers gets a warning.
@@ -299,6 +297,10 @@ def segment(
     strange = None if reference is None else novelty.strange(reference, scaled, image_size, valid)
     row = describe(source.path, label, probability, strange, picture.pixel_area)
     row["outlier_pixels"] = int(tiling.outliers(grey, valid).sum())
+    # What the errors of known pictures say nothing about gets no interval.
+    known = network.area is not None and strange is not None and not is_strange(row)
+    low, high = network.area.interval(probability, image_size) if network.area and known else (None, None)
+    row |= {"first_share_low": low, "first_share_high": high}
     overlay = photographs.overlay(scaled, probability)
     contents = [photographs.mask_png(probability), photographs.png(overlay)]
     if options.probability == "png":
@@ -365,7 +367,7 @@ def describe(
     path: Path, label: str, probability: np.ndarray, strange: Strange | None, pixel_area: float | None = None
 ) -> dict[str, Any]:
     """The row of a picture: its size, the area of each texture, the area that the network is unsure of."""
-    low, high = UNSURE
+    low, high = areas.UNSURE
     unsure = (probability > low) & (probability < high)
     if strange is not None:
         unsure |= strange.pixels & ~np.isnan(probability)
@@ -448,9 +450,12 @@ def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
         + ["-" if row["strange_share"] is None else f"{row['strange_share']:.0%}\n{row['distance']:.1f}"]
         for row in rows
     ]
-    note = f"Unsure: probability between {UNSURE[0]} and {UNSURE[1]}. Strange: share of squares that are unlike all of "
+    low, high = areas.UNSURE
+    note = f"Unsure: probability between {low} and {high}. Strange: share of squares that are unlike all of "
     note += "training, where nothing is sure; and distance of the picture's means from training images. A picture with "
     note += f"more than {novelty.MOST_STRANGE:.0%}, or a distance above 1, gets a warning."
+    if any(row["first_share_low"] is not None for row in rows):
+        note += " In brackets: 95% interval of the true area, by the network's errors on pictures of known areas."
     if any(row["strange_share"] is None for row in rows):
         note += " A dash: the picture is too small for that, or the model's file has no squares of this version."
     headings = ("picture", "pixels", *map(printable, network.names), "unsure", "strange")
@@ -459,9 +464,14 @@ def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
 
 def area(row: Mapping[str, Any], part: str) -> str:
     """The share of a texture, its pixels, and its area if the file says how large a pixel is."""
-    size = row.get(f"{part}_square_um")
-    measured = f", {size:,.5g} \u00b5m\u00b2" if size is not None else ""
-    return f"{row[f'{part}_share']:.1%}\n{row[f'{part}_pixels']:,} pixels{measured}"
+    lines = [f"{row[f'{part}_share']:.1%}", f"{row[f'{part}_pixels']:,} pixels"]
+    if (size := row.get(f"{part}_square_um")) is not None:
+        lines[1] += f", {size:,.5g} \u00b5m\u00b2"
+    low, high = row["first_share_low"], row["first_share_high"]
+    if low is not None and part != "unsure":
+        low, high = (low, high) if part == "first" else (1 - high, 1 - low)
+        lines[0] += f" ({100 * low:.1f} to {100 * high:.1f})"
+    return "\n".join(lines)
 
 
 def figure(pictures: Sequence[Segmented], total: int, network: SavedModel) -> Figure:

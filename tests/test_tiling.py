@@ -269,6 +269,9 @@ def test_refuses_other_arguments():
         tiling.segment(model, variables, image, image_size=0)
     with pytest.raises(TypeError, match="model must be a Flax Linen module"):
         tiling.predict_tiled(None, variables, image)
+    shallow = NETWORKS["separate"].clone(depth=1)
+    with pytest.raises(ValueError, match="variables must be of this model"):
+        tiling.segment(shallow, variables, image, 16)
 
 
 @pytest.mark.parametrize("missing", ["margin", "multiple", "batch_statistics", "standardize"])

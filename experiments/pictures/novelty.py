@@ -139,7 +139,8 @@ def strange(
     means = total[None] / counts.sum()
     # The means of fewer squares scatter more.
     limit = _nearest(images @ weights).max() * max(1.0, reference.number / counts.sum()) ** 0.5
-    distance = float(_nearest(means @ weights, images @ weights)[0] / limit)
+    # Training images that are all equal have a limit of 0.
+    distance = float(_nearest(means @ weights, images @ weights)[0] / max(limit, _FLOOR))
     # Pixels beyond the last whole square belong to it.
     rows, columns = (
         np.minimum(np.arange(length) // side, number - 1) for length, number in zip(image.shape, shape, strict=True)

@@ -1,6 +1,7 @@
 """Files of trained networks, with architecture and textures; the same weights under PyTorch's names."""
 
 import errno
+import math
 import os
 import shlex
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
 from experiments.lab.stops import UsageError
 from experiments.pictures import novelty
+from experiments.pictures.areas import AreaError
 from experiments.pictures.novelty import Reference
 from segjax import checkpoints, generate_data, torch_weights
 from segjax._checks import check_count
@@ -43,6 +45,7 @@ class SavedModel(NamedTuple):
         names: of the textures where the mask is 1 and where it is 0; always different.
         diverged: whether its training diverged (`segjax.metrics.diverged_at`), so that it is of no use.
         reference: `novelty.reference` of photographs; None if the file has none.
+        area: `areas.measure` of photographs; None if the file has none.
     """
 
     model: nn.Module
@@ -52,6 +55,7 @@ class SavedModel(NamedTuple):
     names: tuple[str, str]
     diverged: bool
     reference: Reference | None = None
+    area: AreaError | None = None
 
 
 def check_export(export_torch: bool, architecture: str) -> None:
@@ -154,7 +158,8 @@ def _from_files(variables: dict[str, Any], metadata: dict[str, Any]) -> SavedMod
     # Photographs in two folders may have the same name.
     names = (first, second) if first != second else (f"{first} (first)", f"{second} (second)")
     check_count("image_size", image_size, 2)
-    return SavedModel(model, variables, None, image_size, names, diverged, _reference(exemplars.get("novelty")))
+    reference, area = _reference(exemplars.get("novelty")), _area(exemplars.get("area"))
+    return SavedModel(model, variables, None, image_size, names, diverged, reference, area)
 
 
 def _reference(entry: Any) -> Reference | None:
@@ -167,6 +172,18 @@ def _reference(entry: Any) -> Reference | None:
     most = {"squares": novelty.MAX_TRAINING_SQUARES, "images": novelty.MAX_TRAINING_IMAGES}
     squares, images = (_features(name, entry[name], rows) for name, rows in most.items())
     return Reference(squares, images, check_count("number", entry["number"], 1))
+
+
+def _area(entry: Any) -> AreaError | None:
+    """The entry of a file, checked."""
+    if entry is None:
+        return None
+    numbers: list[Any] = [entry.get(name) for name in AreaError._fields] if isinstance(entry, dict) else [None]
+    if not all(isinstance(number, float) and math.isfinite(number) for number in numbers) or min(numbers[2:]) < 0:
+        raise ValueError(
+            f"area must have finite {', '.join(AreaError._fields)}, the last three >= 0, got {entry!r:.60}"
+        )
+    return AreaError(*numbers)
 
 
 def _features(name: str, entry: Any, rows: int) -> np.ndarray:

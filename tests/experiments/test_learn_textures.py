@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 from conftest import DATA, photograph
 from PIL import Image
-from small_runs import SMALL, execute, ticking
+from small_runs import SMALL, execute, parse, ticking
 
 from experiments import learn_textures
 from experiments.lab.stops import UsageError
 from experiments.pictures import saved_models
+from segjax.plotting import COLOURS
 
 WORDS = [*SMALL, "--batch-size", "4", "--held-out", "32", "--architecture", "kernel_3"]
 
@@ -38,10 +39,73 @@ def test_the_strip_is_apart(shape, axis, kept):
     np.testing.assert_array_equal(np.concatenate([trained, strip], axis), exemplar)
 
 
+PICTURE = DATA / "stripes.png"
+BOXED = ["--picture", PICTURE, "--second-box", "0,32,64,32"]
+
+
+@pytest.mark.parametrize(
+    ("size", "boxes", "crop"),
+    [
+        (64, ("0,0,128,64", "130,70,70,140"), 64),
+        # Twice a crop along the longer side, once along the shorter; a multiple of 8.
+        (64, ("0,0,90,50", "100,0,60,200"), 40),
+        (64, ("0,0,200,47", "100,60,60,140"), 40),
+    ],
+)
+def test_crops_come_from_the_boxes_alone_and_fit_them(size, boxes, crop, tmp_path):
+    picture = np.random.default_rng(0).uniform(size=(240, 200)).astype(np.float32)
+    Image.fromarray(picture).save(tmp_path / "a.tif")
+    words = ["quick", "--image-size", size, "--picture", tmp_path / "a.tif"]
+    options = parse(learn_textures, *words, "--first-box", boxes[0], "--second-box", boxes[1])
+    options.check()
+    assert options.fitting.image_size == crop
+    assert options.fitting.masks["sigma"] == crop / 5
+    for text, (training, strip) in zip(boxes, options.parts, strict=True):
+        x, y, width, height = map(int, text.split(","))
+        axis = int(width >= height)
+        assert strip.shape[axis] >= crop
+        box = picture[y : y + height, x : x + width]
+        np.testing.assert_array_equal(np.concatenate([training, strip], axis), box)
+
+
+@pytest.mark.slow
+def test_two_boxes_in_one_picture(tmp_path):
+    # Rough on the left and smooth on the right.
+    noise = np.random.default_rng(0).normal(size=(64, 256))
+    smooth = 2 * (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
+    Image.fromarray(np.where(np.arange(256) < 128, noise, smooth).astype(np.float32)).save(tmp_path / "wall.tif")
+    boxes = ["--picture", tmp_path / "wall.tif", "--first-box", "0,0,120,64", "--second-box", "136,0,120,64"]
+    with ticking(0.5):
+        document = execute(learn_textures, *WORDS, *boxes, "--seconds", "3", "--out", tmp_path / "out")
+    assert {"boxes.png", "model.safetensors"} <= set(document["files"])
+    frames = np.asarray(Image.open(tmp_path / "out" / "boxes.png").convert("RGB")).reshape(-1, 3)
+    colours = [tuple(bytes.fromhex(colour[1:])) for colour in COLOURS[:2]]
+    assert all((frames == colour).all(axis=1).any() for colour in colours)
+    network = saved_models.load(tmp_path / "out" / "model.safetensors")
+    assert network.names == ("wall 0,0,120,64", "wall 136,0,120,64")
+    assert network.area.square + network.area.picture > 0
+    assert network.reference.number == 4
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--second", "x.png"], "--first and --second are needed"),
+        (["--picture", PICTURE, "--second", "x.png"], "--first and --second are needed"),
+        (["--picture", PICTURE, "--first-box", "0,0,9,9"], "--picture needs --first-box and --second-box"),
+        (["--first", PICTURE, "--second", PICTURE, "--first-box", "0,0,9,9"], "--picture needs --first-box"),
+        ([*BOXED, "--first-box", "0,0,9"], "--first-box must be X,Y,WIDTH,HEIGHT in pixels"),
+        (
+            [*BOXED, "--first-box", "0,0,65,32"],
+            "the box 0,0,65,32 reaches beyond .*stripes.png, which has 64 x 64 pixels",
+        ),
+        (
+            [*BOXED, "--first-box", "0,0,64,31"],
+            "the boxes 0,0,64,31 and 0,32,64,32 are too small: each side must have 32",
+        ),
+        ([*BOXED, "--first-box", "0,0,40,40"], "are too small: each side must have 32 pixels, and the longer one 64"),
+        ([*BOXED, "--first-box", "0,0,64,32", "--page", "2"], "stripes.png has 1 page, and no page 2"),
+        ([*BOXED, "--first-box", "0,0,64,32", "--channel", "0"], "--channel must be an integer >= 1"),
         (["--first", "x.png", "--second", "y.png"], "x.png cannot be read: No such file"),
         (["--first", __file__, "--second", __file__], "is not a picture in PNG, JPEG or TIFF"),
         (

@@ -1,4 +1,3 @@
-import os
 from functools import cache
 from pathlib import Path
 
@@ -113,6 +112,7 @@ def changed(tmp_path, change, texture=TEXTURE):
 OUT = ("params", "out", "kernel")
 
 
+AREA = {"slope": 0.3, "tilt": -0.2, "picture": 1e-6, "square": 2e-5, "reach": 2.0}
 NOVELTY = {"squares": [[0.5] * 8, [0.25] * 8], "images": [[0.1] * 8, [0.3] * 8], "number": 16}
 
 
@@ -155,6 +155,8 @@ MODEL = {"network": "SegmentationCNN", "depth": 1, "shared_norm": False}
         *(({"model": value}, "config must") for value in (None, 5, [], "UNet", {"network": None}, {"depth": 1})),
         ({"model": {**MODEL, "depth": 5 * 10**8}}, "depth must be an integer <= 256"),
         ({"model": {**MODEL, "num_channels": "x"}}, "num_channels must be an integer"),
+        ({"model": {**MODEL, "kernel_size": 3.0}}, "kernel_size must be an integer"),
+        ({"model": {"network": "PatchCNN", "patch": 0}}, "patch must be an integer"),
         ({"model": {**MODEL, "depth": 2}}, "another tree: it has no batch_stats/norm2/mean"),
         ({"model": {"network": "PatchCNN", "num_channels": 6}}, r"must be a multiple of patch\^2"),
         *(({"diverged": value}, "diverged must be true or false") for value in (0, "no", None)),
@@ -198,6 +200,10 @@ def test_metadata_that_makes_no_sense_is_one_line(entry, message, tmp_path):
         ),
         ({**EXEMPLARS, "novelty": NOVELTY | {"images": [[0.0] * 7 + [float("inf")]] * 2}}, "images must be finite"),
         ({**EXEMPLARS, "novelty": NOVELTY | {"number": 0}}, "number must be an integer >= 1"),
+        *(
+            ({**EXEMPLARS, "area": entry}, "area must have finite slope, tilt, picture, square, reach, the last")
+            for entry in (5, {}, AREA | {"tilt": float("nan")}, AREA | {"slope": "x"}, AREA | {"square": -1.0})
+        ),
     ],
 )
 def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_path):
@@ -209,6 +215,7 @@ def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_pat
 def test_the_reference_of_photographs_comes_with_the_file(tmp_path):
     path = changed(tmp_path, lambda _, metadata: metadata["exemplars"].update(novelty=NOVELTY), texture=None)
     reference = saved_models.reference(saved_models.load(path))
+    assert saved_models.load(path).area is None
     assert {"squares": reference.squares.tolist(), "images": reference.images.tolist(), "number": 16} == NOVELTY
     # A file of an earlier version has none, or squares of other features.
     for change in (lambda *_: None, lambda _, metadata: metadata["exemplars"].update(squares=[[0.5] * 5] * 2)):
@@ -224,13 +231,6 @@ def test_a_network_must_say_what_it_was_trained_on(tmp_path):
     path = changed(tmp_path, lambda _, metadata: metadata.pop("texture"))
     with pytest.raises(UsageError, match="exemplars must have first"):
         saved_models.load(path)
-
-
-def test_what_never_ends_is_not_opened(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(UsageError, match=f"{path} cannot be read: no regular file"):
-            saved_models.load(path)
 
 
 def test_a_network_that_diverged_says_so(tmp_path):

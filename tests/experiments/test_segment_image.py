@@ -12,14 +12,15 @@ import tifffile
 from conftest import DATA, drawn
 from PIL import Image
 from safetensors.numpy import save_file
-from small_runs import execute, parse, told_to_stop
+from small_runs import execute, told_to_stop
 
 from experiments import rerun, segment_image
 from experiments.lab import cli
 from experiments.lab.folder import resume_hint
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.stops import Finished, Interrupted, UsageError
-from experiments.pictures import saved_models
+from experiments.pictures import novelty, saved_models
+from experiments.pictures.areas import AreaError
 from experiments.pictures.novelty import Strange
 from segjax import tiling, torch_weights
 
@@ -148,21 +149,6 @@ def test_more_pictures_come_into_the_same_folder(network, pictures, tmp_path, ca
         assert (tmp_path / "whole" / name).read_bytes() == (out / name).read_bytes()
 
 
-@pytest.mark.slow
-def test_what_could_not_be_read_may_be_mended(network, pictures, tmp_path):
-    out, broken = tmp_path / "out", pictures / "broken.png"
-    with pytest.raises(SystemExit):
-        run(out, network, pictures / "grey.png", broken)
-    shutil.copy(DATA / "grain.png", broken)
-    document = run(out, network, pictures / "grey.png", broken)
-    assert [row["name"] for row in document["images"]] == ["grey", "broken"]
-    assert document["refused"] == []
-    # What one bound refused another may take.
-    with pytest.raises(SystemExit):
-        run(out, network, pictures / "deep.tif", "--max-megapixels", "0.001")
-    assert len(run(out, network, pictures / "deep.tif")["images"]) == 3
-
-
 def mask_time(out, name):
     return (out / f"{name}-mask.png").stat().st_mtime_ns
 
@@ -218,6 +204,10 @@ def test_what_was_refused_is_tried_again_when_it_is_named(network, pictures, tmp
     assert [row["name"] for row in run(out, network, broken)["images"]] == ["grey", "deep", "broken"]
     with pytest.raises(Finished):
         run(out, network, broken)
+    # What one bound refused another may take.
+    with pytest.raises(SystemExit):
+        run(out, network, pictures / "colour.jpg", "--max-megapixels", "0.001")
+    assert len(run(out, network, pictures / "colour.jpg")["images"]) == 4
 
 
 @pytest.mark.slow
@@ -335,33 +325,6 @@ def test_a_long_name_is_cut_to_fit(network, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_cannot_be_opened_does_not_stop_the_others(network, pictures, tmp_path, monkeypatch, capsys):
-    (pictures / "link.png").symlink_to("nowhere.png")
-    os.mkfifo(pictures / "pipe.png")
-    opened = Path.open
-
-    def guarded(path, *arguments, **options):
-        if path.name == "grey.png":
-            raise PermissionError(13, "Permission denied", str(path))
-        return opened(path, *arguments, **options)
-
-    monkeypatch.setattr(Path, "open", guarded)
-    with pytest.raises(SystemExit) as end:
-        run(tmp_path / "out", network, pictures, tmp_path / ("a" * 300))
-    assert end.value.code == 1
-    said = capsys.readouterr().err
-    for sentence in (
-        "link.png cannot be read: No such file",
-        "pipe.png cannot be read: it is a folder, a pipe or a device",
-        "grey.png cannot be read: Permission denied",
-        "aaa cannot be read: File name too long",
-    ):
-        assert sentence in said
-    document = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [row["name"] for row in document["images"]] == ["colour", "deep"]
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [b"caf\xe9", b"two\nlines", b"\x1b[31mred"])
 def test_a_name_that_no_page_can_show(name, network, tmp_path, capsys):
     path = shutil.copy(DATA / "grain.png", tmp_path / f"{os.fsdecode(name)}.png")
@@ -438,6 +401,26 @@ def test_what_has_no_data_or_lies_in_a_box_is_left_out(network, tmp_path):
     assert row["first_square_um"] == row["first_pixels"]
     np.testing.assert_array_equal(read(tmp_path / "out" / "heights-mask.png") == 128, left_out)
     np.testing.assert_array_equal(np.isnan(np.load(tmp_path / "out" / "heights-probability.npy")), left_out)
+
+
+@pytest.mark.slow
+def test_an_area_has_an_interval_if_the_picture_is_like_training(tmp_path, monkeypatch):
+    path = tmp_path / saved_models.MODEL
+    area = {"slope": 0.1, "tilt": 0.0, "picture": 1e-4, "square": 1e-3, "reach": 2.0}
+    exemplars = EXEMPLARS | {
+        "area": area,
+        "novelty": {"squares": [[0.5] * 8] * 2, "images": [[0.5] * 8] * 2, "number": 16},
+    }
+    files = saved_models.files("shallow", drawn(ARCHITECTURES["shallow"]), {"exemplars": exemplars}, False)
+    path.write_bytes(files[path.name])
+    (row,) = run(tmp_path / "strange", path, DATA / "grain.png")["images"]
+    assert row["strange_share"] == 1
+    assert row["first_share_low"] is None
+    monkeypatch.setattr(novelty, "strange", lambda reference, image, *_: Strange(0.0, np.zeros(image.shape, bool), 0.5))
+    (row,) = run(tmp_path / "out", path, DATA / "grain.png", "--probability", "npy")["images"]
+    interval = AreaError(**area).interval(np.load(tmp_path / "out" / "grain-probability.npy"), 32)
+    assert (row["first_share_low"], row["first_share_high"]) == pytest.approx(interval)
+    assert "95% interval of the true area" in (tmp_path / "out" / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -518,12 +501,15 @@ def test_what_the_network_is_unsure_of():
     row = segment_image.describe(Path("a.png"), "a", probability, strange, pixel_area=0.25)
     assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"], row["left_out_pixels"]) == (4, 3, 4, 1)
     assert (row["first_share"], row["first_square_um"], row["second_square_um"]) == (4 / 7, 1.0, 0.75)
-    assert segment_image.area(row, "second") == "42.9%\n3 pixels, 0.75 \u00b5m\u00b2"
+    row |= {"first_share_low": 0.5, "first_share_high": 0.625}
+    assert segment_image.area(row, "second") == "42.9% (37.5 to 50.0)\n3 pixels, 0.75 \u00b5m\u00b2"
+    assert segment_image.area(row, "unsure") == "57.1%\n4 pixels"
 
 
 def row(name="a", strange=0.0, distance=0.0, outliers=0):
     strange = None if strange is None else Strange(strange, np.zeros((16, 16), bool), distance)
-    return {**segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange), "outlier_pixels": outliers}
+    described = segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange)
+    return {**described, "outlier_pixels": outliers, "first_share_low": None, "first_share_high": None}
 
 
 def test_a_picture_of_something_else_gets_a_warning(network):
@@ -615,12 +601,3 @@ def test_a_command_line_without_sense_is_refused(words, message, tmp_path, capsy
     assert end.value.code == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_help_reads_well(capsys):
-    with pytest.raises(SystemExit) as end:
-        parse(segment_image, "--help")
-    assert end.value.code == 0
-    text = capsys.readouterr().out
-    assert "MODEL" in text
-    assert "results/segment_image" in text

@@ -46,30 +46,12 @@ MODELS = {
     "metadata of null": (lambda path: _header(path, '{"__metadata__": {"segjax": "null"}}'), "is damaged"),
     "deep metadata": (lambda path: _header(path, json.dumps({"__metadata__": {"segjax": DEEP}})), "is damaged"),
     "another program's": (lambda path: _header(path, '{"__metadata__": {}}'), "must be the notebook's state_dict"),
-    "channels as a text": (
-        lambda path: write_model(path, model=CONFIG | {"num_channels": "x"}),
-        "num_channels must be",
-    ),
-    "a broken kernel": (lambda path: write_model(path, model=CONFIG | {"kernel_size": 3.0}), "kernel_size must be"),
-    "deeper than there is memory": (lambda path: write_model(path, model=CONFIG | {"depth": 2 * 10**9}), "depth must"),
     "more levels than pixels": (
         lambda path: write_model(path, model=UNET | {"num_halvings": 26}),
         "num_halvings must be",
     ),
-    "patches of nothing": (lambda path: write_model(path, model={"network": "PatchCNN", "patch": 0}), "patch must be"),
     "an escape": (lambda path: write_model(path, model={"network": "\x1b[31m\n"}), "config must name one of"),
-    "endless images": (
-        lambda path: write_model(path, texture=TEXTURE | {"image_size": float("inf")}),
-        "image_size must",
-    ),
-    "huge images": (
-        lambda path: write_model(path, texture=TEXTURE | {"image_size": 2 * 10**9}),
-        "at most 2^31 - 1 pix",
-    ),
-    "no width": (lambda path: write_model(path, texture=TEXTURE | {"sigma1": 1e-50}), "sigma1 must be a finite number"),
     "hardly a width": (lambda path: write_model(path, texture=TEXTURE | {"sigma1": 1e-30}), "whose square is 0"),
-    "no textures": (lambda path: write_model(path, texture=None), "texture must have batch_size, image_size"),
-    "half diverged": (lambda path: write_model(path, diverged="no"), "diverged must be true or false"),
 }
 
 
