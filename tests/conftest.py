@@ -30,6 +30,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
@@ -92,6 +93,14 @@ def drawn(model: Any, shape: tuple[int, ...] = (1, 12, 12, 1)) -> dict[str, Any]
         return array.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+class Plain(nn.Module):
+    """A network without BatchNorm, and without any attribute of `Network`."""
+
+    @nn.compact
+    def __call__(self, image: jax.Array, train: bool = False) -> jax.Array:
+        return nn.Dense(1)(image)
 
 
 class Convolution(NamedTuple):

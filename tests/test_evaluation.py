@@ -1,13 +1,12 @@
 from functools import partial
 
 import chex
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import drawn
+from conftest import Plain, drawn
 
 import segjax
 from segjax.training import TrainState
@@ -88,11 +87,6 @@ def test_large_statistics_keep_their_digits():
 
 
 def test_a_network_without_batchnorm_has_no_statistics():
-    class Plain(nn.Module):
-        @nn.compact
-        def __call__(self, image, train=False):
-            return nn.Dense(1)(image)
-
     variables = drawn(Plain())
     assert segjax.recalibrate(KEY, Plain(), variables, **SMALL) is variables
 

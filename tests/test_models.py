@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import drawn, to_nhwc, under
+from conftest import Plain, drawn, to_nhwc, under
 
 import segjax
 from segjax.models import PatchCNN, from_config, to_config
@@ -248,12 +248,11 @@ def test_predict_takes_any_network():
 
 
 def test_predict_refuses_a_network_that_does_not_tell():
-    model = nn.Dense(1)
     message = "model must have the attribute batch_statistics, which segjax.models.Network describes"
     with pytest.raises(TypeError, match=message):
-        segjax.predict(model, {"params": {}}, IMAGE)
+        segjax.predict(Plain(), {"params": {}}, IMAGE)
     with pytest.raises(TypeError, match=message):
-        segjax.evaluate(KEY, model, {"params": {}})
+        segjax.evaluate(KEY, Plain(), {"params": {}})
 
 
 @pytest.mark.parametrize("shape", [(12, 12), (13, 10), (1, 5)])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import assert_are_cudnn_s, convolutions_on_gpu
+from conftest import Plain, assert_are_cudnn_s, convolutions_on_gpu
 
 import segjax
 
@@ -18,14 +18,6 @@ MODEL = segjax.SegmentationCNN(num_channels=4, kernel_size=3)
 SMALL = {"batch_size": 2, "image_size": 16, "sigma": 4.0}
 STEPS = 7
 both = pytest.mark.parametrize("make", [segjax.make_train, segjax.make_fit])
-
-
-class Plain(nn.Module):
-    """Without BatchNorm, and without any attribute of `Network`."""
-
-    @nn.compact
-    def __call__(self, image, train=False):
-        return nn.Dense(1)(image)
 
 
 class Counted:
