@@ -65,7 +65,8 @@ def difference(other: Mapping[str, Any], ours: Mapping[str, Any], free: Collecti
         for name, value in ours[section].items():
             is_same = _contents(values.get(name), digests) == _contents(value, our_digests)
             if not is_same and not (section == "options" and name in free):
-                return f"with {name} {values.get(name)}, not {value}"
+                theirs, our_value = (text or "none" for text in (f"{values.get(name)}", f"{value}"))
+                return f"with {name} {theirs}, not {our_value}"
     for path, sha in our_digests.items():
         may_be_new = path not in digests and (free or sha in digests.values())
         if digests.get(path) != sha and not may_be_new:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import resolve_name
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar, NoReturn
@@ -25,6 +26,8 @@ from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, muon
 
 # The folders of segjax and of the experiments, whose files `provenance.code_digest` covers.
 _PROJECT = (Path(segjax.__file__).parent, Path(__file__).parents[1])
+# Packages whose versions every result records, wherever they are installed.
+_VERSIONED = {"segjax", "jax", "jaxlib", "flax", "optax", "numpy"}
 # Functions that some optimizers call in their update -> why training does not offer them.
 _NOT_OFFERED = {
     "value_fn": "its line search evaluates the loss again, which training does not offer",
@@ -235,12 +238,13 @@ def _literals(call: str) -> dict[str, Any] | None:
 
 def is_installed(file: Path) -> bool:
     """Whether a file is of Python, of an installed package, or of this project: not a module of the user's own."""
-    roots = {*map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")), *map(str, _PROJECT)}
-    return any(file.is_relative_to(root) for root in roots)
+    if {"site-packages", "dist-packages"} & set(file.parts):
+        return True
+    return any(file.is_relative_to(root) for root in (sysconfig.get_path("stdlib"), *_PROJECT))
 
 
 def loaded_files(names: Iterable[str]) -> dict[str, Path]:
-    """Imports optimizers; returns relative path -> file of the modules that they need, except segjax and optax.
+    """Imports optimizers; returns relative path -> file of the modules that they need, except segjax, jax and the like.
 
     They are the modules of the packages in the import paths, and all modules of the user's own that these import.
 
@@ -249,21 +253,18 @@ def loaded_files(names: Iterable[str]) -> dict[str, Path]:
     """
     for name in (names := list(names)):
         optimizer(name)
-    packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - {"segjax", "optax"}
+    packages = {name.partition(":")[0].partition(".")[0] for name in names if ":" in name} - _VERSIONED
     waiting = [name for name in sys.modules if name.partition(".")[0] in packages]
     files: dict[str, Path] = {}
     while waiting:
         name = waiting.pop()
-        file = getattr(module := sys.modules[name], "__file__", None) or ""
-        path = Path(*name.split("."))
-        path = path / "__init__.py" if hasattr(module, "__path__") else path.with_suffix(".py")
-        if not file.endswith(".py") or str(path) in files:
-            continue
-        if not is_installed(Path(file)):
-            waiting += _imports(module)
-        elif name.partition(".")[0] not in packages:
-            continue
-        files[str(path)] = Path(file)
+        module, package = sys.modules[name], name.partition(".")[0]
+        file = Path(getattr(module, "__file__", None) or "")
+        path = name.replace(".", "/") + ("/__init__.py" if hasattr(module, "__path__") else ".py")
+        is_needed = package in packages or not (package in _VERSIONED or is_installed(file))
+        if is_needed and file.suffix == ".py" and path not in files:
+            files[path] = file
+            waiting += [] if is_installed(file) else _imports(module)
     return dict(sorted(files.items()))
 
 
@@ -276,6 +277,5 @@ def _imports(module: ModuleType) -> list[str]:
         elif isinstance(node, ast.ImportFrom):
             source = resolve_name("." * node.level + (node.module or ""), package)
             names |= {source, *(f"{source}.{alias.name}" for alias in node.names)}
-    parts = {name: name.split(".") for name in names}
-    parents = {".".join(words[:end]) for words in parts.values() for end in range(1, len(words) + 1)}
+    parents = {parent for name in names for parent in accumulate(name.split("."), "{}.{}".format)}
     return [name for name in parents if name in sys.modules]

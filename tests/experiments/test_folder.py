@@ -435,6 +435,7 @@ OURS = {
         ({"inputs": {}}, "for other contents of a.png"),
         ({"versions": {"jax": "0"}, "numerics": {}}, "with jax 0, not 1"),
         ({"numerics": {}}, "with enable_x64 None, not False"),
+        ({"numerics": {"enable_x64": ""}}, "with enable_x64 none, not False"),
     ],
 )
 def test_the_first_difference_is_told(changes, words):
