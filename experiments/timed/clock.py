@@ -6,6 +6,7 @@ quite the same numbers.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,8 @@ class Timed(Group):
 
     seconds: float = 60.0
     """Time to train, or to compile and train."""
+    steps: int | None = None
+    """Training steps, instead of seconds: then a second run has the same result."""
     count_compilation: bool = True
     """The seconds include the compilation."""
     architecture: str = "patch"
@@ -70,6 +73,8 @@ class Timed(Group):
         check_name("--schedule", self.schedule, SCHEDULES)
         for name in ("learning_rate", "checkpoint_seconds", "seconds", "covered"):
             check_positive(flag(name), getattr(self, name))
+        if self.steps is not None:
+            check_count("--steps", self.steps, 1)
         if self.covered > 1:
             raise ValueError(f"--covered must be in (0, 1], got {self.covered:g}")
         check_count("--held-out", self.held_out, 1)
@@ -130,12 +135,16 @@ class TimedRun:
 
     @property
     def share(self) -> float:
-        """The share of the training time, without compilation, that has passed."""
+        """The share of the steps that are done, or of the training time, without compilation, that has passed."""
+        if self.timed.steps:
+            return len(self.losses) / self.timed.steps
         return min((self.seconds - self.start_seconds) / max(self.timed.seconds - self.start_seconds, 1e-9), 1.0)
 
     @property
     def is_over(self) -> bool:
-        """Whether another chunk as long as the last would end too late, so that only noise overruns the time."""
+        """Whether all steps are done, or another chunk would end too late, so that only noise overruns the time."""
+        if self.timed.steps:
+            return len(self.losses) >= self.timed.steps
         return bool(self.losses) and self.seconds + self.chunk_seconds >= self.timed.seconds
 
     def add_chunk(self, partial_run: PartialRun) -> None:
@@ -143,8 +152,9 @@ class TimedRun:
         self.losses.extend(np.asarray(partial_run.chunks[-1].loss).tolist())
         self.chunk_seconds, self.seconds = partial_run.seconds - self.seconds, partial_run.seconds
         due = SNAPSHOTS[min(len(self.snapshots), len(SNAPSHOTS) - 1)]
-        # Compared with the end of the next chunk: then the last chunk has a snapshot.
-        if (self.seconds + self.chunk_seconds) / self.timed.seconds >= due:
+        # Compared with the end of the next chunk: then the last chunk has a snapshot. The last step is known.
+        end = self.share if self.timed.steps else (self.seconds + self.chunk_seconds) / self.timed.seconds
+        if end >= due - 1e-9:
             loss = float(np.mean(self.losses[self.snapshots[-1].step if self.snapshots else 0 :]))
             variables = jax.device_get(partial_run.state.variables)
             self.snapshots.append(Snapshot(self.seconds, int(partial_run.state.step), loss, variables))
@@ -163,7 +173,7 @@ def train(timed: Timed, seed: int, generate: Generate, lab: Lab) -> list[Snapsho
     key, names = jax.random.key(seed), [f"{CLOCK}seed{seed}"]
     lab.folder.announce_runs(names)
     with lab.progress() as progress:
-        bar = progress.add_task("compiling", total=round(timed.seconds))
+        bar = progress.add_task("compiling", total=timed.steps or round(timed.seconds))
         fit.compile(key, timed.learning_rate)
         start_seconds = time.perf_counter() - start if timed.count_compilation else 0.0
         template = jax.eval_shape(fit.init, key, timed.learning_rate)
@@ -177,12 +187,14 @@ def train(timed: Timed, seed: int, generate: Generate, lab: Lab) -> list[Snapsho
             if run.is_over:
                 return None
             rate = rate_at(int(timed.covered * run.share * (RESOLUTION - 1)))
-            return fit.advance(key, current.state, jnp.asarray(rate, float), CHUNK_SIZE)
+            steps = min(CHUNK_SIZE, (timed.steps or sys.maxsize) - len(run.losses))
+            return fit.advance(key, current.state, jnp.asarray(rate, float), steps)
 
         def after_chunk(current: PartialRun) -> None:
             run.add_chunk(current)
             description = f"step {len(run.losses)}: loss {run.losses[-1]:.4f}"
-            progress.update(bar, completed=int(run.seconds), description=description)
+            completed = len(run.losses) if timed.steps else int(run.seconds)
+            progress.update(bar, completed=completed, description=description)
 
         def save(current: PartialRun) -> None:
             lab.folder.write_partial(names, current, run.notes)

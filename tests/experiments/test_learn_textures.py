@@ -39,6 +39,18 @@ def test_the_strip_is_apart(shape, axis, kept):
     np.testing.assert_array_equal(np.concatenate([trained, strip], axis), exemplar)
 
 
+@pytest.mark.slow
+def test_steps_in_place_of_seconds_repeat(tmp_path):
+    pictures = (DATA / "grain.png", DATA / "stripes.png")
+    models = []
+    for name, tick in (("fast", 0.01), ("slow", 3.0)):
+        with ticking(tick):
+            document = run(tmp_path / name, *pictures, "--steps", "25")
+        assert [snapshot["step"] for snapshot in document["snapshots"]] == [10, 20, 25]
+        models.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+
+
 PICTURE = DATA / "stripes.png"
 BOXED = ["--picture", PICTURE, "--second-box", "0,32,64,32"]
 
@@ -123,6 +135,7 @@ def test_two_boxes_in_one_picture(tmp_path):
         ),
         (["--max-megapixels", "inf"], "--max-megapixels must be a finite number > 0"),
         (["--max-megapixels", "nan"], "--max-megapixels must be a finite number > 0"),
+        (["--steps", "0"], "--steps must be an integer >= 1"),
         (["--batch-size", "0"], "--batch-size must be an integer >= 1"),
         (["--sigma", "0"], "--sigma must be a finite number > 0"),
         (["--contrast", "nan"], r"--contrast must be a number in \[0, 1\)"),
