@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 
 from experiments.lab import figures, import_paths, question, tables
-from experiments.lab.arms import Arms, rows
+from experiments.lab.arms import Arm, Arms, rows
 from experiments.lab.options import Comparison, Data, Seeds, Training, check_name, check_seeds
 from experiments.lab.question import Lab
 from experiments.lab.report import Report
@@ -92,14 +92,20 @@ class Options(Comparison):
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
-        first = self.seeds.seed if self.until_decided else 0
-        check_seeds("--seed", first, "--most-seeds", self.most_seeds)
-        if self.until_decided and self.most_seeds < self.seeds.seeds:
-            raise ValueError(f"--most-seeds must be at least --seeds, {self.seeds.seeds}, got {self.most_seeds}")
+        if self.until_decided:
+            self._check_until_decided()
         check_positive("--target-loss", self.target_loss)
         check_positive("--target-iou", self.target_iou)
         if self.target_iou > 1:
             raise ValueError(f"--target-iou must be at most 1, got {self.target_iou:g}")
+
+    def _check_until_decided(self) -> None:
+        check_seeds("--seed", self.seeds.seed, "--most-seeds", self.most_seeds)
+        if self.most_seeds < self.seeds.seeds:
+            raise ValueError(f"--most-seeds must be at least --seeds, {self.seeds.seeds}, got {self.most_seeds}")
+        contenders = sum(1 if candidate in self.tuned else len(candidate.rates) for candidate in self.candidates)
+        if contenders + len(self.stored.arms if self.stored else ()) < 2:
+            raise ValueError("--until-decided needs an optimizer to compare with the reference")
 
     @cached_property
     def candidates(self) -> list[Candidate]:
@@ -171,45 +177,63 @@ def answer(options: Options, lab: Lab) -> Report:
         options = with_seeds_that_decide(options, candidates, grid, lab)
     trained = tuning.train(candidates, options.seeds, options, lab)
     comparison = contest_of(options, trained, grid)
-    stored, new_arms = options.stored, [arm for arms in trained.values() for arm in arms.values()]
-    findings = [tables.leader(comparison.arms, column) for column in DECISIVE]
     warnings = tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(comparison.arms) + weights_warnings
     warnings += fairness.budget_warnings(comparison.tuning_steps) + fairness.steps_warning(options.training.iterations)
-    details, results, tuning_rows = list(contest.detail_tables(comparison)), comparison.document, []
-    drawings = contest.drawings(comparison)
-    if grid.trials:
-        listed = ", ".join(map(str, seeds))
-        tuning_rows = rows(grid.arms)
-        results["tuning"] = {"best_rates": grid.best, "runs": tuning_rows}
-        details.append(tuning.table(grid, listed))
-        drawings["rate_sensitivity"] = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
-        warnings += [f"{label} is not compared: {reason}." for label, reason in excluded.items()]
-        warnings += fairness.tuning_warnings(grid, seeds, options.seeds)
-    if stored:
-        # The new optimizers against the stored reference come first.
-        rivals = [arm.label for arm in new_arms if arm.label != comparison.reference]
-        findings = [contest.against_reference(label, comparison) for label in rivals] + findings
-        details.append(baseline.table(stored))
-        warnings += baseline.warnings(stored, new_arms)
-        results["stored"] = {"file": stored.path, "labels": list(stored.arms)}
-    if options.until_decided and comparison.rivals:
-        decisions = sequential.decisions(comparison.rivals, comparison.arms[comparison.reference])
-        findings = [
-            sequential.finding(label, comparison.reference, each) for label, each in decisions.items()
-        ] + findings
-        details.insert(0, sequential.table(decisions, comparison.reference))
-        drawings["evidence"] = sequential.drawing(decisions, comparison.reference)
-        results["sequential"] = decisions
-    phases = {"tuning": tuning_rows, "comparison": rows(comparison.arms)}
-    return Report(
-        findings,
+    report = Report(
+        [tables.leader(comparison.arms, column) for column in DECISIVE],
         [contest.verdict_table(comparison)],
-        {**drawings, "predictions": figures.predictions(comparison.arms)},
+        {**contest.drawings(comparison), "predictions": figures.predictions(comparison.arms)},
         comparison.arms,
-        results,
-        [{"phase": phase, **row} for phase, phase_rows in phases.items() for row in phase_rows],
+        comparison.document,
+        [{"phase": "comparison", **row} for row in rows(comparison.arms)],
         warnings,
-        details,
+        list(contest.detail_tables(comparison)),
+    )
+    if grid.trials:
+        more = [f"{label} is not compared: {reason}." for label, reason in excluded.items()]
+        report = with_tuning(report, grid, options, more)
+    if options.stored:
+        new_arms = [arm for arms in trained.values() for arm in arms.values()]
+        report = with_stored_runs(report, options.stored, new_arms, comparison)
+    if options.until_decided:
+        report = with_evidence(report, comparison)
+    return report
+
+
+def with_tuning(report: Report, grid: Grid, options: Options, warnings: Sequence[str]) -> Report:
+    """The report with the results of the tuning."""
+    seeds = options.all_tuning_seeds
+    listed, tuning_rows = ", ".join(map(str, seeds)), rows(grid.arms)
+    drawing = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
+    return report._replace(
+        figures={**report.figures, "rate_sensitivity": drawing},
+        results={**report.results, "tuning": {"best_rates": grid.best, "runs": tuning_rows}},
+        rows=[{"phase": "tuning", **row} for row in tuning_rows] + [*report.rows],
+        warnings=[*report.warnings, *warnings, *fairness.tuning_warnings(grid, seeds, options.seeds)],
+        details=[*report.details, tuning.table(grid, listed)],
+    )
+
+
+def with_stored_runs(report: Report, stored: Baseline, new_arms: Sequence[Arm], comparison: Contest) -> Report:
+    """The report with the provenance of the stored runs; the new optimizers against the stored reference come first."""
+    rivals = [arm.label for arm in new_arms if arm.label != comparison.reference]
+    return report._replace(
+        findings=[contest.against_reference(label, comparison) for label in rivals] + [*report.findings],
+        results={**report.results, "stored": {"file": stored.path, "labels": list(stored.arms)}},
+        warnings=[*report.warnings, *baseline.warnings(stored, new_arms)],
+        details=[*report.details, baseline.table(stored)],
+    )
+
+
+def with_evidence(report: Report, comparison: Contest) -> Report:
+    """The report with the verdicts that are valid at any number of seeds first."""
+    reference = comparison.reference
+    decisions = sequential.decisions(comparison.rivals, comparison.arms[reference])
+    return report._replace(
+        findings=[sequential.finding(label, reference, each) for label, each in decisions.items()] + [*report.findings],
+        figures={**report.figures, "evidence": sequential.drawing(decisions, reference)},
+        results={**report.results, "sequential": decisions},
+        details=[sequential.table(decisions, reference), *report.details],
     )
 
 

@@ -98,8 +98,8 @@ def _improvement(arm: Arm, reference: Arm, column: str) -> Improvement:
     both = ~(arm.diverged | reference.diverged)
     if not both.any():
         return Improvement(Estimate(*np.full(3, np.nan)), statistics.proportion(0, 0), wins=0, ties=0, seeds=0)
-    values = (each.values(column)[both] for each in (arm, reference))
-    return statistics.compare(*values, COLUMNS[column].higher_is_better)
+    values, against = (each.values(column)[both] for each in (arm, reference))
+    return statistics.compare(values, against, COLUMNS[column].higher_is_better)
 
 
 def _steps_to(target: Target, arm: Arm) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.lab.arms import COLUMNS, Arm
 from experiments.lab.report import Drawing, Table
-from experiments.lab.tables import difference_text
+from experiments.lab.tables import estimate_text
 from segjax import plotting, statistics
 from segjax.statistics import Estimate, Verdict
 
@@ -92,9 +92,9 @@ def _decision(
 
 def finding(label: str, reference: str, decision: Decision) -> str:
     """A sentence: the verdict and the number of seeds that it took, or what it would take."""
-    seeds, difference = len(decision.evidence), difference_text(decision.difference, COLUMN.form)
+    seeds, difference = len(decision.evidence), estimate_text(decision.difference, f"+{COLUMN.form}")
     if np.isnan(decision.difference.value):
-        difference = f"runs diverged, and it is better with probability {_probability(decision)}"
+        difference = f"runs diverged, and it is better with probability {estimate_text(decision.probability, '.2f')}"
     if decision.decided_after is not None:
         return (
             f"{label} is {decision.verdict} than {reference} in {COLUMN.title}: {difference}, decided after "
@@ -108,21 +108,15 @@ def finding(label: str, reference: str, decision: Decision) -> str:
     return f"{start}; at this spread a difference of {value} would need {needed} seeds."
 
 
-def _probability(decision: Decision) -> str:
-    """The probability of being better, with its interval."""
-    share, low, high = decision.probability
-    return f"{share:.2f} ({low:.2f} to {high:.2f})"
-
-
 def table(decisions: Mapping[str, Decision], reference: str) -> Table:
     """One row per rival: its difference and its evidence by both tests."""
     rows = [
         [
             label,
             f"{decision.decided_after} seeds" if decision.decided_after else "-",
-            "-" if np.isnan(decision.difference.value) else difference_text(decision.difference, COLUMN.form),
+            estimate_text(decision.difference, f"+{COLUMN.form}"),
             f"{decision.evidence[-1]:.3g}",
-            _probability(decision),
+            estimate_text(decision.probability, ".2f"),
             f"{decision.sign_evidence:.3g}",
         ]
         for label, decision in decisions.items()

@@ -83,8 +83,8 @@ EXPERIMENTS = {
     # Its figure needs CUDA's plugin.
     "gpu_program": (["quick", "--image-size", "16", "--widths", "2", "--iterations", "10"], set()),
 }
-# These have no quick preset, or measure this machine: test_segment_image.py and test_benchmark.py run them.
-ELSEWHERE = {"segment_image", "benchmark"}
+# These have no quick preset, or measure this machine: tests of their names run them.
+ELSEWHERE = {"segment_image", "benchmark", "compare_roundings"}
 
 
 def module(name):

@@ -100,3 +100,5 @@ def test_stored_runs_end_the_budget(tmp_path):
 def test_a_budget_below_the_first_look_is_refused():
     with pytest.raises(ValueError, match="--most-seeds must be at least --seeds, 5, got 4"):
         parse(compare_optimizers, "quick", "--until-decided", "--most-seeds", "4").check()
+    with pytest.raises(ValueError, match="--until-decided needs an optimizer to compare with the reference"):
+        parse(compare_optimizers, "quick", "--until-decided", "--optimizers", "adam").check()

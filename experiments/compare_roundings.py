@@ -1,0 +1,206 @@
+"""How much of a result is rounding? The same comparison under several roundings, beside the spread between seeds.
+
+    python -m experiments.compare_roundings --results results/rounding/*/results.json
+
+The files are results of `experiments.compare_optimizers` with the same options, from processes that round otherwise:
+the convolution in C++ or XLA's (SEGJAX_NATIVE=0), another number of cores (taskset), another --width. docs/rounding.md
+has the commands. Everything else must be equal, so that runs of one seed differ by rounding alone, which training
+amplifies. Seconds.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from experiments.lab import question
+from experiments.lab.arms import COLUMNS, Column
+from experiments.lab.folder import read_document
+from experiments.lab.names import exact
+from experiments.lab.options import Command
+from experiments.lab.question import Lab
+from experiments.lab.report import Drawing, Report, Table
+from experiments.optimizers.baseline import Number, refusals
+from segjax import plotting, statistics
+
+# The loss chooses rates, and the IoU decides between optimizers.
+LOSS, IOU = COLUMNS["final_loss"], COLUMNS["iou"]
+# Options of the engine and the folder, which change no number but by rounding.
+_ENGINE = ("out", "overwrite", "width", "workers", "cluster", "checkpoint_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Command):
+    """Compares results that differ by rounding alone."""
+
+    results: tuple[Path, ...] = ()  # results.json of each rounding, at least two.
+    out: Path = Path("results/compare_roundings")
+
+    def inputs(self) -> list[Path]:
+        return list(self.results)
+
+    def check(self) -> None:
+        super().check()
+        if len(set(self.results)) < max(2, len(self.results)):
+            raise ValueError("--results must be at least two different files")
+        read(self.results)
+
+
+PRESETS = {"full": Options()}
+
+
+class Row(msgspec.Struct):
+    """The fields of a run that are read; `final_loss` and `iou` as `LOSS` and `IOU` name them."""
+
+    label: str
+    optimizer: str
+    learning_rate: float
+    seed: int
+    final_loss: Number
+    iou: Number
+    diverged_at: int | None
+
+
+class Results(msgspec.Struct):
+    """The sections of a results.json that are read."""
+
+    experiment: Literal["compare_optimizers"]
+    options: dict[str, Any]
+    reference: str
+    runs: list[Row]
+
+    @property
+    def protocol(self) -> tuple[Any, ...]:
+        """All that must be equal."""
+        options = {name: value for name, value in self.options.items() if name not in _ENGINE}
+        return options, self.reference, [(row.label, row.optimizer, row.learning_rate, row.seed) for row in self.runs]
+
+
+def read(paths: Sequence[Path]) -> list[Results]:
+    """The results of each rounding.
+
+    Raises:
+        ValueError: naming the file that is no result of compare_optimizers, or has other runs than the first.
+    """
+    results: list[Results] = []
+    for path in paths:
+        with refusals("--results", path, "compare_optimizers"):
+            results.append(msgspec.convert(read_document(path), Results))
+        if results[-1].protocol != results[0].protocol:
+            raise ValueError(f"--results {path} has other options or runs than {paths[0]}")
+    return results
+
+
+def answer(options: Options, lab: Lab) -> Report:
+    results = read(options.results)
+    labels, reference = list(dict.fromkeys(row.label for row in results[0].runs)), results[0].reference
+    ious, losses = ({label: values(results, column, label) for label in labels} for column in (IOU, LOSS))
+    by_rounding, by_seed = ({label: deviations(runs, axis) for label, runs in ious.items()} for axis in (0, 1))
+    verdicts = verdict_counts(ious, reference)
+    chosen = chosen_rates(results[0].runs, losses)
+    roundings, seeds = next(iter(ious.values())).shape
+    flipped = [f"{sum(len(counts) > 1 for counts in group.values())} of {len(group)}" for group in (verdicts, chosen)]
+    findings = [
+        f"Of one run, rounding moves the held-out IoU by {_median(by_rounding):.4f}, another seed by "
+        f"{_median(by_seed):.4f} (standard deviations; median over {len(labels)} arms).",
+        f"Under {roundings} roundings, {flipped[0]} verdicts against {reference} differ, and "
+        f"{flipped[1]} choices of a rate ({seeds} seeds).",
+    ]
+    title = f"{roundings} roundings of {seeds} seeds"
+    figure = plotting.dots(
+        by_rounding,
+        np.array([np.mean(spread) for spread in by_seed.values()]),
+        f"standard deviation of the {IOU.title}",
+        ("between roundings, one dot per seed", "between seeds"),
+        title,
+    )
+    tables = [deviation_table(ious, by_rounding, by_seed, title)]
+    for heading, counts in (("Verdict by IoU", verdicts), ("Rate of the lowest loss", chosen)):
+        rows = [[name, ", ".join(f"{value}: {n}" for value, n in each.most_common())] for name, each in counts.items()]
+        tables.append(Table(heading, ("", "number of roundings"), rows))
+    names = [path.parent.name for path in options.results]
+    sections = {"roundings": names, "iou": ious, "verdicts": verdicts, "rates": chosen}
+    csv_rows = [
+        {"rounding": name, **msgspec.structs.asdict(row)}
+        for name, document in zip(names, results, strict=True)
+        for row in document.runs
+    ]
+    figures = {"deviations": Drawing("Rounding beside the seeds", figure)}
+    return Report(findings, tables, figures, results=sections, rows=csv_rows)
+
+
+def values(results: Sequence[Results], column: Column, label: str) -> np.ndarray:
+    """(roundings, seeds) values of an arm, NaN where a run diverged."""
+    arms = [[row for row in document.runs if row.label == label] for document in results]
+    return np.array(
+        [[getattr(row, column.name) if row.diverged_at is None else np.nan for row in rows] for rows in arms]
+    )
+
+
+def deviations(runs: np.ndarray, axis: int) -> np.ndarray:
+    """Standard deviations of (roundings, seeds) along an axis, where at least two runs did not diverge."""
+    finite = [line[np.isfinite(line)] for line in (runs if axis else runs.T)]
+    return np.array([np.std(line, ddof=1) for line in finite if len(line) > 1])
+
+
+def _median(deviations: Mapping[str, np.ndarray]) -> float:
+    """The median over arms of the root mean square."""
+    return float(
+        np.nanmedian([np.sqrt(np.mean(spread**2)) if spread.size else np.nan for spread in deviations.values()])
+    )
+
+
+def verdict_counts(ious: Mapping[str, np.ndarray], reference: str) -> dict[str, Counter[str]]:
+    """label of a rival -> verdict -> number of roundings."""
+    return {
+        label: Counter(
+            statistics.verdict(run, against, IOU.higher_is_better)
+            for run, against in zip(runs, ious[reference], strict=True)
+        )
+        for label, runs in ious.items()
+        if label != reference
+    }
+
+
+def chosen_rates(runs: Sequence[Row], losses: Mapping[str, np.ndarray]) -> dict[str, Counter[str]]:
+    """optimizer with several rates -> its best rate -> number of roundings."""
+    rates: dict[str, dict[float, str]] = {}
+    for row in runs:
+        optimizer = row.label.removesuffix(f" {exact(row.learning_rate)}")
+        rates.setdefault(optimizer, {})[row.learning_rate] = row.label
+    chosen = {}
+    for optimizer, by_rate in rates.items():
+        if len(by_rate) > 1:
+            grid = sorted(by_rate)
+            # (roundings, seeds, rates)
+            trials = np.stack([losses[by_rate[rate]] for rate in grid], axis=-1)
+            best = [statistics.best_rate(grid, rounding, ~np.isfinite(rounding)) for rounding in trials]
+            chosen[optimizer] = Counter("none" if each.rate is None else exact(each.rate) for each in best)
+    return chosen
+
+
+def deviation_table(
+    ious: Mapping[str, np.ndarray],
+    by_rounding: Mapping[str, np.ndarray],
+    by_seed: Mapping[str, np.ndarray],
+    title: str,
+) -> Table:
+    """One row per arm: its mean, its standard deviations, and the range of its mean over the roundings."""
+    rows = []
+    for label, runs in ious.items():
+        means = np.nanmean(runs, axis=1)
+        spreads = [
+            f"{np.sqrt(np.mean(part[label] ** 2)):.4f}" if part[label].size else "-" for part in (by_seed, by_rounding)
+        ]
+        rows.append([label, f"{means.mean():.4f}", *spreads, f"{means.min():.4f} to {means.max():.4f}"])
+    headings = ("", "IoU", "between seeds", "between roundings", "mean over seeds, by rounding")
+    note = "Held-out IoU; standard deviations of one run, root mean square; runs that diverged left out."
+    return Table(title, headings, rows, note)
+
+
+if __name__ == "__main__":
+    question.main()

@@ -1,0 +1,107 @@
+"""Rounding beside the seeds: numbers by hand from small files, and files that do not belong together."""
+
+import json
+
+import numpy as np
+import pytest
+from small_runs import execute, parse
+
+from experiments import compare_roundings
+from experiments.compare_roundings import chosen_rates, deviations, read, values, verdict_counts
+from experiments.lab.arms import COLUMNS
+
+# Each rounding: label -> (loss, IoU) of two seeds; None is a run that diverged.
+FIRST = {
+    "adam 0.01": [(0.10, 0.80), (0.20, 0.90)],
+    "adam 0.1": [(0.11, 0.70), (0.21, 0.80)],
+    "sgd 1": [(0.3, 0.7), None],
+}
+SECOND = {**FIRST, "adam 0.1": [(0.08, 0.72), (0.20, 0.86)], "sgd 1": [(0.3, 0.7), (0.3, 0.7)]}
+
+
+def write(folder, name, arms, **changes):
+    runs = [
+        {
+            "label": label,
+            "optimizer": label.split()[0],
+            "learning_rate": float(label.split()[1]),
+            "seed": seed,
+            "final_loss": numbers[0] if numbers else None,
+            "iou": numbers[1] if numbers else 0.1,
+            "diverged_at": None if numbers else 7,
+        }
+        for label, seeds in arms.items()
+        for seed, numbers in enumerate(seeds)
+    ]
+    document = {"experiment": "compare_optimizers", "reference": "adam 0.01", "runs": runs}
+    document |= {"options": {"iterations": 10, "width": 1, "out": name}, **changes}
+    path = folder / name / "results.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps(document))
+    return path
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return [write(tmp_path, "native", FIRST), write(tmp_path, "xla", SECOND)]
+
+
+def test_deviations_between_roundings_and_between_seeds(paths):
+    runs = values(read(paths), COLUMNS["iou"], "adam 0.1")
+    np.testing.assert_array_equal(runs, [[0.7, 0.8], [0.72, 0.86]])
+    np.testing.assert_allclose(deviations(runs, 0), np.array([0.02, 0.06]) / np.sqrt(2))
+    np.testing.assert_allclose(deviations(runs, 1), np.array([0.10, 0.14]) / np.sqrt(2))
+    # A run that diverged leaves one value, which has no deviation.
+    np.testing.assert_allclose(deviations(values(read(paths), COLUMNS["iou"], "sgd 1"), 0), [0.0])
+
+
+def test_verdicts_and_rates_are_counted_over_roundings(paths):
+    results = read(paths)
+    ious, losses = ({label: values(results, COLUMNS[name], label) for label in FIRST} for name in ("iou", "final_loss"))
+    verdicts = verdict_counts(ious, "adam 0.01")
+    # Equal differences have an interval of no width; two seeds with other differences have a wide one.
+    assert dict(verdicts["adam 0.1"]) == {"worse": 1, "not told apart": 1}
+    # Fewer failed runs win.
+    assert dict(verdicts["sgd 1"]) == {"worse": 1, "not told apart": 1}
+    assert {name: dict(counts) for name, counts in chosen_rates(results[0].runs, losses).items()} == {
+        "adam": {"0.01": 1, "0.1": 1}
+    }
+
+
+def test_the_report_counts_what_rounding_changed(paths, tmp_path):
+    document = execute(compare_roundings, "--results", *paths, "--out", tmp_path / "out")
+    assert document["roundings"] == ["native", "xla"]
+    assert document["verdicts"]["adam 0.1"] == {"worse": 1, "not told apart": 1}
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert (
+        "Under 2 roundings, 2 of 2 verdicts against adam 0.01 differ, and 1 of 1 choices of a rate (2 seeds)." in page
+    )
+    assert (tmp_path / "out" / "deviations.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"options": {"iterations": 11}}, "has other options or runs than"),
+        ({"reference": "sgd 1"}, "has other options or runs than"),
+        ({"runs": []}, "has other options or runs than"),
+        (
+            {"experiment": "train_model"},
+            "is not the results.json of experiments.compare_optimizers: Invalid enum value 'train_model'",
+        ),
+        (
+            {"runs": [{"label": "a"}]},
+            "is not the results.json of experiments.compare_optimizers: .* missing required field",
+        ),
+    ],
+)
+def test_files_that_do_not_belong_together_are_named(paths, tmp_path, changes, message):
+    other = write(tmp_path, "other", FIRST, **changes)
+    with pytest.raises(ValueError, match=f"--results {other} {message}"):
+        parse(compare_roundings, "--results", paths[0], other).check()
+
+
+def test_one_file_is_no_comparison(paths):
+    for words in ([], ["--results", paths[0]], ["--results", paths[0], paths[0]]):
+        with pytest.raises(ValueError, match="--results must be at least two different files"):
+            parse(compare_roundings, *words).check()
