@@ -1,8 +1,7 @@
 """What does a GPU do with this project? Tests and times, part by part as they end, in one table and one JSON file.
 
-    python -m tests.gpu                        all parts, at most 8 minutes (`make gpu`)
-    python -m tests.gpu --parts training loop  some of them
-    python -m tests.gpu --dry-run              tiny sizes: shows on a CPU that it works
+    python -m tests.gpu            all parts, or --parts training loop: at most 8 minutes (`make gpu`)
+    python -m tests.gpu --dry-run  tiny sizes: shows on a CPU that it works
 
     parity_highest, parity_default   tests against PyTorch and plain convolutions, in float32 and as a GPU rounds
     training   one run and many at once, beside the bounds of `experiments.gpu_program`
@@ -38,7 +37,8 @@ from segjax import OPTIMIZERS, SegmentationCNN
 
 ROOT, SECONDS = Path(__file__).parents[1], 480.0
 LAB = SimpleNamespace(progress=lambda: Progress(disable=True))
-TESTED = ("textures", "losses", "metrics", "models", "optimizers", "convolution", "sweeps", "training", "torch_weights")
+NAMES = ("textures", "losses", "metrics", "models", "optimizers", "convolution", "sweeps", "training", "torch_weights")
+FILES = [f"tests/test_{name}.py" for name in NAMES]
 PARITY = ("-n", "8", "-k", "pytorch or vmap or plain_ones")
 HEADINGS = ("part", "program", "runs at once", "us", "least us, TF32", "least us, float32", "share of TF32's")
 # Part -> its most seconds, and its environment.
@@ -59,7 +59,7 @@ Row = tuple[str, timing.Timing, int, limits.Work | None]
 
 
 def training(options: gpu_program.Options, fewest: int = 1, most: int = 256) -> Iterator[Row]:
-    """Programs that train `fewest` to `most` runs at once."""
+    """The programs of `gpu_program` that train `fewest` to `most` runs at once."""
     for name, (function, arguments, runs, work, turns) in gpu_program.programs(options).items():
         if fewest <= runs <= most:
             program = timing.Program(partial(timing.compiled, function, *arguments), turns)
@@ -67,6 +67,7 @@ def training(options: gpu_program.Options, fewest: int = 1, most: int = 256) -> 
 
 
 def one_run(options: gpu_program.Options) -> Iterator[Row]:
+    """Our programs of one run, and PyTorch's if it is installed."""
     sizes = {"image_size": options.data.image_size, "batch_size": options.data.batch_size}
     step, chosen = limits.step(SegmentationCNN(), **sizes), benchmark.Options(**sizes, steps=options.iterations)
     parts, _ = benchmark.one_run_parts(chosen, contenders.torch_is_installed(), contenders.can_compile())
@@ -76,18 +77,18 @@ def one_run(options: gpu_program.Options) -> Iterator[Row]:
 
 
 def fair(options: gpu_program.Options) -> Iterator[Row]:
+    """The runs of each optimizer, as many at once as the first width."""
     for name in OPTIMIZERS:
         yield from training(replace(options, optimizer=name), options.widths[0], options.widths[0])
 
 
 def measure(part: str, tiny: bool) -> None:
     """Prints the device and the rows of a part, each as a line of JSON."""
-    kind = jax.devices()[0].device_kind
-    gpu = next((gpu for gpu in gpus.GPUS.values() if gpu.name == kind), gpus.GPUS["h100"])
+    gpu = {gpu.name: gpu for gpu in gpus.GPUS.values()}.get(jax.devices()[0].device_kind, gpus.GPUS["h100"])
     print(json.dumps({"bounds": gpu.name, "versions": provenance.versions(), **provenance.circumstances()}), flush=True)
-    options = TINY if tiny else FAIR if part == "fair" else FULL
-    # For one run a loop is the same program, and for many it takes minutes to compile.
-    parts = {"training": training, "loop": partial(training, fewest=2, most=8), "one_run": one_run, "fair": fair}
+    options = TINY if tiny else {"fair": FAIR}.get(part, FULL)
+    # For one run a loop is the same program.
+    parts = {"training": training, "loop": partial(training, fewest=2, most=64), "one_run": one_run, "fair": fair}
     for name, timed, runs, work in parts[part](options):
         least = {precision: runs * work.floor(rates) if work else None for precision, rates in gpu.limits.items()}
         row = {"program": name, "runs": runs, "median": timed.median, **timed._asdict(), "least_seconds": least}
@@ -138,8 +139,7 @@ def main() -> int:
     for part in options.parts:
         command = ["tests.gpu", "--measure", part, *["--dry-run"] * options.dry_run]
         if part.startswith("parity"):
-            files = (f"tests/test_{name}.py" for name in TESTED)
-            command = ["pytest", *(["-k", "counts_match_pytorch"] if options.dry_run else PARITY), *files]
+            command = ["pytest", *FILES, *(["-k", "counts_match_pytorch"] if options.dry_run else PARITY)]
         entries.append(run(part, [sys.executable, "-m", *command], min(PARTS[part][0], end - time.monotonic())))
         options.out.write_text(json.dumps(entries, indent=1))
         print("\n".join(f"| {line} |" for line in table(entries[-1])), flush=True)
