@@ -35,6 +35,8 @@ _FREE_JAX_FLAGS = re.compile(
     "transfer_guard.*)"
 )
 _AT_IMPORT = dict(jax.config.values)
+# Variables with flags of the libraries that XLA calls on a TPU or a GPU.
+_LIBRARY_FLAGS = ("LIBTPU_INIT_ARGS", "NVIDIA_TF32_OVERRIDE")
 
 
 def versions() -> dict[str, str | None]:
@@ -49,6 +51,7 @@ def numerics() -> dict[str, Any]:
     """
     device = jax.devices()[0]
     flags = [flag for flag in os.environ.get("XLA_FLAGS", "").split() if not flag.startswith(_FREE_FLAGS)]
+    flags += [f"{name}={os.environ[name]}" for name in _LIBRARY_FLAGS if name in os.environ]
     settings = {name.removeprefix("jax_"): getattr(jax.config, name) for name in _SETTINGS}
     settings |= {"segjax_runs": _vmap_strategy(), "convolution": _convolution(device.platform)}
     settings |= {"xla_flags": " ".join(sorted(flags)), "jax_flags": " ".join(_jax_flags()) or None}

@@ -28,6 +28,9 @@ def test_numerics_are_what_jax_is_set_to(x64, monkeypatch):
     assert numerics["default_matmul_precision"] is None
     # In one order; the number of devices changes no number.
     assert numerics["xla_flags"] == "--xla_a=1 --xla_b"
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    assert provenance.numerics()["xla_flags"] == "--xla_a=1 --xla_b NVIDIA_TF32_OVERRIDE=0"
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE")
     with jax.threefry_partitionable(not numerics["threefry_partitionable"]):
         assert provenance.numerics() == {**numerics, "threefry_partitionable": not numerics["threefry_partitionable"]}
 
