@@ -221,6 +221,8 @@ class Folder:
             if not any(os.path.lexists(self.path / name) for name in self._files - {OPTIONS}):
                 (self.path / OPTIONS).unlink(missing_ok=True)
             if is_new:
+                with contextlib.suppress(FileNotFoundError):
+                    (self.path / "runs").rmdir()
                 self.path.rmdir()
 
     def announce(self, names: Iterable[str]) -> None:
