@@ -58,7 +58,8 @@ def segment(
     image = to_training_scale(image, image_size, valid)
     if model.standardize:
         # Once for the picture: the statistics of single tiles would cause steps between them.
-        moments = [(square.mean(), square.var()) for square in _squares(image.astype(np.float64), image_size, valid)]
+        squares = _squares(image, image_size, valid)
+        moments = [(square.mean(dtype=np.float64), square.var(dtype=np.float64)) for square in squares]
         mean, variance = (float(value) for value in np.median(moments, axis=0))
         # 1e-8 as in the network: a constant picture stays 0.
         image = (image - mean) / math.sqrt(variance + 1e-8)

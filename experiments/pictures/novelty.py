@@ -43,7 +43,7 @@ _MIN_SIDE = 8
 # Below the step of 8 bits of grey; the logarithm of 0 is not finite.
 _FLOOR = 1e-3
 # Images that are drawn from each of four sources, and their pixels in all: large images have more squares each.
-_MIN_IMAGES, _MAX_IMAGES, _MAX_PIXELS = 16, 64, 2**20
+_MIN_IMAGES, _MAX_IMAGES, _MAX_PIXELS = 16, 128, 2**21
 MAX_TRAINING_IMAGES = 4 * _MAX_IMAGES
 # The least variance of a combination of features in training, relative to that of one feature.
 _LEAST_VARIANCE = 1e-4

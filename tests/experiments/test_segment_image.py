@@ -78,6 +78,7 @@ def test_writes_what_the_network_sees(network, pictures, tmp_path):
 @pytest.mark.slow
 def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, capsys):
     out = tmp_path / "out"
+    (pictures / "scan.bmp").touch()
     with pytest.raises(SystemExit) as end:
         run(out, network, pictures)
     assert end.value.code == 1
@@ -93,6 +94,10 @@ def test_one_bad_file_does_not_stop_the_others(network, pictures, tmp_path, caps
     np.testing.assert_array_equal(read(out / "deep-mask.png"), read(out / "grey-mask.png"))
     document = json.loads((out / "results.json").read_text())
     assert [refused["image"] for refused in document["refused"]] == [str(pictures / "broken.png")]
+    assert "Left out, since only PNG, JPEG and TIFF are read: scan.bmp." in document["warnings"]
+    report = (out / "report.html").read_text()
+    assert "Pictures without a mask" in report
+    assert "broken.png cannot be read: image file is truncated" in report
 
 
 @pytest.mark.slow
