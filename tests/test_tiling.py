@@ -232,6 +232,13 @@ def test_the_training_scale_takes_arrays_of_jax():
     )
 
 
+def test_one_square_of_more_contrast_leaves_the_training_scale():
+    image = picture(100, 100)
+    scaled = tiling.to_training_scale(image, 20)
+    image[:20, :20] *= 1.6
+    np.testing.assert_allclose(tiling.to_training_scale(image, 20)[20:], scaled[20:], atol=2e-3)
+
+
 @pytest.mark.parametrize("kind", [np.float64, np.uint32])
 def test_the_training_scale_of_a_small_contrast_on_a_large_offset(kind):
     ramp = np.linspace(0, 1, 20 * 20).reshape(20, 20)
