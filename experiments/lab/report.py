@@ -181,7 +181,8 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
         "pictures": encoded,
         "document": document,
         "sections": sections,
-        "glossary": _WORD.findall(_GLOSSARY.read_text()),
+        # A copy of experiments/ without docs/ has no glossary, and loses no results.
+        "glossary": _WORD.findall(_GLOSSARY.read_text()) if _GLOSSARY.is_file() else [],
         "style": markupsafe.Markup((_TEMPLATES / "report.css").read_text()),
     }
     return _render("report.html", question, report, **parts)

@@ -65,6 +65,13 @@ def test_each_table_of_a_page_leads_to_the_glossary_of_the_docs():
         assert not re.search(r"[`*]|\]\(", meaning), word
 
 
+def test_without_the_docs_a_page_has_no_glossary_and_loses_nothing(monkeypatch, tmp_path):
+    monkeypatch.setattr(report, "_GLOSSARY", tmp_path / "glossary.md")
+    page = report.to_html("?", make([], [TABLE]), {}, DOCUMENT)
+    assert "a|b &lt;c&gt;" in page
+    assert "lossary" not in page
+
+
 def test_the_terminal_shows_every_cell_and_sentence():
     console = Console(file=io.StringIO(), width=80)
     report.show(make(["An [odd] finding."], [TABLE]), console)
