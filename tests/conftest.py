@@ -81,8 +81,8 @@ def under(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def drawn(model: Any, shape: tuple[int, ...] = (1, 12, 12, 1)) -> dict[str, Any]:
-    """Variables as a network begins with, by NumPy: to compile an initialisation takes longer than a test."""
+def random_variables(model: Any, shape: tuple[int, ...] = (1, 12, 12, 1)) -> dict[str, Any]:
+    """Initial variables of a network, drawn by NumPy: to compile an initialisation takes longer than a test."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(shape, np.float32))
 

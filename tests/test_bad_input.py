@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from conftest import drawn
+from conftest import random_variables
 
 import segjax
 from segjax import checkpoints, exemplars, statistics, tiling, torch_weights
@@ -21,13 +21,13 @@ from segjax.models import from_config
 KEY = jax.random.key(0)
 IMAGE = np.full((1, 8, 8, 1), 0.5, np.float32)
 MODEL = segjax.SegmentationCNN(num_channels=2, kernel_size=3)
-VARIABLES = drawn(MODEL)
+VARIABLES = random_variables(MODEL)
 # Where a good argument has the whole run traced.
 TINY = segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=1)
 TEXTURE = {"batch_size": 1, "image_size": 8, "sigma": 2.0}
 TRAIN = segjax.make_train(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=1, **TEXTURE)
 
-AVERAGED, UNTRAINED = optax.contrib.schedule_free_sgd, drawn(TINY)
+AVERAGED, UNTRAINED = optax.contrib.schedule_free_sgd, random_variables(TINY)
 STATE = segjax.TrainState(**UNTRAINED, opt_state=AVERAGED(0.1).init(UNTRAINED["params"]), step=np.int32(0))
 
 BATCHES = {"key": KEY, "num_batches": 1, **TEXTURE}

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import Plain, drawn
+from conftest import Plain, random_variables
 
 import segjax
 from segjax.training import TrainState
@@ -30,7 +30,7 @@ def state_of(optimizer, variables):
 
 @pytest.mark.slow
 def test_evaluate_is_the_mean_over_fresh_batches():
-    variables = drawn(MODEL)
+    variables = random_variables(MODEL)
     counts = jax.jit(partial(segjax.evaluate, model=MODEL, num_batches=3, **SMALL))(KEY, variables=variables)
     assert int(sum(counts[:4])) == 3 * 2 * 16 * 16
 
@@ -45,7 +45,7 @@ def test_evaluate_is_the_mean_over_fresh_batches():
 
 
 def test_running_statistics_are_the_means_of_the_batches_own():
-    variables = drawn(MODEL)
+    variables = random_variables(MODEL)
     result = jax.jit(partial(segjax.recalibrate, model=MODEL, num_batches=3, **SMALL))(KEY, variables=variables)
 
     @jax.jit
@@ -63,7 +63,7 @@ def test_running_statistics_are_the_means_of_the_batches_own():
 
 @pytest.mark.slow
 def test_old_statistics_do_not_count():
-    variables = drawn(MODEL)
+    variables = random_variables(MODEL)
     other = {**variables, "batch_stats": jax.tree.map(lambda leaf: leaf + 7, variables["batch_stats"])}
     recalibrate = jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, **SMALL))
     chex.assert_trees_all_equal(recalibrate(variables), recalibrate(other))
@@ -76,7 +76,7 @@ def test_large_statistics_keep_their_digits():
             batch = segjax.generate_data(key, **SMALL)
             return batch._replace(image=scale * batch.image)
 
-        variables = drawn(MODEL)
+        variables = random_variables(MODEL)
         variables["params"]["conv1"]["bias"] *= scale
         recalibrate = jax.jit(partial(segjax.recalibrate, KEY, MODEL, num_batches=2, generate=generate))
         return recalibrate(variables)["batch_stats"]["norm1"]
@@ -87,12 +87,12 @@ def test_large_statistics_keep_their_digits():
 
 
 def test_a_network_without_batchnorm_has_no_statistics():
-    variables = drawn(Plain())
+    variables = random_variables(Plain())
     assert segjax.recalibrate(KEY, Plain(), variables, **SMALL) is variables
 
 
 def test_most_optimizers_are_evaluated_with_the_weights_that_they_train():
-    variables = drawn(MODEL)
+    variables = random_variables(MODEL)
     for optimizer in segjax.OPTIMIZERS.values():
         result = segjax.eval_variables(KEY, MODEL, optimizer, state_of(optimizer, variables), **SMALL)
         chex.assert_trees_all_equal(result, variables)
@@ -100,7 +100,7 @@ def test_most_optimizers_are_evaluated_with_the_weights_that_they_train():
 
 @pytest.mark.slow
 def test_others_have_evaluation_weights_and_statistics_of_those():
-    variables = drawn(MODEL)
+    variables = random_variables(MODEL)
     eval_variables = jax.jit(partial(segjax.eval_variables, KEY, MODEL, halved, num_batches=2, **SMALL))
     result, params = eval_variables(state_of(halved, variables)), halved.eval_params((), variables["params"])
     chex.assert_trees_all_equal(result["params"], params)
@@ -130,19 +130,19 @@ OF_VARIABLES = [(segjax.evaluate, MODEL), (segjax.evaluate, SHARED), (segjax.rec
 @pytest.mark.slow
 @pytest.mark.parametrize(("function", "model"), OF_VARIABLES)
 def test_many_runs_give_in_one_call_what_each_gives_alone(function, model):
-    assert_each_is_as_alone(partial(function, KEY, model), many(drawn(model)))
+    assert_each_is_as_alone(partial(function, KEY, model), many(random_variables(model)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [halved, optax.contrib.schedule_free_sgd, segjax.OPTIMIZERS["adam"]])
 def test_many_runs_have_in_one_call_the_evaluation_weights_of_each(optimizer):
     """The schedule-free state has numbers of each run beside its weights."""
-    states = many(state_of(optimizer, drawn(MODEL)))
+    states = many(state_of(optimizer, random_variables(MODEL)))
     assert_each_is_as_alone(partial(segjax.eval_variables, KEY, MODEL, optimizer), states)
 
 
 def test_a_ready_transformation_is_evaluated_with_the_weights_of_its_state():
-    variables = drawn(MODEL)
+    variables = random_variables(MODEL)
     for optimizer, trained in ((optax.adam(0.1), True), (optax.contrib.schedule_free_sgd(0.1), False)):
         state = state_of(lambda rate, ready=optimizer: ready, variables)
         result = jax.eval_shape(partial(segjax.eval_variables, KEY, MODEL, optimizer, **SMALL), state)
@@ -154,18 +154,18 @@ def test_a_ready_transformation_is_evaluated_with_the_weights_of_its_state():
 @pytest.mark.slow
 def test_memory_of_many_runs_is_that_of_one():
     def temporaries(axes):
-        variables = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*axes, *leaf.shape)), drawn(MODEL))
+        variables = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*axes, *leaf.shape)), random_variables(MODEL))
         program = jax.jit(partial(segjax.evaluate, model=MODEL, num_batches=2, **SMALL))
         return program.lower(KEY, variables=variables).compile().memory_analysis().temp_size_in_bytes
 
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(drawn(MODEL)))
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(random_variables(MODEL)))
     # One batch's feature maps are 8 KiB; the counts of a run are 20 bytes, and XLA may copy what it loops over.
     assert temporaries((4, 3)) < temporaries((1,)) + 12 * (weights + 100)
 
 
 @pytest.mark.parametrize("function", [segjax.evaluate, segjax.recalibrate])
 def test_statistics_must_have_the_axes_of_the_runs(function):
-    single, several = drawn(MODEL), many(drawn(MODEL))
+    single, several = random_variables(MODEL), many(random_variables(MODEL))
     message = "variables must be of this model and these images: batch_stats/norm1/mean is "
     for variables in (
         {**several, "batch_stats": single["batch_stats"]},
@@ -179,11 +179,11 @@ def test_statistics_must_have_the_axes_of_the_runs(function):
 def test_refuses_what_is_no_argument():
     for function in (segjax.evaluate, segjax.recalibrate):
         with pytest.raises(TypeError, match="key must come from"):
-            function(0, MODEL, drawn(MODEL), generate=lambda key: segjax.generate_data(KEY, **SMALL))
+            function(0, MODEL, random_variables(MODEL), generate=lambda key: segjax.generate_data(KEY, **SMALL))
         with pytest.raises(ValueError, match="num_batches must be an integer >= 1"):
-            function(KEY, MODEL, drawn(MODEL), num_batches=0)
+            function(KEY, MODEL, random_variables(MODEL), num_batches=0)
     with pytest.raises(TypeError, match="optimizer must be"):
-        segjax.eval_variables(KEY, MODEL, "adam", state_of(halved, drawn(MODEL)))
+        segjax.eval_variables(KEY, MODEL, "adam", state_of(halved, random_variables(MODEL)))
 
 
 @pytest.mark.parametrize(("num_batches", "batch_size"), [(2**22, 2), (2, 2**22)])

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import drawn
+from conftest import random_variables
 
 import segjax
 from segjax import layers
@@ -14,7 +14,7 @@ MODELS = [segjax.SegmentationCNN(4, 3), segjax.SegmentationCNN(4, 3, shared_norm
 
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_a_change_that_changes_nothing_leaves_the_prediction(model):
-    variables = drawn(model)
+    variables = random_variables(model)
     names = {layer for layer in variables["params"] if not layer.startswith("norm")}
 
     @jax.jit
@@ -31,7 +31,7 @@ def test_a_change_that_changes_nothing_leaves_the_prediction(model):
 def test_an_averaged_layer_leaves_nothing_of_the_image():
     """Every pixel inside gets one logit once a layer of the chain is constant; the zero padding shows at the edge."""
     model = MODELS[1]
-    variables = drawn(model)
+    variables = random_variables(model)
     for layer in ("conv1", "conv3", "out"):
         logits = layers.predict_changed(model, variables, IMAGE, layer, layers.average)
         inside = logits[:, 4:-4, 4:-4, 0]
@@ -48,7 +48,7 @@ def test_one_channel_is_averaged_alone():
 
 def test_a_skipped_layer_passes_its_input_on():
     model = MODELS[1]
-    variables = drawn(model)
+    variables = random_variables(model)
     # A convolution that passes each channel on is a kernel of 1 at its middle, with no bias.
     kernel = np.zeros((3, 3, 4, 4), np.float32)
     kernel[1, 1] = np.eye(4)
@@ -60,7 +60,7 @@ def test_a_skipped_layer_passes_its_input_on():
 
 def test_works_under_jit():
     model = MODELS[1]
-    variables = drawn(model)
+    variables = random_variables(model)
     changed = jax.jit(lambda image: layers.predict_changed(model, variables, image, "conv2", layers.average))
     expected = layers.predict_changed(model, variables, IMAGE, "conv2", layers.average)
     np.testing.assert_allclose(changed(IMAGE), expected, rtol=1e-5, atol=1e-6)
@@ -68,7 +68,7 @@ def test_works_under_jit():
 
 def test_refuses_another_layer():
     with pytest.raises(ValueError, match="layer must be one of: conv1, conv2, conv3, out; got 'conv4'"):
-        layers.predict_changed(MODELS[1], drawn(MODELS[1]), IMAGE, "conv4", layers.skip)
+        layers.predict_changed(MODELS[1], random_variables(MODELS[1]), IMAGE, "conv4", layers.skip)
 
 
 def test_refuses_a_channel_that_is_not_there():
@@ -80,7 +80,7 @@ def test_refuses_a_channel_that_is_not_there():
 
 def test_refuses_to_skip_a_layer_that_changes_the_width():
     with pytest.raises(ValueError, match="layer can be skipped only if"):
-        layers.predict_changed(MODELS[1], drawn(MODELS[1]), IMAGE, "conv1", layers.skip)
+        layers.predict_changed(MODELS[1], random_variables(MODELS[1]), IMAGE, "conv1", layers.skip)
 
 
 def test_layers_of_a_nested_network_are_told_apart():
@@ -97,7 +97,7 @@ def test_layers_of_a_nested_network_are_told_apart():
             return Block(name="second")(Block(name="first")(image))
 
     model = Nested()
-    variables = drawn(model)
+    variables = random_variables(model)
     maps = layers.feature_maps(model, variables, IMAGE)
     assert list(maps) == ["first/conv", "second/conv"]
     changed = layers.predict_changed(model, variables, IMAGE, "first/conv", layers.skip)
@@ -114,4 +114,4 @@ def test_refuses_a_network_of_other_convolutions():
 
     model = Plain()
     with pytest.raises(ValueError, match=r"model must have layers of the class segjax.convolution.Conv, got none"):
-        layers.feature_maps(model, drawn(model), IMAGE)
+        layers.feature_maps(model, random_variables(model), IMAGE)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import Plain, drawn, to_nhwc, under
+from conftest import Plain, random_variables, to_nhwc, under
 
 import segjax
 from segjax.models import PatchCNN, from_config, to_config
@@ -174,7 +174,7 @@ def test_receptive_field_and_margin_are_what_moves_a_logit(model):
     size = 48 * (model.receptive_field // 48 + 3)
     image = jnp.ones((1, size, size, 1))
     # With no weight below 0 nothing cancels and no ReLU is closed.
-    variables = jax.tree.map(np.abs, drawn(model))
+    variables = jax.tree.map(np.abs, random_variables(model))
 
     @jax.jit
     def reach(place):
@@ -191,7 +191,7 @@ def test_receptive_field_and_margin_are_what_moves_a_logit(model):
 @every_network
 def test_images_of_a_multiple_are_not_padded(model):
     """Where an image is padded, its last row is repeated, and the logits near it move."""
-    size, variables = 12 * model.multiple, drawn(model)
+    size, variables = 12 * model.multiple, random_variables(model)
 
     @jax.jit
     def apart(key):
@@ -240,7 +240,7 @@ class Threshold(nn.Module):
 def test_predict_takes_any_network():
     variables = {"params": {"weight": np.float32(1)}}
     np.testing.assert_allclose(segjax.predict(Threshold(), variables, IMAGE), IMAGE - 0.5)
-    variables = drawn(Threshold(norm=True), IMAGE.shape)
+    variables = random_variables(Threshold(norm=True), IMAGE.shape)
     variables["params"]["weight"], variables["batch_stats"]["BatchNorm_0"]["mean"][:] = np.float32(1), 7
     variables["params"]["BatchNorm_0"]["bias"][:] = 0
     # Batch statistics bring the mean to 0, whatever the running ones are.
@@ -274,7 +274,7 @@ def test_keeps_any_size(shape, model):
 def test_a_sharp_network_takes_the_laplacian():
     """That of a parabola x^2 is -2, and 0 at the border; a slope has none."""
     model = PatchCNN(4, depth=1, sharpen=True)
-    variables, inputs = drawn(model), []
+    variables, inputs = random_variables(model), []
 
     def note(next_one, args, kwargs, context):
         if context.module.name == "norm_sharp" and context.method_name == "__call__":
@@ -294,7 +294,7 @@ def test_a_sharp_network_takes_the_laplacian():
 
 def test_patch_network_ignores_scale_and_offset():
     model = PatchCNN(4, depth=1)
-    apply = jax.jit(partial(model.apply, drawn(model)))
+    apply = jax.jit(partial(model.apply, random_variables(model)))
     np.testing.assert_allclose(apply(3 * IMAGE + 1), apply(IMAGE), atol=1e-4)
     flat = apply(jnp.full_like(IMAGE, 0.5))
     assert np.all(np.isfinite(flat))
@@ -303,7 +303,7 @@ def test_patch_network_ignores_scale_and_offset():
 def test_unet_padding_changes_nothing_away_from_the_edge():
     """A larger image whose sides fit gives the same logits away from its edge."""
     model = segjax.UNet(2, num_halvings=1)
-    variables = drawn(model)
+    variables = random_variables(model)
 
     @jax.jit
     def whole_and_part(key):
@@ -417,7 +417,7 @@ def test_each_halving_of_a_unet_doubles_the_channels_and_has_a_skip():
 
 def test_a_residual_layer_of_zeros_passes_its_input_on():
     model = PatchCNN(4, depth=1)
-    variables = drawn(model)
+    variables = random_variables(model)
     variables["params"]["conv1"] = jax.tree.map(np.zeros_like, variables["params"]["conv1"])
     # One pixel of each inner square: without the sum only the biases would be left.
     assert np.ptp(model.apply(variables, IMAGE)[0, 4:-4:2, 4:-4:2]) > 1e-2

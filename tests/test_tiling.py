@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import drawn
+from conftest import random_variables
 
 import segjax
 from segjax import tiling
@@ -29,7 +29,7 @@ def picture(height, width):
 
 def some_variables(model):
     """Weights large enough for probabilities all over (0, 1)."""
-    variables = drawn(model)
+    variables = random_variables(model)
     return {**variables, "params": jax.tree.map(lambda leaf: 2 * leaf, variables["params"])}
 
 

@@ -3,7 +3,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import drawn, under
+from conftest import random_variables, under
 from safetensors.numpy import load_file, save_file
 
 import segjax
@@ -28,7 +28,7 @@ def test_there_and_back_is_identical(state):
 
 def test_back_and_there_is_identical_for_separate_norms():
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=3, shared_norm=False)
-    variables = jax.tree.map(np.cos, drawn(model))
+    variables = jax.tree.map(np.cos, random_variables(model))
     arrays = to_state_dict(variables)
     assert not any(name.startswith("bn.") for name in arrays)
     chex.assert_trees_all_equal(from_state_dict(arrays), variables)
@@ -78,13 +78,13 @@ def test_layers_with_norms_of_their_own_are_not_taken_for_one(state):
 def test_the_network_is_read_off_its_variables(state):
     assert torch_weights.model_of(from_state_dict(state)) == segjax.SegmentationCNN()
     model = segjax.SegmentationCNN(num_channels=3, kernel_size=7, shared_norm=False)
-    variables = drawn(model)
+    variables = random_variables(model)
     assert torch_weights.model_of(from_state_dict(to_state_dict(variables))) == model
     # Flax ignores layers that a network does not have: the prediction of a deeper one would be wrong.
     for other in (segjax.UNet(), segjax.PatchCNN(), segjax.SegmentationCNN(depth=4)):
         for function in (torch_weights.model_of, to_state_dict):
             with pytest.raises(ValueError, match=r"of a SegmentationCNN of depth 3, got the layers \['"):
-                function(drawn(other))
+                function(random_variables(other))
     with pytest.raises(TypeError, match="variables must be"):
         torch_weights.model_of(state)
     variables["params"]["conv1"]["kernel"] = np.zeros((3, 5, 1, 3), np.float32)
@@ -94,7 +94,7 @@ def test_the_network_is_read_off_its_variables(state):
 
 def test_the_statistics_of_batchnorm_must_be_there():
     with pytest.raises(ValueError, match="must have batch_stats of norm"):
-        to_state_dict({"params": drawn(segjax.SegmentationCNN(2, 3))["params"]})
+        to_state_dict({"params": random_variables(segjax.SegmentationCNN(2, 3))["params"]})
 
 
 def test_a_dtype_that_numpy_does_not_have_is_named(tmp_path):

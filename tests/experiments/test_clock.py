@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import drawn
+from conftest import random_variables
 from small_runs import SMALL, execute, ticking, told_to_stop
 
 from experiments import train_best_model
@@ -118,7 +118,7 @@ def test_a_network_that_diverged_is_not_recommended():
 @pytest.mark.parametrize("export", [False, True])
 def test_the_weights_go_to_pytorch_where_that_is_asked_for(export):
     timed = clock.Timed(architecture="separate_norm", export_torch=export)
-    shots = [clock.Snapshot(1.0, 100, 0.5, drawn(ARCHITECTURES["separate_norm"]))]
+    shots = [clock.Snapshot(1.0, 100, 0.5, random_variables(ARCHITECTURES["separate_norm"]))]
     rows = [{"seconds": 1.0, "step": 100, "loss": 0.5, **dict.fromkeys(arms.HELD_OUT, 0.5)}]
     report = clock.report(timed, ["After 1 s"], {}, shots, rows, {})
     assert set(report.files) == {saved_models.MODEL, *([saved_models.TORCH] if export else [])}

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import drawn
+from conftest import random_variables
 from small_runs import ARMS, arm, result
 
 from experiments.lab import figures
@@ -13,7 +13,7 @@ from experiments.lab.options import Comparison, Data
 @pytest.mark.slow
 def test_every_arm_is_shown_its_own_textures():
     options = Comparison(data=Data(image_size=16, batch_size=1))
-    variables = drawn(ARCHITECTURES["shallow"])
+    variables = random_variables(ARCHITECTURES["shallow"])
     arms = {}
     for sigma2 in (0.4, 5.0):
         run = options.run(0, texture=options.data.texture._replace(sigma2=sigma2), architecture="shallow")

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from conftest import drawn
+from conftest import random_variables
 from small_runs import execute
 
 from experiments import inspect_layers
@@ -58,7 +58,7 @@ def test_kernels_are_numbered_as_the_channels_are():
 @pytest.mark.parametrize("diverged", [True, False])
 def test_it_warns_of_a_network_that_diverged(diverged, tmp_path):
     texture = {"batch_size": 1, "image_size": 16, "sigma1": 0.3, "sigma2": 1.5, "sigma": 4.0}
-    variables = drawn(ARCHITECTURES["shallow"])
+    variables = random_variables(ARCHITECTURES["shallow"])
     for name, content in saved_models.files("shallow", variables, {"texture": texture}, False, diverged).items():
         (tmp_path / name).write_bytes(content)
     out = tmp_path / "out"

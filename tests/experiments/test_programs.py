@@ -4,7 +4,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import drawn
+from conftest import random_variables
 
 import segjax
 from experiments.lab import programs
@@ -17,7 +17,7 @@ from segjax import metrics
 def test_held_out_images_are_those_of_evaluate():
     texture = Texture(batch_size=1, image_size=16, sigma=3.2)
     model, batch = ARCHITECTURES["shallow"], programs.held_out_batch(texture)
-    variables = drawn(model)
+    variables = random_variables(model)
     held = programs.evaluation(model, texture)(variables)
     counts, running, losses = held.counts, held.running_counts, held.losses
     key = jax.random.key(programs.HELD_OUT_KEY)

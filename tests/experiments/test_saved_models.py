@@ -5,7 +5,7 @@ import chex
 import jax
 import numpy as np
 import pytest
-from conftest import drawn, to_nhwc, under
+from conftest import random_variables, to_nhwc, under
 from safetensors.numpy import save_file
 
 from experiments.lab.names import ARCHITECTURES
@@ -21,7 +21,7 @@ EXEMPLARS = {"first": "brick", "second": "grass", "image_size": 32, "sigma": 6.4
 
 
 # Networks that are equal have one program.
-logits, untrained = jax.jit(predict, static_argnums=0), cache(drawn)
+logits, untrained = jax.jit(predict, static_argnums=0), cache(random_variables)
 
 
 def save(out, name, trained_on, export_torch=False):

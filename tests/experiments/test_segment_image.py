@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import tifffile
-from conftest import DATA, drawn
+from conftest import DATA, random_variables
 from PIL import Image
 from safetensors.numpy import save_file
 from small_runs import execute, told_to_stop
@@ -38,7 +38,7 @@ def read(path):
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     """The file of a network that was never trained: what it says of textures is noise, but always the same."""
-    variables = drawn(ARCHITECTURES["shallow"])
+    variables = random_variables(ARCHITECTURES["shallow"])
     path = tmp_path_factory.mktemp("network") / saved_models.MODEL
     path.write_bytes(saved_models.files("shallow", variables, {"exemplars": EXEMPLARS}, False)[path.name])
     return path
@@ -416,7 +416,7 @@ def test_an_area_has_an_interval_if_the_picture_is_like_training(tmp_path, monke
         "area": area,
         "novelty": {"squares": [[0.5] * 8] * 2, "images": [[0.5] * 8] * 2, "number": 16},
     }
-    files = saved_models.files("shallow", drawn(ARCHITECTURES["shallow"]), {"exemplars": exemplars}, False)
+    files = saved_models.files("shallow", random_variables(ARCHITECTURES["shallow"]), {"exemplars": exemplars}, False)
     path.write_bytes(files[path.name])
     (row,) = run(tmp_path / "strange", path, DATA / "grain.png")["images"]
     assert row["strange_share"] == 1
@@ -478,7 +478,7 @@ def test_an_error_of_the_program_is_no_picture_s(network, tmp_path, monkeypatch)
 
 @pytest.mark.slow
 def test_the_notebook_s_weights_from_pytorch(pictures, tmp_path):
-    variables = drawn(ARCHITECTURES["notebook"])
+    variables = random_variables(ARCHITECTURES["notebook"])
     save_file(torch_weights.to_state_dict(variables), tmp_path / "theirs.safetensors")
     document = run(tmp_path / "out", tmp_path / "theirs.safetensors", pictures / "grey.png")
     assert "share one BatchNorm" in document["warnings"][0]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import drawn
+from conftest import random_variables
 
 import segjax
 from segjax import layers, metrics, statistics, tiling
@@ -82,17 +82,17 @@ def test_weights_of_another_layout_are_refused(call, other):
     changes, difference = LAYOUTS[other]
     message = f"variables must be of this model and these images: .*{difference}"
     with pytest.raises(ValueError, match=message):
-        CALLS[call](TINY, drawn(TINY.clone(**changes)))
+        CALLS[call](TINY, random_variables(TINY.clone(**changes)))
 
 
 def test_images_of_more_channels_are_refused():
     difference = r"params/conv1/kernel is of shape \(1, 1, 1, 1\) there, and of shape \(1, 1, 2, 1\) here"
     with pytest.raises(ValueError, match=f"variables must be of this model and these images: {difference}"):
-        segjax.predict(TINY, drawn(TINY), np.zeros((1, 8, 8, 2), np.float32))
+        segjax.predict(TINY, random_variables(TINY), np.zeros((1, 8, 8, 2), np.float32))
 
 
 def test_weights_may_have_another_dtype_than_the_images():
-    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), drawn(TINY))
+    half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), random_variables(TINY))
     assert segjax.predict(TINY, half, IMAGE).shape == IMAGE.shape
 
 
@@ -255,11 +255,11 @@ ARGUMENTS = {
         "generate must return a segjax.Batch of two arrays",
     ),
     "a batch of nothing to evaluate": (
-        lambda: segjax.evaluate(KEY, TINY, drawn(TINY), generate=lambda key: None),
+        lambda: segjax.evaluate(KEY, TINY, random_variables(TINY), generate=lambda key: None),
         "generate must return a segjax.Batch",
     ),
     "a batch of nothing to recalibrate": (
-        lambda: segjax.recalibrate(KEY, TINY, drawn(TINY), generate=lambda key: None),
+        lambda: segjax.recalibrate(KEY, TINY, random_variables(TINY), generate=lambda key: None),
         "generate must return a segjax.Batch",
     ),
     "no parameters": (lambda: run_tiny(model=Bare()), r"model must have parameters to train, got none in Bare\(\)"),

@@ -10,7 +10,7 @@ from functools import cache, partial
 from typing import NamedTuple
 
 import pytest
-from conftest import drawn
+from conftest import random_variables
 
 from experiments.lab import cli, question, stops
 from experiments.lab.names import ARCHITECTURES
@@ -23,7 +23,7 @@ TEXTURE = Texture(batch_size=1, image_size=16, sigma=3.2)._asdict()
 # No honest try takes as long.
 SECONDS = 60
 # Once for all: one parses every script, the other traces a network.
-questions, untrained = cache(question.questions), cache(drawn)
+questions, untrained = cache(question.questions), cache(random_variables)
 
 
 class Ended(NamedTuple):
