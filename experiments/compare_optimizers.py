@@ -82,6 +82,7 @@ class Options(Comparison):
     def check(self) -> None:
         super().check()
         check_positive("--learning-rate", self.learning_rate)
+        tuning.check_rates("--rates", self.rates)
         # Always computed, since it reads the optimizers and the baseline, and finds mistakes in them.
         known = self.references
         if self.reference:

@@ -97,12 +97,10 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
         (lambda file: file.pop("runs"), "missing required field `runs`"),
         (lambda file: file.pop("tuning_steps"), "missing required field `tuning_steps`"),
         (lambda file: file.update(runs=[]), "Expected `array` of length >= 1"),
-        (lambda file: file.update(runs=3), "is not the results.json"),
         (lambda file: file["runs"][0].pop("iou"), "missing required field `iou`"),
         (lambda file: file["runs"][0].update(iou="much"), "Expected `float \\| null`, got `str` - at `\\$.iou`"),
         (lambda file: file["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
         (lambda file: file["runs"][0]["curves"].update(loss=[[1.0] * 10]), "Expected `float.* - at `.*curves.loss"),
-        (lambda file: file.pop("versions"), "missing required field `versions`"),
         (lambda file: file.update(command=3), "Expected `str`, got `int` - at `.*command`"),
         (
             lambda file: file["tuning_steps"].update({"lion 0.001": 10**25}),

@@ -7,7 +7,6 @@ from experiments.compare_architectures import SECONDS, STEPS, Cost, Options
 from experiments.lab import bounds
 from experiments.lab.arms import compare
 from experiments.lab.options import Seeds, Training
-from experiments.lab.stops import UsageError
 from segjax.oracle import BayesError
 
 WORDS = [*SMALL, "--schedule", "constant"]
@@ -92,17 +91,3 @@ def test_an_architecture_with_a_run_that_diverged_is_not_the_best(monkeypatch):
     report = compare_architectures.answer(options(iterations=2, seeds=2), lab_of(train))
     assert "; notebook errs on 50.00%" in report.findings[-1]
     assert report.warnings[-1].startswith("Runs diverged: wide equal steps 1 of 2, wide equal seconds 1 of 2.")
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--architectures", "resnet"], "--architectures must be one of: notebook, .*; got 'resnet'"),
-        (["--optimizer", "lion"], "--optimizer must be one of: sgd, momentum, rmsprop, adam; got 'lion'"),
-        (["--loss", "hinge"], "--loss must be one of: mse, bce, dice; got 'hinge'"),
-        (["--learning-rate", "0"], "--learning-rate must be a finite number > 0"),
-    ],
-)
-def test_bad_input_is_one_line(words, message, tmp_path):
-    with pytest.raises(UsageError, match=message):
-        execute(compare_architectures, *WORDS, *words, "--out", tmp_path / "out")

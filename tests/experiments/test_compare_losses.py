@@ -1,13 +1,11 @@
 """The matrix of losses and judges, and the names of losses."""
 
 import numpy as np
-import pytest
-from small_runs import execute, result
+from small_runs import result
 
 from experiments import compare_losses
 from experiments.compare_losses import JUDGES
 from experiments.lab.arms import compare
-from experiments.lab.stops import UsageError
 
 # (true positive, false positive, false negative, true negative, agreeing) of 8 pixels.
 GOOD, BAD = (4, 0, 0, 4, 8), (1, 3, 3, 1, 0)
@@ -43,8 +41,3 @@ def test_the_lower_loss_is_the_better():
     high = high._replace(held_out=high.held_out._replace(losses={"mse": 0.4, "bce": 0.5, "dice": 0.6}))
     axes = compare_losses.matrix(compare([low, high], lambda run: run.optimizer), "title").axes[0]
     assert list(axes.images[0].get_array()[:, JUDGES.index("held_out_mse")]) == [1, 0]
-
-
-def test_the_known_losses_are_named_beside_an_unknown_one(tmp_path):
-    with pytest.raises(UsageError, match="--losses must be one of: mse, bce, dice; got 'hinge'"):
-        execute(compare_losses, "quick", "--losses", "hinge", "--out", tmp_path / "out")

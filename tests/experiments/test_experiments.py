@@ -234,6 +234,18 @@ def test_mistakes_are_one_line(name, words, message, tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+# An option -> a word that no question takes for it.
+REFUSED = dict.fromkeys(("architecture", "architectures", "optimizer", "optimizers", "loss", "losses"), "nothing")
+REFUSED |= dict.fromkeys(("learning_rate", "rates"), "0")
+
+
+@pytest.mark.parametrize("name", list(QUESTIONS))
+def test_every_question_checks_its_options(name):
+    for option in REFUSED.keys() & options_of(module(name)):
+        with pytest.raises(ValueError, match=f"^{flag(option)} "):
+            parse(module(name), flag(option), REFUSED[option]).check()
+
+
 WORDS = ["0", "1", "-1", "2", "1e-3", "nan", "inf", "1e999", "99999999999999999999", "", " ", "\n", "a b", "--", "-x"]
 WORDS += ["None", "True", "adam", "é", "optax:lion", "optax:lion=1e-3", "notebook", "quick", "/proc/nowhere"]
 

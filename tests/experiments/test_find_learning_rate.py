@@ -33,42 +33,6 @@ def test_reads_the_mean_over_seeds_of_a_sweep(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"experiment": "compare_losses"}, "is not the results.json of experiments.tune_learning_rate"),
-        ({"runs": []}, "has no run of adam that did not diverge"),
-        ({"runs": [{}]}, "is not the results.json of .* missing required field `optimizer`"),
-        ({"runs": [{**RUN, "objective": "bce"}]}, "has objective bce, not mse: another task"),
-        ({"options": {"image_size": 32}}, "has image_size 32, not 64: another task"),
-        ({"options": {"image_size": "64"}}, "is not the results.json of .* Expected `int`, got `str`"),
-    ],
-)
-def test_refuses_another_sweep(changes, message, tmp_path):
-    options = sweep_file(tmp_path / "results.json", **changes)
-    with pytest.raises(ValueError, match=message):
-        read(options)
-    with pytest.raises(ValueError, match=message):
-        options.check()
-
-
-@pytest.mark.parametrize("value", [10**400, 1e39, True, [0.1], "0.1", -1, 0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["learning_rate", "final_loss"])
-def test_refuses_what_is_no_number_above_0(name, value, tmp_path):
-    options = sweep_file(tmp_path / "results.json", runs=[{**RUN, "learning_rate": 0.1, name: value}])
-    with pytest.raises(ValueError, match=r"--sweep .*results\.json is not the results.json of") as error:
-        options.check()
-    assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}"])
-def test_refuses_what_is_no_sweep(content, tmp_path):
-    path = tmp_path / "results.json"
-    path.write_text(content)
-    with pytest.raises(ValueError, match=r"--sweep .*results\.json is not"):
-        read(find_learning_rate.Options(sweep=path))
-
-
-@pytest.mark.parametrize(
     ("rates", "finding"), [((1e-3, 1e-2), "Regret against"), ((1e-5, 1e-4), "cannot judge the suggestion")]
 )
 def test_the_suggestion_is_compared_with_the_sweep(rates, finding, tmp_path, monkeypatch):

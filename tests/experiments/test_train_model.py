@@ -94,8 +94,3 @@ def test_the_weights_go_to_pytorch_when_asked_for_later(tmp_path):
 def test_what_pytorch_has_no_names_for_is_not_exported(tmp_path):
     with pytest.raises(UsageError, match="--export-torch needs an --architecture of: notebook, separate_norm"):
         execute(train_model, "--architecture", "patch", "--export-torch", "--out", tmp_path)
-
-
-def test_an_unknown_network_is_told_which_are_known(tmp_path):
-    with pytest.raises(UsageError, match=r"--architecture must be one of: notebook, .*; got 'big'"):
-        execute(train_model, "--architecture", "big", "--out", tmp_path)

@@ -2,13 +2,7 @@ import pytest
 from small_runs import SHORT, arms_at, execute
 
 from experiments import tune_learning_rate
-from experiments.lab.stops import UsageError
 from experiments.optimizers import tuning
-
-
-def test_rates_are_different(tmp_path):
-    with pytest.raises(UsageError, match="--rates must be different"):
-        execute(tune_learning_rate, "quick", "--rates", "1", "1", "--out", tmp_path / "out")
 
 
 def test_findings_name_the_best_the_edge_and_what_diverged():
