@@ -212,10 +212,12 @@ def answer(options: Options, lab: Lab) -> Report:
     rounded = {"squares": reference.squares.round(5).tolist(), "images": reference.images.round(5).tolist()}
     exemplars = {"contrast": crops.contrast, **crops.masks, "novelty": {**rounded, "number": reference.number}}
     exemplars |= dict(zip(("first", "second"), names, strict=True))
-    model, variables = ARCHITECTURES[timed.architecture], snapshots[-1].variables
-    predict = partial(tiling.segment, model, variables, image_size=crops.image_size)
-    error = areas.measure(predict, first_strip, second_strip, crops.image_size, crops.masks["sigma"], crops.contrast)
-    exemplars["area"] = error._asdict()
+    variables = snapshots[-1].variables
+    if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
+        predict = partial(tiling.segment, ARCHITECTURES[timed.architecture], variables, image_size=crops.image_size)
+        sigma = crops.masks["sigma"]
+        error = areas.measure(predict, first_strip, second_strip, crops.image_size, sigma, crops.contrast)
+        exemplars["area"] = error._asdict()
     return clock.report(timed, findings, drawings, snapshots, rows, {"exemplars": exemplars})
 
 

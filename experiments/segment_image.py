@@ -297,28 +297,31 @@ def segment(
     strange = None if reference is None else novelty.strange(reference, scaled, image_size, valid)
     row = describe(source.path, label, probability, strange, picture.pixel_area)
     row["outlier_pixels"] = int(tiling.outliers(grey, valid).sum())
+    bars = novelty.blank(row["name"], grey, valid)
     # What the errors of known pictures say nothing about gets no interval.
-    known = network.area is not None and strange is not None and not is_strange(row)
+    known = strange is not None and not is_strange(row) and not bars
     low, high = network.area.interval(probability, image_size) if network.area and known else (None, None)
     row |= {"first_share_low": low, "first_share_high": high}
     overlay = photographs.overlay(scaled, probability)
-    contents = [photographs.mask_png(probability), photographs.png(overlay)]
-    if options.probability == "png":
-        contents.append(photographs.probability_png(probability))
-    elif options.probability == "npy":
-        buffer = io.BytesIO()
-        np.save(buffer, probability)
-        contents.append(buffer.getvalue())
     large = {
+        "picture": in_8_bits(scaled).convert("RGB"),
         "overlay": overlay,
         "probability": Image.fromarray(probability),
-        "picture": in_8_bits(scaled).convert("RGB"),
     }
     previews = {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
     if picture.preview is not None and not options.invert:
         previews["picture"] = picture.preview
-    texts = [*picture.warnings, *novelty.blank(row["name"], grey, valid)]
-    return Segmented(0, "", file_prefix(label), row, previews, texts), contents
+    contents = [photographs.mask_png(probability), photographs.png(overlay), *encoded(probability, options.probability)]
+    return Segmented(0, "", file_prefix(label), row, previews, [*picture.warnings, *bars]), contents
+
+
+def encoded(probability: np.ndarray, kind: str) -> list[bytes]:
+    """The content of the file of probabilities, if there is to be one."""
+    if kind == "png":
+        return [photographs.probability_png(probability)]
+    buffer = io.BytesIO()
+    np.save(buffer, probability)
+    return [buffer.getvalue()] if kind == "npy" else []
 
 
 def without(picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
@@ -466,11 +469,11 @@ def area(row: Mapping[str, Any], part: str) -> str:
     """The share of a texture, its pixels, and its area if the file says how large a pixel is."""
     lines = [f"{row[f'{part}_share']:.1%}", f"{row[f'{part}_pixels']:,} pixels"]
     if (size := row.get(f"{part}_square_um")) is not None:
-        lines[1] += f", {size:,.5g} \u00b5m\u00b2"
+        lines.append(f"{size:,.5g} \u00b5m\u00b2")
     low, high = row["first_share_low"], row["first_share_high"]
     if low is not None and part != "unsure":
         low, high = (low, high) if part == "first" else (1 - high, 1 - low)
-        lines[0] += f" ({100 * low:.1f} to {100 * high:.1f})"
+        lines.insert(1, f"({100 * low:.1f} to {100 * high:.1f})")
     return "\n".join(lines)
 
 

@@ -51,6 +51,13 @@ def test_steps_in_place_of_seconds_repeat(tmp_path):
     assert models[0] == models[1]
 
 
+@pytest.mark.slow
+def test_a_training_that_diverges_ends_with_a_warning(tmp_path):
+    pictures = (DATA / "grain.png", DATA / "stripes.png")
+    words = ["--steps", "20", "--learning-rate", "1e38", "--optimizer", "sgd", "--schedule", "constant"]
+    assert run(tmp_path / "out", *pictures, *words)["warnings"] == [saved_models.DIVERGED]
+
+
 PICTURE = DATA / "stripes.png"
 BOXED = ["--picture", PICTURE, "--second-box", "0,32,64,32"]
 

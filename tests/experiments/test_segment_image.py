@@ -507,7 +507,7 @@ def test_what_the_network_is_unsure_of():
     assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"], row["left_out_pixels"]) == (4, 3, 4, 1)
     assert (row["first_share"], row["first_square_um"], row["second_square_um"]) == (4 / 7, 1.0, 0.75)
     row |= {"first_share_low": 0.5, "first_share_high": 0.625}
-    assert segment_image.area(row, "second") == "42.9% (37.5 to 50.0)\n3 pixels, 0.75 \u00b5m\u00b2"
+    assert segment_image.area(row, "second") == "42.9%\n(37.5 to 50.0)\n3 pixels\n0.75 \u00b5m\u00b2"
     assert segment_image.area(row, "unsure") == "57.1%\n4 pixels"
 
 
