@@ -35,7 +35,7 @@ from experiments.optimizers.baseline import Baseline
 from experiments.optimizers.contest import DECISIVE, Contest, Target
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS
-from segjax._checks import check_positive
+from segjax._checks import check_count, check_positive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +93,7 @@ class Options(Comparison):
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)
+        check_count("--most-seeds", self.most_seeds, 1)
         if self.until_decided:
             self._check_until_decided()
         check_positive("--target-loss", self.target_loss)
