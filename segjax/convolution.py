@@ -85,7 +85,7 @@ class Conv(nn.Module):
         kernel = self.param("kernel", initialiser, (*kernel_shape, self.features), x.dtype)
         bias = self.param("bias", initialiser, (self.features,), x.dtype)
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
-        return conv2d(x, kernel) + bias
+        return conv2d(x, kernel) + bias[None, None, None]
 
 
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:

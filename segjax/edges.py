@@ -56,9 +56,9 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
         raise ValueError(f"tolerance must be at most {BANDS[-1]} pixels, got {tolerance}")
     true, predicted = mask[..., 0] > 0.5, jax.nn.sigmoid(logits[..., 0]) > 0.5
     distance = edge_distance(true)
-    band = jnp.sum(distance.ravel() > jnp.array(BANDS, float)[:, None], axis=0)
-    inside = band == jnp.arange(len(BAND_NAMES))[:, None]
-    wrong = inside & (true != predicted).ravel()
+    band = jnp.sum(distance.ravel()[None] > jnp.array(BANDS, float)[:, None], axis=0)
+    inside = band[None] == jnp.arange(len(BAND_NAMES))[:, None]
+    wrong = inside & (true != predicted).ravel()[None]
     # An edge consists of the pixels on both of its sides, which are at half a pixel. All others are farther away.
     true_edge, predicted_edge = distance < 0.75, edge_distance(predicted, reach=1) < 0.75
     to_predicted, to_true = _distances_to(predicted_edge, true_edge)

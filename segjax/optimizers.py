@@ -109,7 +109,9 @@ def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def named(*arguments: Any, **options: Any) -> Any:
         try:
-            return function(*arguments, **options)
+            # optax, as others', is not written for jax_numpy_dtype_promotion="strict".
+            with jax.numpy_dtype_promotion("standard"):
+                return function(*arguments, **options)
         except (AttributeError, TypeError) as error:
             # After the first line, jax explains its tracers.
             reason = str(error).partition("\n")[0]

@@ -130,13 +130,13 @@ def _interior(key: jax.Array, values: jax.Array, vectors: jax.Array, num_each: i
     def score(x: jax.Array, index: int) -> jax.Array:
         """-2 log of the density of windows (num_each, r, r), up to a constant."""
         rotated = jnp.einsum("ji,bjk,kl->bil", vectors[index], x, vectors[index])
-        return jnp.sum(rotated**2 / values[index], axis=(1, 2)) + jnp.sum(jnp.log(values[index]))
+        return jnp.sum(rotated**2 / values[index][None], axis=(1, 2)) + jnp.sum(jnp.log(values[index]))
 
     errors = []
     for index, texture_key in enumerate(jax.random.split(key)):
         # Drawn as one axis, as in `textures.generate_data`.
         noise = jax.random.normal(texture_key, (num_each * values[index].size,)).reshape(num_each, *values.shape[1:])
-        coefficients = noise * jnp.sqrt(values[index])
+        coefficients = noise * jnp.sqrt(values[index])[None]
         x = jnp.einsum("ij,bjk,lk->bil", vectors[index], coefficients, vectors[index])
         errors.append(jax.nn.sigmoid(-jnp.abs(score(x, 0) - score(x, 1)) / 2))
     return jnp.stack(errors)
@@ -387,12 +387,15 @@ def _masks(
         noise = noise.at[_LEADING].set(point[1:])
         field = model.root @ noise @ model.root.T
         shift = point[0] - field[side // 2, side // 2]
-        field += shift * model.weights[:, None] * model.weights
+        field += shift * model.weights[:, None] * model.weights[None]
         mask = field > 0
         covariance = model.step**2 / 12 * jnp.eye(window**2)
         for region, texture in zip((mask, ~mask), model.textures, strict=True):
             # T (x) T on the pixels of the region. Blurring one axis after the other takes 40 million products, not 300.
-            inside = texture[:, None, :, None] * texture[None, :, None, :] * region[:, :, None, None] * region
+            pixels = region.astype(texture.dtype)
+            inside = (
+                texture[:, None, :, None] * texture[None, :, None, :] * pixels[:, :, None, None] * pixels[None, None]
+            )
             blurred = jnp.einsum("ia,abcd->ibcd", model.blur, inside)
             blurred = jnp.einsum("jb,ibcd->ijcd", model.blur, blurred)
             blurred = jnp.einsum("kc,ijcd->ijkd", model.blur, blurred)

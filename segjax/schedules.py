@@ -37,14 +37,14 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
     unit = 2 ** max(0, num_steps.bit_length() - 24)
     units = -(-num_steps // unit)
     # The notebook also updated the weights only once per epoch, on a loss that is always 0: a flaw, not reproduced.
-    return lambda step: jnp.asarray(learning_rate) * 0.95 ** (100 * (jnp.asarray(step) // unit) // units)
+    return lambda step: jnp.asarray(learning_rate) * 0.95 ** _float(100 * (jnp.asarray(step) // unit) // units)
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to 0 (Loshchilov and Hutter, 2017)."""
     num_steps = _check(learning_rate, num_steps)
     # The last step is num_steps - 1, at which the rate is still above 0: no step is wasted.
-    return optax.cosine_decay_schedule(learning_rate, num_steps)
+    return _cosine(learning_rate, num_steps)
 
 
 def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -52,7 +52,7 @@ def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
     num_steps = _check(learning_rate, num_steps)
     steps = max(1, num_steps // 10)
     # step + 1: at rate 0, which optax's own linear schedule starts from, the first step would be wasted.
-    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, jnp.asarray(step + 1, float) / steps)
+    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, _float(step + 1) / steps)
 
 
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -71,8 +71,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
     """
     num_steps = _check(learning_rate, num_steps)
     rise = max(int(num_steps != 2), int(0.3 * num_steps))
-    up = optax.cosine_decay_schedule(1.0, max(1, rise))
-    down = optax.cosine_decay_schedule(1.0, max(1, num_steps - 1 - rise), alpha=1 / 250_000)
+    up, down = _cosine(1.0, max(1, rise)), _cosine(1.0, max(1, num_steps - 1 - rise), 1 / 250_000)
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         rising = 1 - (1 - 1 / 25) * up(step)
@@ -119,6 +118,16 @@ def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory
         return optimizer(schedule(learning_rate, num_steps), **options)
 
     return with_peak
+
+
+def _cosine(peak: jax.typing.ArrayLike, num_steps: int, alpha: float = 0.0) -> optax.Schedule:
+    decay = optax.cosine_decay_schedule(peak, num_steps, alpha)
+    return lambda step: decay(_float(step))
+
+
+def _float(step: jax.typing.ArrayLike) -> jax.Array:
+    # In jax's default dtype: with integers, optax's schedules are float32 also where x64 is enabled.
+    return jnp.asarray(step, float)
 
 
 def _check(learning_rate: jax.typing.ArrayLike, num_steps: int) -> int:

@@ -450,7 +450,8 @@ def _shared_weights(model: nn.Module, attributes: str) -> Callable[[jax.Array, j
 
 
 def _split(key: jax.Array) -> _Keys:
-    return _Keys(*jax.random.split(key))
+    # Cloned, since runs are paired by their key on purpose: `jax_debug_key_reuse` would refuse the second.
+    return _Keys(*jax.random.split(jax.random.clone(key)))
 
 
 def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:

@@ -31,6 +31,10 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 import flax.linen as nn
+
+# As in the tests of careful users: a broadcast along a new axis is written out.
+os.environ.setdefault("JAX_NUMPY_RANK_PROMOTION", "raise")
+
 import jax
 import numpy as np
 import pytest
@@ -193,3 +197,16 @@ def x64() -> Iterator[None]:
     """Float64 for one test alone."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True)
+def strict_dtypes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The library's tests run without any implicit conversion between dtypes."""
+    library = request.path.parent == Path(__file__).parent
+    with jax.numpy_dtype_promotion("strict" if library and "mixed_dtypes" not in request.fixturenames else "standard"):
+        yield
+
+
+@pytest.fixture
+def mixed_dtypes() -> None:
+    """For tests that call optax or Flax directly, which convert between dtypes."""

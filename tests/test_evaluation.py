@@ -52,7 +52,7 @@ def test_running_statistics_are_the_means_of_the_batches_own():
     def inputs_of_the_norm(index):
         image = segjax.generate_data(jax.random.fold_in(KEY, index), **SMALL).image
         kernel, bias = (variables["params"]["conv1"][name] for name in ("kernel", "bias"))
-        return jax.nn.relu(segjax.convolution.conv2d(image, kernel) + bias)
+        return jax.nn.relu(segjax.convolution.conv2d(image, kernel) + bias[None, None, None])
 
     parts = [np.asarray(inputs_of_the_norm(index), np.float64) for index in range(3)]
     for name in ("mean", "var"):

@@ -87,6 +87,7 @@ def steps(name, gradients, rate):
     return p
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("scale", [1.0, 1e-7], ids=["usual", "gradients as small as epsilon"])
 def test_steps_are_the_documented_ones(name, scale, x64):
@@ -99,6 +100,7 @@ def test_steps_are_the_documented_ones(name, scale, x64):
     assert float(params) == pytest.approx(steps(name, gradients, 0.1), rel=1e-12)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("name", NAMES)
 def test_keeps_dtype_and_structure(name):
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.zeros(2)}
@@ -188,6 +190,7 @@ def test_starting_points_and_known_averages_are_no_copies_to_ask_about(name):
     assert segjax.optimizers.copies_of_weights(optimizer, weights) == []
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_muon_takes_a_kernel_as_a_matrix():
     """Its update is orthogonal, up to its few iterations, and as long as optax's for the same matrix."""
     rng = np.random.default_rng(0)

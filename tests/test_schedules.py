@@ -80,18 +80,18 @@ def test_cycles_of_two_and_three_steps_end_low():
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
 def test_rates_have_the_digits_of_float64(name, x64):
-    schedule, step = SCHEDULES[name](PEAK, 30), jnp.arange(30)
-    rising, falling = (step + 1) / 3, (1 + jnp.cos(jnp.pi * step / 30)) / 2
+    schedule, step = SCHEDULES[name](PEAK, 30), np.arange(30)
+    rising, falling = (step + 1) / 3, (1 + np.cos(np.pi * step / 30)) / 2
     expected = {
-        "constant": jnp.ones(30),
+        "constant": np.ones(30),
         "exponential": 0.95 ** (100 * step // 30),
         "cosine": falling,
-        "warmup": jnp.minimum(1, rising),
-        "warmup_cosine": jnp.minimum(1, rising) * falling,
-        "one_cycle": jnp.where(
+        "warmup": np.minimum(1, rising),
+        "warmup_cosine": np.minimum(1, rising) * falling,
+        "one_cycle": np.where(
             step < 9,
-            1 - 24 / 25 * (1 + jnp.cos(jnp.pi * step / 9)) / 2,
-            1 / 250_000 + (1 - 1 / 250_000) * (1 + jnp.cos(jnp.pi * (step - 9) / 20)) / 2,
+            1 - 24 / 25 * (1 + np.cos(np.pi * step / 9)) / 2,
+            1 / 250_000 + (1 - 1 / 250_000) * (1 + np.cos(np.pi * (step - 9) / 20)) / 2,
         ),
     }[name]
     values = jnp.stack([jnp.asarray(schedule(jnp.int32(each))) for each in step])

@@ -60,7 +60,7 @@ def test_blur_is_the_dense_convolution_in_float64(size, x64):
     image -= np.min(image, axis=(1, 2), keepdims=True)
     image /= np.max(image, axis=(1, 2), keepdims=True)
     batch = compose(noise, 0.7, 1.5, 3.0)
-    chex.assert_trees_all_close(batch, segjax.Batch(image, mask * 1.0), rtol=0, atol=1e-12)
+    chex.assert_trees_all_close(batch, segjax.Batch(image, np.float64(mask)), rtol=0, atol=1e-12)
 
 
 @given(

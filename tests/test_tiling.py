@@ -95,6 +95,7 @@ class Mean(nn.Module):
         return scale * nn.avg_pool(image, (3, 3), padding="SAME")
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("standardize", [False, True])
 def test_any_network_is_tiled(standardize):
     model, image = Mean(standardize), picture(40, 33)
@@ -142,6 +143,7 @@ def share(image, valid=None, tile_size=256):
     return probability, float(np.mean(probability[np.isfinite(probability)] > 0.5))
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("number", [1, 25, 300])
 @pytest.mark.parametrize("value", [-9999.0, -32768.0, 1e4, 1e15, "hot"])
 def test_outliers_of_any_size_change_the_mask_around_them_alone(value, number):
@@ -163,6 +165,7 @@ def test_outliers_of_any_size_change_the_mask_around_them_alone(value, number):
     np.testing.assert_allclose(share(image, tile_size=50)[0], disturbed, atol=1e-5)
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
 def test_a_dark_bar_does_not_move_the_rest():
     image = HALVES.copy()
     image[-30:] = -200

@@ -11,7 +11,7 @@ import pytest
 from conftest import random_variables
 
 import segjax
-from segjax import layers, metrics, statistics, tiling
+from segjax import exemplars, layers, metrics, oracle, statistics, tiling
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -289,3 +289,34 @@ def test_a_bad_argument_is_named_in_one_sentence(name):
 def test_an_optimizer_of_several_batches_works(steps):
     run_tiny(optimizer=lambda rate: steps(optax.adam(rate), 2))
     run_tiny(KEY, optimizer=steps(optax.adam(1e-3), 2))
+
+
+def one_run(make, key):
+    run = make(TINY, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=2, **SMALL)
+    return (jax.jit(run) if make is segjax.make_train else run)(key, 1e-3)
+
+
+PHOTOGRAPH = np.random.default_rng(0).uniform(size=(20, 20)).astype(np.float32)
+VARIABLES = random_variables(TINY)
+# What takes a key -> it, and how often it may get the same key: runs and their evaluations are paired on purpose.
+TAKE_KEYS = {
+    "generate_data": (lambda key: segjax.generate_data(key, **SMALL), 1),
+    "generate_crops": (lambda key: exemplars.generate_crops(key, PHOTOGRAPH, PHOTOGRAPH, **SMALL), 1),
+    "init": (lambda key: TINY.init(key, IMAGE), 1),
+    "make_train": (lambda key: one_run(segjax.make_train, key), 2),
+    "make_fit": (lambda key: one_run(segjax.make_fit, key), 2),
+    "sweep": (lambda key: jax.jit(lambda keys: segjax.sweep(train_tiny(), keys, [1e-3]))(key[None]), 2),
+    "evaluate": (lambda key: segjax.evaluate(key, TINY, VARIABLES, 2, **SMALL), 2),
+    "recalibrate": (lambda key: segjax.recalibrate(key, TINY, VARIABLES, 2, **SMALL), 2),
+    "posterior": (lambda key: oracle.posterior(key, -np.ones((1, 16, 16, 1)), 0.2, 1.2, 3.0, window=3, num_masks=4), 1),
+    "interior_error": (lambda key: oracle.interior_error(key, 0.2, 1.2, window=3, image_size=16, num_windows=4), 1),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_KEYS)
+def test_no_random_number_is_drawn_twice(name):
+    function, times = TAKE_KEYS[name]
+    with jax.debug_key_reuse(True):
+        key = jax.random.key(5)
+        for _ in range(times):
+            function(key)
