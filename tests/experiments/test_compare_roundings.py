@@ -1,10 +1,12 @@
 """Rounding beside the seeds: numbers by hand from small files, and files that do not belong together."""
 
+import importlib
 import json
 
 import numpy as np
+import optax
 import pytest
-from small_runs import execute, parse
+from small_runs import ROOT, execute, parse
 
 from experiments import compare_roundings
 from experiments.compare_roundings import chosen_rates, deviations, read, values, verdict_counts
@@ -99,6 +101,26 @@ def test_files_that_do_not_belong_together_are_named(paths, tmp_path, changes, m
     other = write(tmp_path, "other", FIRST, **changes)
     with pytest.raises(ValueError, match=f"--results {other} {message}"):
         parse(compare_roundings, "--results", paths[0], other).check()
+
+
+def test_moved_weights_differ_by_a_unit_in_the_last_place_at_the_first_step_alone(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs" / "rounding")
+    moved = importlib.import_module("moved")
+    params, gradients = {"w": np.float32([1.0, -3.0, 0.1])}, {"w": np.float32([0.0, 0.0, 0.0])}
+
+    def steps():
+        optimizer, weights = moved.sgd(0.5), params
+        state = optimizer.init(weights)
+        for _ in range(2):
+            updates, state = optimizer.update(gradients, state, weights)
+            weights = optax.apply_updates(weights, updates)
+            yield np.asarray(weights["w"])
+
+    for direction in (0, 1, -1):
+        monkeypatch.setattr(moved, "DIRECTION", direction)
+        expected = np.nextafter(params["w"], np.float32(direction * np.inf)) if direction else params["w"]
+        for weights in steps():
+            np.testing.assert_array_equal(weights, expected)
 
 
 def test_one_file_is_no_comparison(paths):
