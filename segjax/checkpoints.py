@@ -17,15 +17,30 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, deserialize
 from safetensors import numpy as safetensors
 
 FORMAT = 1
 # The safetensors header has one entry, which holds format, checksum and metadata as JSON. The order of several entries
 # would be random, and two files of the same arrays would differ.
 _ENTRY = "segjax"
+# Name in a file's header -> dtype: those that both JAX and safetensors have. safetensors' own functions for NumPy write
+# bfloat16 and float8, but do not read them.
+_DTYPES = {
+    **{f"{kind[0].upper()}{bits}": jnp.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": jnp.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    "BOOL": jnp.dtype("bool"),
+    "C64": jnp.dtype("complex64"),
+    "BF16": jnp.dtype("bfloat16"),
+    "F8_E4M3": jnp.dtype("float8_e4m3fn"),
+    "F8_E4M3FNUZ": jnp.dtype("float8_e4m3fnuz"),
+    "F8_E5M2": jnp.dtype("float8_e5m2"),
+    "F8_E5M2FNUZ": jnp.dtype("float8_e5m2fnuz"),
+    "F8_E8M0": jnp.dtype("float8_e8m0fnu"),
+}
 
 
 class ForeignFileError(ValueError):
@@ -42,7 +57,8 @@ def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -
     Raises:
         OSError: if the file cannot be written; an older file of this name is then unchanged.
         UnsyncedError: if the file is written, but may not survive a power failure.
-        TypeError: if the metadata is not of JSON's types.
+        TypeError: if the metadata is not of JSON's types, or naming a leaf that is no array, or of a dtype that
+            safetensors does not have, such as complex128.
         ValueError: if a key contains a / and two arrays have one name, as in {"a": {"b": x}, "a/b": y}.
     """
     write(path, to_bytes(tree, metadata))
@@ -56,13 +72,31 @@ def to_bytes(tree: Any, metadata: Mapping[str, Any]) -> bytes:
     """
     # The checksum is computed from the metadata as `load` returns it, with text keys, and lists in place of tuples.
     metadata = json.loads(json.dumps(dict(metadata)))
-    # Copied in C order, since safetensors writes the memory as it is.
+    leaves = _by_name(tree)
+    implementations = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
+    data = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items()}
     # `device_get` of the whole tree copies all leaves at the same time.
-    arrays = {name: np.array(leaf, order="C") for name, leaf in _by_name(jax.device_get(tree)).items()}
+    arrays = {name: _native(name, leaf) for name, leaf in jax.device_get(data).items()}
     if len(arrays) < len(jax.tree.leaves(tree)) or _prefix_conflicts(arrays):
         raise ValueError("tree must give each array a name of its own, got a key with a / that repeats another name")
-    entry = {"format": FORMAT, "metadata": metadata, "sha256": _checksum(arrays, metadata)}
+    entry = {"format": FORMAT, "metadata": metadata, "sha256": _checksum(arrays, metadata, implementations)}
+    # Left out where it is empty, so that most files are as before.
+    entry |= {"keys": implementations} if implementations else {}
     return safetensors.save(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)})
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _native(name: str, leaf: Any) -> np.ndarray:
+    """A leaf as an array in C order, since safetensors writes the memory as it is, and of this machine's byte order."""
+    array = np.array(leaf, order="C")
+    array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype not in _DTYPES.values():
+        known = ", ".join(dtype.name for dtype in _DTYPES.values())
+        raise TypeError(f"tree must hold arrays of the dtypes {known}, or keys; got {array.dtype} at {name}")
+    return array
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
@@ -126,7 +160,7 @@ def read(path: str | os.PathLike[str]) -> bytes:
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The arrays that `save` wrote, bit for bit, as nested dicts, and the metadata.
+    """The arrays that `save` wrote, bit for bit, as nested dicts of NumPy arrays and typed keys, and the metadata.
 
     Raises:
         OSError: if the file cannot be read.
@@ -139,8 +173,16 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(entry.get("metadata"), dict):
         raise ValueError(f"{path} is damaged: its metadata is no mapping")
     try:
-        arrays = safetensors.load(content)
-        intact = _checksum(arrays, entry["metadata"]) == entry["sha256"]
+        arrays = {
+            name: np.frombuffer(view["data"], _DTYPES[view["dtype"]]).reshape(view["shape"])
+            for name, view in deserialize(content)
+        }
+        implementations = dict(entry.get("keys", {}))
+        intact = _checksum(arrays, entry["metadata"], implementations) == entry["sha256"]
+        keys = {
+            name: jax.random.wrap_key_data(jnp.asarray(arrays[name]), impl=implementation)
+            for name, implementation in implementations.items()
+        }
     # A correct checksum does not prove that `save` wrote the file: the metadata can be any JSON.
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
@@ -148,7 +190,7 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
         raise ValueError(f"{path} is damaged: its checksum does not match its content")
     if conflicts := _prefix_conflicts(arrays):
         raise ValueError(f"{path} is no tree: {conflicts[0]} is an array, and has others below it")
-    return unflatten_dict(arrays, sep="/"), entry["metadata"]
+    return unflatten_dict({**arrays, **keys}, sep="/"), entry["metadata"]
 
 
 def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
@@ -219,11 +261,16 @@ def _entry(path: str | os.PathLike[str], content: bytes) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _checksum(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any]) -> str:
-    # Sorted, since safetensors changes the order of the arrays.
+def _checksum(
+    arrays: Mapping[str, np.ndarray], metadata: Mapping[str, Any], implementations: Mapping[str, str] = {}
+) -> str:
     digest = hashlib.sha256(json.dumps(dict(metadata), sort_keys=True).encode())
+    digest.update(json.dumps(dict(implementations), sort_keys=True).encode() if implementations else b"")
+    # Sorted, since safetensors changes the order of the arrays.
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        # NumPy has one text, <V1, for several kinds of float8.
+        dtype = array.dtype.name if array.dtype.kind == "V" else array.dtype.str
+        digest.update(f"{name} {dtype} {array.shape} ".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

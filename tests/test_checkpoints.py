@@ -130,7 +130,10 @@ def test_every_truncation_is_refused(path, small):
             checkpoints.load(path)
 
 
-def test_every_flipped_bit_is_refused(path, small):
+@pytest.mark.parametrize("leaf", [np.float32(1), jnp.bfloat16(1), jax.random.key(1)], ids=["number", "half", "key"])
+def test_every_flipped_bit_is_refused(path, leaf):
+    checkpoints.save(path, {"a": np.arange(3, dtype=np.float32), "b": {"c": leaf}}, {"step": 3})
+    small = path.read_bytes()
     for bit in range(8 * len(small)):
         damaged = bytearray(small)
         damaged[bit // 8] ^= 1 << bit % 8
