@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.custom_batching import sequential_vmap
 
 from segjax import metrics
 from segjax._checks import (
@@ -315,8 +316,11 @@ def _make_run(
         if jnp.result_type(float) != dtype:
             raise ValueError(f"jax_enable_x64 must be as when the run was made, for {dtype}, not changed since")
         # Zeros serve as the image, since the initial weights depend on the key alone.
-        variables = weights(_split(key).init, jnp.zeros(image.shape, image.dtype))
+        variables = _alone(weights, key)(_split(key).init, jnp.zeros(image.shape, image.dtype))
         return start(variables, learning_rate, dict(of_optimizer))
+
+    def draw(key: jax.Array, step: jax.Array, of_generate: _Options) -> Batch:
+        return generate(jax.random.fold_in(key, step), **of_generate)
 
     def advance(
         key: jax.Array,
@@ -331,8 +335,8 @@ def _make_run(
         init_key, data_key = _split(key)
 
         def step(state: TrainState) -> tuple[TrainState, History]:
-            batch = generate(jax.random.fold_in(data_key, state.step), **of_generate)
-            rng = jax.random.fold_in(init_key, state.step)
+            batch = _alone(draw, key)(data_key, state.step, dict(of_generate))
+            rng = _alone(jax.random.fold_in, key)(init_key, state.step)
             return train_step(model, optimizer, loss, state, batch, learning_rate, rng, **of_optimizer)
 
         _, row = jax.eval_shape(step, state)
@@ -451,7 +455,13 @@ def _shared_weights(model: nn.Module, attributes: str) -> Callable[[jax.Array, j
 
 def _split(key: jax.Array) -> _Keys:
     # Cloned, since runs are paired by their key on purpose: `jax_debug_key_reuse` would refuse the second.
-    return _Keys(*jax.random.split(jax.random.clone(key)))
+    return _Keys(*_alone(lambda key: jax.random.split(key), key)(jax.random.clone(key)))
+
+
+def _alone(function: Callable[..., Any], key: jax.Array) -> Callable[..., Any]:
+    """A function that draws random numbers; under `vmap` a loop for keys with which it would draw others than alone."""
+    # Such as those of rbg, a generator that depends on the batch.
+    return function if str(jax.random.key_impl(key)) == "threefry2x32" else sequential_vmap(function)
 
 
 def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:

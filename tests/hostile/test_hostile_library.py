@@ -320,3 +320,16 @@ def test_no_random_number_is_drawn_twice(name):
         key = jax.random.key(5)
         for _ in range(times):
             function(key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+def test_runs_side_by_side_see_the_images_of_single_runs(implementation):
+    """Under vmap, these generators draw other numbers for the second run than alone."""
+    train, keys = train_tiny(), jax.random.split(jax.random.key(0, impl=implementation), 3)
+    alone = np.stack([jax.jit(train)(key, 1e-3)[1].loss for key in keys])
+    by_vmap = jax.jit(jax.vmap(train, (0, None)))(keys, 1e-3)[1].loss
+    by_width = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-3], width=2))(keys).histories.loss[:, 0]
+    np.testing.assert_allclose(by_vmap, alone, rtol=1e-5)
+    np.testing.assert_allclose(by_width, alone, rtol=1e-5)
+    assert len({float(loss) for loss in alone[:, 0]}) == 3
