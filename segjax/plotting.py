@@ -175,6 +175,8 @@ def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = 
     medians = np.array([np.median(repeats) for repeats in values.values()])
     ranges = np.array([[np.median(r) - np.min(r), np.max(r) - np.median(r)] for r in values.values()]).T
     whiskers = ranges if ranges.any() else None
+    # matplotlib warns of a logarithmic axis without a number above 0.
+    log &= bool((medians > 0).any())
     axes.barh(list(values), medians, xerr=whiskers, color=COLOURS[0], ecolor="black", capsize=3, log=log)
     axes.invert_yaxis()
     axes.set(xlabel=xlabel)
@@ -420,13 +422,13 @@ def _rows(axes: Axes, names: Collection[str]) -> None:
 def _make_log(axes: Axes, name: Literal["x", "y"]) -> None:
     """Makes an axis logarithmic, after its data are drawn: plain numbers on a short axis, powers of ten otherwise."""
     axis: Axis = axes.xaxis if name == "x" else axes.yaxis
+    if not np.isfinite(axis.get_minpos()):
+        # No number is above 0, or all runs diverged: matplotlib would warn.
+        (axes.set_xlim if name == "x" else axes.set_ylim)(0.1, 1.0)
     # With matplotlib's default ticks, an axis of less than a decade has one label, or none.
     (axes.set_xscale if name == "x" else axes.set_yscale)("log")
     low, high = axis.get_view_interval()
-    if low <= 0:
-        # Nothing is drawn, since all runs diverged.
-        (axes.set_xlim if name == "x" else axes.set_ylim)(low := 0.1, high := 1.0)
-    short = high < 300 * low
+    short = high / 300 < low
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if short else LogFormatterSciNotation())
     # A single label does not define a scale: finer ticks, until there are two.
     for subs in ((1, 2, 5), range(1, 10)) if short else ((1,),):

@@ -1,5 +1,6 @@
 """What callers of the library get wrong: a result that tells, or one sentence that names the argument."""
 
+import io
 from functools import partial
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import pytest
 from conftest import random_variables
 
 import segjax
-from segjax import exemplars, layers, metrics, oracle, statistics, tiling
+from segjax import exemplars, layers, metrics, oracle, plotting, statistics, tiling
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -333,3 +334,33 @@ def test_runs_side_by_side_see_the_images_of_single_runs(implementation):
     np.testing.assert_allclose(by_vmap, alone, rtol=1e-5)
     np.testing.assert_allclose(by_width, alone, rtol=1e-5)
     assert len({float(loss) for loss in alone[:, 0]}) == 3
+
+
+ZEROS, NO_NUMBERS, RATES = np.zeros((2, 20)), np.full((2, 20), np.nan), np.array([1e-3, 1e-2])
+
+
+def curves(values, **options):
+    return plotting.training_curves([plotting.Panel("loss", {"adam": values}, log=True, **options)], "title")
+
+
+def sensitivity(values):
+    return plotting.sensitivity(RATES, {"adam": values}, {"adam": np.zeros((2, 2), bool)}, "loss", "title")
+
+
+FIGURES = {
+    "curves of zeros": lambda: curves(ZEROS),
+    "curves of one zero": lambda: curves(ZEROS[0]),
+    "curves below zero": lambda: curves(ZEROS - 1),
+    "curves of no numbers": lambda: curves(NO_NUMBERS),
+    "curves over zeros": lambda: curves(ZEROS, x=ZEROS[0], xlog=True),
+    "curves of huge numbers": lambda: curves(np.full(20, 1e305)),
+    "bars of zeros": lambda: plotting.bars({"adam": np.zeros(3), "sgd": np.zeros(3)}, "seconds", "title"),
+    "dots of zeros": lambda: plotting.dots({"adam": np.zeros(3)}, np.zeros(1), "loss", ("ours", "theirs"), "title"),
+    "sensitivity to nothing": lambda: sensitivity(np.zeros((2, 2))),
+    "tradeoff of nothing": lambda: plotting.tradeoff({"adam": (0, 0), "sgd": (0, 1)}, "seconds", "loss", "title"),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_logarithmic_axis_takes_any_numbers_without_a_warning(name):
+    FIGURES[name]().savefig(io.BytesIO())
