@@ -72,7 +72,13 @@ def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
         shapes = {2: MuonDimensionNumbers(), 4: MuonDimensionNumbers((0, 1, 2), 3)}
         return jax.tree.map(lambda leaf: shapes.get(leaf.ndim), params)
 
-    return optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=dimension_numbers, **options)
+    inner = optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=dimension_numbers, **options)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        # Without the barrier, XLA compiles its products differently in a whole run and in chunks: 1e-7 in the weights.
+        return inner.update(*jax.lax.optimization_barrier((updates, state, params)), **extra)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 # name -> optimizer: the four of the notebook.

@@ -3,13 +3,14 @@
 import io
 from functools import partial
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from conftest import random_variables
+from conftest import AS_USERS, random_variables
 
 import segjax
 from segjax import exemplars, layers, metrics, oracle, plotting, statistics, tiling
@@ -364,3 +365,14 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_logarithmic_axis_takes_any_numbers_without_a_warning(name):
     FIGURES[name]().savefig(io.BytesIO())
+
+
+@pytest.mark.slow
+def test_muon_has_one_result_whole_and_in_chunks():
+    """Without its barrier, the products of the two programs round differently from the first steps on."""
+    options = {"optimizer": segjax.optimizers.muon, "num_steps": 8, "batch_size": 2, "image_size": 16}
+    model = segjax.SegmentationCNN(num_channels=4, kernel_size=3, depth=1)
+    whole = jax.jit(segjax.make_train(model, **options), compiler_options=AS_USERS)(KEY, 1e-2)
+    fit = segjax.make_fit(model, chunk_size=5, **options)
+    init, advance = (jax.jit(function, compiler_options=AS_USERS) for function in (fit.init, fit.advance))
+    chex.assert_trees_all_equal(fit._replace(init=init, advance=advance)(KEY, 1e-2), whole)
