@@ -209,4 +209,4 @@ def strict_dtypes(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture
 def mixed_dtypes() -> None:
-    """For tests that call optax or Flax directly, which convert between dtypes."""
+    """For tests that mix dtypes on purpose, or call optax or Flax directly, which convert between them."""

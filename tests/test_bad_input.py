@@ -167,6 +167,7 @@ def test_functions_refuse_the_worst_in_words(name):
 
 
 @pytest.mark.deep
+@pytest.mark.usefixtures("mixed_dtypes")
 @pytest.mark.parametrize("name", list(FUNCTIONS))
 def test_functions_take_anything_or_say_what_is_wrong(name):
     for argument, value in product(FUNCTIONS[name][1], ANYTHING):
