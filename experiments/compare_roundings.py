@@ -90,6 +90,8 @@ def read(paths: Sequence[Path]) -> list[Results]:
     for path in paths:
         with refusals("--results", path, "compare_optimizers"):
             results.append(msgspec.convert(read_document(path), Results))
+        if results[-1].runs in [other.runs for other in results[:-1]]:
+            raise ValueError(f"--results {path} has every number of another file: it is no other rounding")
         if results[-1].protocol != results[0].protocol:
             raise ValueError(f"--results {path} has other options or runs than {paths[0]}")
     return results
@@ -156,14 +158,15 @@ def _median(deviations: Mapping[str, np.ndarray]) -> float:
 
 def verdict_counts(ious: Mapping[str, np.ndarray], reference: str) -> dict[str, Counter[str]]:
     """label of a rival -> verdict -> number of roundings."""
-    return {
-        label: Counter(
-            statistics.verdict(run, against, IOU.higher_is_better)
-            for run, against in zip(runs, ious[reference], strict=True)
-        )
-        for label, runs in ious.items()
-        if label != reference
-    }
+    rivals = {label: runs for label, runs in ious.items() if label != reference}
+    return {label: Counter(map(_verdict, runs, ious[reference])) for label, runs in rivals.items()}
+
+
+def _verdict(run: np.ndarray, reference: np.ndarray) -> str:
+    failed, failed_reference = (int(np.isnan(values).sum()) for values in (run, reference))
+    if failed != failed_reference:
+        return f"{'fewer' if failed < failed_reference else 'more'} runs diverged"
+    return statistics.verdict(run, reference, IOU.higher_is_better)
 
 
 def chosen_rates(runs: Sequence[Row], losses: Mapping[str, np.ndarray]) -> dict[str, Counter[str]]:

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 
 from segjax._checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
-from segjax.textures import EDGE_SIGMA, Batch, blur, mask_sigma, rescale
+from segjax.textures import EDGE_SIGMA, Batch, blur, mask_sigma, nan_if_invalid, rescale
 
 
 class _Keys(NamedTuple):
@@ -52,9 +52,10 @@ def generate_crops(
             finite; both sides are at least `image_size`.
         second: the material where the mask is 0, on the same scale and of the same dtype.
         batch_size, image_size: as in `generate_data`, static.
-        sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5`; may be traced.
+        sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5`; may be traced: the batch
+            is NaN if a traced sigma is not a finite number > 0.
         contrast: in [0, 1); each crop's difference from its exemplar's mean is multiplied by a factor that is uniform
-            in [1 - contrast, 1 + contrast]. May be traced.
+            in [1 - contrast, 1 + contrast]. May be traced; outside of [0, 1) the images are then NaN.
 
     Returns:
         A `Batch` in the dtype of the exemplars; float64 becomes float32 unless x64 is enabled.
@@ -87,7 +88,7 @@ def generate_crops(
     outside = _crops(keys.second, second, batch_size, image_size, contrast)
     # Drawn as one axis, as in `textures.generate_data`.
     noise = jax.random.normal(keys.mask, (inside.size,), inside.dtype).reshape(inside.shape)
-    return mix_crops(blur(noise, sigma) > 0, inside, outside)
+    return nan_if_invalid(mix_crops(blur(noise, sigma) > 0, inside, outside), sigma)
 
 
 def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
@@ -114,6 +115,8 @@ def _crops(
     columns = jax.random.randint(keys.column, (number,), 0, exemplar.shape[1] - size + 1)
     # The upper end of `randint` is exclusive: the last position still has `size` pixels after it.
     turns = jax.random.bernoulli(keys.turn, shape=(number, 3))
+    if isinstance(contrast, jax.core.Tracer):
+        contrast = jnp.where((contrast >= 0) & (contrast < 1), contrast, jnp.nan)
     factors = 1 + jnp.asarray(contrast, exemplar.dtype) * jax.random.uniform(
         keys.contrast, (number,), exemplar.dtype, -1, 1
     )

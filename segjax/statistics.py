@@ -289,7 +289,10 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
         np.cumsum(differences > 0, axis=0), np.cumsum(differences < 0, axis=0), level
     )
     usable = np.logical_and.accumulate(np.isfinite(differences), axis=0)
-    difference, evidence = _mean_test(np.where(usable, differences, 0), level, effect_variance)
+    # The evidence has no unit: on this scale no square is infinite, or 0.
+    scale = np.abs(np.where(usable, differences, 0)).max() or 1.0
+    mean_difference, evidence = _mean_test(np.where(usable, differences / scale, 0), level, effect_variance)
+    difference = Estimate(*(part * scale for part in mean_difference))
     without = (np.nan, -np.inf, np.inf)
     difference = Estimate(*(np.where(usable, part, none) for part, none in zip(difference, without, strict=True)))
     return Sequential(difference, np.where(usable, evidence, 1.0), probability, sign_evidence)

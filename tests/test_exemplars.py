@@ -2,6 +2,7 @@ from functools import partial
 
 import chex
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -175,3 +176,18 @@ def test_float64_exemplars_are_float32_where_x64_is_not_enabled():
 def test_refuses(error, options, message):
     with pytest.raises(error, match=message):
         generate_crops(KEY, **{**SMALL, **options})
+
+
+@pytest.mark.parametrize("option", ["sigma", "contrast"])
+def test_a_bad_traced_option_makes_the_images_nan(option):
+    first, second = jax.random.uniform(jax.random.key(1), (2, 20, 20))
+
+    @jax.jit
+    def draw(value):
+        return generate_crops(jax.random.key(0), first, second, batch_size=2, image_size=16, **{option: value})
+
+    assert jnp.isfinite(draw(0.5).image).all()
+    for bad in (-0.5, jnp.nan, jnp.inf, {"sigma": 0.0, "contrast": 1.0}[option]):
+        batch = draw(bad)
+        assert jnp.isnan(batch.image).all(), bad
+        assert option == "contrast" or jnp.isnan(batch.mask).all(), bad
