@@ -42,7 +42,9 @@ def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     """Cross-correlation with stride 1, zero-padded to the same size: PyTorch's convolution.
 
     For an even kernel, one more zero is added after the image than before it, as by PyTorch's `padding="same"`. Only
-    reverse-mode differentiation works, with custom gradients: `jax.jvp` and `jax.hessian` raise TypeError.
+    reverse-mode differentiation works, to any order, and only the first is fast: `jax.jvp` and `jax.hessian` raise
+    TypeError, `jax.jacrev(jax.jacrev(...))` does not. Arrays that are sharded over a mesh with explicit axes get JAX's
+    own convolution and gradients, which are slow in loops on a CPU.
 
     Args:
         inputs: (batch, height, width, channels_in).
@@ -61,6 +63,9 @@ def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
         raise ValueError(f"kernel must have shape (height, width, {channels}, channels_out), got {kernel.shape}")
     if kernel.dtype != inputs.dtype:
         raise TypeError(f"kernel must be of the dtype of inputs, {inputs.dtype}, got {kernel.dtype}")
+    # Arrays that are sharded over a mesh with explicit axes: JAX knows the sharding of its own convolution's gradients.
+    if any(any(jax.typeof(array).sharding.spec) for array in (inputs, kernel)):
+        return _plain(inputs, kernel)
     return _conv2d(inputs, kernel)
 
 
@@ -151,16 +156,23 @@ def _conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.platform_dependent(inputs, kernel, cpu=cpu, default=_elsewhere(_plain))
 
 
-def _conv2d_forward(inputs: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _conv2d(inputs, kernel), (inputs, kernel)
-
-
-def _conv2d_backward(residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+@jax.custom_vjp
+def _gradients(inputs: jax.Array, kernel: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
     cpu = _backward_in_cpp if _in_cpp(cotangent) else _backward_on_cpu
-    return lax.platform_dependent(*residuals, cotangent, cpu=cpu, default=_elsewhere(_plain_backward))
+    return lax.platform_dependent(inputs, kernel, cotangent, cpu=cpu, default=_elsewhere(_plain_backward))
 
 
-_conv2d.defvjp(_conv2d_forward, _conv2d_backward)
+def _derivatives_of_gradients(
+    residuals: tuple[jax.Array, jax.Array, jax.Array], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, ...]:
+    # Of JAX's own gradients: a second derivative is rare, and need not be fast.
+    return jax.vjp(lambda *arrays: jax.vjp(_plain, *arrays[:2])[1](arrays[2]), *residuals)[1](cotangents)
+
+
+_conv2d.defvjp(
+    lambda *arrays: (_conv2d(*arrays), arrays), lambda residuals, cotangent: _gradients(*residuals, cotangent)
+)
+_gradients.defvjp(lambda *arrays: (_gradients(*arrays), arrays), _derivatives_of_gradients)
 
 
 def _elsewhere(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import assert_are_cudnn_s, convolutions_on_gpu, normal, plain_convolution
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from segjax import convolution
 from segjax.convolution import conv2d, depth_to_space, double, halve, space_to_depth
@@ -168,6 +169,35 @@ def test_on_a_gpu_runs_are_computed_one_after_the_other_where_that_is_asked_for(
     monkeypatch.setenv("SEGJAX_RUNS", "side by side")
     with pytest.raises(ValueError, match="SEGJAX_RUNS must be groups or loop, got 'side by side'"):
         jax.eval_shape(lambda *run: conv2d(*run), INPUTS, KERNEL)
+
+
+def test_second_derivatives_are_the_plain_ones(x64):
+    def of_gradients(convolve, inputs, kernel):
+        def squares(*arrays):
+            return sum(jnp.sum(leaf**2) for leaf in gradients(convolve, *arrays))
+
+        return jax.grad(squares, (0, 1))(inputs, kernel)
+
+    arrays = np.float64(INPUTS), np.float64(KERNEL)
+    ours, theirs = (jax.jit(partial(of_gradients, way))(*arrays) for way in (conv2d, plain_convolution))
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-10)
+
+
+@pytest.mark.parametrize("sharded", ["inputs", "kernel", "both"])
+def test_gradients_of_arrays_sharded_over_explicit_axes(sharded):
+    """One device is enough: the sharding is part of the types."""
+    mesh = jax.make_mesh((1,), ("shards",), axis_types=(AxisType.Explicit,))
+    axes = {"inputs": ("shards", None), "kernel": (None, "shards"), "both": ("shards", "shards")}[sharded]
+    with jax.set_mesh(mesh):
+        inputs = jax.device_put(INPUTS, NamedSharding(mesh, PartitionSpec(axes[0])))
+        kernel = jax.device_put(KERNEL, NamedSharding(mesh, PartitionSpec(None, None, None, axes[1])))
+
+        def loss(convolve, inputs, kernel):
+            return jnp.sum(convolve(inputs, kernel) ** 2)
+
+        ours = jax.jit(jax.grad(partial(loss, conv2d), (0, 1)))(inputs, kernel)
+        theirs = jax.jit(jax.grad(partial(loss, plain_convolution), (0, 1)))(inputs, kernel)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-3)
 
 
 def test_refuses_forward_mode():
