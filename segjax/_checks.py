@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# A line to add to the class of a network: an attribute of `segjax.models.Network` and a value.
+_ATTRIBUTES = {"batch_statistics": False, "margin": 8, "multiple": 1, "standardize": False}
 _FACTORY = "a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
 
 
@@ -177,7 +179,8 @@ def check_network(model: Any, *attributes: str) -> Any:
     check_model(model)
     for name in attributes:
         if not hasattr(model, name):
-            raise TypeError(f"model must have the attribute {name}, which segjax.models.Network describes")
+            line = f"{name} = {_ATTRIBUTES[name]}"
+            raise TypeError(f"model must have the attribute {name}, which segjax.models.Network describes, as {line}")
     return model
 
 

@@ -28,6 +28,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
@@ -70,27 +71,41 @@ def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class Conv(nn.Module):
-    """`conv2d` with a bias, initialised as in PyTorch's Conv2d: all parameters uniform within +-1/sqrt(fan_in)."""
+    """`conv2d` with a bias, initialised as in PyTorch's Conv2d: all parameters uniform within +-1/sqrt(fan_in).
+
+    Attributes:
+        features: number of output channels.
+        kernel_size: side of a square kernel in pixels, or (height, width).
+        use_bias: add a bias to each output channel.
+        dtype: of the computation; None for the dtype to which inputs and parameters promote.
+        param_dtype: of the parameters; None for that of the inputs.
+    """
 
     # Not `flax.linen.Conv`: its argument for another convolution is deprecated, and its bias initialiser does not get
     # the fan-in.
     features: int
-    kernel_size: int
+    kernel_size: int | Sequence[int]
+    use_bias: bool = True
+    dtype: Any = None
+    param_dtype: Any = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel_shape = (self.kernel_size, self.kernel_size, x.shape[-1])
-        fan_in = self.kernel_size**2 * x.shape[-1]
+        sides = tuple(np.broadcast_to(self.kernel_size, 2).tolist())
+        kernel_shape = (*sides, x.shape[-1])
+        fan_in = math.prod(kernel_shape)
 
         def initialiser(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
             # Drawn as one axis, which gives the same bits: XLA compiles a draw along four short axes 6 times as long.
             flat = jax.random.uniform(key, (math.prod(shape),), dtype, minval=-(fan_in**-0.5), maxval=fan_in**-0.5)
             return flat.reshape(shape)
 
-        kernel = self.param("kernel", initialiser, (*kernel_shape, self.features), x.dtype)
-        bias = self.param("bias", initialiser, (self.features,), x.dtype)
-        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias)
-        return conv2d(x, kernel) + bias[None, None, None]
+        dtype = self.param_dtype or x.dtype
+        kernel = self.param("kernel", initialiser, (*kernel_shape, self.features), dtype)
+        bias = self.param("bias", initialiser, (self.features,), dtype) if self.use_bias else None
+        x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x = conv2d(x, kernel)
+        return x if bias is None else x + bias[None, None, None]
 
 
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:

@@ -52,12 +52,13 @@ def generate_data(
     Args:
         key: one key of `jax.random`.
         batch_size: number of images, >= 1, static.
-        image_size: height and width in pixels, >= 2, odd or even, static; a batch has at most 2^31 - 1 pixels.
+        image_size: height and width in pixels, >= 2, odd or even, static; a batch has at most 2^31 - 1 pixels. Images
+            are square, as in the notebook; networks and `predict` take others too.
         sigma1: standard deviation in pixels of the texture's kernel where the mask is 1, above 1.1e-19 in float32; may
             be traced. If a traced sigma is not a finite number > 0, the batch is NaN.
         sigma2: the same where the mask is 0; may be traced.
         sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5` as in the notebook; may be
-            traced.
+            traced. Gradients with respect to it are 0: the mask is the sign of a field.
         rescaled: if False, the images are not rescaled, as `segjax.oracle` requires; static.
 
     Returns:

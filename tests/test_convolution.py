@@ -2,6 +2,7 @@ import re
 from functools import partial
 
 import chex
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -198,6 +199,21 @@ def test_gradients_of_arrays_sharded_over_explicit_axes(sharded):
         ours = jax.jit(jax.grad(partial(loss, conv2d), (0, 1)))(inputs, kernel)
         theirs = jax.jit(jax.grad(partial(loss, plain_convolution), (0, 1)))(inputs, kernel)
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, {"param_dtype": jnp.float16}])
+@pytest.mark.parametrize("size", [(3, 5), (2, 4)])
+def test_the_layer_takes_the_place_of_flax_s(size, options):
+    ours, theirs = convolution.Conv(4, size, **options), nn.Conv(4, size, **options)
+    with jax.numpy_dtype_promotion("standard"):
+        params = ours.init(jax.random.key(0), INPUTS)
+        expected = theirs.init(jax.random.key(0), INPUTS)
+        dtype = options.get("param_dtype", np.float32)
+        chex.assert_trees_all_equal_shapes_and_dtypes(params, expected)
+        values = ours.apply(params, INPUTS), theirs.apply(params, INPUTS)
+    assert values[0].dtype == values[1].dtype
+    assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(params))
+    chex.assert_trees_all_close(*values, rtol=0.02 if options.get("dtype") else 1e-5, atol=1e-5)
 
 
 def test_refuses_forward_mode():

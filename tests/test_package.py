@@ -64,13 +64,14 @@ def test_readme_examples_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     text = "".join((ROOT / name).read_text() for name in ("README.md", "docs/library.md"))
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     names = {}
     # Each goes on from the one before; fewer steps say as much.
     for block in blocks:
         exec(re.sub(r"num_steps=[36]0", "num_steps=10", block), names)
     assert names["histories"].loss.shape == (4, 10)
     assert names["result"].histories.loss.shape == (4, 2, 2, 10)
+    assert sum(len(chunk.loss) for chunk in names["chunks"]) == 40
     assert names["probability"].shape == (80, 90)
     assert names["edge_counts"].pixels.sum() == 2 * 32**2
     assert names["adam"].shape == names["lion"].shape == (5,)
