@@ -30,7 +30,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Report
 from experiments.lab.stops import UsageError
 from experiments.notebook.published import ADAM_RATES
-from experiments.optimizers import baseline, contest, fairness, sequential, tuning
+from experiments.optimizers import baseline, contest, fairness, sequential, trials, tuning
 from experiments.optimizers.baseline import Baseline
 from experiments.optimizers.contest import DECISIVE, Contest, Target
 from experiments.optimizers.tuning import Candidate, Grid
@@ -89,7 +89,7 @@ class Options(Comparison):
             check_name("--reference", self.reference, known)
         for candidate in self.candidates:
             for rate in () if candidate in self.tuned else candidate.rates:
-                import_paths.check_moves(f"--optimizers {candidate.label}", candidate.optimizer, rate)
+                trials.check_moves(f"--optimizers {candidate.label}", candidate.optimizer, rate)
         if self.extend and not self.tuned:
             raise ValueError("--extend adds to the grids of --tune, and no optimizer is tuned")
         check_seeds("--tuning-seed", self.tuning_seed, "--tuning-seeds", self.tuning_seeds)

@@ -27,7 +27,7 @@ from experiments.lab.names import exact
 from experiments.lab.options import Data, Engine, Seed, Trained, Training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.optimizers import tuning
+from experiments.optimizers import trials, tuning
 from experiments.optimizers.fairness import evaluation_weights
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax import plotting
@@ -71,7 +71,7 @@ class Options(Trained):
         candidates, refused = [], {}
         for name, default in functions_of_optax():
             try:
-                import_paths.optimizer(name)
+                trials.optimizer(name)
             except import_paths.RefusedError as error:
                 refused[name] = error.reason
             else:
@@ -157,7 +157,7 @@ def needs(name: str) -> list[str]:
     """Messages on what an optimizer needs besides a rate and the gradient, and on its evaluation weights."""
     factory, path = import_paths.optimizer(name), name.partition("(")[0]
     messages = [_NOTES[path]] if path in _NOTES else []
-    weights = import_paths.trial_weights()
+    weights = trials.trial_weights()
     if muon in (factory, getattr(factory, "func", None)):
         messages.append("segjax's form: a kernel is one matrix")
     transformation = factory(1e-3)

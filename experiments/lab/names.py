@@ -1,14 +1,11 @@
 """The networks by name, and the format of names and numbers."""
 
-import os
 from types import MappingProxyType
 
 import flax.linen as nn
 
 from segjax.models import PatchCNN, SegmentationCNN, UNet
 
-# In bytes, since labels are part of file names.
-_LONGEST_LABEL = 200
 # The first shares one BatchNorm, as the notebook does; all others predict with running statistics.
 ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
     {
@@ -25,18 +22,6 @@ ARCHITECTURES: MappingProxyType[str, nn.Module] = MappingProxyType(
         "patch_sharp": PatchCNN(sharpen=True),
     }
 )
-
-
-def check_label(label: str) -> str:
-    """Returns `label`; raises a ValueError if it cannot stand in tables, figures and file names."""
-    # matplotlib reads dollars as formulas, and omits labels with a leading underscore from legends.
-    odd = not label.isprintable() or label != label.strip() or label.startswith("_") or set(label) & set("/$")
-    if not label or odd or len(os.fsencode(label)) > _LONGEST_LABEL:
-        raise ValueError(
-            f"a label must be words without a slash or a dollar, begin with no underscore, and have at most "
-            f"{_LONGEST_LABEL} bytes, got {label!r:.60}"
-        )
-    return label
 
 
 def exact(number: float) -> str:

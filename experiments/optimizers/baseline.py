@@ -16,10 +16,10 @@ from msgspec import Meta
 from experiments.lab import provenance
 from experiments.lab.arms import COLUMNS, CURVES, Arm, Arms
 from experiments.lab.folder import read_document
-from experiments.lab.names import check_label
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
 from experiments.lab.runs import Run
+from experiments.optimizers.tuning import check_label
 
 _PROTOCOL = ("iterations", "schedule", "objective", "architecture")
 # Settings of jax that determine the weights and images of a seed: they must be equal for pairing.

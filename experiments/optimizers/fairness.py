@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from experiments.lab import import_paths
+from experiments.optimizers.trials import trial_weights
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax.optimizers import copies_of_weights, eval_params
 
@@ -12,7 +13,7 @@ ENOUGH_STEPS = 300
 
 def evaluation_weights(name: str) -> tuple[bool, list[str]]:
     """Whether an optimizer is evaluated with weights from its state, and otherwise where it keeps copies of them."""
-    factory, weights = import_paths.optimizer(name), import_paths.trial_weights()
+    factory, weights = import_paths.optimizer(name), trial_weights()
     follow = bool(eval_params(factory, factory(1e-3).init(weights)))
     return follow, [] if follow else list(copies_of_weights(factory, weights))
 

@@ -1,5 +1,6 @@
 """Tuning of learning rates: the candidates, their grids of rates, and the best rate of each."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,16 +11,19 @@ import numpy as np
 
 from experiments.lab import import_paths
 from experiments.lab.arms import Arm, Arms
-from experiments.lab.names import check_label, exact
+from experiments.lab.names import exact
 from experiments.lab.options import Trained
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Table
+from experiments.optimizers import trials
 from segjax import OPTIMIZERS, plotting, statistics
 from segjax._checks import check_positive
 from segjax.statistics import Best
 
 # The smallest normal and the largest float32.
 _LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+# In bytes, since labels are part of file names.
+_LONGEST_LABEL = 200
 # Most rates that an extended search adds on one side.
 MOST_ADDED = 3
 
@@ -127,7 +131,7 @@ def _candidate(text: str, rates: Sequence[float]) -> Candidate:
     name_end, equals, rates_text = rest[options_end:].partition("=")
     name = rest[:options_end] + name_end
     try:
-        is_ready = isinstance(import_paths.optimizer(name), import_paths.Ready)
+        is_ready = isinstance(trials.optimizer(name), import_paths.Ready)
         label = check_label(name if label is None else label)
         if label in OPTIMIZERS and label != name:
             raise ValueError(f"the label {label} is the name of another optimizer")
@@ -140,7 +144,7 @@ def _candidate(text: str, rates: Sequence[float]) -> Candidate:
         return Candidate(label, name, (import_paths.Ready.RATE,))
     check_rates(f"--optimizers {name}=", grid)
     # Only the largest rate of a grid must make progress.
-    import_paths.check_moves(f"--optimizers {text}", name, max(grid))
+    trials.check_moves(f"--optimizers {text}", name, max(grid))
     return Candidate(label, name, tuple(sorted(grid)))
 
 
@@ -233,6 +237,18 @@ def table(grid: Grid, seeds: str) -> Table:
         rows.append([label, *result, f"{num_diverged}", f"{grid.steps[label]}", edge, rates])
     headings = ("", "best rate", "loss, last tenth", "runs diverged", "steps spent", "edge", "grid")
     return Table("Each at its own rate", headings, rows, f"Seeds of the tuning: {seeds}.")
+
+
+def check_label(label: str) -> str:
+    """Returns `label`; raises a ValueError if it cannot stand in tables, figures and file names."""
+    # matplotlib reads dollars as formulas, and omits labels with a leading underscore from legends.
+    odd = not label.isprintable() or label != label.strip() or label.startswith("_") or set(label) & set("/$")
+    if not label or odd or len(os.fsencode(label)) > _LONGEST_LABEL:
+        raise ValueError(
+            f"a label must be words without a slash or a dollar, begin with no underscore, and have at most "
+            f"{_LONGEST_LABEL} bytes, got {label!r:.60}"
+        )
+    return label
 
 
 def check_rates(option: str, rates: Sequence[float]) -> None:
