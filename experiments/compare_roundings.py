@@ -90,8 +90,6 @@ def read(paths: Sequence[Path]) -> list[Results]:
     for path in paths:
         with refusals("--results", path, "compare_optimizers"):
             results.append(msgspec.convert(read_document(path), Results))
-        if results[-1].runs in [other.runs for other in results[:-1]]:
-            raise ValueError(f"--results {path} has every number of another file: it is no other rounding")
         if results[-1].protocol != results[0].protocol:
             raise ValueError(f"--results {path} has other options or runs than {paths[0]}")
     return results
@@ -106,16 +104,17 @@ def answer(options: Options, lab: Lab) -> Report:
     chosen = chosen_rates(results[0].runs, losses)
     roundings, seeds = next(iter(ious.values())).shape
     flipped = [f"{sum(len(counts) > 1 for counts in group.values())} of {len(group)}" for group in (verdicts, chosen)]
+    medians = [np.nanmedian([*map(typical, spreads.values())]) for spreads in (by_rounding, by_seed)]
     findings = [
-        f"Of one run, rounding moves the held-out IoU by {_median(by_rounding):.4f}, another seed by "
-        f"{_median(by_seed):.4f} (standard deviations; median over {len(labels)} arms).",
+        f"Of one run, rounding moves the held-out IoU by {medians[0]:.4f}, another seed by "
+        f"{medians[1]:.4f} (standard deviations; median over {len(labels)} arms).",
         f"Under {roundings} roundings, {flipped[0]} verdicts against {reference} differ, and "
         f"{flipped[1]} choices of a rate ({seeds} seeds).",
     ]
     title = f"{roundings} roundings of {seeds} seeds"
     figure = plotting.dots(
         by_rounding,
-        np.array([np.mean(spread) for spread in by_seed.values()]),
+        np.array([*map(typical, by_seed.values())]),
         f"standard deviation of the {IOU.title}",
         ("between roundings, one dot per seed", "between seeds"),
         title,
@@ -131,8 +130,13 @@ def answer(options: Options, lab: Lab) -> Report:
         for name, document in zip(names, results, strict=True)
         for row in document.runs
     ]
+    warnings = [
+        f"{name} has every number of a rounding before: it is a copy, or changes nothing here."
+        for index, name in enumerate(names)
+        if results[index].runs in [other.runs for other in results[:index]]
+    ]
     figures = {"deviations": Drawing("Rounding beside the seeds", figure)}
-    return Report(findings, tables, figures, results=sections, rows=csv_rows)
+    return Report(findings, tables, figures, results=sections, rows=csv_rows, warnings=warnings)
 
 
 def values(results: Sequence[Results], column: Column, label: str) -> np.ndarray:
@@ -149,11 +153,9 @@ def deviations(runs: np.ndarray, axis: int) -> np.ndarray:
     return np.array([np.std(line, ddof=1) for line in finite if len(line) > 1])
 
 
-def _median(deviations: Mapping[str, np.ndarray]) -> float:
-    """The median over arms of the root mean square."""
-    return float(
-        np.nanmedian([np.sqrt(np.mean(spread**2)) if spread.size else np.nan for spread in deviations.values()])
-    )
+def typical(deviations: np.ndarray) -> float:
+    """Root mean square of standard deviations; NaN for none."""
+    return float(np.sqrt(np.mean(deviations**2))) if deviations.size else np.nan
 
 
 def verdict_counts(ious: Mapping[str, np.ndarray], reference: str) -> dict[str, Counter[str]]:
@@ -196,10 +198,9 @@ def deviation_table(
     rows = []
     for label, runs in ious.items():
         means = np.nanmean(runs, axis=1)
-        spreads = [
-            f"{np.sqrt(np.mean(part[label] ** 2)):.4f}" if part[label].size else "-" for part in (by_seed, by_rounding)
-        ]
-        rows.append([label, f"{means.mean():.4f}", *spreads, f"{means.min():.4f} to {means.max():.4f}"])
+        spreads = [typical(part[label]) for part in (by_seed, by_rounding)]
+        texts = [f"{spread:.4f}" if np.isfinite(spread) else "-" for spread in spreads]
+        rows.append([label, f"{means.mean():.4f}", *texts, f"{means.min():.4f} to {means.max():.4f}"])
     headings = ("", "IoU", "between seeds", "between roundings", "mean over seeds, by rounding")
     note = "Held-out IoU; standard deviations of one run, root mean square; runs that diverged left out."
     return Table(title, headings, rows, note)
