@@ -1,15 +1,16 @@
 """Images of two photographed textures, split by the same random smooth masks: training data without manual labels.
 
-The generative model, for one exemplar (a photograph) of each material:
+The generative model, for exemplars (photographs, or parts of them) of each material:
 
     mask  = (b * g_sigma) > 0                        as in `textures`
     image = rescale(w crop1 + (1 - w) crop2)         w: the mask blurred by g_1, as the notebook blurs its edge
 
-A crop has a random position in its exemplar, random flips and quarter turns, and a random contrast. Away from the edge
-of the mask, the pixels are those of the photograph; the notebook's last blur would smooth all of them.
+A crop has a random position in an exemplar of its material, random flips and quarter turns, and a random contrast. Away
+from the edge of the mask, the pixels are those of the photograph; the notebook's last blur would smooth all of them.
 """
 
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,8 @@ from jax import lax
 
 from segjax._checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
 from segjax.textures import EDGE_SIGMA, Batch, blur, mask_sigma, nan_if_invalid, rescale
+
+Exemplar: TypeAlias = jax.Array | np.ndarray
 
 
 class _Keys(NamedTuple):
@@ -35,8 +38,8 @@ class _CropKeys(NamedTuple):
 
 def generate_crops(
     key: jax.Array,
-    first: jax.Array | np.ndarray,
-    second: jax.Array | np.ndarray,
+    first: Exemplar | Sequence[Exemplar],
+    second: Exemplar | Sequence[Exemplar],
     batch_size: int = 8,
     image_size: int = 128,
     sigma: jax.typing.ArrayLike | None = None,
@@ -49,7 +52,8 @@ def generate_crops(
     Args:
         key: one key of `jax.random`.
         first: the material where the mask is 1, (height, width) in floating point, on any scale on which its crops are
-            finite; both sides are at least `image_size`.
+            finite; both sides are at least `image_size`. Or several such exemplars: every position that a crop can
+            have in one of them is equally likely.
         second: the material where the mask is 0, on the same scale and of the same dtype.
         batch_size, image_size: as in `generate_data`, static.
         sigma: standard deviation in pixels of the mask's kernel, by default `image_size / 5`; may be traced: the batch
@@ -75,17 +79,19 @@ def generate_crops(
     image_size = check_count("image_size", image_size, minimum=2)
     check_pixels("batch_size * image_size^2", batch_size * image_size**2)
     check_share("contrast", contrast)
-    for name, exemplar in (("first", first), ("second", second)):
-        _check_exemplar(name, exemplar, image_size)
-    dtype, second_dtype = jnp.result_type(first), jnp.result_type(second)
-    if dtype != second_dtype:
-        raise TypeError(f"second must be of the dtype of first, {dtype}, got {second_dtype}")
+    materials = [_checked(name, exemplars, image_size) for name, exemplars in (("first", first), ("second", second))]
+    dtype = jnp.result_type(materials[0][0])
+    for name, exemplars in zip(("first", "second"), materials, strict=True):
+        if differing := [jnp.result_type(each) for each in exemplars if jnp.result_type(each) != dtype]:
+            raise TypeError(f"{name} must be of the dtype of first, {dtype}, got {differing[0]}")
     sigma = check_sigma("sigma", mask_sigma(sigma, image_size), dtype)
-    _check_range(first, second, contrast)
+    _check_range([*materials[0], *materials[1]], contrast)
     # Separate keys: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
-    inside = _crops(keys.first, first, batch_size, image_size, contrast)
-    outside = _crops(keys.second, second, batch_size, image_size, contrast)
+    inside, outside = (
+        _crops(key, exemplars, batch_size, image_size, contrast)
+        for key, exemplars in zip((keys.first, keys.second), materials, strict=True)
+    )
     # Drawn as one axis, as in `textures.generate_data`.
     noise = jax.random.normal(keys.mask, (inside.size,), inside.dtype).reshape(inside.shape)
     return nan_if_invalid(mix_crops(blur(noise, sigma) > 0, inside, outside), sigma)
@@ -104,36 +110,62 @@ def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
 
 
 def _crops(
-    key: jax.Array, exemplar: jax.Array | np.ndarray, number: int, size: int, contrast: jax.typing.ArrayLike
+    key: jax.Array, exemplars: Sequence[Exemplar], number: int, size: int, contrast: jax.typing.ArrayLike
 ) -> jax.Array:
-    """Squares of an exemplar, flipped and turned at random: (number, size, size)."""
-    # Before `jnp.asarray`: NumPy's mean is computed once, JAX's would be computed again at every step.
-    mean = exemplar.mean()
-    exemplar = jnp.asarray(exemplar)
+    """Squares of the exemplars, flipped and turned at random: (number, size, size)."""
     keys = _CropKeys(*jax.random.split(key, len(_CropKeys._fields)))
-    rows = jax.random.randint(keys.row, (number,), 0, exemplar.shape[0] - size + 1)
-    columns = jax.random.randint(keys.column, (number,), 0, exemplar.shape[1] - size + 1)
+    positions = np.array([exemplar.shape for exemplar in exemplars]) - size + 1
+    index, row_key = jnp.zeros(number, int), keys.row
+    if len(exemplars) > 1:
+        index_key, row_key = jax.random.split(keys.row)
+        shares = positions.prod(axis=1) / positions.prod(axis=1).sum()
+        index = jax.random.choice(index_key, len(exemplars), (number,), p=jnp.asarray(shares, float))
     # The upper end of `randint` is exclusive: the last position still has `size` pixels after it.
+    rows, columns = (
+        jax.random.randint(axis_key, (number,), 0, jnp.asarray(positions[:, axis])[index])
+        for axis, axis_key in enumerate((row_key, keys.column))
+    )
     turns = jax.random.bernoulli(keys.turn, shape=(number, 3))
     if isinstance(contrast, jax.core.Tracer):
         contrast = jnp.where((contrast >= 0) & (contrast < 1), contrast, jnp.nan)
-    factors = 1 + jnp.asarray(contrast, exemplar.dtype) * jax.random.uniform(
-        keys.contrast, (number,), exemplar.dtype, -1, 1
+    canvas, starts, means = _side_by_side(exemplars)
+    factors = 1 + jnp.asarray(contrast, canvas.dtype) * jax.random.uniform(
+        keys.contrast, (number,), canvas.dtype, -1, 1
     )
 
-    def crop(row: jax.Array, column: jax.Array, turn: jax.Array, factor: jax.Array) -> jax.Array:
-        square = lax.dynamic_slice(exemplar, (row, column), (size, size))
+    def crop(row: jax.Array, column: jax.Array, turn: jax.Array, factor: jax.Array, mean: jax.Array) -> jax.Array:
+        square = lax.dynamic_slice(canvas, (row, column), (size, size))
         # Two flips and a transposition, each with probability 1/2, generate all eight symmetries of a square: quarter
         # turns are products of them. `jnp.where` and not `cond`, which computes both branches under `vmap` anyway.
         square = jnp.where(turn[0], square[::-1], square)
         square = jnp.where(turn[1], square[:, ::-1], square)
         square = jnp.where(turn[2], square.T, square)
-        return (mean + factor * (square - mean)).astype(exemplar.dtype)
+        return (mean + factor * (square - mean)).astype(canvas.dtype)
 
-    return jax.vmap(crop)(rows, columns, turns, factors)
+    return jax.vmap(crop)(rows, columns + starts[index], turns, factors, means[index])
 
 
-def _check_exemplar(name: str, exemplar: jax.Array | np.ndarray, image_size: int) -> None:
+def _side_by_side(exemplars: Sequence[Exemplar]) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Exemplars as one array, the column where each begins, and the mean of each."""
+    # Before `jnp.asarray`: what NumPy computes is computed once, what JAX computes would be at every step.
+    xp = np if all(isinstance(exemplar, np.ndarray) for exemplar in exemplars) else jnp
+    means = jnp.asarray(xp.stack([exemplar.mean() for exemplar in exemplars]))
+    height, widths = max(len(exemplar) for exemplar in exemplars), [exemplar.shape[1] for exemplar in exemplars]
+    padded = [xp.pad(exemplar, [(0, height - len(exemplar)), (0, 0)]) for exemplar in exemplars]
+    return jnp.asarray(xp.concatenate(padded, axis=1)), jnp.asarray(np.cumsum([0, *widths[:-1]])), means
+
+
+def _checked(name: str, exemplars: Exemplar | Sequence[Exemplar], image_size: int) -> Sequence[Exemplar]:
+    """The exemplars of a material, which may be one array."""
+    several = exemplars if isinstance(exemplars, list | tuple) else [cast(Exemplar, exemplars)]
+    if not several:
+        raise ValueError(f"{name} must be an array or several, got none")
+    for index, exemplar in enumerate(several):
+        _check_exemplar(name if several is not exemplars else f"{name}[{index}]", exemplar, image_size)
+    return several
+
+
+def _check_exemplar(name: str, exemplar: Exemplar, image_size: int) -> None:
     check_array(name, exemplar)
     shape, dtype = exemplar.shape, exemplar.dtype
     if len(shape) != 2 or min(shape) < image_size:
@@ -142,11 +174,11 @@ def _check_exemplar(name: str, exemplar: jax.Array | np.ndarray, image_size: int
         raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
 
 
-def _check_range(first: jax.Array | np.ndarray, second: jax.Array | np.ndarray, contrast: jax.typing.ArrayLike) -> None:
+def _check_range(exemplars: Sequence[Exemplar], contrast: jax.typing.ArrayLike) -> None:
     """Raises ValueError if a crop, or the difference of two, may be infinite; traced exemplars pass."""
     factor = 2.0 if isinstance(contrast, jax.core.Tracer) else 1 + float(cast(float, contrast))
     ends: list[float] = []
-    for exemplar in (first, second):
+    for exemplar in exemplars:
         if not isinstance(exemplar, jax.core.Tracer):
             # With NumPy, since JAX would trace it inside `jit`.
             array = np.asarray(exemplar)
@@ -154,7 +186,7 @@ def _check_range(first: jax.Array | np.ndarray, second: jax.Array | np.ndarray, 
                 mean = float(array.mean())
             ends += [mean + factor * (float(end) - mean) for end in (array.min(), array.max())]
     # The dtype of the computation: NumPy's float64 becomes float32 unless x64 is enabled.
-    dtype = jnp.result_type(first)
+    dtype = jnp.result_type(exemplars[0])
     # `not <=`: NaN is refused too.
     if ends and not max(np.abs(ends).max(), np.ptp(ends)) <= float(jnp.finfo(dtype).max):
         extremes = f"from {min(ends)} to {max(ends)}"

@@ -1,3 +1,4 @@
+import collections
 from functools import partial
 
 import chex
@@ -71,13 +72,30 @@ def test_every_place_of_an_exemplar_is_cut():
     assert {round(float(np.median(image)), 4) for image in whole} == {round(place, 4) for place in places}
 
 
+def test_every_place_of_several_exemplars_is_as_likely():
+    # Parts of one parabola: 4 places in the first; 3 columns in 2 rows in the second, which is higher.
+    parabola = np.arange(20, dtype=np.float32) ** 2
+    exemplars = [np.broadcast_to(parabola[:6], (3, 6)), np.broadcast_to(parabola[10:15], (4, 5))]
+    batch = jax.device_get(draw(KEY, exemplars, exemplars, batch_size=2000, image_size=3, sigma=3.0, contrast=0))
+    whole = [image for image, mask in zip(batch.image, batch.mask, strict=True) if np.ptp(mask) == 0]
+    weights = {
+        round(((k + 1) ** 2 - k**2) / ((k + 2) ** 2 - k**2), 3): 1 if k < 4 else 2 for k in (0, 1, 2, 3, 10, 11, 12)
+    }
+    counts = collections.Counter(round(float(np.median(image)), 3) for image in whole)
+    assert counts.keys() == weights.keys()
+    for place, weight in weights.items():
+        assert counts[place] == pytest.approx(len(whole) * weight / 10, rel=0.25)
+
+
 @pytest.mark.slow
-def test_contrast_scales_a_crop_about_its_exemplar_s_mean():
+@pytest.mark.parametrize("others", [[], [np.full((20, 16), 5, np.float32)]])
+def test_contrast_scales_a_crop_about_its_exemplar_s_mean(others):
     # Pixels of 2 and of 4, more of these to the right, so that a crop has another mean; and beside them 5, which no
     # contrast changes: in the image it is 1, and the pixels of 2 are 0.
     fours = np.random.default_rng(0).uniform(size=(16, 40)) < np.linspace(0.1, 0.9, 40)
     first, second = np.where(fours, 4, 2).astype(np.float32), np.full((16, 16), 5, np.float32)
-    batch = jax.device_get(draw(KEY, first, second, batch_size=400, image_size=16, sigma=4.0, contrast=0.3))
+    exemplars = [first, *others]
+    batch = jax.device_get(draw(KEY, exemplars, second, batch_size=400, image_size=16, sigma=4.0, contrast=0.3))
     mean, factors = first.mean(), []
     # Around a pixel that the edge does not reach, all are of one kind.
     padded = np.pad(batch.mask[..., 0] > 0.5, [(0, 0), (5, 5), (5, 5)], mode="edge")
@@ -160,7 +178,11 @@ def test_float64_exemplars_are_float32_where_x64_is_not_enabled():
             {"second": SECOND.astype(np.float16)},
             "second must be of the dtype of first, float32, got float16",
         ),
-        (TypeError, {"first": [[1.0]]}, "first must be an array"),
+        (TypeError, {"first": 1.0}, "first must be an array"),
+        (TypeError, {"first": [FIRST, [1.0]]}, r"first\[1\] must be an array"),
+        (ValueError, {"second": []}, "second must be an array or several, got none"),
+        (ValueError, {"second": [SECOND, SECOND[:9]]}, r"second\[1\] must have shape .* at least 16, got \(9, 30\)"),
+        (TypeError, {"first": [FIRST, FIRST.astype(np.float16)]}, "first must be of the dtype of first, float32, got"),
         (ValueError, {"contrast": 1.0}, r"contrast must be a number in \[0, 1\)"),
         (ValueError, {"contrast": -0.1}, "contrast must be"),
         (ValueError, {"contrast": float("nan")}, "contrast must be"),
