@@ -2,31 +2,38 @@
 
     python -m experiments.learn_textures --first brick.png --second grass.png            60 seconds
     python -m experiments.learn_textures quick --first brick.png --second grass.png      10 seconds, small
-    python -m experiments.learn_textures --picture wall.tif --first-box 0,0,400,300 --second-box 600,0,400,300
+    python -m experiments.learn_textures --picture wall.tif --first 0,0,400,300 --second 600,0,400,300 600,400,400,300
+    python -m experiments.learn_textures --first a.tif:0,0,400,300 b.tif --second a.tif:600,0,400,300
 
-Random crops of the two photographs are flipped, rotated, changed in contrast, and mixed by the notebook's smooth random
-masks. A quarter of each photograph, a strip at its end, is held out: the network is judged on images of those strips,
-with their original contrast. On pictures composed of the strips the error of an area is measured, from which
-`experiments.segment_image` gives its areas intervals.
+A material may have several photographs, FILE, and boxes in pictures, FILE:X,Y,WIDTH,HEIGHT in pixels. With `--picture`
+a box needs no FILE. Nothing else of a picture is used. `boxes.png` shows the boxes on their pictures. If a box is
+small, the crops are smaller than `--image-size`.
 
-With `--picture` the photographs are two boxes in one picture, X,Y,WIDTH,HEIGHT in pixels; nothing else of it is used.
-If a box is small, the crops are smaller than `--image-size`.
+Random crops of the photographs are flipped, rotated, changed in contrast, and mixed by the notebook's smooth random
+masks. Every position of a crop is as likely, so that a larger photograph or box gives more crops. A quarter of each, a
+strip at its end, is held out: the network is judged on images of those strips, with their original contrast. On
+pictures composed of the strips the error of an area is measured, from which `experiments.segment_image` gives its areas
+intervals.
 
 The trained network is `model.safetensors`, a MODEL of `experiments.segment_image`. `experiments.train_best_model` says
 how the clock works. Expect an accuracy of 0.95 or more for materials that a person tells apart at a glance.
 """
 
+import itertools
+import os
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import ImageDraw
+from tyro.conf import UseAppendAction, arg
 
 import segjax
 from experiments.lab import figures, question
@@ -36,7 +43,7 @@ from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
 from experiments.pictures import areas, novelty, photographs, saved_models
-from experiments.pictures.photographs import Box, Choice
+from experiments.pictures.photographs import Box, Choice, Picture
 from experiments.pictures.samples import in_8_bits
 from experiments.timed import clock
 from experiments.timed.clock import Timed
@@ -48,9 +55,13 @@ from segjax.exemplars import generate_crops
 HELD_OUT_SHARE = 0.25
 # A smaller crop shows no texture.
 SMALLEST_CROP = 32
-# Photographs whose largest numbers differ by a larger factor are on different scales.
+# Pictures whose largest numbers differ by a larger factor are on different scales.
 MAX_SCALE_RATIO = 10
+PICTURES_PER_ROW = 3
 TIMED = Timed()
+# `--first A B` and `--first A --first B` mean the same; of a plain tuple the second would replace the first.
+REGIONS = "FILE[:X,Y,WIDTH,HEIGHT] ..."
+Texts: TypeAlias = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +94,12 @@ class Crops(Group):
 class Options(Command):
     """Trains a network to tell two photographed materials apart."""
 
-    first: Path | None = None  # Photograph of the first material in PNG, JPEG or TIFF, which shows nothing else.
-    second: Path | None = None  # Photograph of the second material, in the same light and at the same scale.
-    picture: Path | None = None  # Picture that shows both materials, each in a box, instead of two photographs.
-    first_box: str = ""  # Box of the first material, X,Y,WIDTH,HEIGHT in pixels.
-    second_box: str = ""  # Box of the second material.
+    first: Annotated[Texts, arg(aliases=["--first-box"], metavar=REGIONS)] = ()
+    """Photographs of the first material in PNG, JPEG or TIFF, which show nothing else, and boxes of it in pictures:
+    FILE, FILE:X,Y,WIDTH,HEIGHT, or with --picture X,Y,WIDTH,HEIGHT."""
+    second: Annotated[Texts, arg(aliases=["--second-box"], metavar=REGIONS)] = ()
+    """The same of the second material, in the same light and at the same scale."""
+    picture: Path | None = None  # Picture of the boxes that name no file.
     page: int | None = None  # Page of a stack, counted from 1.
     channel: int | None = None  # Channel of a picture of several, counted from 1, instead of all colours.
     max_megapixels: float = 50.0  # Larger photographs, in million pixels, are refused before they are unpacked.
@@ -97,7 +109,7 @@ class Options(Command):
     out: Path = Path("results/learn_textures")
 
     def inputs(self) -> list[Path]:
-        return [path for path in (self.first, self.second, self.picture) if path is not None]
+        return list(dict.fromkeys(region.path for region in self.all_regions))
 
     def check(self) -> None:
         super().check()
@@ -106,68 +118,120 @@ class Options(Command):
         for option, number in (("--page", self.page), ("--channel", self.channel)):
             if number is not None:
                 check_count(option, number, 1)
-        photographs_given = (self.first is not None, self.second is not None)
-        if (self.picture is None) != all(photographs_given) or (self.picture and any(photographs_given)):
+        if not all(self.regions):
             raise ValueError(
-                "--first and --second are needed, photographs of the two materials; or --picture and two boxes in it"
+                "--first and --second are needed, a photograph of each material, or boxes of it in pictures"
             )
-        if bool(self.picture) != bool(self.first_box) or bool(self.picture) != bool(self.second_box):
-            raise ValueError("--picture needs --first-box and --second-box, and they need --picture")
-        # A network would tell photographs on different scales apart by their brightness alone.
-        low, high = sorted(float(np.abs(np.concatenate(parts, axis=None)).max()) for parts in self.parts)
-        if high > MAX_SCALE_RATIO * low:
-            raise ValueError(
-                f"--first and --second are on different scales: the largest numbers are {low:g} and {high:g}"
-            )
+        if self.picture and self.picture not in self.inputs():
+            raise ValueError(f"--picture {self.picture} has no box X,Y,WIDTH,HEIGHT in --first or --second")
+        for one, other in itertools.combinations(self.all_regions, 2):
+            if one.overlaps(other):
+                raise ValueError(
+                    f"{one} and {other} overlap: each material, and each held-out strip, needs pixels of its own"
+                )
+        # A network would tell pictures on different scales apart by their brightness alone.
+        levels = {path: float(np.abs(picture.grey).max()) for path, picture in self.pictures.items()}
+        low, high = min(levels, key=levels.__getitem__), max(levels, key=levels.__getitem__)
+        if levels[high] > MAX_SCALE_RATIO * levels[low]:
+            numbers = f"{levels[low]:g} and {levels[high]:g}"
+            raise ValueError(f"{low} and {high} are on different scales: their largest numbers are {numbers}")
+        _ = self.parts
 
     @cached_property
-    def boxes(self) -> list[Box]:
-        """Two boxes in the picture; none if there are two photographs."""
-        texts = {"--first-box": self.first_box, "--second-box": self.second_box} if self.picture else {}
-        return [Box.parse(option, text) for option, text in texts.items()]
+    def regions(self) -> list[list["Region"]]:
+        """The photographs and boxes of the first and of the second material."""
+        options = {"--first": self.first, "--second": self.second}
+        return [
+            [Region.parse(option, text, self.picture) for text in itertools.chain(*texts)]
+            for option, texts in options.items()
+        ]
+
+    @property
+    def all_regions(self) -> list["Region"]:
+        return [region for material in self.regions for region in material]
 
     @cached_property
-    def grey(self) -> list[np.ndarray]:
-        """The grey levels of each file, which is read once."""
-        smallest = SMALLEST_CROP if self.picture else self.crops.image_size
-        choice = Choice(self.max_megapixels, smallest, self.page, self.channel)
-        pictures = [photographs.read(path, choice) for path in self.inputs()]
-        for path, picture in zip(self.inputs(), pictures, strict=True):
-            if picture.valid is not None:
-                raise ValueError(f"{path} has pixels without data")
-        return [picture.grey.astype(np.float32) for picture in pictures]
-
-    @cached_property
-    def materials(self) -> list[tuple[str, np.ndarray]]:
-        """The name in messages and the grey levels of the first and the second material."""
-        if not self.picture:
-            return list(zip(map(str, self.inputs()), self.grey, strict=True))
-        (grey,) = self.grey
-        for box in self.boxes:
-            if box.x + box.width > grey.shape[1] or box.y + box.height > grey.shape[0]:
-                size = f"{grey.shape[1]} x {grey.shape[0]}"
-                raise ValueError(f"the box {box} reaches beyond {self.picture}, which has {size} pixels")
-        return [(f"the box {box}", grey[box.rows, box.columns]) for box in self.boxes]
+    def pictures(self) -> dict[Path, Picture]:
+        """Each file, which is read once."""
+        whole = {region.path for region in self.all_regions if region.box is None}
+        smallest = {path: self.crops.image_size if path in whole else SMALLEST_CROP for path in self.inputs()}
+        choices = {path: Choice(self.max_megapixels, size, self.page, self.channel) for path, size in smallest.items()}
+        return {path: photographs.read(path, choice) for path, choice in choices.items()}
 
     @cached_property
     def fitting(self) -> Crops:
         """The crops, no larger than boxes have room for: twice along the longer side, once along the shorter."""
-        if not self.picture:
-            return self.crops
-        room = min(min(max(box.width, box.height) // 2, box.width, box.height) for box in self.boxes)
-        if room < SMALLEST_CROP:
-            raise ValueError(
-                f"the boxes {' and '.join(map(str, self.boxes))} are too small: each side must have {SMALLEST_CROP} "
-                f"pixels, and the longer one {2 * SMALLEST_CROP}"
-            )
-        # Multiples of 8: networks halve their images up to three times.
-        return replace(self.crops, image_size=min(self.crops.image_size, room // 8 * 8))
+        size = self.crops.image_size
+        for region in self.all_regions:
+            if region.box:
+                short, long = sorted((region.box.width, region.box.height))
+                if (room := min(long // 2, short)) < SMALLEST_CROP:
+                    raise ValueError(
+                        f"the box {region} is too small: each side must have {SMALLEST_CROP} pixels, and the "
+                        f"longer one {2 * SMALLEST_CROP}"
+                    )
+                # Multiples of 8: networks halve their images up to three times.
+                size = min(size, room // 8 * 8)
+        return replace(self.crops, image_size=size)
 
     @cached_property
-    def parts(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The training part and the held-out strip of each material."""
+    def parts(self) -> list["Parts"]:
+        """The training parts and the held-out strips of each material."""
         size = self.fitting.image_size
-        return [split(name, grey, size) for name, grey in self.materials]
+        cuts = [[split(str(each), each.grey(self.pictures[each.path]), size) for each in part] for part in self.regions]
+        return [Parts(*map(list, zip(*pairs, strict=True))) for pairs in cuts]
+
+
+class Region(NamedTuple):
+    """A whole photograph, or a box in a picture."""
+
+    path: Path
+    box: Box | None
+
+    @classmethod
+    def parse(cls, option: str, text: str, picture: Path | None) -> "Region":
+        """The region of FILE, FILE:X,Y,WIDTH,HEIGHT, or X,Y,WIDTH,HEIGHT in `picture`.
+
+        Raises:
+            ValueError: if the box is none, or has no file.
+        """
+        file, colon, box = text.rpartition(":")
+        if not re.fullmatch(r"[-+.\d\s]*,[-+.,\d\s]*", box):
+            return cls(Path(text), None)
+        path = Path(file) if colon else picture
+        if path is None:
+            raise ValueError(f"the box {text} of {option} needs its file, FILE:{text}, or --picture FILE")
+        return cls(path, Box.parse(option, box))
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.box}" if self.box else str(self.path)
+
+    @property
+    def label(self) -> str:
+        """The name of its file without the ending, and the box."""
+        return f"{photographs.label(self.path)} {self.box}" if self.box else photographs.label(self.path)
+
+    def overlaps(self, other: "Region") -> bool:
+        """Whether both have a pixel of one file."""
+        same = os.path.realpath(self.path) == os.path.realpath(other.path)
+        return same and (self.box is None or other.box is None or self.box.overlaps(other.box))
+
+    def grey(self, picture: Picture) -> np.ndarray:
+        """Its grey levels in its picture, float32; raises a ValueError if it is not all there."""
+        height, width = picture.grey.shape
+        box = self.box or Box(0, 0, width, height)
+        if box.x + box.width > width or box.y + box.height > height:
+            raise ValueError(f"the box {self} reaches beyond its picture, which has {width} x {height} pixels")
+        if picture.valid is not None and not picture.valid[box.rows, box.columns].all():
+            raise ValueError(f"{self} has pixels without data")
+        return picture.grey[box.rows, box.columns].astype(np.float32)
+
+
+class Parts(NamedTuple):
+    """The grey levels of a material, (height, width) each: what is trained on, and what is held out."""
+
+    training: list[np.ndarray]
+    strips: list[np.ndarray]
 
 
 PRESETS = {
@@ -181,21 +245,24 @@ PRESETS = {
 
 def answer(options: Options, lab: Lab) -> Report:
     crops, timed, seed = options.fitting, options.timed, options.seed.seed
-    (first, first_strip), (second, second_strip) = options.parts
-    training = partial(generate_crops, first=first, second=second, contrast=crops.contrast, **crops.masks)
+    first, second = options.parts
+    draw = partial(generate_crops, contrast=crops.contrast, **crops.masks)
+    training = partial(draw, first=first.training, second=second.training)
     # The strips keep their original contrast.
-    held_out = partial(generate_crops, first=first_strip, second=second_strip, contrast=0.0, **crops.masks)
+    held_out = partial(draw, first=first.strips, second=second.strips, contrast=0.0)
     snapshots = clock.train(timed, seed, partial(training, batch_size=crops.batch_size), lab)
     rows = clock.evaluate(timed, snapshots, held_out, lab)
-    last, names = rows[-1], [photographs.label(path) for path in options.inputs()]
-    if options.picture:
-        names = [f"{names[0]} {box}" for box in options.boxes]
+    last, names = rows[-1], [name(regions) for regions in options.regions]
     command = shlex.join(["python", "-m", "experiments.segment_image", str(options.out / saved_models.MODEL), "IMAGE"])
     findings = [
         f"After {last['seconds']:.1f} s, {last['step']} steps: accuracy {last['accuracy']:.4f}, IoU of the first "
         f"{last['iou']:.4f}, in evaluation mode, on {timed.held_out} images of the held-out strips.",
         f"The model is saved; segment a picture by it with: {command}",
     ]
+    if crops.image_size < options.crops.image_size:
+        findings.append(
+            f"Crops have {crops.image_size} x {crops.image_size} pixels: the smallest box has room for no more."
+        )
     title = "{} (first) and {} (second)".format(*map(photographs.figure_label, names))
     held_out_batch = held_out(key=jax.random.key(HELD_OUT_KEY))
     examples = segjax.Batch(*(part[:4] for part in training(key=jax.random.key(seed))))
@@ -204,9 +271,9 @@ def answer(options: Options, lab: Lab) -> Report:
         "predictions": clock.predictions(timed, snapshots, held_out_batch, title),
         "training_images": Drawing("Training images", figures.above_masks(examples, f"Training images: {title}")),
     }
-    if options.picture:
-        drawings["boxes"] = Drawing("The boxes", boxed(options.grey[0], options.boxes, title))
-    only_first, only_second = (partial(training, first=part, second=part) for part in (first, second))
+    if any(region.box for region in options.all_regions):
+        drawings["boxes"] = Drawing("The boxes on their pictures", boxed(options))
+    only_first, only_second = (partial(draw, first=part.training, second=part.training) for part in (first, second))
     reference = novelty.reference(training, only_first, only_second, crops.image_size)
     # Five digits are enough: the distances between squares are much larger.
     rounded = {"squares": reference.squares.round(5).tolist(), "images": reference.images.round(5).tolist()}
@@ -216,19 +283,32 @@ def answer(options: Options, lab: Lab) -> Report:
     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
         predict = partial(tiling.segment, ARCHITECTURES[timed.architecture], variables, image_size=crops.image_size)
         sigma = crops.masks["sigma"]
-        error = areas.measure(predict, first_strip, second_strip, crops.image_size, sigma, crops.contrast)
+        error = areas.measure(predict, first.strips, second.strips, crops.image_size, sigma, crops.contrast)
         exemplars["area"] = error._asdict()
     return clock.report(timed, findings, drawings, snapshots, rows, {"exemplars": exemplars})
 
 
-def boxed(grey: np.ndarray, boxes: Sequence[Box], title: str) -> Figure:
-    """The picture with a frame around each box, the first blue and the second orange."""
-    picture = in_8_bits(grey).convert("RGB")
-    draw = ImageDraw.Draw(picture)
-    for box, colour in zip(boxes, plotting.COLOURS, strict=False):
-        end = (box.x + box.width - 1, box.y + box.height - 1)
-        draw.rectangle((box.x, box.y, *end), outline=colour, width=max(2, max(grey.shape) // 200))
-    return plotting.pictures([[plotting.Picture("", photographs.reduced(picture, 800), "image")]], title)
+def name(regions: Sequence[Region]) -> str:
+    """The name of a material."""
+    more = f" and {len(regions) - 1} more" if len(regions) > 1 else ""
+    return regions[0].label + more
+
+
+def boxed(options: Options) -> Figure:
+    """The pictures with a frame around each box and whole photograph, the first material blue, the second orange."""
+    cells = []
+    for path, picture in options.pictures.items():
+        image, (height, width) = in_8_bits(picture.grey).convert("RGB"), picture.grey.shape
+        draw = ImageDraw.Draw(image)
+        for regions, colour in zip(options.regions, plotting.COLOURS, strict=False):
+            for box in [region.box or Box(0, 0, width, height) for region in regions if region.path == path]:
+                end = (box.x + box.width - 1, box.y + box.height - 1)
+                draw.rectangle((box.x, box.y, *end), outline=colour, width=max(2, max(width, height) // 200))
+        label = photographs.figure_label(photographs.label(path))
+        cells.append(plotting.Picture(label, photographs.reduced(image, 800), "image"))
+    names = [photographs.figure_label(name(regions)) for regions in options.regions]
+    rows = [cells[start : start + PICTURES_PER_ROW] for start in range(0, len(cells), PICTURES_PER_ROW)]
+    return plotting.pictures(rows, "blue: {}, orange: {}".format(*names))
 
 
 def split(name: str, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:

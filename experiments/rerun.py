@@ -139,8 +139,10 @@ def imported(value: Any) -> list[str]:
         return imported((*value, *value.values()))
     if isinstance(value, list | tuple):
         return [name for item in value for name in imported(item)]
-    module, colon, _ = value.partition(":") if isinstance(value, str) else ("", "", "")
-    return [module] if colon and all(part.isidentifier() for part in module.split(".")) else []
+    module, colon, factory = value.partition(":") if isinstance(value, str) else ("", "", "")
+    # FILE:X,Y,WIDTH,HEIGHT is none: no name of a factory begins with a digit.
+    is_path = colon and not factory[:1].isdecimal() and all(part.isidentifier() for part in module.split("."))
+    return [module] if is_path else []
 
 
 def allowed(module: str, home: Path, named: Collection[str]) -> bool:

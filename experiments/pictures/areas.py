@@ -12,7 +12,7 @@ do not. All numbers are fitted to pictures of 1, 4 and 16 squares. An interval r
 cover 96.5 % of these pictures, which is 95 % of others.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +65,8 @@ def shares(probability: np.ndarray) -> tuple[float, float]:
 
 def measure(
     segment: Callable[[np.ndarray], np.ndarray],
-    first: np.ndarray,
-    second: np.ndarray,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
     image_size: int,
     sigma: float,
     contrast: float,
@@ -97,14 +97,30 @@ def measure(
 
 
 def compose(
-    rng: np.random.Generator, first: np.ndarray, second: np.ndarray, side: int, sigma: float, contrast: float
+    rng: np.random.Generator,
+    first: Sequence[np.ndarray],
+    second: Sequence[np.ndarray],
+    side: int,
+    sigma: float,
+    contrast: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A picture of two materials, and its mask: (side, side) each, True where the first is."""
+    """A picture of two materials, and its mask: (side, side) each, True where the first is.
+
+    Args:
+        first, second: strips of the materials; one of each is drawn, in proportion to its area.
+    """
     field = scipy.ndimage.gaussian_filter(rng.normal(size=(side, side)), sigma, mode="wrap")
     mask = field > np.quantile(field, 1 - rng.uniform(*_SHARES))
     weight = scipy.ndimage.gaussian_filter(mask.astype(np.float32), EDGE_SIGMA, mode="nearest")
-    inside, outside = (_crop(rng, exemplar, side, contrast) for exemplar in (first, second))
+    inside, outside = (_crop(rng, _drawn(rng, strips), side, contrast) for strips in (first, second))
     return weight * inside + (1 - weight) * outside, mask
+
+
+def _drawn(rng: np.random.Generator, strips: Sequence[np.ndarray]) -> np.ndarray:
+    if len(strips) == 1:
+        return strips[0]
+    sizes = np.array([strip.size for strip in strips])
+    return strips[rng.choice(len(strips), p=sizes / sizes.sum())]
 
 
 def _crop(rng: np.random.Generator, exemplar: np.ndarray, side: int, contrast: float) -> np.ndarray:

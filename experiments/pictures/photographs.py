@@ -97,6 +97,10 @@ class Box(NamedTuple):
     def __str__(self) -> str:
         return ",".join(map(str, self))
 
+    def overlaps(self, other: "Box") -> bool:
+        ends = (self.x + self.width, self.y + self.height), (other.x + other.width, other.y + other.height)
+        return all(max(self[axis], other[axis]) < min(end[axis] for end in ends) for axis in (0, 1))
+
     @property
     def rows(self) -> slice:
         return slice(self.y, self.y + self.height)

@@ -18,7 +18,7 @@ def segment(picture):
 
 @pytest.fixture(scope="module")
 def error():
-    return areas.measure(segment, FIRST, SECOND, SIZE, SIGMA, 0.2)
+    return areas.measure(segment, [FIRST], [SECOND], SIZE, SIGMA, 0.2)
 
 
 @pytest.mark.parametrize("side", [32, 80, 160])
@@ -26,7 +26,7 @@ def test_the_interval_covers_the_true_area(side, error):
     rng = np.random.default_rng(5)
     covered, biases, counted = [], [], []
     for _ in range(100):
-        picture, mask = areas.compose(rng, FIRST, SECOND, side, SIGMA * 2 ** rng.uniform(-1, 1), 0.2)
+        picture, mask = areas.compose(rng, [FIRST], [SECOND], side, SIGMA * 2 ** rng.uniform(-1, 1), 0.2)
         low, high = error.interval(probability := segment(picture), SIZE)
         covered.append(low <= mask.mean() <= high)
         biases.append((low + high) / 2 - mask.mean())
@@ -38,12 +38,14 @@ def test_the_interval_covers_the_true_area(side, error):
 
 
 def test_a_composed_picture_shows_the_materials_where_its_mask_says():
-    picture, mask = areas.compose(np.random.default_rng(1), FIRST, SECOND, 96, 8.0, 0.0)
+    picture, mask = areas.compose(np.random.default_rng(1), [FIRST], [SECOND], 96, 8.0, 0.0)
     assert picture.shape == mask.shape == (96, 96)
     inside = scipy.ndimage.binary_erosion(mask, iterations=4)
     assert picture[inside].min() > 0.4
     assert picture[scipy.ndimage.binary_erosion(~mask, iterations=4)].max() < 0.6
-    shares = [areas.compose(np.random.default_rng(seed), FIRST, SECOND, 32, 8.0, 0.0)[1].mean() for seed in range(50)]
+    shares = [
+        areas.compose(np.random.default_rng(seed), [FIRST], [SECOND], 32, 8.0, 0.0)[1].mean() for seed in range(50)
+    ]
     assert 0.04 < min(shares) < 0.2
     assert 0.8 < max(shares) < 0.96
 

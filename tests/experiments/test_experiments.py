@@ -208,10 +208,10 @@ def test_help_reads_well(name, capsys):
         parse(script, "--help")
     assert end.value.code == 0
     text = capsys.readouterr().out
-    # A sentence before each default, of every option and of no other.
+    # A sentence before each default, of every option and of no other; options of any number have none.
     words = re.sub(r"[\s│]+", " ", text)
-    sentences = re.findall(r"[.;] \(default:", words)
-    assert len(sentences) == words.count("(default:") == len(options_of(script))
+    sentences = re.findall(r"[.;] \((?:default:|repeatable\))", words)
+    assert len(sentences) == words.count("(default:") + words.count("(repeatable)") == len(options_of(script))
     assert "results/" in text
     assert f"Presets, as the first word: {', '.join(script.PRESETS)}." in words
     # The docstring stands there as it is.

@@ -59,7 +59,7 @@ def test_a_training_that_diverges_ends_with_a_warning(tmp_path):
 
 
 PICTURE = DATA / "stripes.png"
-BOXED = ["--picture", PICTURE, "--second-box", "0,32,64,32"]
+BOXED = ["--picture", PICTURE, "--second", "0,32,64,32"]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_crops_come_from_the_boxes_alone_and_fit_them(size, boxes, crop, tmp_pat
     options.check()
     assert options.fitting.image_size == crop
     assert options.fitting.masks["sigma"] == crop / 5
-    for text, (training, strip) in zip(boxes, options.parts, strict=True):
+    for text, ((training,), (strip,)) in zip(boxes, options.parts, strict=True):
         x, y, width, height = map(int, text.split(","))
         axis = int(width >= height)
         assert strip.shape[axis] >= crop
@@ -87,21 +87,47 @@ def test_crops_come_from_the_boxes_alone_and_fit_them(size, boxes, crop, tmp_pat
         np.testing.assert_array_equal(np.concatenate([training, strip], axis), box)
 
 
+def test_a_material_may_have_photographs_and_boxes_in_several_pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    # A comma in a name is no box.
+    names = tmp_path / "a.tif", tmp_path / "10 kV, left.tif"
+    pictures = rng.uniform(size=(2, 120, 200)).astype(np.float32)
+    for name, picture in zip(names, pictures, strict=True):
+        Image.fromarray(picture).save(name)
+    words = ["quick", "--picture", names[0], "--second", "0,0,70,120", f"{names[0]}:70,0,60,120"]
+    options = parse(learn_textures, *words, "--first", "130,0,70,120", "--first", names[1])
+    options.check()
+    assert options.inputs() == list(names)
+    assert [len(material) for material in options.parts] == [2, 2]
+    regions = [(0, (130, 200)), (1, (0, 200))], [(0, (0, 70)), (0, (70, 130))]
+    for material, places in zip(options.parts, regions, strict=True):
+        for training, strip, (index, columns) in zip(*material, places, strict=True):
+            region = pictures[index][:, slice(*columns)]
+            axis = int(region.shape[1] >= region.shape[0])
+            np.testing.assert_array_equal(np.concatenate([training, strip], axis), region)
+
+
 @pytest.mark.slow
-def test_two_boxes_in_one_picture(tmp_path):
+def test_boxes_in_two_pictures(tmp_path):
     # Rough on the left and smooth on the right.
     noise = np.random.default_rng(0).normal(size=(64, 256))
     smooth = 2 * (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
-    Image.fromarray(np.where(np.arange(256) < 128, noise, smooth).astype(np.float32)).save(tmp_path / "wall.tif")
-    boxes = ["--picture", tmp_path / "wall.tif", "--first-box", "0,0,120,64", "--second-box", "136,0,120,64"]
+    wall = np.where(np.arange(256) < 128, noise, smooth).astype(np.float32)
+    for name in ("wall", "other"):
+        Image.fromarray(wall).save(tmp_path / f"{name}.tif")
+    words = ["--picture", tmp_path / "wall.tif", "--first", "0,0,120,64", "--second", "136,0,64,64"]
+    words += [f"{tmp_path / 'other.tif'}:136,0,120,64", "--seconds", "3", "--out", tmp_path / "out"]
     with ticking(0.5):
-        document = execute(learn_textures, *WORDS, *boxes, "--seconds", "3", "--out", tmp_path / "out")
+        document = execute(learn_textures, *WORDS, *words)
     assert {"boxes.png", "model.safetensors"} <= set(document["files"])
-    frames = np.asarray(Image.open(tmp_path / "out" / "boxes.png").convert("RGB")).reshape(-1, 3)
+    frames = np.asarray(Image.open(tmp_path / "out" / "boxes.png").convert("RGB"))
+    # Both materials are framed in the left picture, the second alone in the right one.
+    halves = np.array_split(frames, 2, axis=1)
     colours = [tuple(bytes.fromhex(colour[1:])) for colour in COLOURS[:2]]
-    assert all((frames == colour).all(axis=1).any() for colour in colours)
+    framed = [[(half == colour).all(axis=-1).any() for colour in colours] for half in halves]
+    assert framed == [[True, True], [False, True]]
     network = saved_models.load(tmp_path / "out" / "model.safetensors")
-    assert network.names == ("wall 0,0,120,64", "wall 136,0,120,64")
+    assert network.names == ("wall 0,0,120,64", "wall 136,0,64,64 and 1 more")
     assert network.area.square + network.area.picture > 0
     assert network.reference.number == 4
 
@@ -110,23 +136,24 @@ def test_two_boxes_in_one_picture(tmp_path):
     ("arguments", "message"),
     [
         (["--second", "x.png"], "--first and --second are needed"),
-        (["--picture", PICTURE, "--second", "x.png"], "--first and --second are needed"),
-        (["--picture", PICTURE, "--first-box", "0,0,9,9"], "--picture needs --first-box and --second-box"),
-        (["--first", PICTURE, "--second", PICTURE, "--first-box", "0,0,9,9"], "--picture needs --first-box"),
-        ([*BOXED, "--first-box", "0,0,9"], "--first-box must be X,Y,WIDTH,HEIGHT in pixels"),
+        (["--picture", PICTURE], "--first and --second are needed"),
+        (["--picture", PICTURE, "--first", "y.png", "--second", "x.png"], "--picture .*stripes.png has no box"),
+        (["--first", "0,0,9,9", "--second", PICTURE], "the box 0,0,9,9 of --first needs its file, FILE:0,0,9,9, or"),
+        ([*BOXED, "--first", "0,0,9"], "--first must be X,Y,WIDTH,HEIGHT in pixels"),
+        ([*BOXED, "--first", f"{PICTURE}:0,0,-9,9"], "--first must be X,Y,WIDTH,HEIGHT in pixels.*, got '0,0,-9,9'"),
         (
-            [*BOXED, "--first-box", "0,0,65,32"],
-            "the box 0,0,65,32 reaches beyond .*stripes.png, which has 64 x 64 pixels",
+            [*BOXED, "--first", "0,0,65,32"],
+            "the box .*stripes.png:0,0,65,32 reaches beyond its picture, which has 64 x 64 pixels",
         ),
-        (
-            [*BOXED, "--first-box", "0,0,64,31"],
-            "the boxes 0,0,64,31 and 0,32,64,32 are too small: each side must have 32",
-        ),
-        ([*BOXED, "--first-box", "0,0,40,40"], "are too small: each side must have 32 pixels, and the longer one 64"),
-        ([*BOXED, "--first-box", "0,0,64,32", "--page", "2"], "stripes.png has 1 page, and no page 2"),
-        ([*BOXED, "--first-box", "0,0,64,32", "--channel", "0"], "--channel must be an integer >= 1"),
+        ([*BOXED, "--first", "0,0,64,31"], "the box .*:0,0,64,31 is too small: each side must have 32"),
+        ([*BOXED, "--first", "0,0,30,32"], "is too small: each side must have 32 pixels, and the longer one 64"),
+        ([*BOXED, "--first", "0,1,64,32"], "stripes.png:0,1,64,32 and .*stripes.png:0,32,64,32 overlap"),
+        ([*BOXED, "--first", PICTURE], "stripes.png and .*stripes.png:0,32,64,32 overlap"),
+        (["--first", PICTURE, PICTURE, "--second", DATA / "grain.png"], "stripes.png and .*stripes.png overlap"),
+        ([*BOXED, "--first", "0,0,64,32", "--page", "2"], "stripes.png has 1 page, and no page 2"),
+        ([*BOXED, "--first", "0,0,64,32", "--channel", "0"], "--channel must be an integer >= 1"),
         (["--first", "x.png", "--second", "y.png"], "x.png cannot be read: No such file"),
-        (["--first", __file__, "--second", __file__], "is not a picture in PNG, JPEG or TIFF"),
+        (["--first", __file__, "--second", PICTURE], "is not a picture in PNG, JPEG or TIFF"),
         (
             ["--first", str(DATA / "stripes.png"), "--second", str(DATA / "grain.png"), "--image-size", "48"],
             "stripes.png has 64 x 64 pixels; its longer side must have twice the --image-size, 96",

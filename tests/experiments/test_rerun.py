@@ -127,6 +127,7 @@ def test_refuses_to_write_over_the_results(results):
         ({"optimizers": ("évil:factory=\n1",)}, ["évil"]),
         ({"optimizers": ("sgd=0.1",), "nested": {"a": ("other.module:factory",)}}, ["other.module"]),
         ({"out": Path("a:b"), "loss": "mse", "cluster": ""}, []),
+        ({"first": [["wall.tif:0,0,400,300"]]}, []),
     ],
 )
 def test_finds_what_options_would_import(options, modules):
