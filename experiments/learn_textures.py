@@ -290,8 +290,9 @@ def answer(options: Options, lab: Lab) -> Report:
 
 def name(regions: Sequence[Region]) -> str:
     """The name of a material."""
-    more = f" and {len(regions) - 1} more" if len(regions) > 1 else ""
-    return regions[0].label + more
+    if len(regions) == 1:
+        return regions[0].label
+    return f"{photographs.label(regions[0].path)} and {len(regions) - 1} more"
 
 
 def boxed(options: Options) -> Figure:
@@ -303,12 +304,11 @@ def boxed(options: Options) -> Figure:
         for regions, colour in zip(options.regions, plotting.COLOURS, strict=False):
             for box in [region.box or Box(0, 0, width, height) for region in regions if region.path == path]:
                 end = (box.x + box.width - 1, box.y + box.height - 1)
-                draw.rectangle((box.x, box.y, *end), outline=colour, width=max(2, max(width, height) // 200))
+                draw.rectangle((box.x, box.y, *end), outline=colour, width=max(3, max(width, height) // 100))
         label = photographs.figure_label(photographs.label(path))
         cells.append(plotting.Picture(label, photographs.reduced(image, 800), "image"))
-    names = [photographs.figure_label(name(regions)) for regions in options.regions]
     rows = [cells[start : start + PICTURES_PER_ROW] for start in range(0, len(cells), PICTURES_PER_ROW)]
-    return plotting.pictures(rows, "blue: {}, orange: {}".format(*names))
+    return plotting.pictures(rows, "Blue: the first material, orange: the second", size=max(2.5, 5.0 / len(cells)))
 
 
 def split(name: str, exemplar: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
