@@ -27,13 +27,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import ImageDraw
-from tyro.conf import UseAppendAction, arg
+from tyro.conf import arg
 
 import segjax
 from experiments.lab import figures, question
@@ -43,7 +43,7 @@ from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
 from experiments.pictures import areas, novelty, photographs, saved_models
-from experiments.pictures.photographs import Box, Choice, Picture
+from experiments.pictures.photographs import Box, Choice, Picture, Texts
 from experiments.pictures.samples import in_8_bits
 from experiments.timed import clock
 from experiments.timed.clock import Timed
@@ -59,9 +59,7 @@ SMALLEST_CROP = 32
 MAX_SCALE_RATIO = 10
 PICTURES_PER_ROW = 3
 TIMED = Timed()
-# `--first A B` and `--first A --first B` mean the same; of a plain tuple the second would replace the first.
 REGIONS = "FILE[:X,Y,WIDTH,HEIGHT] ..."
-Texts: TypeAlias = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)

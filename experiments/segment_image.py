@@ -50,7 +50,7 @@ from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
 from experiments.pictures import areas, novelty, photographs, saved_models
 from experiments.pictures.novelty import Reference, Strange
-from experiments.pictures.photographs import Box, Choice, MachineError, Picture
+from experiments.pictures.photographs import Box, Choice, MachineError, Picture, Texts
 from experiments.pictures.samples import in_8_bits
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
@@ -86,8 +86,8 @@ class Options(Command):
     """Channel of a picture of several, counted from 1, instead of all colours: NAME-channel2."""
     invert: bool = False
     """Swap dark and bright: the pictures are negatives of the training images."""
-    ignore_box: tuple[str, ...] = ()
-    """Boxes X,Y,WIDTH,HEIGHT in pixels that are left out of masks and areas, such as an information bar."""
+    ignore_box: Annotated[Texts, arg(metavar="X,Y,WIDTH,HEIGHT ...")] = ()
+    """Boxes in pixels that are left out of masks and areas, such as an information bar."""
     out: Path = Path("results/segment_image")
 
     # Each picture has its own note; a picture that was refused may be read with another limit.
@@ -109,7 +109,7 @@ class Options(Command):
 
     @cached_property
     def boxes(self) -> list[Box]:
-        return [Box.parse("--ignore-box", text) for text in self.ignore_box]
+        return [Box.parse("--ignore-box", text) for text in itertools.chain(*self.ignore_box)]
 
     def inputs(self) -> list[Path]:
         return [self.model, *self.paths]

@@ -9,11 +9,12 @@ import stat
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple, TypeAlias
 
 import jax
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from tyro.conf import UseAppendAction
 
 from experiments.lab.names import printable, shortened
 from experiments.pictures import tiff
@@ -37,6 +38,8 @@ _LARGEST = 1e18
 # Three colours of one scene are correlated: 0.6 and more in photographs.
 _LEAST_CORRELATION = 0.3
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# An option of `--box A B` or `--box A --box B`; of a plain tuple the second would replace the first.
+Texts: TypeAlias = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
 class MachineError(Exception):

@@ -397,7 +397,9 @@ def test_what_has_no_data_or_lies_in_a_box_is_left_out(network, tmp_path):
     heights[10:20, 10:30] = -9999
     path = tmp_path / "heights.tif"
     tifffile.imwrite(path, heights, extratags=[(42113, 2, 0, "-9999", True)], resolution=(1e4, 1e4), resolutionunit=3)
-    document = run(tmp_path / "out", network, path, "--probability", "npy", "--ignore-box", "0,60,999,4", "0,0,2,3")
+    # Both ways of giving several boxes.
+    words = ["--probability", "npy", "--ignore-box", "0,60,999,2", "0,62,999,2", "--ignore-box", "0,0,2,3"]
+    document = run(tmp_path / "out", network, path, *words)
     (row,) = document["images"]
     left_out = np.zeros(heights.shape, bool)
     left_out[10:20, 10:30] = left_out[60:] = left_out[:3, :2] = True
