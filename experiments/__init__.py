@@ -47,6 +47,7 @@ It has progress with the time left, checkpoints, one-line error messages, and re
 
 import os
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 
 from experiments.lab import stops
@@ -56,6 +57,12 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys
     stops.install(lambda: "interrupted before it began")
     # Figures go to files, so a command needs no window.
     os.environ["MPLBACKEND"] = "agg"
+    try:
+        import_module("jax")
+    except ValueError as error:
+        # jax reads its variables, such as JAX_ENABLE_X64, when it is imported.
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 if _missing := [name for name in ("tyro", "rich", "PIL", "jinja2", "msgspec") if find_spec(name) is None]:
     # Every command imports this first, so a missing package is one line and no traceback.

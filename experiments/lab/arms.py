@@ -132,6 +132,7 @@ class Arm:
         for result in self.results:
             numbers = {name: column.compute(result) for name, column in TRAINING.items()}
             numbers |= held_out(result.held_out)
+            params = (result.trained or result.variables)["params"]
             rows.append(
                 {
                     "label": self.label,
@@ -139,7 +140,7 @@ class Arm:
                     **{name: float(numbers[name]) for name in COLUMNS},
                     "cores": result.cores,
                     # `metrics.diverged_at` returns 0 for a run that did not diverge.
-                    "diverged_at": int(diverged_at(result.history.loss, result.final_variables["params"])) or None,
+                    "diverged_at": int(diverged_at(result.history.loss, params)) or None,
                 }
             )
         return rows

@@ -15,6 +15,7 @@ import fcntl
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,11 +91,19 @@ def read_document(path: Path) -> dict[str, Any]:
     """
     try:
         # Not msgspec's JSON, which refuses names that are not UTF-8.
-        document: dict[str, Any] = json.loads(checkpoints.read(path))
+        document: dict[str, Any] = json.loads(checkpoints.read(path), object_pairs_hook=_unique)
         msgspec.convert(document, _Document)
     except RecursionError:
         raise ValueError("its JSON is nested too deeply") from None
     return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; raises a ValueError for a name that it has twice, of which Python would take the last."""
+    names = Counter(name for name, _ in pairs)
+    if len(names) < len(pairs):
+        raise ValueError(f"it has {names.most_common(1)[0][0]} twice")
+    return dict(pairs)
 
 
 def resume_hint(path: Path) -> str:

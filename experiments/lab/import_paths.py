@@ -72,17 +72,16 @@ def optimizer(name: str) -> Optimizer:
     try:
         factory = pkgutil.resolve_name(path)
     # The import runs code that is not ours: it may raise anything, or exit.
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"{name!r} cannot be imported: {error}{_suggestion(path.rpartition(':')[2])}") from error
+    except BaseException as error:
+        reason = str(error) or repr(error)
+        raise ValueError(f"{name!r} cannot be imported: {reason}{_suggestion(path.rpartition(':')[2])}") from error
     # Compared by identity, since several paths lead to it.
     factory = muon if factory is optax.contrib.muon else factory
     if is_ready(factory):
         if options:
             raise RefusedError(name, "it is a ready transformation, which takes no options in brackets")
         factory = Ready(factory)
-    if options:
-        factory = partial(factory, **options)
-    return factory
+    return partial(factory, **options) if options else factory
 
 
 def _suggestion(name: str) -> str:
@@ -115,8 +114,9 @@ def _literals(call: str) -> dict[str, Any] | None:
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return None
     plain = not any(isinstance(leaf, complex | bytes) for leaf in jax.tree.leaves(list(options.values())))
-    # ast calls **options None.
-    return {str(option): value for option, value in options.items()} if plain and None not in options else None
+    # ast calls **options None, and lists an option that is given twice.
+    valid = plain and None not in options and len(options) == len(expression.keywords)
+    return {str(option): value for option, value in options.items()} if valid else None
 
 
 def is_installed(file: Path) -> bool:

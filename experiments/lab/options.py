@@ -84,11 +84,10 @@ def check_seeds(option: str, first: int, number: str = "--seeds", seeds: int = 1
 
 def is_address(text: str) -> bool:
     """Whether this is tcp://HOST:PORT or tls://HOST:PORT."""
-    try:
+    with contextlib.suppress(ValueError):
         parts = urlsplit(text)
         return parts.scheme in ("tcp", "tls") and bool(parts.hostname and parts.port)
-    except ValueError:
-        return False
+    return False
 
 
 def at_precision(precision: str) -> contextlib.AbstractContextManager[None]:

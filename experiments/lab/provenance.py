@@ -1,5 +1,6 @@
 """The provenance of a result: versions, device, jax's settings, and the commit of the source."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -123,13 +124,11 @@ def _source(root: Path) -> dict[str, Any]:
     def git(*args: str) -> str:
         return subprocess.run(["git", "-C", root, *args], capture_output=True, text=True, check=True).stdout.strip()
 
-    try:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         # A folder in another project's checkout has no commit of its own.
-        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
-            return {"commit": None, "clean": None}
-        return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "clean": None}
+        if Path(git("rev-parse", "--show-toplevel")) == root.resolve():
+            return {"commit": git("rev-parse", "HEAD"), "clean": not git("status", "--porcelain")}
+    return {"commit": None, "clean": None}
 
 
 def cores() -> int | None:
@@ -143,17 +142,14 @@ def cores() -> int | None:
 
 def _version(package: str) -> str | None:
     """None if the package is not installed, as segjax itself need not be."""
-    try:
+    with contextlib.suppress(PackageNotFoundError):
         return version(package)
-    except PackageNotFoundError:
-        return None
+    return None
 
 
 def _cpu() -> str:
     """The processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        if match := re.search(r"^model name\s*: *(.*)", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+            return match[1].strip()
+    return platform.processor() or platform.machine()

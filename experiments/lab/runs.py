@@ -109,8 +109,3 @@ class Result(NamedTuple):
     seconds: float
     cores: int | str | None
     trained: dict[str, Any] | None = None
-
-    @property
-    def final_variables(self) -> dict[str, Any]:
-        """The variables that training ended with."""
-        return self.trained or self.variables

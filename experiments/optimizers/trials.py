@@ -11,7 +11,7 @@ import optax
 
 from experiments.lab import import_paths
 from experiments.lab.import_paths import RefusedError
-from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params
+from segjax.optimizers import OPTIMIZERS, Optimizer, eval_params, transformation
 
 # Functions that some optimizers call in their update -> why training does not offer them.
 _NOT_OFFERED = {
@@ -39,15 +39,24 @@ def optimizer(name: str) -> Optimizer:
         return factory
     try:
         _check(factory)
-    # Code that is not ours; after the first line, jax explains its tracers.
-    except (Exception, SystemExit) as error:
-        raise RefusedError(name, str(error).partition("\n")[0]) from error
+    # Code that is not ours: it may raise anything, or exit.
+    except BaseException as error:
+        raise RefusedError(name, _reason(error)) from error
     return factory
+
+
+def _reason(error: BaseException) -> str:
+    # A TypeError of `transformation` says again what an optimizer must be.
+    error = error.__cause__ if type(error) is TypeError and error.__cause__ else error
+    # After the first line, jax explains its tracers.
+    line = str(error).partition("\n")[0]
+    says_enough = line and isinstance(error, ValueError | TypeError | AttributeError | _NotOfferedError)
+    return line if says_enough else f"{type(error).__name__} {line}".strip()
 
 
 def _check(factory: Callable[..., Any]) -> None:
     """Raises an error of any type, with the reason, if training cannot use an optimizer."""
-    required = [name for name, parameter in inspect.signature(factory).parameters.items() if _is_required(parameter)]
+    required = [name for name, parameter in _signature(factory).parameters.items() if _is_required(parameter)]
     if any(name.endswith("optimizer") for name in required):
         raise TypeError("it takes an optimizer, and no rate: put both together in a function of your own")
     if len(required) > 1:
@@ -65,15 +74,15 @@ def _check(factory: Callable[..., Any]) -> None:
     # Fails here, and not in the training, if the optimizer needs more than gradients.
     _trace_update(factory)
     weights = trial_weights()
-    state = factory(1e-3).init(weights)
+    state = transformation(factory, 1e-3).init(weights)
     if evaluation_weights := eval_params(factory, state):
         evaluated = evaluation_weights(state, weights)
-        if jax.tree.map(jnp.shape, evaluated) != jax.tree.map(jnp.shape, weights):
+        if _shapes(evaluated) != _shapes(weights):
             raise TypeError("its evaluation weights do not have the shapes of the trained ones")
         if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evaluated)):
             raise ValueError("its evaluation weights are not finite")
     # A rate so small that no optimizer diverges with it.
-    if not _relative_loss(factory, weights, 1e-6, 10) <= 1.001:
+    if not _relative_loss(factory, weights, 1e-6, 10) <= 1 + 1e-6:
         raise ValueError("on a square it does not go downhill: it may be a part of one, as optax:scale_by_adam is")
 
 
@@ -82,11 +91,28 @@ def _trace_update(factory: Callable[..., Any], **extra_args: Any) -> None:
     number fails here."""
 
     def update(learning_rate: jax.Array, params: dict[str, jax.Array]) -> Any:
-        transformation = optax.with_extra_args_support(factory(learning_rate))
-        state = transformation.init(params)
-        return transformation.update(params, state, params, value=jnp.ones(()), grad=params, **extra_args)
+        init, update = transformation(factory, learning_rate)
+        state = init(params)
+        return (params, state), update(params, state, params, value=jnp.ones(()), grad=params, **extra_args)
 
-    jax.eval_shape(update, jnp.asarray(1e-3), trial_weights())
+    before, after = jax.eval_shape(update, jnp.asarray(1e-3), trial_weights())
+    if _shapes(before) != _shapes(after):
+        raise TypeError("its update must return updates of the weights' shapes, and a state of the shapes of init's")
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [jnp.shape(leaf) for leaf in leaves]
+
+
+def _signature(factory: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(factory)
+    except ValueError:
+        # Python's message has an address in memory.
+        if isinstance(factory, partial):
+            raise TypeError(f"it does not take the options {', '.join(factory.keywords)}") from None
+        raise
 
 
 def _refuse(reason: str, *_: Any, **__: Any) -> NoReturn:
@@ -128,7 +154,7 @@ def trial_weights() -> dict[str, jax.Array]:
 
 def _relative_loss(factory: Callable[..., Any], weights: dict[str, jax.Array], rate: float, steps: int) -> float:
     """Last loss over first loss, for some steps on the square of the weights; NaN or above 1 if it goes uphill."""
-    transformation = optax.with_extra_args_support(factory(rate))
+    init, update = transformation(factory, rate)
 
     def square(tree: Any) -> jax.Array:
         return optax.tree.norm(tree) ** 2 / 2
@@ -137,9 +163,9 @@ def _relative_loss(factory: Callable[..., Any], weights: dict[str, jax.Array], r
     def run(params: dict[str, jax.Array]) -> jax.Array:
         def step(_: int, carry: Any) -> Any:
             params, state = carry
-            updates, state = transformation.update(params, state, params, value=square(params), grad=params)
+            updates, state = update(params, state, params, value=square(params), grad=params)
             return optax.apply_updates(params, updates), state
 
-        return square(jax.lax.fori_loop(0, steps, step, (params, transformation.init(params)))[0])
+        return square(jax.lax.fori_loop(0, steps, step, (params, init(params)))[0])
 
     return float(run(weights) / square(weights))

@@ -1,5 +1,8 @@
 """Which optimizers training can use: what is refused, and why."""
 
+import sys
+
+import jax
 import pytest
 
 from experiments.lab import import_paths
@@ -19,6 +22,7 @@ def test_what_heeds_its_rate_is_no_part_of_an_optimizer():
         ("Prodigy", "; did you mean optax.contrib:prodigy\\?"),
         ("optax.contrib:mu0n", "cannot be imported: .*; did you mean optax.contrib:muon\\?"),
         ("optax:scale_by_adam", "a gradient and a loss: on a square it does not go downhill: it may be a part"),
+        ("optax:scale", "on a square it does not go downhill"),
         ("optax:adam(b1=1e999)", "on a square it does not go downhill"),
         ("Adam", "; did you mean adam\\?"),
         ("optax:", "is no optimizer: one of"),
@@ -38,8 +42,12 @@ def test_what_heeds_its_rate_is_no_part_of_an_optimizer():
         ("optax:adamw(b1=1j)", "must have options as"),
         ("optax.contrib:schedule_free_sgd(b1=0.0)", "its evaluation weights are not finite"),
         ("optax:adamw(b1=0.9", "must have options as"),
+        ("optax:adamw(b1=0.9, b1=0.5)", "must have options as"),
         ("optax:adamw(b1=0.9)x", "must have options as"),
-        ("optax:adamw(b3=0.9)", "is no optimizer of one learning rate, a gradient and a loss: .*b3"),
+        (
+            "optax:adamw(b3=0.9)",
+            "is no optimizer of one learning rate, a gradient and a loss: it does not take the options b3$",
+        ),
         (
             "optax:adamw(learning_rate=0.9)",
             "is no optimizer of one learning rate, a gradient and a loss: .*learning_rate",
@@ -82,6 +90,54 @@ def test_a_rate_at_which_an_optimizer_stands_still_is_refused(name):
 )
 def test_a_low_rate_of_others_is_only_slow(name):
     trials.check_moves("--optimizers x", name, 5e-5)
+
+
+BODIES = {
+    "return 5": "optimizer must return an optax transformation, got 5$",
+    "return lambda gradient: gradient, None": "optimizer must return an optax transformation, got \\(",
+    "return sgd(lambda gradient, state: None)": "its update must return updates of the weights' shapes",
+    "return sgd(lambda gradient, state: gradient)": "its update must return updates of the weights' shapes",
+    "return sgd(lambda gradient, state: (None, state))": "its update must return updates of the weights' shapes",
+    "return sgd(lambda gradient, state: (gradient['bias'], state))": "its update must return updates of the weights'",
+    "return sgd(lambda gradient, state: (gradient, 0.0))": "its update must return updates of .*, and a state of",
+    "raise SystemExit(3)": "SystemExit 3$",
+    "raise KeyboardInterrupt": "KeyboardInterrupt$",
+    "raise KeyError('rate')": "KeyError 'rate'$",
+    "raise ValueError": "ValueError$",
+    "raise ValueError('one\\ntwo')": "one$",
+}
+
+
+@pytest.mark.parametrize(("body", "message"), BODIES.items())
+def test_a_factory_that_does_anything_else_is_refused_with_one_line(body, message, tmp_path, monkeypatch):
+    (tmp_path / "bodies.py").write_text(
+        "import optax\ndef sgd(update):\n"
+        "    return optax.GradientTransformation(lambda _: (), lambda gradient, state, _: update(gradient, state))\n"
+        f"def factory(rate):\n    {body}\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    # Cached by its path, which other tests may use.
+    for cached in (trials.optimizer, import_paths.optimizer):
+        cached.cache_clear()
+    monkeypatch.delitem(sys.modules, "bodies", raising=False)
+    with pytest.raises(import_paths.RefusedError, match=f"a gradient and a loss: {message}"):
+        trials.optimizer("bodies:factory")
+
+
+@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit"])
+def test_a_module_that_ends_at_its_import_is_refused(error, tmp_path, monkeypatch):
+    (tmp_path / f"ends_by_{error}.py").write_text(f"raise {error}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"cannot be imported: {error}"):
+        trials.optimizer(f"ends_by_{error}:factory")
+
+
+@pytest.mark.parametrize("path", ["optax:adam", "optax.contrib:prodigy", "optax.contrib:schedule_free_adamw"])
+def test_optimizers_are_tried_under_strict_dtypes_too(path):
+    trials.optimizer.cache_clear()
+    with jax.numpy_dtype_promotion("strict"):
+        assert trials.optimizer(path)
+        trials.check_moves("--optimizers x", path, 1.0)
 
 
 def test_the_reason_of_a_refusal_is_a_value():

@@ -191,6 +191,10 @@ RESULTS = {
     "a picture": (lambda path: shutil.copy(GRAIN, path), NO_RESULTS),
     "deep": (lambda path: path.write_text(DEEP), f"{NO_RESULTS}: its JSON is nested too deeply"),
     "a number": (lambda path: path.write_text("5"), NO_RESULTS),
+    "a name twice": (
+        lambda path: path.write_text('{"options": {"seed": 0, "seed": 1}}'),
+        f"{NO_RESULTS}: it has seed twice",
+    ),
     "nothing in it": (lambda path: path.write_text("{}"), NO_RESULTS),
     "options alone": (lambda path: path.write_text('{"options": {}}'), NO_RESULTS),
     "options as a list": (
