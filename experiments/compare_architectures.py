@@ -24,10 +24,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import segjax
-from experiments.bench import limits
-from experiments.lab import bounds, question, tables
+from experiments.bench import bounds, limits
+from experiments.bench.bounds import Bound
+from experiments.lab import question, tables
 from experiments.lab.arms import Arms, compare
-from experiments.lab.bounds import Bound
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Comparison, Data, Seeds, Training, check_names, check_training
 from experiments.lab.programs import arguments, program

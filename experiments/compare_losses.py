@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.lab import figures, question, tables
 from experiments.lab.arms import COLUMNS, Arms, compare
@@ -23,6 +22,7 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
 from segjax import LOSSES, plotting
 from segjax._checks import check_positive
+from segjax.plotting import Figure
 
 # The columns that judge each training loss, in two tables.
 METRICS = ("accuracy", "iou", "precision", "recall")
@@ -71,7 +71,8 @@ def answer(options: Options, lab: Lab) -> Report:
         tables=[
             tables.table(arms, f"{title}, by {name}: {options.seeds}", columns, note)
             for name, columns in (("metrics", METRICS), ("the other judges", OTHERS))
-        ],
+        ]
+        + tables.ties(arms, JUDGES),
         figures={
             "loss_by_metric": Drawing(
                 "Each training loss, by each metric", matrix(arms, f"{title}; mean over seeds: {options.seeds.seeds}")
@@ -87,12 +88,25 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def matrix(arms: Arms, title: str) -> Figure:
-    """Means over the seeds that did not diverge, losses down, judges across; colours from worst to best of a column."""
+    """Means over the seeds that did not diverge, losses down, judges across; see `ranks` for the colours."""
     numbers = np.array([[arm.mean(column) for column in JUDGES] for arm in arms.values()])
-    signs = np.array([1 if COLUMNS[column].higher_is_better else -1 for column in JUDGES])
-    labels = ("trained with", "judged by, on held-out images", "within its column")
+    labels = ("trained with", "judged by, on held-out images", "within its column, where it is decided")
     headings = [COLUMNS[column].heading for column in JUDGES]
-    return plotting.heatmap(numbers, list(arms), headings, labels, ".4f", title, ranks=numbers * signs)
+    return plotting.heatmap(numbers, list(arms), headings, labels, ".4f", title, ranks=ranks(arms))
+
+
+def ranks(arms: Arms) -> np.ndarray:
+    """(losses, judges), larger is better; those that the seeds do not tell from the leading one are its equals."""
+    columns = []
+    for column in JUDGES:
+        best, sign = tables.lead(arms, column), 1 if COLUMNS[column].higher_is_better else -1
+        equals = dict.fromkeys(best.tied, best.first)
+        # NaN for those that do not compete with the leading one, since more of their runs diverged.
+        competing = [best.first, *best.differences]
+        columns.append(
+            [sign * arms[equals.get(name, name)].mean(column) if name in competing else np.nan for name in arms]
+        )
+    return np.transpose(columns)
 
 
 if __name__ == "__main__":

@@ -189,11 +189,14 @@ def answer(options: Options, lab: Lab) -> Report:
         comparison.document,
         [{"phase": "comparison", **row} for row in rows(comparison.arms)],
         warnings,
-        list(contest.detail_tables(comparison)),
+        [*tables.ties(comparison.arms, DECISIVE), *contest.detail_tables(comparison)],
     )
     if grid.trials:
         more = [f"{label} is not compared: {reason}." for label, reason in excluded.items()]
-        report = with_tuning(report, grid, options, more)
+        # A tuned label has the colour of its contender, which also has a rate in its name.
+        labels = {name: label for label, arms in trained.items() for name in arms}
+        order = [labels.get(name, name) for name in comparison.arms]
+        report = with_tuning(report, grid, options, order, more)
     if options.stored:
         new_arms = [arm for arms in trained.values() for arm in arms.values()]
         report = with_stored_runs(report, options.stored, new_arms, comparison)
@@ -202,11 +205,11 @@ def answer(options: Options, lab: Lab) -> Report:
     return report
 
 
-def with_tuning(report: Report, grid: Grid, options: Options, warnings: Sequence[str]) -> Report:
-    """The report with the results of the tuning."""
+def with_tuning(report: Report, grid: Grid, options: Options, order: Sequence[str], warnings: Sequence[str]) -> Report:
+    """The report with the results of the tuning; `order` has the labels in the order of their colours."""
     seeds = options.all_tuning_seeds
     listed, tuning_rows = ", ".join(map(str, seeds)), rows(grid.arms)
-    drawing = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range")
+    drawing = tuning.drawing(grid, f"Tuning on seeds {listed}: mean and range", order)
     return report._replace(
         figures={**report.figures, "rate_sensitivity": drawing},
         results={**report.results, "tuning": {"best_rates": grid.best, "runs": tuning_rows}},
@@ -233,7 +236,7 @@ def with_evidence(report: Report, comparison: Contest) -> Report:
     decisions = sequential.decisions(comparison.rivals, comparison.arms[reference])
     return report._replace(
         findings=[sequential.finding(label, reference, each) for label, each in decisions.items()] + [*report.findings],
-        figures={**report.figures, "evidence": sequential.drawing(decisions, reference)},
+        figures={**report.figures, "evidence": sequential.drawing(decisions, reference, [*comparison.arms])},
         results={**report.results, "sequential": decisions},
         details=[sequential.table(decisions, reference), *report.details],
     )

@@ -24,7 +24,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import segjax
 from experiments.lab import arms, question
@@ -37,6 +36,7 @@ from experiments.lab.runs import Texture
 from experiments.pictures.saved_models import load_with_textures
 from segjax import layers, metrics, plotting
 from segjax.models import Variables
+from segjax.plotting import Figure
 
 # Kernels per side of a picture, and feature maps in a picture.
 MAX_TILES = 16
@@ -152,26 +152,28 @@ def remove_each(
     return removals
 
 
-def kernels(layer: str, variables: Variables) -> Figure:
+@plotting.resizable
+def kernels(layer: str, variables: Variables, *, width: float | None = None) -> Figure:
     """A convolution's weights: one row per output, one column per input; a single row or column is wrapped."""
     kernel = np.asarray(variables["params"][layer]["kernel"])
-    height, width, inputs, outputs = kernel.shape
+    down, across, inputs, outputs = kernel.shape
     tiles = kernel.transpose(3, 2, 0, 1)[:MAX_TILES, :MAX_TILES]
     first = f", first {MAX_TILES} of them," if max(inputs, outputs) > MAX_TILES else ""
     if 1 in (inputs, outputs):
         title = f"the kernel of each channel{first} answers to what looks like it"
         if inputs > 1:
             title = f"the output is the sum of the inputs{first} through their kernels"
-        flat = enumerate(tiles.reshape(-1, height, width))
+        flat = enumerate(tiles.reshape(-1, down, across))
         pictures = [plotting.Picture(f"channel {number}", tile, "signed") for number, tile in flat]
-        return plotting.pictures(plotting.in_rows(pictures, 8), f"Weights of {layer}: {title}; white is 0", size=1.0)
+        title = f"Weights of {layer}: {title}; white is 0"
+        return plotting.pictures(plotting.in_rows(pictures, 8), title, size=1.0, width=width)
     title = f"Weights of {layer}: each output channel{first} is the sum of all inputs through the kernels of its row; "
     rows, columns = tiles.shape[:2]
     picture = plotting.Picture("", mosaic(tiles), "signed")
-    figure = plotting.pictures([[picture]], title + "white is 0", size=0.5 * columns)
+    figure = plotting.pictures([[picture]], title + "white is 0", size=0.5 * columns, width=width)
     axes = figure.axes[0]
-    axes.set_xticks(np.arange(columns) * (width + 1) + (width - 1) / 2, list(map(str, range(columns))))
-    axes.set_yticks(np.arange(rows) * (height + 1) + (height - 1) / 2, list(map(str, range(rows))))
+    axes.set_xticks(np.arange(columns) * (across + 1) + (across - 1) / 2, list(map(str, range(columns))))
+    axes.set_yticks(np.arange(rows) * (down + 1) + (down - 1) / 2, list(map(str, range(rows))))
     axes.set(xlabel="channel of the input", ylabel="channel of the output")
     return figure
 

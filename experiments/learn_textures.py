@@ -31,7 +31,6 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import ImageDraw
 from tyro.conf import arg
 
@@ -50,6 +49,7 @@ from experiments.timed.clock import Timed
 from segjax import plotting, tiling
 from segjax._checks import check_count, check_pixels, check_positive, check_share, check_sigma
 from segjax.exemplars import generate_crops
+from segjax.plotting import Figure
 
 # The share of each photograph that is held out.
 HELD_OUT_SHARE = 0.25

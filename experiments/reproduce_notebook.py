@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.lab import question, tables
 from experiments.lab.arms import Arms, by_rate, compare
@@ -32,6 +31,7 @@ from experiments.notebook.flaws import Flaw, demonstrate
 from experiments.notebook.published import ADAM_RATES, AGREEMENT, LOSS, PUBLISHED, quantity
 from segjax import metrics, plotting
 from segjax._checks import check_count
+from segjax.plotting import Figure
 
 
 @dataclass(frozen=True, kw_only=True)

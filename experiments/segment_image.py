@@ -35,7 +35,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.progress import TaskID
 from tyro.conf import Positional, arg
@@ -55,6 +54,7 @@ from experiments.pictures.samples import in_8_bits
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
 from segjax._checks import check_count, check_positive
+from segjax.plotting import Figure
 
 # A picture with a shorter side shows no texture.
 SMALLEST = 16

@@ -17,7 +17,8 @@ from functools import partial
 from pathlib import Path
 
 import segjax
-from experiments.lab import bounds, question
+from experiments.bench import bounds
+from experiments.lab import question
 from experiments.lab.arms import COLUMNS
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Data, Seed

@@ -21,7 +21,8 @@ from typing import cast
 import numpy as np
 
 import segjax
-from experiments.lab import bounds, figures, question, report, tables
+from experiments.bench import bounds
+from experiments.lab import figures, question, report, tables
 from experiments.lab.arms import Arms, by_rate, compare
 from experiments.lab.folder import Folder
 from experiments.lab.names import ARCHITECTURES
@@ -129,7 +130,7 @@ def picture_writer(folder: Folder, run: Run, steps: Sequence[int]) -> Watch:
         if (step := int(state.step)) in steps:
             probability = figures.probability(model, state.variables, batch)
             figure = figures.beside_mask(batch, {f"iteration {step}": probability}, f"A held-out image, {by_rate(run)}")
-            folder.write(f"{note(step)}.png", report.png(figure))
+            folder.write(f"{note(step)}.png", report.picture(figure))
             # The last figure reads the notes, also after an interruption.
             folder.write_note(note(step), {"probability": probability}, {"step": step})
 

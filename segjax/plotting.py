@@ -1,21 +1,32 @@
-"""Figures from arrays: each function returns a matplotlib Figure, without loading, saving or showing anything."""
+"""Figures from arrays: each function returns a matplotlib Figure, without loading, saving or showing anything.
 
+By default a figure has the size that it needs on a screen. With `width`, in inches, it is drawn for a printed page:
+text of 7 to 8 points, lines wrapped accordingly, and panels below one another where they would be too narrow. A column
+of a paper is about 3.3 inches wide, a page 6.8; `figure.at_width(3.3)` draws a figure again.
+
+`order` holds all names of a report, in the order of their colours, line styles and markers: a name looks the same in
+figures that show different names. By default it is the order of the figure's own names.
+"""
+
+import functools
 import itertools
 import math
 import re
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, ParamSpec
 
-import matplotlib
+import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
+
+from segjax._checks import check_positive
 
 # The lower and the upper end of an interval along a curve.
 Band = tuple[np.ndarray, np.ndarray]
@@ -31,6 +42,45 @@ _MASK = ListedColormap([_PROBABILITY(0.0), _PROBABILITY(1.0)])
 # Spaces of a title at which no line ends.
 _UNBROKEN = re.compile(r"(?<=\d) (?=x \d|%)|(?<=\d x) (?=\d)| (?== )|(?<= =) ")
 Kind = Literal["image", "mask", "probability", "signed", "feature"]
+# For a page: the size of text relative to a screen's, and the narrowest panel and picture beside others, in inches.
+_PRINTED = 0.7
+_NARROWEST_PANEL, _NARROWEST_PICTURE = 2.6, 1.0
+# In inches, so that a title of usual length fits.
+_LEAST_WIDTH = 6.4
+# Width of an average character at 10 points, and height of a line, in inches.
+_CHARACTER = 0.085
+_LINE = 0.2
+_Arguments = ParamSpec("_Arguments")
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that can be drawn again at another width."""
+
+    # Size of the text relative to a screen's.
+    _scale: float
+    _draw: Callable[..., "Figure"]
+
+    def at_width(self, width: float) -> "Figure":
+        """The same figure drawn for a page, `width` inches wide."""
+        return self._draw(width=width)
+
+    def _characters(self, inches: float) -> int:
+        """How many characters of average width fit on a line."""
+        return max(1, int(inches / (_CHARACTER * self._scale)))
+
+
+def resizable(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
+    """Lets `at_width` call a function that has an argument `width` and returns a figure of this module."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+        if (width := kwargs.get("width")) is not None:
+            check_positive("width", width)
+        figure = draw(*args, **kwargs)
+        figure._draw = functools.partial(drawn, *args, **kwargs)
+        return figure
+
+    return drawn
 
 
 class Panel(NamedTuple):
@@ -48,6 +98,7 @@ class Panel(NamedTuple):
         bands: name -> lower and upper edge, (points,) each, in place of the lowest and the highest run.
         ylim: ends of the vertical axis; None lets the data choose.
         ordered: the curves belong to increasing values, such as learning rates, and are coloured from dark to light.
+        order: names in the order of their colours.
     """
 
     ylabel: str
@@ -61,6 +112,15 @@ class Panel(NamedTuple):
     bands: Mapping[str, Band] = {}
     ylim: tuple[float, float] | None = None
     ordered: bool = False
+    order: Sequence[str] = ()
+
+
+class Style(NamedTuple):
+    """How a name looks in every figure of a report; `line` and `marker` as matplotlib names them."""
+
+    colour: Any
+    line: str
+    marker: str
 
 
 class Picture(NamedTuple):
@@ -75,39 +135,45 @@ class Picture(NamedTuple):
     kind: Kind = "image"
 
 
-def training_curves(panels: Sequence[Panel], title: str) -> Figure:
+@resizable
+def training_curves(panels: Sequence[Panel], title: str, *, width: float | None = None) -> Figure:
     """Curves over iterations or another quantity: panels in a row, with one legend."""
-    figure = Figure(figsize=(max(5.5 * len(panels), 7.6), 4.6), layout="constrained")
-    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        styles = _styles(len(panel.curves), panel.ordered)
-        for (name, runs), style in zip(panel.curves.items(), styles, strict=True):
-            runs = np.atleast_2d(runs)
+    figure, all_axes = _panels(len(panels), (max(5.5 * len(panels), 7.6), 4.6), width)
+    for axes, panel in zip(all_axes, panels, strict=True):
+        styles = _ordered_styles(panel.curves) if panel.ordered else _styles(panel.curves, panel.order)
+        for name, runs in panel.curves.items():
+            runs, (colour, line, _) = np.atleast_2d(runs), styles[name]
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
             # Few points are marked; a single one would be invisible without a marker.
             marker = "o" if runs.shape[1] <= _FEW_POINTS else ""
-            axes.plot(x, runs.mean(axis=0), label=name, linewidth=1.8, marker=marker, markersize=4, **style)
+            style = {"color": colour, "linestyle": line, "marker": marker}
+            axes.plot(x, runs.mean(axis=0), label=name, linewidth=1.8, markersize=4, **style)
             # The band of a single run would have no area.
             if len(runs) > 1 or name in panel.bands:
                 band = panel.bands.get(name, (runs.min(axis=0), runs.max(axis=0)))
-                axes.fill_between(x, *band, color=style["color"], alpha=0.2, linewidth=0)
+                axes.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
         for index, (text, x_line) in enumerate(panel.vertical_lines.items()):
             axes.axvline(x_line, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
         _draw_horizontal_lines(axes, panel.horizontal_lines)
-        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel)
         axes.margins(x=0)
         if panel.x is None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        if panel.xlog:
-            _make_log(axes, "x")
-        if panel.log:
-            _make_log(axes, "y")
+        _label(figure, axes, panel.xlabel, panel.ylabel, panel.xlog, panel.log)
         if panel.ylim:
             axes.set_ylim(*panel.ylim)
         axes.grid(alpha=0.3)
     return _finish(figure, title, legend=True)
 
 
-def predictions(image: ArrayLike, mask: ArrayLike, probabilities: Mapping[str, ArrayLike], title: str) -> Figure:
+@resizable
+def predictions(
+    image: ArrayLike,
+    mask: ArrayLike,
+    probabilities: Mapping[str, ArrayLike],
+    title: str,
+    *,
+    width: float | None = None,
+) -> Figure:
     """Input image, true mask, and predicted probabilities of the mask; all (n, n), in [0, 1].
 
     Args:
@@ -115,7 +181,7 @@ def predictions(image: ArrayLike, mask: ArrayLike, probabilities: Mapping[str, A
     """
     row = [Picture("input image", image), Picture("true mask", mask, "mask")]
     row += [Picture(name, probability, "probability") for name, probability in probabilities.items()]
-    return pictures(in_rows(row), title)
+    return pictures([row] if width else in_rows(row), title, width=width)
 
 
 def in_rows(row: Sequence[Picture], longest: int = 5) -> list[list[Picture]]:
@@ -125,65 +191,86 @@ def in_rows(row: Sequence[Picture], longest: int = 5) -> list[list[Picture]]:
     return [list(row[start:end]) for start, end in itertools.pairwise(ends)]
 
 
+@resizable
 def pictures(
-    grid: Sequence[Sequence[Picture]], title: str, names: Sequence[str] = (), size: float = 2.5, bar: str = ""
+    grid: Sequence[Sequence[Picture]],
+    title: str,
+    names: Sequence[str] = (),
+    size: float = 2.5,
+    bar: str = "",
+    *,
+    width: float | None = None,
 ) -> Figure:
     """Pictures in rows, of one or different lengths, with a colour bar for probabilities or signed weights.
 
     Args:
         names: one for each row, to its left.
-        size: width of a picture in inches.
+        size: width of a picture in inches, unless `width` decides; rows without names are then divided.
         bar: label of the colour bar, if it is neither the probability of the mask nor a weight.
     """
+    if width and not names:
+        grid = [part for row in grid for part in in_rows(row, max(1, int(width / _NARROWEST_PICTURE)))]
     rows, columns = len(grid), max(map(len, grid))
+    # In inches, of a colour bar and of the names; on a page the bar is below, since beside it takes a picture's room.
+    margin = 0.9 if names or not width else 0.0
+    if width:
+        size = (width - margin) / columns
     # A row has the height of its tallest picture, but a picture more than twice as high as wide is drawn narrower.
     shapes = [[np.shape(picture.array)[:2] for picture in row] for row in grid]
     heights = [size * min(2, max(height / width for height, width in row)) for row in shapes]
-    # At least 6.4 inches, so that a title of usual length fits.
-    figsize = (max(size * columns + 0.9, 6.4), sum(heights) + 0.1 * rows + 0.8)
-    figure = Figure(figsize=figsize, layout="constrained")
+    figure = _figure((max(size * columns + 0.9, _LEAST_WIDTH), sum(heights) + 0.1 * rows + 0.8), width)
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
     # One scale for all signed pictures, symmetric, so that white is 0 in all of them.
     signed = [np.nanmax(np.abs(picture.array)) for row in grid for picture in row if picture.kind == "signed"]
     largest = float(max(signed, default=0.0)) or 1.0
-    with_bar = None
+    characters, lines, with_bar = figure._characters(size), 0, None
     for cells, row in zip(axes, grid, strict=True):
         for cell in cells[len(row) :]:
             cell.axis("off")
         for cell, picture in zip(cells, row, strict=False):
-            artist = _draw(cell, picture, largest)
+            artist = _draw(cell, picture, largest, characters)
             with_bar = (picture.kind, artist) if picture.kind in _BARS else with_bar
+        lines += max((cell.get_title().count("\n") for cell in cells), default=0)
     # `strict=False`: pictures may have no row names.
-    for name, cells in zip(names, axes, strict=False):
+    for name, cells, height in zip(names, axes, heights, strict=False):
         # Wrapped, so that a long name, such as an import path, is not higher than its picture.
-        cells[0].set_ylabel(textwrap.fill(name, 26), fontsize=11)
+        cells[0].set_ylabel(textwrap.fill(name, figure._characters(height)))
     if with_bar:
         kind, artist = with_bar
-        figure.colorbar(artist, ax=axes[:, -1], label=bar or _BARS[kind], shrink=max(0.5, 1 / rows))
+        if margin:
+            figure.colorbar(artist, ax=axes[:, -1], label=bar or _BARS[kind], shrink=max(0.5, 1 / rows))
+        else:
+            figure.colorbar(artist, ax=axes, label=bar or _BARS[kind], location="bottom", aspect=40)
+            lines += 3
+    figure.set_figheight(figure.get_figheight() + _LINE * figure._scale * lines)
     return _finish(figure, title)
 
 
-def bars(values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = True) -> Figure:
+@resizable
+def bars(
+    values: Mapping[str, np.ndarray], xlabel: str, title: str, log: bool = True, *, width: float | None = None
+) -> Figure:
     """A horizontal bar for each name: the median of its values, with their range.
 
     Args:
         values: name -> (repeats,).
         xlabel: the quantity with its unit.
     """
-    figure, axes = _single(8.4, 0.45 * len(values) + 1.6)
+    figure, (axes,) = _panels(1, (8.4, 0.45 * len(values) + 1.6), width)
     # The median, since times on a shared machine have outliers on one side.
     medians = np.array([np.median(repeats) for repeats in values.values()])
     ranges = np.array([[np.median(r) - np.min(r), np.max(r) - np.median(r)] for r in values.values()]).T
     whiskers = ranges if ranges.any() else None
     # matplotlib warns of a logarithmic axis without a number above 0.
     log &= bool((medians > 0).any())
-    axes.barh(list(values), medians, xerr=whiskers, color=COLOURS[0], ecolor="black", capsize=3, log=log)
-    axes.invert_yaxis()
-    axes.set(xlabel=xlabel)
+    axes.barh(range(len(values)), medians, xerr=whiskers, color=COLOURS[0], ecolor="black", capsize=3, log=log)
+    _rows(figure, axes, values)
+    _label(figure, axes, xlabel, xlog=log)
     axes.grid(axis="x", alpha=0.3)
     return _finish(figure, title)
 
 
+@resizable
 def heatmap(
     values: np.ndarray,
     rows: Sequence[str],
@@ -192,6 +279,8 @@ def heatmap(
     form: str,
     title: str,
     ranks: np.ndarray | None = None,
+    *,
+    width: float | None = None,
 ) -> Figure:
     """A matrix (rows, columns) as colours, with its values as text.
 
@@ -199,39 +288,56 @@ def heatmap(
         labels: of the vertical axis, the horizontal axis, and the colour.
         form: format of a value, such as ".3f"; a value that is not finite has no text.
         ranks: (rows, columns), larger is better, for columns with different units: the colours of each column are from
-            its worst to its best. Without ranks, the colours are those of the values.
+            its worst to its best; equal ranks and those that are not finite have none. Without ranks, the colours are
+            those of the values.
     """
-    figure, axes = _single(max(1.0 * len(columns) + 3.2, 6.0), max(0.62 * len(rows) + 2.0, 3.2))
-    shades = np.asarray(values, float)
-    if ranks is not None:
-        # A value that is not finite is the worst; in a column of equal values all are the best.
-        finite = np.isfinite(ranks)
-        worst = np.where(finite, ranks, np.inf).min(axis=0)
-        best = np.where(finite, ranks, -np.inf).max(axis=0)
-        ranks = np.where(finite, ranks, np.nan)
-        shades = np.where(best > worst, (ranks - worst) / np.where(best > worst, best - worst, 1), 1.0)
-        shades = np.where(finite, shades, 0.0)
-    # With ranks, the scale is from worst to best even if all columns have equal values, such as those of a single row.
-    finite_shades = shades[np.isfinite(shades)]
-    fixed = ranks is not None or not finite_shades.size
-    low, high = (0.0, 1.0) if fixed else (finite_shades.min(), finite_shades.max())
+    size = max(1.0 * len(columns) + 3.2, 6.0), max(0.62 * len(rows) + 2.0, 3.2)
+    figure, (axes,) = _panels(1, size, width)
+    shades = np.asarray(values, float) if ranks is None else _column_shades(np.asarray(ranks, float))
+    # With ranks, the scale is from worst to best even if no column has colours.
+    finite = shades[np.isfinite(shades)]
+    low, high = (0.0, 1.0) if ranks is not None or not finite.size else (finite.min(), finite.max())
     colours = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto", vmin=low, vmax=high)
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_facecolor("0.93")
+    texts = {index: format(value, form) for index, value in np.ndenumerate(values) if np.isfinite(value)}
+    # Names, labels and the colour bar take about 2.2 inches; what is wider than its cell is turned.
+    cell = figure._characters((figure.get_figwidth() - 2.2 * figure._scale) / len(columns))
+    headings = [textwrap.fill(name, cell, break_long_words=False) for name in columns]
+    turned = [90 * any(len(word) > cell for word in words) for words in (" ".join(columns).split(), texts.values())]
+    axes.set_xticks(range(len(columns)), columns if turned[0] else headings, rotation=turned[0])
     axes.set_yticks(range(len(rows)), rows)
     axes.set(ylabel=labels[0], xlabel=labels[1])
-    # Black on the bright half of cividis, white on the dark half.
-    middle = (low + high) / 2
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            colour = "black" if shades[row, column] > middle else "white"
-            axes.text(column, row, format(value, form), ha="center", va="center", color=colour)
+    # Black on the bright half of cividis and without a colour, white on the dark half.
+    for (row, column), text in texts.items():
+        colour = "white" if shades[row, column] <= (low + high) / 2 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, rotation=turned[1])
     bar = figure.colorbar(colours, ax=axes, label=labels[2])
     if ranks is not None:
         bar.set_ticks([0, 1], labels=["worst", "best"])
     return _finish(figure, title)
 
 
-def scores(values: Mapping[str, np.ndarray], groups: Sequence[str], xlabels: Sequence[str], title: str) -> Figure:
+def _column_shades(ranks: np.ndarray) -> np.ndarray:
+    """Ranks (rows, columns) scaled to 0 for the worst and 1 for the best of each column.
+
+    A rank that is not finite, and a column of equal ranks, have no shade: NaN.
+    """
+    finite = np.ma.masked_invalid(ranks)
+    worst = finite.min(axis=0)
+    shades: np.ndarray = ((finite - worst) / np.ma.masked_equal(finite.max(axis=0) - worst, 0)).filled(np.nan)
+    return shades
+
+
+@resizable
+def scores(
+    values: Mapping[str, np.ndarray],
+    groups: Sequence[str],
+    xlabels: Sequence[str],
+    title: str,
+    *,
+    order: Sequence[str] = (),
+    width: float | None = None,
+) -> Figure:
     """One panel per quantity, one row per name: one dot per run, and a bar at their mean.
 
     Args:
@@ -239,20 +345,30 @@ def scores(values: Mapping[str, np.ndarray], groups: Sequence[str], xlabels: Seq
         groups: titles of the panels.
         xlabels: the quantities with their units.
     """
-    figure = Figure(figsize=(3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), layout="constrained")
-    panels = figure.subplots(1, len(groups), squeeze=False, sharey=True)[0]
+    figure, panels = _panels(len(groups), (3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), width, sharey=True)
+    styles = _styles(values, order)
     for index, (axes, group, xlabel) in enumerate(zip(panels, groups, xlabels, strict=True)):
-        for row, runs in enumerate(values.values()):
-            axes.plot(runs[index], np.full(len(runs[index]), row), "o", color=COLOURS[0], alpha=0.6, markersize=5)
+        for row, (name, runs) in enumerate(values.items()):
+            axes.plot(
+                runs[index], np.full(len(runs[index]), row), "o", color=styles[name].colour, alpha=0.6, markersize=5
+            )
             axes.plot(np.mean(runs[index]), row, "|", color="black", markersize=14, markeredgewidth=2)
-        axes.set(xlabel=xlabel, title=group)
+        axes.set(title=group)
+        _label(figure, axes, xlabel)
         axes.grid(alpha=0.3)
-    _rows(panels[0], values)
+    _rows(figure, panels[0], values)
     return _finish(figure, title)
 
 
+@resizable
 def dots(
-    values: Mapping[str, np.ndarray], reference: np.ndarray, xlabel: str, labels: tuple[str, str], title: str
+    values: Mapping[str, np.ndarray],
+    reference: np.ndarray,
+    xlabel: str,
+    labels: tuple[str, str],
+    title: str,
+    *,
+    width: float | None = None,
 ) -> Figure:
     """One row per name, with a logarithmic axis: one dot per run, and a diamond at a reference value.
 
@@ -262,17 +378,17 @@ def dots(
         xlabel: the quantity with its unit.
         labels: of the dots and of the diamonds.
     """
-    figure, axes = _single(7.6, 0.3 * len(values) + 1.9)
+    figure, (axes,) = _panels(1, (7.6, 0.3 * len(values) + 1.9), width)
     for row, runs in enumerate(values.values()):
         axes.plot(runs, np.full(len(runs), row), "o", color=COLOURS[0], alpha=0.7, label=labels[0])
     axes.plot(reference, range(len(values)), "D", color=COLOURS[1], fillstyle="none", markersize=8, label=labels[1])
-    _rows(axes, values)
-    axes.set(xlabel=xlabel)
-    _make_log(axes, "x")
+    _rows(figure, axes, values)
+    _label(figure, axes, xlabel, xlog=True)
     axes.grid(alpha=0.3, which="both")
     return _finish(figure, title, legend=True)
 
 
+@resizable
 def sensitivity(
     rates: np.ndarray,
     losses: Mapping[str, np.ndarray],
@@ -280,6 +396,9 @@ def sensitivity(
     ylabel: str,
     title: str,
     bands: Mapping[str, Band] = MappingProxyType({}),
+    *,
+    order: Sequence[str] = (),
+    width: float | None = None,
 ) -> Figure:
     """Loss against learning rate, both logarithmic: mean and band over seeds, with crosses for diverged runs.
 
@@ -289,10 +408,10 @@ def sensitivity(
         diverged: name -> (seeds, rates), bool; a cross at the top edge marks a diverged run, which the mean excludes.
         bands: name -> lower and upper edge, (rates,) each, NaN for a gap; by default, the range of the seeds.
     """
-    figure, axes = _single(7.6, 4.9)
+    figure, (axes,) = _panels(1, (7.6, 4.9), width)
     crosses = []
-    for index, (name, values) in enumerate(losses.items()):
-        colour, line, marker = (styles[index % len(styles)] for styles in (COLOURS, _LINES, _MARKERS))
+    for name, (colour, line, marker) in _styles(losses, order).items():
+        values = losses[name]
         # Masked, not NaN: NumPy warns of the mean of no value.
         finite = np.ma.masked_invalid(np.where(diverged[name], np.nan, values))
         band = bands.get(name, (finite.min(axis=0), finite.max(axis=0)))
@@ -303,27 +422,31 @@ def sensitivity(
         axes.fill_between(x, *(edge[with_runs] for edge in band), color=colour, alpha=0.2, linewidth=0)
         if (diverged_rates := rates[diverged[name].any(axis=0)]).size:
             crosses.append((diverged_rates, colour))
-    axes.set(xlabel="learning rate", ylabel=ylabel)
-    _make_log(axes, "x")
-    _make_log(axes, "y")
+    _label(figure, axes, "learning rate", ylabel, xlog=True, ylog=True)
     # At the top edge, above all curves: one row per name, so that none hides another.
     low, high = np.log(axes.get_ylim())
     step = min(0.05, 0.5 / max(1, len(crosses)))
     axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - step * (len(crosses) + 0.2))))
+    top = axes.get_xaxis_transform()
     for index, (x, colour) in enumerate(crosses):
         heights = np.full(len(x), 0.97 - step * index)
-        label = "" if index else "some seed diverged"
-        axes.plot(x, heights, "x", color=colour, markersize=8, transform=axes.get_xaxis_transform(), label=label)
+        # The grey ones below are those of the legend, since they have the colour of no name.
+        axes.plot(x, heights, "x", color="0.3", markersize=8, transform=top, label="diverged")
+        axes.plot(x, heights, "x", color=colour, markersize=8, transform=top, label="")
     axes.grid(alpha=0.3, which="both")
     return _finish(figure, title, legend=True)
 
 
+@resizable
 def differences(
     estimates: Mapping[str, Sequence[tuple[float, float, float]]],
     pairs: Mapping[str, Sequence[np.ndarray]],
     xlabels: Sequence[str],
     higher_is_better: Sequence[bool],
     title: str,
+    *,
+    order: Sequence[str] = (),
+    width: float | None = None,
 ) -> Figure:
     """One panel per quantity, one row per name: a difference, its interval over the pairs, and a line at 0.
 
@@ -333,30 +456,33 @@ def differences(
         xlabels: the quantities with their units.
         higher_is_better: for each quantity; an arrow shows the direction.
     """
-    # Wrapped to the width of its panel: it can contain an import path.
-    xlabels = [textwrap.fill(xlabel, 40) for xlabel in xlabels]
-    height = 0.42 * len(estimates) + 2.0 + 0.2 * max(xlabel.count("\n") for xlabel in xlabels)
-    figure = Figure(figsize=(max(3.9 * len(xlabels) + 1.6, 7.6), height), layout="constrained")
-    panels = figure.subplots(1, len(xlabels), squeeze=False, sharey=True)[0]
+    size = max(3.9 * len(xlabels) + 1.6, 7.6), 0.42 * len(estimates) + 2.0
+    figure, panels = _panels(len(xlabels), size, width, sharey=True)
+    styles = _styles(estimates, order)
     for index, (axes, xlabel, higher) in enumerate(zip(panels, xlabels, higher_is_better, strict=True)):
         axes.axvline(0, color="black", linewidth=1)
         for row, (name, intervals) in enumerate(estimates.items()):
             value, low, high = intervals[index]
-            axes.plot([low, high], [row, row], color=COLOURS[0], linewidth=2)
-            axes.plot(value, row, "o", color=COLOURS[0])
+            axes.plot([low, high], [row, row], color=styles[name].colour, linewidth=2)
+            axes.plot(value, row, "o", color=styles[name].colour)
             # Below the interval, so that neither hides the other.
             single = pairs[name][index]
             axes.plot(single, np.full(len(single), row + 0.22), ".", color="0.35", markersize=4)
         # At the end of the axis to which it points.
-        arrow, side = ("better \N{RIGHTWARDS ARROW}", "right") if higher else ("\N{LEFTWARDS ARROW} better", "left")
+        side: Literal["left", "right"] = "right" if higher else "left"
+        arrow = "better \N{RIGHTWARDS ARROW}" if higher else "\N{LEFTWARDS ARROW} better"
         axes.set_title(arrow, loc=side, fontsize=10)
-        axes.set(xlabel=xlabel)
         axes.xaxis.set_major_locator(MaxNLocator(5))
+        _label(figure, axes, xlabel)
         axes.grid(alpha=0.3)
-    _rows(panels[0], estimates)
+    _rows(figure, panels[0], estimates)
+    # A long label, such as one with an import path, makes the figure higher, not the panels lower.
+    lines = max(axes.get_xlabel().count("\n") for axes in panels)
+    figure.set_figheight(figure.get_figheight() + _LINE * figure._scale * lines)
     return _finish(figure, title)
 
 
+@resizable
 def tradeoff(
     points: Mapping[str, tuple[float, float]],
     xlabel: str,
@@ -364,36 +490,72 @@ def tradeoff(
     title: str,
     xlog: bool = True,
     horizontal_lines: Mapping[str, float] = MappingProxyType({}),
+    *,
+    order: Sequence[str] = (),
+    width: float | None = None,
 ) -> Figure:
     """One point (x, y) per name, with a legend; `horizontal_lines` are text -> y."""
-    figure, axes = _single(7.6, 4.9)
-    for index, (name, (x, y)) in enumerate(points.items()):
-        # The markers shift each time the colours repeat, so that no two of 36 names look the same.
-        marker = _MARKERS[(index + index // len(COLOURS)) % len(_MARKERS)]
-        axes.plot(x, y, marker, color=COLOURS[index % len(COLOURS)], markersize=8, label=name)
+    figure, (axes,) = _panels(1, (7.6, 4.9), width)
+    for name, (colour, _, marker) in _styles(points, order).items():
+        axes.plot(*points[name], marker, color=colour, markersize=8, label=name)
     _draw_horizontal_lines(axes, horizontal_lines)
     axes.margins(0.12)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    if xlog:
-        _make_log(axes, "x")
+    _label(figure, axes, xlabel, ylabel, xlog)
     axes.grid(alpha=0.3, which="both")
     return _finish(figure, title, legend=True)
 
 
 # `Figure` and not `pyplot`, which keeps references to all figures, and opens windows.
-def _single(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of one panel, of this size in inches."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+def _figure(size: tuple[float, float], width: float | None) -> Figure:
+    """An empty figure of this size in inches; `width` replaces that of the size, and asks for text of a page."""
+    figure = Figure(figsize=(width or size[0], size[1]), layout="constrained")
+    figure._scale = _PRINTED if width else 1.0
+    return figure
+
+
+def _panels(
+    count: int, size: tuple[float, float], width: float | None, sharey: bool = False
+) -> tuple[Figure, list[Axes]]:
+    """A figure with panels side by side, of this size in inches, or on a page in several rows of nearly this height."""
+    columns, height = count, size[1]
+    if width:
+        columns = max(1, min(count, int(width / _NARROWEST_PANEL)))
+        # The title and the legend take a quarter, once.
+        height *= _PRINTED * (0.25 + 0.75 * math.ceil(count / columns))
+    figure = _figure((size[0], height), width)
+    axes = list(figure.subplots(math.ceil(count / columns), columns, squeeze=False, sharey=sharey).flat)
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
 
 
 def _finish(figure: Figure, title: str, legend: bool = False) -> Figure:
     """Adds the title and the legend, after everything else is drawn."""
+    if figure._scale != 1:
+        for text in figure.findobj(Text):
+            text.set_fontsize(float(text.get_fontsize()) * figure._scale)
+        for axes in figure.axes:
+            # Of ticks that matplotlib makes later.
+            axes.tick_params(labelsize=10 * figure._scale)
     if legend:
         _legend(figure)
-    # The title is wrapped: a character is about 0.13 inches wide.
-    figure.suptitle(_balanced(title, max(20, int(figure.get_figwidth() / 0.13))))
+    # The title is wrapped: its characters are half as wide again as those of labels.
+    characters = figure._characters(figure.get_figwidth() / 1.5)
+    figure.suptitle(_balanced(title, max(20, characters)), fontsize=12 * figure._scale)
     return figure
+
+
+def _label(figure: Figure, axes: Axes, xlabel: str, ylabel: str = "", xlog: bool = False, ylog: bool = False) -> None:
+    """Labels the axes, after their data are drawn: wrapped to the panel, and with the word that a scale is log."""
+    spec = axes.get_subplotspec()
+    rows, columns = spec.get_geometry()[:2] if spec else (1, 1)
+    # Without the other axis's labels, the title and the legend.
+    lengths = figure.get_figwidth() / columns - 0.8 * figure._scale, figure.get_figheight() / rows - 1.2 * figure._scale
+    for name, text, log, length in zip("xy", (xlabel, ylabel), (xlog, ylog), lengths, strict=True):
+        if log:
+            _make_log(axes, name)
+            text += ", log scale"
+        axes.set(**{f"{name}label": _balanced(text, figure._characters(length))})
 
 
 def _balanced(text: str, width: int) -> str:
@@ -413,13 +575,14 @@ def _draw_horizontal_lines(axes: Axes, horizontal_lines: Mapping[str, float]) ->
         axes.axhline(y, color="black", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=text)
 
 
-def _rows(axes: Axes, names: Collection[str]) -> None:
+def _rows(figure: Figure, axes: Axes, names: Collection[str]) -> None:
     """One row per name, the first at the top."""
-    axes.set_yticks(range(len(names)), [textwrap.fill(name, 40) for name in names])
+    characters = figure._characters(0.42 * figure.get_figwidth())
+    axes.set_yticks(range(len(names)), [textwrap.fill(name, characters) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
 
 
-def _make_log(axes: Axes, name: Literal["x", "y"]) -> None:
+def _make_log(axes: Axes, name: str) -> None:
     """Makes an axis logarithmic, after its data are drawn: plain numbers on a short axis, powers of ten otherwise."""
     axis: Axis = axes.xaxis if name == "x" else axes.yaxis
     if not np.isfinite(axis.get_minpos()):
@@ -440,39 +603,49 @@ def _make_log(axes: Axes, name: Literal["x", "y"]) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def _styles(count: int, ordered: bool) -> list[dict[str, Any]]:
-    """A colour and a line style for each curve."""
-    if ordered:
-        return [{"color": _PROBABILITY(0.95 * i / max(count - 1, 1)), "linestyle": _LINES[i % 2]} for i in range(count)]
-    # More than six colours are hard to distinguish: the line style changes each time the colours repeat.
-    dashes = [_LINES[(i + i // len(COLOURS)) % len(_LINES)] for i in range(count)]
-    return [{"color": COLOURS[i % len(COLOURS)], "linestyle": dash} for i, dash in enumerate(dashes)]
+def _styles(names: Collection[str], order: Sequence[str]) -> dict[str, Style]:
+    """The style of each name, by its place in the order."""
+    places = {name: place for place, name in reversed([*enumerate([*order, *names])])}
+    styles = {}
+    for name in names:
+        # More than six colours are hard to distinguish: line and marker change each time the colours repeat.
+        colour, turn = places[name] % len(COLOURS), places[name] + places[name] // len(COLOURS)
+        styles[name] = Style(COLOURS[colour], _LINES[turn % len(_LINES)], _MARKERS[turn % len(_MARKERS)])
+    return styles
+
+
+def _ordered_styles(names: Collection[str]) -> dict[str, Style]:
+    """From dark to light."""
+    last = max(len(names) - 1, 1)
+    return {name: Style(_PROBABILITY(0.95 * i / last), _LINES[i % 2], _MARKERS[0]) for i, name in enumerate(names)}
 
 
 def _legend(figure: Figure) -> None:
     """Adds one legend below all panels, with each name once."""
-    lines = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
+    named = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
     # Labels with an underscore are matplotlib's defaults; a line without a finite value is not visible.
     visible = {
         label: line
-        for label, line in lines.items()
+        for label, line in named.items()
         if not label.startswith("_") and np.isfinite(np.asarray(line.get_ydata(), float)).any()
     }
     if not visible:
         return
-    # In inches: 0.085 for an average character, 0.7 for the line's sample and the gaps.
-    widest = 0.085 * max(len(label) for label in visible) + 0.7
-    columns = max(1, min(len(visible), int(figure.get_figwidth() / widest)))
+    # In inches: the characters, and 0.7 for the line's sample and the gaps.
+    scale, width = figure._scale, figure.get_figwidth()
+    widest = scale * (_CHARACTER * max(len(label) for label in visible) + 0.7)
+    columns = max(1, min(len(visible), int(width / widest)))
     # A name wider than the figure is wrapped; wide characters have 0.1 inches.
-    names = [textwrap.fill(label, int((figure.get_figwidth() - 0.7) / 0.1)) for label in visible]
+    names = [textwrap.fill(label, int((width / scale - 0.7) / 0.1)) for label in visible]
     # Names are wrapped only if there is one column.
     lines_below = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
-    # The figure grows by the height of the legend beyond three lines of 0.2 inches; the panels would shrink otherwise.
-    figure.set_figheight(figure.get_figheight() + 0.2 * max(0, lines_below - 3))
-    figure.legend(list(visible.values()), names, loc="outside lower center", ncols=columns, frameon=False)
+    # The figure grows by the height of the legend beyond three lines; the panels would shrink otherwise.
+    figure.set_figheight(figure.get_figheight() + _LINE * scale * max(0, lines_below - 3))
+    lines, size = list(visible.values()), 10 * scale
+    figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
 
 
-def _draw(axes: Axes, picture: Picture, largest: float) -> Any:
+def _draw(axes: Axes, picture: Picture, largest: float, characters: int) -> Any:
     """Draws one picture; signed pictures share one scale, from `-largest` to `largest`."""
     styles: dict[str, dict[str, Any]] = {
         "image": {"cmap": "gray", "vmin": 0, "vmax": 1},
@@ -485,6 +658,6 @@ def _draw(axes: Axes, picture: Picture, largest: float) -> Any:
     # The pixel of a NaN is transparent and shows the grey background.
     axes.set(xticks=[], yticks=[], facecolor="0.55")
     # Wrapped to the width of the picture: a title can be an import path, or contain line breaks.
-    title = "\n".join(textwrap.fill(line, 30) for line in picture.title.splitlines())
+    title = "\n".join(textwrap.fill(line, characters) for line in picture.title.splitlines())
     axes.set_title(title, fontsize=10)
     return axes.imshow(np.asarray(picture.array), **styles[picture.kind])

@@ -1,1 +1,1 @@
-"""The parts of the benchmark: programs, clocks and limits."""
+"""What is measured against the possible: programs, clocks and limits of the benchmark, and the best possible error."""

@@ -6,7 +6,6 @@ from functools import partial
 import flax.linen as nn
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import segjax
 from experiments.lab.arms import Arms
@@ -15,6 +14,7 @@ from experiments.lab.programs import held_out_batch
 from experiments.lab.report import Drawing
 from segjax import plotting
 from segjax.models import Variables
+from segjax.plotting import Figure
 
 
 @partial(jax.jit, static_argnums=0)

@@ -25,7 +25,7 @@ from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
 # Options that change no result. `width` changes only rounding: a command that ran out of memory can resume with less.
-_CHANGE_NO_RESULT = ("out", "overwrite", "checkpoint_seconds", "width", "workers", "cluster")
+_CHANGE_NO_RESULT = ("out", "overwrite", "pdf", "checkpoint_seconds", "width", "workers", "cluster")
 # The values of `--precision` that are passed to jax; "default" is not.
 PRECISIONS = ("high", "highest")
 _Options = TypeVar("_Options", bound="Command")
@@ -258,12 +258,17 @@ class Command(Group):
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False  # Start anew in a folder that already holds files: deletes its results and finished runs.
 
+    pdf: float | None = None
+    """Also write each figure as NAME.pdf, so many inches wide: 3.3 fits a column of a paper, 6.8 a page."""
+
     # Options that select what is reported and do not change a run: the folder may hold results of other values.
     free: ClassVar[tuple[str, ...]] = ()
 
     def check(self) -> None:
         for group in self.groups:
             group.check()
+        if self.pdf is not None:
+            check_positive("--pdf", self.pdf)
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:

@@ -6,23 +6,24 @@
 import base64
 import csv
 import io
+import itertools
 import json
 import math
 import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jinja2
 import markupsafe
+import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -33,6 +34,7 @@ from experiments.lab.arms import Arms
 from experiments.lab.names import printable
 from experiments.lab.options import Command, program
 from experiments.lab.provenance import circumstances
+from segjax.plotting import Figure
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _GLOSSARY = Path(__file__).parents[2] / "docs" / "glossary.md"
@@ -45,8 +47,13 @@ _LATEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {sign: rf"\text{name}{{}}" 
 _LATEX |= {sign: f"{{{sign}}}" for sign in "[*"}
 # Two such characters in a row print as another one: -- is a dash.
 _LIGATURE = re.compile("([-'`,?!])(?=[-'`,])")
-# A cell with a number and its unit: a column of such cells is aligned right.
-_NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( ?[%x])?")
+_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
+# No-break space, and a place in a long word where a line may end.
+_LATEX |= {"\N{NO-BREAK SPACE}": "~", "\N{ZERO WIDTH SPACE}": r"\allowbreak{}"}
+# A cell with a number and its unit, which may have an interval: a column of such cells is aligned right.
+_NUMBER = re.compile(r"([-+]?[\d.,]+(?:e[-+]?\d+)?(?: ?[%x])?)(?: \((\S+) to (\S+)\))?")
+# Most characters of a row in one of two columns, and of a line of a cell.
+_COLUMN, _LONGEST_LINE = 48, 40
 
 
 class Table(NamedTuple):
@@ -119,17 +126,23 @@ def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[st
         question: heading of the HTML page.
         document: the return value of `document`.
     """
-    pictures = {name: png(drawing.figure) for name, drawing in report.figures.items()}
-    contents = {f"{name}.png": picture for name, picture in pictures.items()}
-    contents |= {**report.files, "runs.csv": _text(_csv(report.csv_rows)), "tables.tex": _text(to_latex(report))}
+    figures, width = {name: drawing.figure for name, drawing in report.figures.items()}, document["options"]["pdf"]
+    pictures = {name: picture(figure) for name, figure in figures.items()}
+    contents = {f"{name}.png": png for name, png in pictures.items()}
+    contents |= {f"{name}.pdf": picture(figure.at_width(width), "pdf") for name, figure in figures.items() if width}
+    latex = to_latex(report, document["experiment"])
+    contents |= {**report.files, "runs.csv": _text(_csv(report.csv_rows)), "tables.tex": _text(latex)}
     if report.markdown:
         contents[report.markdown] = _text(to_markdown(question, report, document))
     return contents | {"report.html": _text(to_html(question, report, pictures, document))}
 
 
-def png(figure: Figure) -> bytes:
+def picture(figure: Figure, kind: Literal["png", "pdf"] = "png") -> bytes:
+    """A figure as a PNG or PDF; equal figures have equal bytes."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
+    # TrueType, since journals refuse matplotlib's default, Type 3.
+    with matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"CreationDate": None} if kind == "pdf" else None)
     return buffer.getvalue()
 
 
@@ -170,17 +183,9 @@ def to_html(question: str, report: Report, pictures: Mapping[str, bytes], docume
         document: the return value of `document`.
     """
     encoded = [(report.figures[name].heading, base64.b64encode(png).decode()) for name, png in pictures.items()]
-    sections = []
-    for section in ("options", "versions", "numerics", "device", "source"):
-        cells = [
-            [key, printable(value) if isinstance(value, str) else json.dumps(value)]
-            for key, value in document[section].items()
-        ]
-        sections.append(Table("", (section, ""), cells))
     parts = {
         "pictures": encoded,
         "document": document,
-        "sections": sections,
         # A copy of experiments/ without docs/ has no glossary, and loses no results.
         "glossary": _WORD.findall(_GLOSSARY.read_text()) if _GLOSSARY.is_file() else [],
         "style": markupsafe.Markup((_TEMPLATES / "report.css").read_text()),
@@ -193,9 +198,9 @@ def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> s
     return _render("report.md", question, report, document=document)
 
 
-def to_latex(report: Report) -> str:
-    """The tables, for a document that loads the package booktabs."""
-    return _render("tables.tex", "", report)
+def to_latex(report: Report, experiment: str) -> str:
+    """The tables, for an article of one column or two; the first lines name the packages that they need."""
+    return _render("tables.tex", experiment, report)
 
 
 def _render(name: str, question: str, report: Report, **variables: Any) -> str:
@@ -215,13 +220,17 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.tests["number"] = _is_number
-    environment.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "printable": printable,
+        "json": json.dumps,
         "lines": lambda cell: markupsafe.Markup("<br>").join(cell.split("\n")),
         "markdown_row": _markdown_row,
+        "breakable": lambda text: re.sub(r"\S{20}(?=\S)", "\\g<0>\N{ZERO WIDTH SPACE}", text),
         "latex": _latex,
-        "latex_columns": _latex_columns,
+        "latex_label": lambda text: re.sub("[^a-z0-9]+", "-", text.lower()).strip("-"),
+        "latex_layout": _latex_layout,
     }
+    environment.filters |= filters
     return environment
 
 
@@ -257,16 +266,26 @@ def _is_number(cell: str) -> bool:
     return bool(_NUMBER.fullmatch(cell.partition("\n")[0].strip()))
 
 
+def _are_numbers(cells: Iterable[str]) -> bool:
+    """Whether a column has numbers, but for cells without any."""
+    filled = [cell for cell in cells if cell not in ("", "-")]
+    return bool(filled) and all(map(_is_number, filled))
+
+
+def _heading(name: str, lines: Iterable[str]) -> list[str]:
+    """A heading in lines as wide as those of its column, or as its longest word."""
+    return textwrap.wrap(name, max(map(len, [*lines, *name.split()]), default=1))
+
+
 def _rich(table: Table) -> RichTable:
     style: dict[str, Any] = {"box": box.SIMPLE_HEAVY, "padding": (0, 1), "pad_edge": False, "collapse_padding": True}
     title, caption = Text(table.title, "table.title"), Text(table.note, "table.caption")
     result = RichTable(title=title, caption=caption, **style)
     for column, name in enumerate(table.headings):
         cells = [row[column] for row in table.rows]
-        # Headings are wrapped to the width of their column, since rich would cut numbers to make room for them.
-        width = max((len(text) for cell in [*cells, *name.split()] for text in cell.splitlines()), default=1)
-        wrapped = Text("\n".join(textwrap.wrap(name, width)))
-        result.add_column(wrapped, justify="right" if column and all(map(_is_number, cells)) else "left")
+        # Wrapped here, since rich would cut numbers to make room for headings.
+        wrapped = Text("\n".join(_heading(name, (line for cell in cells for line in cell.splitlines()))))
+        result.add_column(wrapped, justify="right" if column and _are_numbers(cells) else "left")
     for row in table.rows:
         lines = (cell.partition("\n") for cell in row)
         result.add_row(*(Text.assemble(first, (end + rest, "dim")) for first, end, rest in lines))
@@ -277,14 +296,34 @@ def _markdown_row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
 
 
-def _latex_columns(table: Table) -> str:
-    """l or r for each column: numbers are aligned right."""
-    numeric = [all(_is_number(row[column]) for row in table.rows) for column in range(len(table.headings))]
-    return "".join("r" if right and index else "l" for index, right in enumerate(numeric))
+def _latex_layout(table: Table) -> tuple[bool, str, Sequence[Sequence[str]]]:
+    """Whether a table fits a column of two, the alignment of its columns, and its rows, the headings first."""
+    columns, alignment, width = [], "", 0
+    for index, name in enumerate(table.headings):
+        cells = [row[index] for row in table.rows]
+        lines = [textwrap.wrap(_in_one_line(cell), _LONGEST_LINE, break_on_hyphens=False) for cell in cells]
+        side = "r" if index and _are_numbers(cells) else "l"
+        heading = _heading(name, itertools.chain(*lines))
+        columns.append([_latex_cell(heading, side, "b"), *(_latex_cell(cell, side, "t") for cell in lines)])
+        alignment += side
+        width += 2 + max(map(len, itertools.chain(heading, *lines)), default=0)
+    return width <= _COLUMN, alignment, list(zip(*columns, strict=True))
+
+
+def _in_one_line(cell: str) -> str:
+    """A range or an interval follows its number in parentheses: 0.2 (0.1, 0.3)."""
+    text = re.sub(r"\n(.*)", r" (\1)", cell)
+    match = _NUMBER.fullmatch(text)
+    return f"{match[1]} ({match[2]},\N{NO-BREAK SPACE}{match[3]})" if match and match[2] else text
+
+
+def _latex_cell(lines: Sequence[str], side: str, level: str) -> str:
+    """The lines of a cell, of which the top (t) or the bottom (b) one is level with other cells."""
+    latex = r" \\ ".join(map(_latex, lines))
+    return rf"\begin{{tabular}}[{level}]{{@{{}}{side}@{{}}}}{latex}\end{{tabular}}" if len(lines) > 1 else latex
 
 
 def _latex(text: str) -> str:
-    """Text with LaTeX's special characters escaped; two lines become a shortstack."""
+    """Text with LaTeX's special characters escaped."""
     escaped = _LIGATURE.sub(r"\1{}", "".join(_LATEX.get(sign, sign) for sign in text))
-    stacked = escaped.replace("\n", r" \\ ")
-    return rf"\shortstack{{{stacked}}}" if "\n" in escaped else escaped
+    return _MINUS.sub("$-$", escaped)

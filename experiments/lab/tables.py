@@ -1,11 +1,11 @@
 """Tables, findings and warnings on arms that several questions share."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.lab.arms import COLUMNS, ERRORS_AT, Arm, Arms
+from experiments.lab.arms import COLUMNS, ERRORS_AT, Arms
 from experiments.lab.report import Table
 from segjax import statistics
 from segjax.statistics import Estimate
@@ -16,6 +16,9 @@ NOTE = (
     "Loss and agreement: running means while training; accuracy and IoU: held-out images. Agreement: the share of "
     "pixels that are right and sure, with a probability below 0.1 or above 0.9."
 )
+
+# Most arms that a sentence lists.
+_FEW_TIES = 3
 
 
 def spread(numbers: np.ndarray, form: str) -> str:
@@ -51,50 +54,68 @@ def table(arms: Arms, title: str, columns: Sequence[str] = SCORES, note: str = N
     return Table(title, ["", *(COLUMNS[name].heading for name in columns)], rows, note)
 
 
-def leader(arms: Arms, column: str, setting: str = "") -> str:
-    """A finding: the arm with the best mean over seeds, and the arms that tie with it by the paired differences.
+class Lead(NamedTuple):
+    """The arm with the best mean over seeds among those with the fewest diverged runs, since a mean leaves those out.
 
-    Only the arms with the fewest diverged runs are compared, since a mean leaves out the runs that diverged.
+    Attributes:
+        first: its label; empty if no arm leads.
+        differences: label -> the first arm minus each other one with as few diverged runs, the best of these first.
+        tied: the labels that the paired differences do not tell from the first.
     """
-    title, better = COLUMNS[column].title, COLUMNS[column].higher_is_better
+
+    first: str
+    differences: Mapping[str, Estimate]
+    tied: Sequence[str]
+
+
+def lead(arms: Arms, column: str) -> Lead:
+    """The arm that leads in a column."""
+    better = COLUMNS[column].higher_is_better
+    fewest = min(arm.diverged.sum() for arm in arms.values())
+    scores = {label: arm.masked(column) for label, arm in arms.items() if arm.diverged.sum() == fewest}
+    first, *rivals = sorted(scores, key=lambda label: arms[label].mean(column), reverse=better)
+    differences = {label: statistics.compare(scores[first], scores[label], better).difference for label in rivals}
+    # A mean over other seeds may be the best although the runs on the same seeds are not.
+    unlike = [differences[label].value for label in rivals if (arms[label].diverged != arms[first].diverged).any()]
+    if arms[first].diverged.all() or any((value < 0) if better else (value > 0) for value in unlike):
+        return Lead("", {}, ())
+    tied = [label for label in rivals if statistics.verdict(scores[first], scores[label], better) != "better"]
+    return Lead(first, differences, tied)
+
+
+def leader(arms: Arms, column: str, setting: str = "") -> str:
+    """A finding: the arm that leads in a column, and the arms that tie with it; `ties` has their differences."""
+    title, form = COLUMNS[column].title, COLUMNS[column].form
+    (first, differences, tied), runs = lead(arms, column), len(next(iter(arms.values())).rows)
     failed = {label: int(arm.diverged.sum()) for label, arm in arms.items()}
     fewest = min(failed.values())
-    compared = {label: arm for label, arm in arms.items() if failed[label] == fewest}
-    first, *rivals = sorted(compared, key=lambda label: compared[label].mean(column), reverse=better)
-    start, runs = f"{'Highest' if better else 'Lowest'} {title}{setting}", len(arms[first].rows)
+    sentence = f"{'Highest' if COLUMNS[column].higher_is_better else 'Lowest'} {title}{setting}"
     if fewest == runs:
-        return f"{start}: none, every run diverged."
+        return f"{sentence}: none, every run diverged."
     ending = "."
-    if others := [f"{label} ({failed[label]} of {runs})" for label in arms if label not in compared]:
-        start += f" among the {len(compared)} with the fewest diverged runs"
+    if others := [f"{label} ({count} of {runs})" for label, count in failed.items() if count > fewest]:
+        sentence += " among those with the fewest diverged runs"
         ending = f"; fewer of its runs diverged ({fewest} of {runs}) than of {', '.join(others)}."
-    if others and not rivals:
-        start = f"{title[0].upper()}{title[1:]}{setting}"
-    pairs = {label: _difference(compared[first], compared[label], column) for label in rivals}
-    # A mean over other seeds may be the best although the runs on the same seeds are not.
-    unlike = [pairs[label].value for label in rivals if (arms[label].diverged != arms[first].diverged).any()]
-    if any((value < 0) if better else (value > 0) for value in unlike):
-        return f"{start}: none, since {fewest} of {runs} runs diverged, on different seeds."
-    lead = _lead(compared, column, first, pairs, "the others of these" if others else "all others") if pairs else ""
-    return f"{start}: {first} ({compared[first].mean(column):{COLUMNS[column].form}}){lead}{ending}"
+    if not first:
+        return f"{sentence}: none, since {fewest} of {runs} runs diverged, on different seeds."
+    sentence += f": {first} ({arms[first].mean(column):{form}})"
+    if tied:
+        sentence += f", not told apart from {', '.join(tied) if len(tied) <= _FEW_TIES else f'{len(tied)} others'}"
+    elif differences:
+        label, difference = next(iter(differences.items()))
+        sentence += f", ahead of {label}, the next, by {difference_text(difference, form)}"
+    return sentence + ending
 
 
-def _lead(arms: Arms, column: str, first: str, pairs: Mapping[str, Estimate], others: str) -> str:
-    """How far the first arm is ahead of the others, or which of them tie with it; `pairs` has the best other first."""
-    if len(arms[first].converged(column)) == 1:
-        return "; one seed cannot tell them apart"
-    better, form = COLUMNS[column].higher_is_better, COLUMNS[column].form
-    scores = {label: arm.masked(column) for label, arm in arms.items()}
-    if tied := [label for label in pairs if statistics.verdict(scores[first], scores[label], better) != "better"]:
-        listed = "; ".join(f"{label}: {difference_text(pairs[label], form)}" for label in tied)
-        return f"; tied with (difference {first} minus the other, 95 %): {listed}"
-    runner_up = next(iter(pairs))
-    return f", ahead of {others}; of {runner_up}, the next, by {difference_text(pairs[runner_up], form)}"
-
-
-def _difference(arm: Arm, other: Arm, column: str) -> Estimate:
-    scores = arm.masked(column), other.masked(column)
-    return statistics.compare(*scores, COLUMNS[column].higher_is_better).difference
+def ties(arms: Arms, columns: Sequence[str], setting: str = "") -> list[Table]:
+    """A table of the arms that tie with the leader of each column; none if no arm does."""
+    rows = []
+    for name, column in ((name, COLUMNS[name]) for name in columns):
+        first, differences, tied = lead(arms, name)
+        best = f"{first} {arms[first].mean(name):{column.form}}" if first else ""
+        rows += [[column.title, best, label, difference_text(differences[label], column.form)] for label in tied]
+    note = "Differences seed by seed, with 95 % intervals for one look."
+    return [Table(f"Not told apart{setting}", ("", "best", "other", "best minus other"), rows, note)] if rows else []
 
 
 def distance_table(row: Mapping[str, Any]) -> Table:

@@ -5,12 +5,12 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.lab.arms import Arms
 from experiments.lab.report import Table
 from experiments.notebook.published import AS_MOMENTUM, LOSS, MISNAMED, Published, quantity
 from segjax import plotting, statistics
+from segjax.plotting import Figure
 
 # The factor of a range from which on the verdict says it: nearly any number lies in so wide a range.
 WIDE = 3

@@ -6,13 +6,13 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from experiments.lab.arms import COLUMNS, Arm, Arms
 from experiments.lab.figures import curve_panel
 from experiments.lab.report import Drawing, Table
 from experiments.lab.tables import difference_text, estimate_text
 from segjax import plotting, statistics
+from segjax.plotting import Figure
 from segjax.statistics import Estimate, Improvement
 
 # The columns with estimates, and the two that decide: the loss at the end of training, and the held-out IoU.
@@ -206,7 +206,7 @@ def _difference_figure(contest: Contest) -> Figure:
     better = [COLUMNS[column].higher_is_better for column in DECISIVE]
     interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval"
     title = f"{contest.setting}: paired differences, {interval}; one dot per seed"
-    return plotting.differences(estimates, pairs, xlabels, better, title)
+    return plotting.differences(estimates, pairs, xlabels, better, title, order=list(contest.arms))
 
 
 def _arrivals(contest: Contest, targets: Sequence[Target], tuning_steps: Mapping[str, int]) -> Figure:

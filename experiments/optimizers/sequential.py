@@ -4,7 +4,7 @@ Intervals for one look, which the other tables have, give 27 % false verdicts of
 them excludes 0. Here evidence is an e-value (`segjax.statistics.sequential`), shared between the rivals.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -137,13 +137,12 @@ def table(decisions: Mapping[str, Decision], reference: str) -> Table:
     return Table("Verdicts at any number of seeds", headings, rows, note)
 
 
-def drawing(decisions: Mapping[str, Decision], reference: str) -> Drawing:
-    """The evidence of each rival after each seed."""
+def drawing(decisions: Mapping[str, Decision], reference: str, order: Sequence[str]) -> Drawing:
+    """The evidence of each rival after each seed; `order` has all names of the report, see `plotting`."""
     curves = {label: decision.evidence[np.newaxis] for label, decision in decisions.items()}
     lines = {f"{ENOUGH:g}: decided": ENOUGH}
-    panel = plotting.Panel(
-        f"evidence against equal {COLUMN.heading}", curves, log=True, xlabel="seeds", horizontal_lines=lines
-    )
+    ylabel = f"evidence against equal {COLUMN.heading}"
+    panel = plotting.Panel(ylabel, curves, log=True, xlabel="seeds", horizontal_lines=lines, order=order)
     return Drawing("Evidence, seed by seed", plotting.training_curves([panel], f"Each rival against {reference}"))
 
 

@@ -217,12 +217,10 @@ def extension(grid: Grid, candidates: Iterable[Candidate]) -> dict[str, float]:
     return beyond
 
 
-def drawing(grid: Grid, title: str) -> Drawing:
-    """Loss against rate, with the range over the seeds."""
-    # Labels without a best rate last, so that the others have the same colours as in the other figures.
-    order = sorted(grid.losses, key=lambda label: label in grid.without_rate)
-    losses, diverged = ({label: numbers[label] for label in order} for numbers in (grid.losses, grid.diverged))
-    figure = plotting.sensitivity(grid.rates, losses, diverged, "mean loss, last tenth", title)
+def drawing(grid: Grid, title: str, order: Sequence[str] = ()) -> Drawing:
+    """Loss against rate, with the range over the seeds; `order` has all names of the report, see `plotting`."""
+    ylabel = "mean loss, last tenth"
+    figure = plotting.sensitivity(grid.rates, grid.losses, grid.diverged, ylabel, title, order=order)
     return Drawing("Loss against learning rate", figure)
 
 

@@ -5,7 +5,10 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import re
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -51,6 +54,21 @@ def execute(script, *words):
     options = parse(script, *words)
     question.run(script, options)
     return json.loads((options.out / "results.json").read_text())
+
+
+def typeset(latex, folder, columns="twocolumn"):
+    """Compiles a tables.tex with the packages that it names, and fails on what does not fit."""
+    engine = shutil.which("pdflatex")
+    if not engine:
+        pytest.skip("no pdflatex is installed")
+    packages = re.search(r"\\usepackage\{.*?\}", latex)[0]
+    article = rf"\documentclass[{columns}]{{article}}{packages}\begin{{document}}\input{{tables}}\end{{document}}"
+    (folder / "tables.tex").write_text(latex)
+    (folder / "article.tex").write_text(article)
+    command = [engine, "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+    assert ended.returncode == 0, ended.stdout
+    assert not re.search("Overfull|too large|multiply defined|Missing character", ended.stdout), ended.stdout
 
 
 def lab_of(train_run):

@@ -1,7 +1,7 @@
 from rich.console import Console
 
-from experiments.lab import bounds
-from experiments.lab.bounds import Bound
+from experiments.bench import bounds
+from experiments.bench.bounds import Bound
 from experiments.lab.runs import Texture
 from experiments.lab.train import progress_bar
 from segjax.oracle import BayesError

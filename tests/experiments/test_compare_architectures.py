@@ -3,8 +3,8 @@ import pytest
 from small_runs import SMALL, count_training, execute, lab_of, result
 
 from experiments import compare_architectures
+from experiments.bench import bounds
 from experiments.compare_architectures import SECONDS, STEPS, Cost, Options
-from experiments.lab import bounds
 from experiments.lab.arms import compare
 from experiments.lab.options import Seeds, Training
 from segjax.oracle import BayesError

@@ -8,7 +8,6 @@ import pkgutil
 import jax
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from small_runs import SHORT, count_training, execute, lab_of, result
 from small_runs import parse as parse_words
 
@@ -17,6 +16,7 @@ from experiments.lab import figures
 from experiments.lab.report import Drawing
 from experiments.lab.stops import UsageError
 from experiments.optimizers.tuning import Candidate
+from segjax.plotting import Figure
 
 WORDS = [*SHORT, "--seeds", "2"]
 
@@ -223,7 +223,26 @@ def test_the_terminal_has_one_table_of_verdicts():
     (table,) = report.tables
     assert [row[0] for row in table.rows] == ["adam 0.1", "adam 0.5"]
     assert [row[-1] for row in table.rows] == ["tied", "reference"]
-    assert [table.title for table in report.details][-1] == "Time to a target"
+    assert report.details[0].title == "Not told apart"
+    assert report.details[-1].title == "Time to a target"
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_an_optimizer_has_one_colour_in_every_figure():
+    """Also where a figure leaves out the reference, or those that are not tuned, or has an optimizer without a rate."""
+    words = ["lion=optax:lion=1e-4", "sgd=1,2", "adam=0.1,0.2", "rmsprop=0.1,0.2", "--reference", "lion", "--tune"]
+    report, _ = answer([*words, "--until-decided", "--most-seeds", "3"], sgd_diverges)
+    colours = {}
+    for name in ("curves", "evidence", "rate_sensitivity"):
+        for line in report.figures[name].figure.axes[0].lines:
+            colours.setdefault(line.get_label().partition(" ")[0], set()).add(line.get_color())
+    paired = report.figures["paired_differences"].figure.axes[0]
+    # After the line at 0, three lines for each row.
+    for row, label in enumerate(paired.get_yticklabels()):
+        colours[label.get_text().partition(" ")[0]].add(paired.lines[1 + 3 * row].get_color())
+    optimizers = ("lion", "sgd", "adam", "rmsprop")
+    assert [len(colours[name]) for name in optimizers] == [1] * 4
+    assert len(set.union(*(colours[name] for name in optimizers))) == 4
 
 
 def test_the_last_seeds_of_all_may_be_compared():

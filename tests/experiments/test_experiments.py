@@ -22,7 +22,7 @@ from conftest import DATA
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_runs import ROOT, SHORT, SMALL, Command, execute, options_of, parse, ticking
+from small_runs import ROOT, SHORT, SMALL, Command, execute, options_of, parse, ticking, typeset
 
 from experiments.lab import cli, question, stops
 from experiments.lab.folder import Folder
@@ -141,7 +141,7 @@ def finished(request, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     # A clock of its own: on a loaded machine a second is too short for two snapshots.
     with ticking(0.1):
-        run(request.param, *EXPERIMENTS[request.param][0], "--out", out)
+        run(request.param, *EXPERIMENTS[request.param][0], "--pdf", "3.3", "--out", out)
     return request.param, out
 
 
@@ -171,6 +171,7 @@ def test_writes_every_file(finished):
             assert darkest < 64
             assert brightest == 255
             assert min(picture.size) > 100
+        assert b"/MediaBox [ 0 0 237.6 " in (out / f"{figure}.pdf").read_bytes()
     document = json.loads((out / "results.json").read_text())
     assert document["experiment"] == name
     assert " quick " in document["command"] or "quick" in EXPERIMENTS[name][0]
@@ -181,6 +182,11 @@ def test_writes_every_file(finished):
     assert rows
     assert None not in rows[0]
     assert not [path.name for path in out.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.slow
+def test_an_article_takes_its_tables(finished, tmp_path):
+    typeset((finished[1] / "tables.tex").read_text(), tmp_path)
 
 
 @pytest.mark.slow

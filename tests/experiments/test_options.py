@@ -140,7 +140,7 @@ def test_options_are_flat_in_files():
     assert not any(isinstance(value, options.Group) for value in flat.values())
     groups = {Data: 5, Training: 5, Seeds: 2, Engine: 3}
     assert {group: len(dataclasses.fields(group)) for group in groups} == groups
-    assert len(flat) == sum(groups.values()) + len(["out", "overwrite"])
+    assert len(flat) == sum(groups.values()) + len(["out", "overwrite", "pdf"])
 
 
 QUESTIONS = list(questions(ROOT / "experiments"))

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
-from small_runs import ARMS
+from small_runs import ARMS, typeset
 
 from experiments.lab import arms, provenance, report
 from experiments.lab.options import Comparison, Engine, identity_of
 from experiments.lab.report import Drawing, Report, Table
+from segjax.plotting import Figure, bars
 
 TABLE = Table("A [title]", ("", "mean loss"), [["a|b <c>", "0.5\n0.4-0.6"], ["d", "1.0"]], "A note.")
 DOCUMENT = {
@@ -108,14 +108,43 @@ def test_warnings_are_shown_everywhere():
     assert "- Warning: Only 2 < 5 seeds." in report.to_markdown("?", warned, DOCUMENT)
 
 
-def test_latex_escapes_and_stacks():
-    text = report.to_latex(make([], [TABLE, Table("100 %", ("", "a_b"), [["x\\y", "1 & 2"]])]))
+def latex_of(*tables):
+    return report.to_latex(make([], tables), "try_it")
+
+
+def test_latex_has_a_caption_a_label_a_note_and_intervals_in_line():
+    text = latex_of(TABLE, Table("100 %", ("", "a_b"), [["x\\y", "1 & 2"]]))
+    assert r"\usepackage{booktabs,graphicx}" in text.splitlines()[0]
     assert text.count(r"\begin{tabular}{lr}") == text.count(r"\begin{tabular}{ll}") == 1
-    assert r"a\textbar{}b \textless{}c\textgreater{} & \shortstack{0.5 \\ 0.4-0.6} \\" in text
-    assert r"\caption{A {[}title]. A note.}" in text
+    assert r"a\textbar{}b \textless{}c\textgreater{} & 0.5 (0.4-0.6) \\" in text
+    assert "\\caption{A {[}title]}\n\\label{tab:try-it-a-title}\n" in text
+    assert r"\raggedright A note.}" in text
     assert r"\caption{100 \%}" in text
     assert r" & a\_b \\" in text
     assert r"x\textbackslash{}y & 1 \& 2 \\" in text
+
+
+@pytest.mark.parametrize(
+    ("cell", "latex"),
+    [
+        ("0.94\n0.93 to 0.95", "0.94 (0.93,~0.95)"),
+        ("-0.94 (-0.95 to +0.93)", "$-$0.94 ($-$0.95,~+0.93)"),
+        ("2 of 5\n1 ties", "2 of 5 (1 ties)"),
+        ("seeds (0 to 4)", "seeds (0 to 4)"),
+    ],
+)
+def test_latex_of_a_cell_is_one_line(cell, latex):
+    assert rf"a & {latex} \\" in latex_of(Table("t", ("", "b"), [["a", cell]]))
+
+
+def test_columns_of_numbers_are_aligned_right_also_with_gaps_and_intervals():
+    rows = [["a", "-", "", "0.1 (0.0 to 0.2)", "-"], ["b", "0.5", "1e-3", "-", ""]]
+    assert r"\begin{tabular}{lrrrl}" in latex_of(Table("t", ("",) * 5, rows))
+
+
+def test_a_table_that_is_wider_than_a_column_takes_both():
+    assert r"\begin{table}" in latex_of(Table("t", ("a", "b"), [["c" * 20, "d" * 20]]))
+    assert r"\begin{table*}" in latex_of(Table("t", ("a", "b"), [["c" * 30, "d" * 30]]))
 
 
 # What LaTeX prints for a command.
@@ -125,15 +154,40 @@ LIGATURES = ["--", "---", "``", "''", ",,", "!`", "?`"]
 
 @pytest.mark.parametrize("label", [*string.printable.strip(), *LIGATURES, "[2pt]", "*[2pt]", "a & b", "\\\\[", "{"])
 def test_latex_prints_every_label_as_it_is(label):
-    text = report.to_latex(make([], [Table("t", (label, "loss"), [[label, "0.5"], [f"{label}\n{label}", "0.5"]])]))
+    # Its second line is full.
+    long = f"{label} {'a' * 40}"
+    text = latex_of(Table("t", (label, "loss"), [[label, "0.5"], [long, "0.5"]]))
     # A line break and a rule would take these as arguments, also over blanks.
     assert not re.search(r"(\\\\|rule)\s*[\[*]", text)
-    heading, cell, stack = re.findall(r"^(.*) & .* \\\\$", text, re.MULTILINE)
-    first, second = stack.removeprefix(r"\shortstack{").removesuffix("}").split(r" \\ ")
-    for latex in (heading, cell, first, second):
+    heading, cell, lines = re.findall(r"^(.*) & .* \\\\$", text, re.MULTILINE)
+    first = lines.removeprefix(r"\begin{tabular}[t]{@{}l@{}}").partition(r" \\ ")[0]
+    for latex in (heading, cell, first):
         assert not re.search(r"--|``|\'\'|,,|[!?]`", latex)
         printed = re.sub(r"\\text(\w+)\{\}|\\([^a-z])|\{(.?)\}", lambda m: PRINTED.get(m[1]) or m[2] or m[3], latex)
         assert printed == label
+
+
+# As wide, long and odd as tables of the experiments can be.
+PATH = "optax.contrib:schedule_free_adamw 0.0025"
+PRINTABLE = "".join(map(chr, range(32, 127)))
+PAPER = [
+    TABLE,
+    Table(
+        f"Against {PATH}", ("", "probability of being better"), [[PATH, "0.00\n0.00 to 0.43"]], f"Minus {'a' * 200}."
+    ),
+    Table("Scores", ("", *["running-mean agreement"] * 6), [["a" * 200, *["0.0939\n0.0936 to 0.0940"] * 6]]),
+    Table("Sentences", ("flaw", "what shows it"), [["A sentence of some length. " * 9] * 2] * 3, "A note. " * 30),
+    Table(PRINTABLE, [PRINTABLE] * 3, [[PRINTABLE] * 3] * 2, PRINTABLE),
+    Table("", ("a",), []),
+    Table("Many columns", [f"h{number}" for number in range(40)], [["0.12345"] * 40]),
+    Table("Many rows", ("", "number"), [[f"row {number}", "0.5"] for number in range(40)]),
+]
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
+def test_an_article_takes_the_tables_without_an_overfull_box(columns, tmp_path):
+    typeset(latex_of(*PAPER), tmp_path, columns)
 
 
 ODD = ["[bold]red", "[/]", ":x: :smile:", "[link=a]b[/link]", "a\\[b]", "a\\", "[[x]]"]
@@ -164,7 +218,7 @@ def test_characters_that_cannot_be_printed_are_escapes_in_every_format():
     ]
     for text in texts:
         assert escape in text
-    latex = report.to_latex(shown)
+    latex = report.to_latex(shown, "try_it")
     assert r"\textbackslash{}x1b{[}31m\textbackslash{}u202e" in latex
     for text in [*texts, latex]:
         assert text.replace("\n", "").isprintable()
@@ -204,6 +258,19 @@ def document_of(answer, out="out"):
 
 def files_of(answer):
     return report.files("Does it?", answer, document_of(answer))
+
+
+def test_a_pdf_has_the_width_that_is_asked_for_and_keeps_its_text_as_text():
+    figure = bars({"adam": np.ones(3)}, "seconds", "title")
+    options = Comparison(out="out", pdf=3.3)
+    document = report.document(options, identity_of(options, "it"), REPORT)
+    files = report.files("?", REPORT._replace(figures={"small": Drawing("A drawing", figure)}), document)
+    # 72 points per inch; Type 3 fonts are drawings of characters.
+    assert float(re.search(rb"/MediaBox \[ 0 0 (\S+) ", files["small.pdf"])[1]) == pytest.approx(237.6)
+    assert b"/TrueType" in files["small.pdf"] or b"/CIDFontType2" in files["small.pdf"]
+    assert b"/Type3" not in files["small.pdf"]
+    # The width changes no result.
+    assert identity_of(options, "it") == identity_of(Comparison(out="out"), "it")
 
 
 def test_the_files_are_those_of_the_report():

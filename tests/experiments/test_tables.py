@@ -15,31 +15,36 @@ def test_a_spread_is_the_mean_and_the_range():
 def test_the_leader_is_ahead_by_the_paired_differences():
     ahead = accuracies("a", 0.9, 0.8, 0.7, 0.8, 0.9) | accuracies("b", 0.6, 0.5, 0.4, 0.5, 0.6)
     assert tables.leader(ahead, "accuracy") == (
-        "Highest held-out accuracy: a (0.820), ahead of all others; of b, the next, by +0.300 (+0.300 to +0.300)."
+        "Highest held-out accuracy: a (0.820), ahead of b, the next, by +0.300 (+0.300 to +0.300)."
     )
     # Of losses: of 0.1, 0.2, ... against 0.4, 0.5, ...
     assert tables.leader(ahead, "loss") == (
-        "Lowest running-mean loss: a (0.1800), ahead of all others; of b, the next, by -0.3000 (-0.3000 to -0.3000)."
+        "Lowest running-mean loss: a (0.1800), ahead of b, the next, by -0.3000 (-0.3000 to -0.3000)."
     )
     # Where the question says under which conditions.
     assert tables.leader(ahead, "loss", " at 0.1").startswith("Lowest running-mean loss at 0.1: a (0.1800)")
+    assert tables.ties(ahead, ["accuracy", "loss"]) == []
 
 
-def test_ties_are_ties():
+def test_ties_have_a_short_sentence_and_a_table():
     level = accuracies("a", 0.9, 0.5, 0.7) | accuracies("b", 0.8, 0.7, 0.5) | accuracies("c", 0.6, 0.2, 0.4)
     interval = statistics.bootstrap([0.1, -0.2, 0.2])
-    assert tables.leader(level, "accuracy") == (
-        "Highest held-out accuracy: a (0.700); tied with (difference a minus the other, 95 %): "
-        f"b: +0.033 ({interval.low:+.3f} to {interval.high:+.3f})."
-    )
+    assert tables.leader(level, "accuracy") == "Highest held-out accuracy: a (0.700), not told apart from b."
+    (table,) = tables.ties(level, ["accuracy", "seconds"], " at 0.1")
+    assert table.title == "Not told apart at 0.1"
+    difference = f"+0.033 ({interval.low:+.3f} to {interval.high:+.3f})"
+    assert table.rows[0] == ["held-out accuracy", "a 0.700", "b", difference]
+    assert [row[:3] for row in table.rows[1:]] == [["seconds", "a 1", "b"], ["seconds", "a 1", "c"]]
     # Two that have only one seed in common.
     apart = accuracies("a", 0.9, 0.8, None) | accuracies("b", None, 0.7, 0.5)
-    assert tables.leader(apart, "accuracy").endswith("(difference a minus the other, 95 %): b: too few pairs.")
+    assert tables.ties(apart, ["accuracy"])[0].rows == [["held-out accuracy", "a 0.850", "b", "too few pairs"]]
     # One seed has no interval, and one arm no rival.
-    assert tables.leader(accuracies("a", 0.9) | accuracies("b", 0.8), "accuracy") == (
-        "Highest held-out accuracy: a (0.900); one seed cannot tell them apart."
-    )
+    single = accuracies("a", 0.9) | accuracies("b", 0.8)
+    assert tables.leader(single, "accuracy") == "Highest held-out accuracy: a (0.900), not told apart from b."
     assert tables.leader(accuracies("a", 0.9, 0.5), "loss") == "Lowest running-mean loss: a (0.3000)."
+    # A sentence lists few of them.
+    many = level | accuracies("d", 0.9, 0.5, 0.7) | accuracies("e", 0.9, 0.5, 0.7) | accuracies("f", 0.9, 0.5, 0.7)
+    assert tables.leader(many, "accuracy").endswith("a (0.700), not told apart from 4 others.")
 
 
 def test_a_table_has_one_row_per_arm():
@@ -50,16 +55,19 @@ def test_a_table_has_one_row_per_arm():
 
 def test_a_run_that_diverged_is_behind_all_others():
     both = accuracies("a", 0.9, None) | accuracies("b", 0.5, 0.6)
-    alone = "Held-out accuracy: b (0.550); fewer of its runs diverged (0 of 2) than of a (1 of 2)."
-    assert tables.leader(both, "accuracy") == alone
+    assert tables.leader(both, "accuracy") == (
+        "Highest held-out accuracy among those with the fewest diverged runs: b (0.550); fewer of its runs diverged "
+        "(0 of 2) than of a (1 of 2)."
+    )
     others = both | accuracies("c", 0.1, 0.2)
     interval = tables.difference_text(statistics.bootstrap([0.4, 0.4]), ".3f")
     assert tables.leader(others, "accuracy") == (
-        "Highest held-out accuracy among the 2 with the fewest diverged runs: b (0.550), ahead of the others of these; "
-        f"of c, the next, by {interval}; fewer of its runs diverged (0 of 2) than of a (1 of 2)."
+        f"Highest held-out accuracy among those with the fewest diverged runs: b (0.550), ahead of c, the next, by "
+        f"{interval}; fewer of its runs diverged (0 of 2) than of a (1 of 2)."
     )
     lost = accuracies("a", None, None) | accuracies("b", None, None)
     assert tables.leader(lost, "accuracy") == "Highest held-out accuracy: none, every run diverged."
+    assert tables.ties(lost, ["accuracy"]) == []
     half = accuracies("a", 0.9, None) | accuracies("b", None, 0.6)
     assert tables.leader(half, "accuracy").startswith("Highest held-out accuracy: a (0.900)")
 

@@ -175,7 +175,7 @@ def test_the_figure_and_the_table_show_the_grid():
     grid = tuning.Grid({"adam": arms_at([0.3, 0.2, np.nan])})
     heading, figure = tuning.drawing(grid, "title")
     assert heading == "Loss against learning rate"
-    assert figure.axes[0].get_ylabel() == "mean loss, last tenth"
+    assert figure.axes[0].get_ylabel() == "mean loss, last tenth, log scale"
     (row,) = tuning.table(grid, "0").rows
     assert row == ["adam", "0.01", "0.2000", "1", "6", "", "0.001, 0.01, 0.1"]
 
