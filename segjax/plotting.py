@@ -74,7 +74,8 @@ def resizable(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure
 
     @functools.wraps(draw)
     def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
-        if (width := kwargs.get("width")) is not None:
+        width: Any = kwargs.get("width")
+        if width is not None:
             check_positive("width", width)
         figure = draw(*args, **kwargs)
         figure._draw = functools.partial(drawn, *args, **kwargs)
