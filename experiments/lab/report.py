@@ -140,9 +140,10 @@ def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[st
 def picture(figure: Figure, kind: Literal["png", "pdf"] = "png") -> bytes:
     """A figure as a PNG or PDF; equal figures have equal bytes."""
     buffer = io.BytesIO()
+    options: dict[str, Any] = {"png": {"dpi": 150}, "pdf": {"dpi": 300, "metadata": {"CreationDate": None}}}[kind]
     # TrueType, since journals refuse matplotlib's default, Type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
-        figure.savefig(buffer, format=kind, dpi=150, metadata={"CreationDate": None} if kind == "pdf" else None)
+        figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
@@ -199,7 +200,11 @@ def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> s
 
 
 def to_latex(report: Report, experiment: str) -> str:
-    """The tables, for an article of one column or two; the first lines name the packages that they need."""
+    """The tables, for an article of one column or two, which say what packages they need.
+
+    Args:
+        experiment: begins the label of each table.
+    """
     return _render("tables.tex", experiment, report)
 
 
