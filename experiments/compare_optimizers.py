@@ -201,7 +201,7 @@ def answer(options: Options, lab: Lab) -> Report:
         new_arms = [arm for arms in trained.values() for arm in arms.values()]
         report = with_stored_runs(report, options.stored, new_arms, comparison)
     if options.until_decided:
-        report = with_evidence(report, comparison)
+        report = with_evidence(report, options, comparison)
     return report
 
 
@@ -230,11 +230,17 @@ def with_stored_runs(report: Report, stored: Baseline, new_arms: Sequence[Arm], 
     )
 
 
-def with_evidence(report: Report, comparison: Contest) -> Report:
+def with_evidence(report: Report, options: Options, comparison: Contest) -> Report:
     """The report with the verdicts that are valid at any number of seeds first."""
-    reference = comparison.reference
+    reference, stored, warnings = comparison.reference, options.stored, [*report.warnings]
     decisions = sequential.decisions(comparison.rivals, comparison.arms[reference])
+    if stored and stored.most_seeds < options.most_seeds and not sequential.all_decided(decisions.values()):
+        warnings.append(
+            f"No more than {stored.most_seeds} seeds, since --baseline has no more: not the {options.most_seeds} of "
+            "--most-seeds."
+        )
     return report._replace(
+        warnings=warnings,
         findings=[sequential.finding(label, reference, each) for label, each in decisions.items()] + [*report.findings],
         figures={**report.figures, "evidence": sequential.drawing(decisions, reference, [*comparison.arms])},
         results={**report.results, "sequential": decisions},

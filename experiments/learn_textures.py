@@ -20,7 +20,6 @@ how the clock works. Expect an accuracy of 0.95 or more for materials that a per
 """
 
 import itertools
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from PIL import ImageDraw
 from tyro.conf import arg
 
 import segjax
-from experiments.lab import figures, question
+from experiments.lab import figures, provenance, question
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Group, Seed
 from experiments.lab.programs import HELD_OUT_KEY
@@ -122,13 +121,13 @@ class Options(Command):
             )
         if self.picture and self.picture not in self.inputs():
             raise ValueError(f"--picture {self.picture} has no box X,Y,WIDTH,HEIGHT in --first or --second")
+        # A network would tell pictures on different scales apart by their brightness alone.
+        levels = {path: float(np.abs(picture.grey).max()) for path, picture in self.pictures.items()}
         for one, other in itertools.combinations(self.all_regions, 2):
             if one.overlaps(other):
                 raise ValueError(
                     f"{one} and {other} overlap: each material, and each held-out strip, needs pixels of its own"
                 )
-        # A network would tell pictures on different scales apart by their brightness alone.
-        levels = {path: float(np.abs(picture.grey).max()) for path, picture in self.pictures.items()}
         low, high = min(levels, key=levels.__getitem__), max(levels, key=levels.__getitem__)
         if levels[high] > MAX_SCALE_RATIO * levels[low]:
             numbers = f"{levels[low]:g} and {levels[high]:g}"
@@ -210,8 +209,8 @@ class Region(NamedTuple):
         return f"{photographs.label(self.path)} {self.box}" if self.box else photographs.label(self.path)
 
     def overlaps(self, other: "Region") -> bool:
-        """Whether both have a pixel of one file."""
-        same = os.path.realpath(self.path) == os.path.realpath(other.path)
+        """Whether both have a pixel of one file, or of two copies of a file."""
+        same = self.path == other.path or provenance.digest(self.path) == provenance.digest(other.path)
         return same and (self.box is None or other.box is None or self.box.overlaps(other.box))
 
     def grey(self, picture: Picture) -> np.ndarray:

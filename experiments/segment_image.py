@@ -288,7 +288,7 @@ def segment(
     """
     choice = Choice(options.max_megapixels, SMALLEST, source.page, source.channel)
     picture = photographs.read(source.path, choice, PREVIEW_SIDE)
-    grey, valid = -picture.grey if options.invert else picture.grey, without(picture, options.boxes)
+    grey, valid = -picture.grey if options.invert else picture.grey, without(source.path, picture, options.boxes)
     model, variables, image_size = network.model, network.variables, network.image_size
     probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress, valid)
     if not np.isfinite(probability if valid is None else probability[valid]).all():
@@ -312,7 +312,12 @@ def segment(
     if picture.preview is not None and not options.invert:
         previews["picture"] = picture.preview
     contents = [photographs.mask_png(probability), photographs.png(overlay), *encoded(probability, options.probability)]
-    return Segmented(0, "", file_prefix(label), row, previews, [*picture.warnings, *bars]), contents
+    outside = [
+        f"{row['name']} has {row['width']} x {row['height']} pixels: the --ignore-box {box} lies outside of them."
+        for box in options.boxes
+        if not grey[box.rows, box.columns].size
+    ]
+    return Segmented(0, "", file_prefix(label), row, previews, [*picture.warnings, *bars, *outside]), contents
 
 
 def encoded(probability: np.ndarray, kind: str) -> list[bytes]:
@@ -324,7 +329,7 @@ def encoded(probability: np.ndarray, kind: str) -> list[bytes]:
     return [buffer.getvalue()] if kind == "npy" else []
 
 
-def without(picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
+def without(path: Path, picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
     """The pixels of a picture that have data and lie in no box, (height, width) of bool; None if all do.
 
     Raises:
@@ -336,7 +341,7 @@ def without(picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
     for box in boxes:
         valid[box.rows, box.columns] = False
     if not valid.any():
-        raise ValueError("--ignore-box leaves no pixel")
+        raise ValueError(f"{path}: --ignore-box leaves no pixel")
     return valid
 
 
@@ -435,9 +440,11 @@ def is_strange(row: Mapping[str, Any]) -> bool:
 
 
 def left_out(options: Options) -> list[str]:
-    """A sentence on the pictures of other formats in the folders that the command names."""
+    """Sentences on the folders without pictures, and on the pictures of other formats in the others."""
+    empty = [printable(str(path)) for path in options.images if not photographs.find([path])]
     names = [printable(path.name) for path in photographs.left_out(list(options.images))]
-    return [f"Left out, since only PNG, JPEG and TIFF are read: {', '.join(names)}."] if names else []
+    sentences = [f"No picture is in {', '.join(empty)}."] if empty else []
+    return sentences + ([f"Left out, since only PNG, JPEG and TIFF are read: {', '.join(names)}."] if names else [])
 
 
 def refusals(refused: Sequence[Mapping[str, str]]) -> Table:

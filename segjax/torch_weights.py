@@ -22,7 +22,6 @@ A network with one BatchNorm per layer has the same names without `bn.*`, and di
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -108,11 +107,11 @@ def load(path: str | os.PathLike[str]) -> Variables:
     It reads files of `save_model`, which stores one name of the shared BatchNorm, and of `save_file`.
 
     Raises:
-        OSError: if the file cannot be read.
+        OSError: if the file cannot be read, or is a pipe or a device.
         ValueError: if it is not a safetensors file, or holds another state_dict.
     """
     try:
-        arrays = safetensors.load(Path(path).read_bytes())
+        arrays = safetensors.load(checkpoints.read(path))
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     except KeyError as error:

@@ -1,3 +1,5 @@
+import os
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -111,6 +113,9 @@ def test_a_file_of_something_else_is_named(tmp_path):
         torch_weights.load(path)
     with pytest.raises(OSError, match="No such file"):
         torch_weights.load(tmp_path / "absent")
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        torch_weights.load(tmp_path / "pipe")
 
 
 def notebook_s_network(torch):

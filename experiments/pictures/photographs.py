@@ -93,9 +93,11 @@ class Box(NamedTuple):
     def parse(cls, option: str, text: str) -> "Box":
         """The box of X,Y,WIDTH,HEIGHT; raises a ValueError that names the option."""
         numbers = text.split(",")
-        if len(numbers) != 4 or not all(number.strip().isdecimal() for number in numbers) or "0" in numbers[2:]:
+        are_counts = len(numbers) == 4 and all(number.strip().isdecimal() for number in numbers)
+        box = cls(*map(int, numbers)) if are_counts else cls(0, 0, 0, 0)
+        if not box.width or not box.height:
             raise ValueError(f"{option} must be X,Y,WIDTH,HEIGHT in pixels, such as 0,472,512,40, got {text!r:.60}")
-        return cls(*map(int, numbers))
+        return box
 
     def __str__(self) -> str:
         return ",".join(map(str, self))

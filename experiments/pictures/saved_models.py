@@ -1,8 +1,6 @@
 """Files of trained networks, with architecture and textures; the same weights under PyTorch's names."""
 
-import errno
 import math
-import os
 import shlex
 from collections.abc import Mapping
 from functools import partial
@@ -91,9 +89,6 @@ def load(path: Path) -> SavedModel:
         UsageError: if the file is neither, does not fit the network that it names, or has numbers that are not finite.
     """
     try:
-        # A pipe or a device would never end.
-        if path.exists() and not path.is_file():
-            raise OSError(errno.EISDIR, os.strerror(errno.EISDIR)) if path.is_dir() else OSError("no regular file")
         try:
             saved = _from_files(*checkpoints.load(path))
         except checkpoints.ForeignFileError:

@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from conftest import DATA, photograph
@@ -113,8 +115,9 @@ def test_boxes_in_two_pictures(tmp_path):
     noise = np.random.default_rng(0).normal(size=(64, 256))
     smooth = 2 * (noise + np.roll(noise, 1, 0) + np.roll(noise, 1, 1)) / 3
     wall = np.where(np.arange(256) < 128, noise, smooth).astype(np.float32)
-    for name in ("wall", "other"):
-        Image.fromarray(wall).save(tmp_path / f"{name}.tif")
+    # Upside down, since the same picture twice is refused.
+    for name, picture in {"wall": wall, "other": wall[::-1].copy()}.items():
+        Image.fromarray(picture).save(tmp_path / f"{name}.tif")
     words = ["--picture", tmp_path / "wall.tif", "--first", "0,0,120,64", "--second", "136,0,64,64"]
     words += [f"{tmp_path / 'other.tif'}:136,0,120,64", "--seconds", "3", "--out", tmp_path / "out"]
     with ticking(0.5):
@@ -130,6 +133,12 @@ def test_boxes_in_two_pictures(tmp_path):
     assert network.names == ("wall 0,0,120,64", "wall and 1 more")
     assert network.area.square + network.area.picture > 0
     assert network.reference.number == 4
+
+
+def test_a_copy_of_a_photograph_is_no_second_material(tmp_path):
+    copy = shutil.copy(PICTURE, tmp_path / "copy.png")
+    with pytest.raises(UsageError, match=r"stripes\.png and .*copy\.png overlap"):
+        run(tmp_path / "out", PICTURE, copy)
 
 
 @pytest.mark.parametrize(

@@ -391,6 +391,14 @@ def test_pages_and_channels_are_pictures_of_their_own(network, tmp_path, capsys)
     assert document["images"][-1]["first_pixels"] == plain["first_pixels"]
 
 
+def test_a_box_outside_of_a_picture_and_a_folder_without_any_get_a_warning(network, tmp_path):
+    (empty := tmp_path / "empty").mkdir()
+    document = run(tmp_path / "out", network, DATA / "grain.png", empty, "--ignore-box", "0,0,9,9", "64,0,9,9")
+    assert "grain has 64 x 64 pixels: the --ignore-box 64,0,9,9 lies outside of them." in document["warnings"]
+    assert f"No picture is in {empty}." in document["warnings"]
+    assert not any("0,0,9,9" in warning.replace("64,0,9,9", "") for warning in document["warnings"])
+
+
 @pytest.mark.slow
 def test_what_has_no_data_or_lies_in_a_box_is_left_out(network, tmp_path):
     heights = read(DATA / "grain.png").astype(np.float32)
@@ -583,7 +591,8 @@ def test_many_pixels_are_counted_without_a_power_of_ten(network):
         (["MODEL", DATA / "grain.png", "--channel", "2"], "grain.png has 1 channel, and no channel 2"),
         (["MODEL", DATA / "grain.png", "--ignore-box", "1,2,3"], "--ignore-box must be X,Y,WIDTH,HEIGHT in pixels"),
         (["MODEL", DATA / "grain.png", "--ignore-box", "1,2,3,0"], "--ignore-box must be X,Y,WIDTH,HEIGHT in pixels"),
-        (["MODEL", DATA / "grain.png", "--ignore-box", "0,0,999,999"], "--ignore-box leaves no pixel"),
+        (["MODEL", DATA / "grain.png", "--ignore-box", "1,2,00,3"], "--ignore-box must be X,Y,WIDTH,HEIGHT in pixels"),
+        (["MODEL", DATA / "grain.png", "--ignore-box", "0,0,999,999"], "grain.png: --ignore-box leaves no pixel"),
     ],
 )
 def test_refuses(arguments, message, network, tmp_path):

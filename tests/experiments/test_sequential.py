@@ -95,6 +95,7 @@ def test_stored_runs_end_the_budget(tmp_path):
     document = execute(compare_optimizers, *words, "--out", tmp_path / "more")
     assert max(row["seed"] for row in document["runs"]) <= 2
     assert list(document["sequential"]) == ["sgd 0.001"]
+    assert "No more than 3 seeds, since --baseline has no more: not the 9 of --most-seeds." in document["warnings"]
 
 
 def test_a_budget_below_the_first_look_is_refused():
