@@ -7,6 +7,7 @@ import difflib
 import inspect
 import math
 import operator
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -16,7 +17,23 @@ import numpy as np
 
 # A line to add to the class of a network: an attribute of `segjax.models.Network` and a value.
 _ATTRIBUTES = {"batch_statistics": False, "margin": 8, "multiple": 1, "standardize": False}
+# Kinds of dtypes: real numbers, those of arrays, and those that a tree may hold as well.
+_REAL = (jnp.floating, jnp.integer)
+_NUMBERS = (*_REAL, jnp.complexfloating, jnp.bool_)
+_LEAVES = (*_NUMBERS, jax.dtypes.prng_key)
 _FACTORY = "a function of the learning rate, such as segjax.OPTIMIZERS['adam'] or optax.adam"
+
+
+def describe(value: Any) -> str:
+    """A value in the text of an error: its first 60 characters, in one line."""
+    # The names of jax's tracers are no words of a caller's.
+    return re.sub(r"\w*Tracer\b", "traced", " ".join(f"{value!r:.240}".split()))[:60]
+
+
+def describe_error(error: Exception) -> str:
+    """The text of an error of jax's or of a caller's function, in one line."""
+    # After the first line, jax explains its tracers.
+    return re.sub(r"\w*Tracer\b", "traced array", str(error).partition("\n")[0])
 
 
 # The default maximum is that of int32, the type of XLA's step counts and sizes.
@@ -28,7 +45,7 @@ def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -
             raise TypeError
         count = operator.index(value)
     except TypeError:
-        raise TypeError(f"{name} must be an integer >= {minimum}, got {value!r:.60}") from None
+        raise TypeError(f"{name} must be an integer >= {minimum}, got {describe(value)}") from None
     if count < minimum:
         raise ValueError(f"{name} must be an integer >= {minimum}, got {count}")
     if count > maximum:
@@ -87,18 +104,25 @@ def _check_number(
             raise TypeError(f"{name} must be {allowed}, got a traced {value.dtype}")
         return value
     try:
-        # float() would accept the text "1e-3", and True as 1.
-        if isinstance(value, str | bytes | bool):
+        # float() would accept the text "1e-3", True as 1, and an array of one number.
+        if isinstance(value, str | bytes | bool) or np.ndim(value) or not _is(dtype_of(value), *_REAL, np.object_):
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
-        raise TypeError(f"{name} must be {allowed}, got {value!r:.60}") from None
+        raise TypeError(f"{name} must be {allowed}, got {describe(value)}") from None
     # Python's int has no upper bound.
     except OverflowError:
         number = math.inf
     if (explanation := fault(number)) is not None:
         raise ValueError(f"{name} must be {allowed}, got {number}{explanation}")
     # Not `number`, whose dtype may differ: results computed from it would differ in their last bits.
+    return value
+
+
+def check_concrete(name: str, value: Any) -> Any:
+    """Returns `value`, which is not traced; raises TypeError naming `name` otherwise."""
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(f"{name} must not be traced, since the host needs its value, got {describe(value)}")
     return value
 
 
@@ -115,7 +139,7 @@ def check_key(key: jax.Array) -> jax.Array:
     dtype = getattr(key, "dtype", None)
     typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
     if not typed and dtype != jnp.uint32:
-        raise TypeError(f"key must come from jax.random.key(seed), got {key!r}")
+        raise TypeError(f"key must come from jax.random.key(seed), got {describe(key)}")
     # A raw key is itself a vector: two numbers for threefry, jax's default.
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be a single key, got shape {key.shape}; map over several with jax.vmap")
@@ -129,37 +153,59 @@ def check_array(name: str, array: Any) -> jax.Array:
 
     A list is refused, since it has no dtype.
     """
-    _check_unmasked(name, array)
+    check_unmasked(name, array)
     if not isinstance(array, jax.Array | np.ndarray | np.generic):
-        raise TypeError(f"{name} must be an array of numbers, got {array!r:.60}")
-    if not (jnp.issubdtype(array.dtype, jnp.number) or array.dtype == bool):
+        raise TypeError(f"{name} must be an array of numbers, got {describe(array)}")
+    if not _is(array.dtype, *_NUMBERS):
         raise TypeError(f"{name} must be an array of numbers, got one of dtype {array.dtype}")
     return cast(jax.Array, array)
 
 
 def check_real(name: str, values: Any) -> np.ndarray:
     """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
-    _check_unmasked(name, values)
-    try:
-        array = np.asarray(values)
-    # NumPy refuses rows of different lengths, and keys.
-    except (TypeError, ValueError):
-        array = np.array(None)
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"{name} must be real numbers, got {values!r:.60}")
+    array = _to_numpy(name, values)
+    if not _is(array.dtype, *_REAL):
+        raise TypeError(f"{name} must be real numbers, got {describe(values)}")
     return array.astype(np.float64, copy=False)
 
 
-def _check_unmasked(name: str, values: Any) -> None:
+def check_flags(name: str, values: Any) -> np.ndarray:
+    """Returns `values` as an array of NumPy of True and False; raises TypeError naming `name` otherwise."""
+    array = _to_numpy(name, values)
+    if array.dtype != bool:
+        raise TypeError(f"{name} must be True or False, got {describe(values)}")
+    return array
+
+
+def _to_numpy(name: str, values: Any) -> np.ndarray:
+    check_unmasked(name, values)
+    try:
+        return np.asarray(values)
+    # NumPy refuses rows of different lengths, keys, and what is traced.
+    except (TypeError, ValueError):
+        return np.array(None)
+
+
+def _is(dtype: Any, *kinds: Any) -> bool:
+    try:
+        # NumPy takes a difference of two times for an integer.
+        return not jnp.issubdtype(dtype, np.timedelta64) and any(jnp.issubdtype(dtype, kind) for kind in kinds)
+    # A dtype of another library, such as PyTorch.
+    except TypeError:
+        return False
+
+
+def check_unmasked(name: str, values: Any) -> None:
+    """Raises TypeError naming `name` if a number is masked."""
     # NumPy's conversions ignore the mask.
     if np.ma.is_masked(values):
-        raise TypeError(f"{name} must have no masked numbers, got {values!r:.60}; use NaN for a failed run")
+        raise TypeError(f"{name} must have no masked numbers, got {describe(values)}; use NaN for a failed run")
 
 
 def check_flag(name: str, value: Any) -> bool:
     """Returns `value`, True or False; raises TypeError naming `name` otherwise."""
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name} must be True or False, got {value!r:.60}")
+        raise TypeError(f"{name} must be True or False, got {describe(value)}")
     return bool(value)
 
 
@@ -167,10 +213,12 @@ def check_model(model: Any) -> Any:
     """Returns `model`, a Flax Linen module; raises TypeError otherwise."""
     # By its methods and not by its class: a wrapper with `init` and `apply` is accepted too.
     if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("init", "apply")):
-        raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {model!r:.60}")
+        raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {describe(model)}")
     options = options_of(model)
     if options is not None and "train" not in options:
-        raise TypeError(f"model must have the argument train, as __call__(self, image, train=False), got {model!r:.60}")
+        raise TypeError(
+            f"model must have the argument train, as __call__(self, image, train=False), got {describe(model)}"
+        )
     return model
 
 
@@ -188,8 +236,30 @@ def check_variables(variables: Any) -> Any:
     """Returns `variables`, a dict of dicts with "params", as `model.init` returns; raises TypeError otherwise."""
     collections = variables.values() if isinstance(variables, Mapping) and "params" in variables else [None]
     if not all(isinstance(collection, Mapping) for collection in collections):
-        raise TypeError(f"variables must be a dict of dicts with 'params', as model.init gives, got {variables!r:.60}")
+        must = "variables must be a dict of dicts with 'params', as model.init gives"
+        raise TypeError(f"{must}, got {describe(variables)}")
+    named_arrays("variables", variables)
     return variables
+
+
+def named_arrays(name: str, tree: Any) -> dict[str, Any]:
+    """Name -> array, in the order of a tree; raises TypeError or ValueError naming `name` and what is no array."""
+    try:
+        leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    # Of a dict with keys that cannot be sorted, such as 1 and "a".
+    except ValueError as error:
+        raise ValueError(f"{name} must be a tree with keys that can be sorted: {error}") from None
+    arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    for path, array in arrays.items():
+        check_unmasked(f"{path} of {name}", array)
+        if not _is(dtype_of(array), *_LEAVES):
+            raise TypeError(f"{name} must hold arrays of numbers, got {describe(array)} at {path}")
+    return arrays
+
+
+def dtype_of(array: Any) -> Any:
+    """The dtype of an array, or of the one that NumPy makes of a number."""
+    return array.dtype if hasattr(array, "dtype") else np.asarray(array).dtype
 
 
 def check_layout(name: str, tree: Any, template: Any, origin: str, dtypes: bool = True) -> None:
@@ -197,29 +267,42 @@ def check_layout(name: str, tree: Any, template: Any, origin: str, dtypes: bool 
 
     Args:
         origin: what the template belongs to, such as "model".
-        dtypes: False if each array may have another dtype.
+        dtypes: False if floating arrays may have another floating dtype.
     """
 
-    def layout(tree: Any) -> dict[str, str]:
-        leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="/"): f"{jnp.result_type(leaf)} " * dtypes
-            + f"of shape {jnp.shape(leaf)}"
-            for path, leaf in leaves
-        }
+    def describe_array(leaf: Any) -> str:
+        dtype = jnp.result_type(leaf)
+        floating = jnp.issubdtype(dtype, jnp.floating)
+        kind = f"{dtype} " if dtypes else "" if floating else f"{dtype}, not floating, "
+        return f"{kind}of shape {jnp.shape(leaf)}"
 
     # Flax ignores the parameters of layers that a network does not have.
-    given, expected = layout(tree), layout(template)
+    given, expected = (
+        {path: describe_array(leaf) for path, leaf in named_arrays(name, arrays).items()} for arrays in (tree, template)
+    )
     for leaf in [*expected, *given]:
         if given.get(leaf) != expected.get(leaf):
             there, here = (arrays.get(leaf, "missing") for arrays in (given, expected))
-            raise ValueError(f"{name} must be of this {origin}: {leaf} is {there} there, and {here} here")
+            raise ValueError(
+                f"{name} must be of this {origin}: {leaf or 'the array'} is {there} there, and {here} here"
+            )
 
 
-def check_callable(name: str, function: Any) -> Callable[..., Any]:
-    """Returns `function`, something callable; raises TypeError naming `name` otherwise."""
+def check_callable(name: str, function: Any, *arguments: str) -> Callable[..., Any]:
+    """Returns `function`, which can be called with these arguments; raises TypeError naming `name` otherwise."""
+    taken = f" of ({', '.join(arguments)})" if arguments else ""
     if not callable(function):
-        raise TypeError(f"{name} must be a function, got {function!r:.60}")
+        raise TypeError(f"{name} must be a function{taken}, got {describe(function)}")
+    try:
+        signature = inspect.signature(function) if arguments else None
+    # Some functions of other languages tell nothing of their arguments.
+    except (TypeError, ValueError):
+        signature = None
+    try:
+        if signature:
+            signature.bind(*arguments)
+    except TypeError as error:
+        raise TypeError(f"{name} must be a function{taken}: {error}") from None
     return cast(Callable[..., Any], function)
 
 
@@ -232,7 +315,7 @@ def is_ready(optimizer: Any) -> bool:
 def check_optimizer(optimizer: Any) -> Any:
     """Returns `optimizer`, a function of the learning rate or an optax transformation; raises TypeError otherwise."""
     if not callable(optimizer) and not is_ready(optimizer):
-        raise TypeError(f"optimizer must be {_FACTORY}, or an optax transformation, got {optimizer!r:.60}")
+        raise TypeError(f"optimizer must be {_FACTORY}, or an optax transformation, got {describe(optimizer)}")
     return optimizer
 
 
@@ -241,7 +324,7 @@ def check_factory(optimizer: Any) -> Callable[..., Any]:
     if is_ready(optimizer):
         raise TypeError(f"optimizer must be {_FACTORY}: pass the factory, optax.adam, and not optax.adam(1e-3)")
     if not callable(optimizer):
-        raise TypeError(f"optimizer must be {_FACTORY}, got {optimizer!r:.60}")
+        raise TypeError(f"optimizer must be {_FACTORY}, got {describe(optimizer)}")
     return cast(Callable[..., Any], optimizer)
 
 
@@ -287,6 +370,8 @@ def check_images(name: str, array: Any) -> jax.Array:
 def check_logits(logits: Any, mask: Any) -> jax.Array:
     """Returns `logits`, floating and of the shape of `mask`; raises TypeError or ValueError naming the bad one."""
     logits, mask = check_array("logits", logits), check_array("mask", mask)
+    if jnp.issubdtype(mask.dtype, jnp.complexfloating):
+        raise TypeError(f"mask must be of real numbers, got {mask.dtype}")
     # Broadcasting would hide the mistake: 8 images with the mask of one have a loss too.
     if jnp.shape(logits) != jnp.shape(mask):
         raise ValueError(f"logits must have the shape of mask, {jnp.shape(mask)}, got {jnp.shape(logits)}")

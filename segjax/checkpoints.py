@@ -19,9 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError, deserialize
 from safetensors import numpy as safetensors
+
+from segjax._checks import describe, dtype_of, named_arrays
 
 FORMAT = 1
 # The safetensors header has one entry, which holds format, checksum and metadata as JSON. The order of several entries
@@ -54,12 +56,15 @@ class UnsyncedError(OSError):
 def save(path: str | os.PathLike[str], tree: Any, metadata: Mapping[str, Any]) -> None:
     """Writes a pytree of arrays, and metadata of JSON's types; a crash leaves the old file or the new one.
 
+    In the metadata, `load` returns lists in place of tuples.
+
     Raises:
         OSError: if the file cannot be written; an older file of this name is then unchanged.
         UnsyncedError: if the file is written, but may not survive a power failure.
-        TypeError: if the metadata is not of JSON's types, or naming a leaf that is no array, or of a dtype that
-            safetensors does not have, such as complex128.
-        ValueError: if a key contains a / and two arrays have one name, as in {"a": {"b": x}, "a/b": y}.
+        TypeError: if the metadata is no mapping of text to JSON's types; or naming a leaf that is no array, is traced,
+            has masked numbers, or is of a dtype that safetensors does not have, such as complex128.
+        ValueError: if a key contains a / and two arrays have one name, as in {"a": {"b": x}, "a/b": y}; or naming an
+            array that was donated, or whose name no file can have.
     """
     write(path, to_bytes(tree, metadata))
 
@@ -70,19 +75,51 @@ def to_bytes(tree: Any, metadata: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: as `save`.
     """
-    # The checksum is computed from the metadata as `load` returns it, with text keys, and lists in place of tuples.
-    metadata = json.loads(json.dumps(dict(metadata)))
-    leaves = _by_name(tree)
+    metadata = _check_metadata(metadata)
+    leaves = named_arrays("tree", tree)
+    if len(leaves) < len(jax.tree.leaves(tree)) or _prefix_conflicts(leaves):
+        raise ValueError("tree must give each array a name of its own, got a key with a / that repeats another name")
+    for name, leaf in leaves.items():
+        _check_leaf(name, leaf)
     implementations = {name: str(jax.random.key_impl(leaf)) for name, leaf in leaves.items() if _is_key(leaf)}
     data = {name: jax.random.key_data(leaf) if _is_key(leaf) else leaf for name, leaf in leaves.items()}
     # `device_get` of the whole tree copies all leaves at the same time.
     arrays = {name: _native(name, leaf) for name, leaf in jax.device_get(data).items()}
-    if len(arrays) < len(jax.tree.leaves(tree)) or _prefix_conflicts(arrays):
-        raise ValueError("tree must give each array a name of its own, got a key with a / that repeats another name")
     entry = {"format": FORMAT, "metadata": metadata, "sha256": _checksum(arrays, metadata, implementations)}
     # Left out where it is empty, so that most files are as before.
     entry |= {"keys": implementations} if implementations else {}
     return safetensors.save(arrays, {_ENTRY: json.dumps(entry, sort_keys=True)})
+
+
+def _check_metadata(metadata: Any) -> dict[str, Any]:
+    """The metadata as `load` returns it, with lists in place of tuples."""
+    if not isinstance(metadata, Mapping):
+        raise TypeError(f"metadata must be a mapping, got {describe(metadata)}")
+    try:
+        normal = dict(json.loads(json.dumps(dict(metadata))))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise TypeError(f"metadata must be of JSON's types: {error}") from None
+    # Otherwise {1: a, "1": b} would lose one of the two.
+    if not _has_text_keys(metadata):
+        raise TypeError(f"metadata must have keys that are text, got {describe(metadata)}")
+    return normal
+
+
+def _has_text_keys(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _has_text_keys(inner) for key, inner in value.items())
+    return all(map(_has_text_keys, value)) if isinstance(value, list | tuple) else True
+
+
+def _check_leaf(name: str, leaf: Any) -> None:
+    # safetensors keeps the first for itself, and cannot encode others, such as "\ud800".
+    if name == "__metadata__" or name.encode(errors="ignore").decode() != name:
+        raise ValueError(f"tree must have names that safetensors takes, got {describe(name)}")
+    must = "tree must hold arrays that are there"
+    if isinstance(leaf, jax.core.Tracer | jax.ShapeDtypeStruct):
+        raise TypeError(f"{must}, got {describe(leaf)} at {name}")
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        raise ValueError(f"{must}, got one that was donated or deleted at {name}")
 
 
 def _is_key(leaf: Any) -> bool:
@@ -205,26 +242,17 @@ def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
         ValueError: naming the first array that is missing, superfluous, or of another shape or dtype.
     """
     if not isinstance(arrays, Mapping):
-        raise TypeError(f"arrays must be nested dicts of arrays, got {arrays!r:.60}")
-    flat, leaves = flatten_dict(dict(arrays), sep="/"), _by_name(template)
+        raise TypeError(f"arrays must be nested dicts of arrays, got {describe(arrays)}")
+    flat, leaves = named_arrays("arrays", dict(arrays)), named_arrays("template", template)
     for name, leaf in leaves.items():
         if name not in flat:
             raise ValueError(f"the file holds another tree: it has no {name}")
-        array = flat[name]
-        if array.shape != leaf.shape or array.dtype != leaf.dtype:
-            expected = f"{leaf.dtype} of shape {tuple(leaf.shape)}"
-            raise ValueError(
-                f"the file holds another tree: {name} is {array.dtype} of shape {array.shape}, not {expected}"
-            )
+        there, expected = (f"{dtype_of(array)} of shape {np.shape(array)}" for array in (flat[name], leaf))
+        if there != expected:
+            raise ValueError(f"the file holds another tree: {name} is {there}, not {expected}")
     if extra := sorted(flat.keys() - leaves.keys()):
         raise ValueError(f"the file holds another tree: it has {extra[0]} as well")
     return jax.tree.unflatten(jax.tree.structure(template), [flat[name] for name in leaves])
-
-
-def _by_name(tree: Any) -> dict[str, Any]:
-    """Name -> leaf, in the order of the tree."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _prefix_conflicts(arrays: Mapping[str, Any]) -> list[str]:

@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -32,7 +32,7 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-from segjax._checks import check_array, check_images
+from segjax._checks import check_array, check_count, check_images, describe
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # The gradient with respect to the kernel sums over images, one per lane of a vector register: AVX2 has 8 of float32.
@@ -91,7 +91,14 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        sides = tuple(np.broadcast_to(self.kernel_size, 2).tolist())
+        check_array("x", x)
+        sides = (
+            (self.kernel_size,) * 2 if np.ndim(self.kernel_size) == 0 else tuple(cast(Sequence[int], self.kernel_size))
+        )
+        if len(sides) != 2:
+            raise ValueError(f"kernel_size must be one side or (height, width), got {describe(self.kernel_size)}")
+        sides = tuple(check_count("kernel_size", side, minimum=1) for side in sides)
+        check_count("features", self.features, minimum=1)
         kernel_shape = (*sides, x.shape[-1])
         fan_in = math.prod(kernel_shape)
 

@@ -12,7 +12,15 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from segjax._checks import check_array, check_count, check_images, check_logits, check_pixels, check_positive
+from segjax._checks import (
+    check_array,
+    check_concrete,
+    check_count,
+    check_images,
+    check_logits,
+    check_pixels,
+    check_positive,
+)
 from segjax.metrics import ratio
 
 # Upper ends of the distance bands in pixels; a last band has no end.
@@ -42,7 +50,8 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
 
     Args:
         logits, mask: (batch, height, width, 1); the mask is 0 or 1, and is predicted where a logit is above 0. For a
-            probability p, such as that of the oracle, pass p - 0.5. At a NaN the mask is not predicted.
+            probability p, such as that of the oracle, pass p - 0.5. A pixel where one of them is NaN is wrong, and at
+            a predicted edge that matches none.
         tolerance: largest distance in pixels at which an edge pixel matches the other edge, at most 8, not traced.
 
     Raises:
@@ -52,18 +61,20 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
         raise ValueError(f"mask must have shape (batch, height, width, 1), got {mask.shape}")
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
-    if cast(float, check_positive("tolerance", tolerance)) > BANDS[-1]:
+    if cast(float, check_concrete("tolerance", check_positive("tolerance", tolerance))) > BANDS[-1]:
         raise ValueError(f"tolerance must be at most {BANDS[-1]} pixels, got {tolerance}")
     true, predicted = mask[..., 0] > 0.5, jax.nn.sigmoid(logits[..., 0]) > 0.5
+    unknown = jnp.isnan(mask[..., 0]) | jnp.isnan(logits[..., 0])
     distance = edge_distance(true)
     band = jnp.sum(distance.ravel()[None] > jnp.array(BANDS, float)[:, None], axis=0)
     inside = band[None] == jnp.arange(len(BAND_NAMES))[:, None]
-    wrong = inside & (true != predicted).ravel()[None]
+    wrong = inside & ((true != predicted) | unknown).ravel()[None]
     # An edge consists of the pixels on both of its sides, which are at half a pixel. All others are farther away.
     true_edge, predicted_edge = distance < 0.75, edge_distance(predicted, reach=1) < 0.75
     to_predicted, to_true = _distances_to(predicted_edge, true_edge)
-    matched = true_edge & (to_predicted <= tolerance), predicted_edge & (to_true <= tolerance)
-    totals = [inside, wrong, *(part.ravel() for part in (true_edge, matched[0], predicted_edge, matched[1]))]
+    matched = true_edge & (to_predicted <= tolerance), predicted_edge & (to_true <= tolerance) & ~unknown
+    edges = (true_edge, matched[0], predicted_edge | unknown, matched[1])
+    totals = [inside, wrong, *(part.ravel() for part in edges)]
     return EdgeCounts(*(jnp.sum(part, axis=-1, dtype=jnp.int32) for part in totals))
 
 

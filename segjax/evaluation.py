@@ -26,6 +26,7 @@ from segjax._checks import (
     check_optimizer,
     check_pixels,
     check_variables,
+    describe,
 )
 from segjax.models import Variables, collections_of, predict, template_of
 from segjax.optimizers import Optimizer, eval_params
@@ -59,7 +60,7 @@ def eval_variables(
     """
     check_optimizer(optimizer)
     if not isinstance(state, TrainState):
-        raise TypeError(f"state must be a TrainState, got {state!r:.60}")
+        raise TypeError(f"state must be a TrainState, got {describe(state)}")
     weights = eval_params(optimizer, state.opt_state)
     if weights is None:
         return state.variables
@@ -99,7 +100,7 @@ def recalibrate(
     check_model(model)
     check_variables(variables)
     check_key(key)
-    check_callable("generate", generate)
+    check_callable("generate", generate, "key")
     num_batches = check_count("num_batches", num_batches, minimum=1)
     axes = _axes_of_runs(model, variables, batch_shapes(key, generate, generate_options).image)
     if not jax.tree.leaves(variables.get("batch_stats", {})):
@@ -160,7 +161,7 @@ def evaluate(
     """
     check_key(key)
     check_network(model, "batch_statistics")
-    check_callable("generate", generate)
+    check_callable("generate", generate, "key")
     num_batches = check_count("num_batches", num_batches, minimum=1)
     shapes = batch_shapes(key, generate, generate_options)
     check_pixels("num_batches times the pixels of a batch", num_batches * shapes.mask.size)

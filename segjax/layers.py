@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from segjax._checks import check_callable, check_count, check_layout, describe
 from segjax.convolution import Conv
 from segjax.models import Variables, predict
 
@@ -50,17 +51,22 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
         change: such as `skip`, `average` or `average_channel(index)`.
 
     Raises:
-        ValueError: if the network has no such layer.
+        TypeError, ValueError: if the network has no such layer, or `change` returns no array like the output.
     """
+    check_callable("change", change, "input", "output")
     names = []
 
     def replace(name: str, before: jax.Array, after: jax.Array) -> jax.Array:
         names.append(name)
-        return change(before, after) if name == layer else after
+        if name != layer:
+            return after
+        result = change(before, after)
+        check_layout("the result of change", {name: result}, {name: after}, "layer")
+        return jnp.asarray(result)
 
     logits = _predict_with(model, variables, image, replace)
     if layer not in names:
-        raise ValueError(f"layer must be one of: {', '.join(names)}; got {layer!r}")
+        raise ValueError(f"layer must be one of: {', '.join(names)}; got {describe(layer)}")
     return logits
 
 
@@ -90,8 +96,7 @@ def average_channel(index: int) -> Change:
 
     def change(before: jax.Array, after: jax.Array) -> jax.Array:
         # JAX would silently drop an update beyond the end.
-        if not 0 <= index < after.shape[-1]:
-            raise ValueError(f"index must be a channel from 0 to {after.shape[-1] - 1}, got {index}")
+        check_count("index", index, 0, after.shape[-1] - 1)
         return after.at[..., index].set(average(before, after)[..., index])
 
     return change

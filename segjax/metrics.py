@@ -43,7 +43,8 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     """Counts over all pixels of a batch; the prediction is the set of pixels whose probability is above 0.5.
 
     `agreeing` is the notebook's count of confidently correct pixels: a probability above 0.9 in the mask, or below 0.1
-    outside it.
+    outside it. A pixel whose logit is NaN is wrong, a false positive or a false negative; one whose mask is NaN is a
+    false positive. So the scores of a network of NaN, or of images of NaN, are 0.
 
     Args:
         logits, mask: of one shape, (batch, ...); the mask is 0 or 1.
@@ -55,11 +56,12 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     check_pixels("mask", mask.size)
     # No thresholds on the logit: the notebook's 0.1 and 0.9 are thresholds on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
-    true = mask > 0.5
-    predicted = probability > 0.5
-    agreeing = jnp.where(true, probability > 0.9, probability < 0.1)
+    # No `~true` and `~predicted`: a comparison with NaN is false, and a pixel of NaN would be a true negative.
+    true, false = mask > 0.5, mask <= 0.5
+    predicted, rejected = probability > 0.5, probability <= 0.5
+    agreeing = (true & (probability > 0.9)) | (false & (probability < 0.1))
     # int32 also if x64 is enabled, so that histories have one layout with and without it.
-    kinds = jnp.stack([true & predicted, ~true & predicted, true & ~predicted, ~true & ~predicted, agreeing])
+    kinds = jnp.stack([true & predicted, ~true & ~(false & rejected), true & ~predicted, false & rejected, agreeing])
     # One sum is two launches on a GPU; five sums would be seven.
     return Counts(*jnp.sum(kinds.reshape(len(kinds), -1), axis=1, dtype=jnp.int32))
 
@@ -122,8 +124,12 @@ def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
     values = check_real("values", values)
     if not values.ndim:
         raise ValueError("values must have shape (..., steps), got a single number")
+    steps = np.arange(1, values.shape[-1] + 1)
     # In float32, a sum over the notebook's 10,000 batches would lose up to three digits.
-    return np.cumsum(values, axis=-1) / np.arange(1, values.shape[-1] + 1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        means = np.cumsum(values, axis=-1) / steps
+        # A sum of finite values may overflow.
+        return np.where(np.isfinite(means), means, np.cumsum(values * 2.0**-64, axis=-1) / steps * 2.0**64)
 
 
 def last_tenth(values: Array) -> Array:
@@ -161,6 +167,8 @@ def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
     """
     # The same code for NumPy and JAX, so that the host and a compiled sweep have the same result.
     loss = jnp.asarray(check_array("loss", loss))
+    if jnp.iscomplexobj(loss):
+        raise TypeError(f"loss must be of real numbers, got {loss.dtype}")
     if loss.ndim != 1 or not loss.size:
         raise ValueError(f"loss must have shape (steps,), at least one step, got {loss.shape}")
     num_steps = loss.size

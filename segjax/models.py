@@ -11,7 +11,15 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
-from segjax._checks import check_count, check_flag, check_images, check_layout, check_network, check_variables
+from segjax._checks import (
+    check_count,
+    check_flag,
+    check_images,
+    check_layout,
+    check_network,
+    check_variables,
+    describe,
+)
 from segjax.convolution import Conv, depth_to_space, double, halve, space_to_depth
 
 # What `model.init` returns: "params" and, for a network with BatchNorm, "batch_stats"; rarely further collections.
@@ -342,21 +350,21 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
         ValueError: if the network or one of its options is unknown here, of another type, or out of bounds.
     """
     if not isinstance(config, Mapping):
-        raise ValueError(f"config must be a mapping, got {config!r:.60}")
+        raise ValueError(f"config must be a mapping, got {describe(config)}")
     options = dict(config)
     network = options.pop("network", None)
     if not isinstance(network, str) or network not in _NETWORKS:
-        raise ValueError(f"config must name one of the networks {', '.join(_NETWORKS)}; got {network!r:.60}")
+        raise ValueError(f"config must name one of the networks {', '.join(_NETWORKS)}; got {describe(network)}")
     defaults = {field.name: field.default for field in _options(_NETWORKS[network])}
     # A file of a newer version may have options that this version does not know.
     if unknown := [name for name in options if name not in defaults]:
-        raise ValueError(f"config has options that {network} does not have: {unknown!r:.60}")
+        raise ValueError(f"config has options that {network} does not have: {describe(unknown)}")
     for name, value in options.items():
         try:
             if name in _SIZES:
                 check_count(name, value, _SIZES[name].start, _SIZES[name].stop - 1)
             elif not isinstance(value, type(defaults[name])):
-                raise TypeError(f"{name} must be {type(defaults[name]).__name__}, got {value!r:.60}")
+                raise TypeError(f"{name} must be {type(defaults[name]).__name__}, got {describe(value)}")
         except (TypeError, ValueError) as error:
             raise ValueError(f"config: {error}") from None
     return cast(nn.Module, _NETWORKS[network](**options))

@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
-from segjax._checks import check_callable, is_ready
+from segjax._checks import check_callable, check_layout, describe, describe_error, is_ready, named_arrays
 
 # A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
@@ -93,20 +93,35 @@ def transformation(
     Raises:
         TypeError: if a factory gets no rate, or a ready transformation gets one; here or by the transformation, if the
             optimizer needs more than a rate, a gradient and the loss's value, such as a line search.
+        ValueError: by the transformation, if its updates are not like the gradient, or its state changes its layout.
     """
     if is_ready(optimizer):
         if learning_rate is not None:
             must = "learning_rate must be None for a ready transformation, which has its rate already"
-            raise TypeError(f"{must}, got {learning_rate!r:.60}; a factory, such as optax.adam, takes one")
+            raise TypeError(f"{must}, got {describe(learning_rate)}; a factory, such as optax.adam, takes one")
         ready = optimizer
     elif learning_rate is None:
         raise TypeError("learning_rate must be a finite number > 0, got None: the optimizer is a function of it")
     else:
         ready = _naming_itself(optimizer)(learning_rate, **options)
         if not is_ready(ready):
-            raise TypeError(f"optimizer must return an optax transformation, got {ready!r:.60}")
-    ready = optax.with_extra_args_support(ready)
-    return optax.GradientTransformationExtraArgs(_naming_itself(ready.init), _naming_itself(ready.update))
+            raise TypeError(f"optimizer must return an optax transformation, got {describe(ready)}")
+    ready, state_name = optax.with_extra_args_support(ready), "the state of optimizer"
+    init, update = _naming_itself(ready.init), _naming_itself(ready.update)
+
+    def checked_init(params: Any) -> Any:
+        named_arrays(state_name, state := init(params))
+        return state
+
+    def checked_update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        results = update(updates, state, params, **extra)
+        if not isinstance(results, tuple | list) or len(results) != 2:
+            raise TypeError(f"optimizer must return updates and its state, got {describe(results)}")
+        check_layout("the updates of optimizer", results[0], updates, "gradient", dtypes=False)
+        check_layout(state_name, results[1], state, "optimizer's first state")
+        return results[0], results[1]
+
+    return optax.GradientTransformationExtraArgs(checked_init, checked_update)
 
 
 def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -119,8 +134,7 @@ def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
             with jax.numpy_dtype_promotion("standard"):
                 return function(*arguments, **options)
         except (AttributeError, TypeError) as error:
-            # After the first line, jax explains its tracers.
-            reason = str(error).partition("\n")[0]
+            reason = describe_error(error)
             must = "optimizer must need no more than a learning rate, which may be traced, a gradient and the loss"
             raise TypeError(f"{must}: {reason}") from error
 

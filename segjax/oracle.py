@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from segjax._checks import check_callable, check_count, check_images, check_key, check_sigma
+from segjax._checks import check_callable, check_concrete, check_count, check_images, check_key, check_sigma
 from segjax.textures import EDGE_SIGMA, _band, _gaussian_profile, generate_data
 
 # The grey levels divide this range, in standard deviations of the texture with the larger variance.
@@ -107,7 +107,7 @@ def interior_error(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    _check_concrete("key", check_key(key))
+    check_concrete("key", check_key(key))
     window, image_size = _check_window(window, image_size)
     num_each = -(-check_count("num_windows", num_windows, 2) // 2)
     sigmas = _to_float("sigma1", sigma1), _to_float("sigma2", sigma2)
@@ -178,10 +178,12 @@ def posterior(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    _check_concrete("key", check_key(key))
-    _check_concrete("images", images := check_images("images", images))
+    check_concrete("key", check_key(key))
+    check_concrete("images", images := check_images("images", images))
     if images.shape[1] != images.shape[2] or images.shape[3] != 1:
         raise ValueError(f"images must have shape (batch, n, n, 1), got {images.shape}")
+    if not np.isfinite(np.asarray(images)).all():
+        raise ValueError("images must be finite")
     # The darkest pixel of a rescaled image is 0; a texture that is not rescaled varies around 0.
     if np.all(np.asarray(images) >= 0) and np.any(np.asarray(images) > 0):
         raise ValueError("images must be those of generate_data(..., rescaled=False), got no negative pixels")
@@ -229,7 +231,7 @@ def bayes_error(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    _check_concrete("key", check_key(key))
+    check_concrete("key", check_key(key))
     size = check_count("image_size", image_size, 2)
     sigma = size / 5 if sigma is None else sigma
     model = _window_model(sigma1, sigma2, sigma, window, size, grey_levels)
@@ -454,10 +456,5 @@ def _check_window(window: int, image_size: int) -> tuple[int, int]:
 
 def _to_float(name: str, value: Any) -> float:
     """Sigma as a float: the computations on the host need its value."""
-    _check_concrete(name, value)
+    check_concrete(name, value)
     return float(cast(float, check_sigma(name, value)))
-
-
-def _check_concrete(name: str, value: Any) -> None:
-    if isinstance(value, jax.core.Tracer):
-        raise TypeError(f"{name} must not be traced: the oracle compiles its own programs, and loops on the host")

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from segjax._checks import check_count, check_positive, check_real
+from segjax._checks import check_concrete, check_count, check_positive, check_real
 from segjax.schedules import Schedule
 
 # The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large for a
@@ -36,8 +36,8 @@ def growing(ratio: float) -> Schedule:
 
 def rates(low: float, high: float, num_steps: int) -> np.ndarray:
     """The rate of each step, (num_steps,): geometric from `low` to `high`."""
-    check_positive("low", low)
-    check_positive("high", high)
+    for name, rate in (("low", low), ("high", high)):
+        check_concrete(name, check_positive(name, rate))
     check_count("num_steps", num_steps, 2)
     return low * (high / low) ** (np.arange(num_steps) / (num_steps - 1))
 
@@ -71,6 +71,7 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
     Raises:
         ValueError: if the last axis of `smoothed` is not that of `rates`.
     """
+    rates, smoothed = check_real("rates", rates), check_real("smoothed", smoothed)
     means = np.atleast_2d(smoothed).mean(axis=0)
     if means.shape != np.shape(rates):
         raise ValueError(f"smoothed must have shape (..., {len(rates)}), as rates has, got {np.shape(smoothed)}")

@@ -37,7 +37,13 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
     unit = 2 ** max(0, num_steps.bit_length() - 24)
     units = -(-num_steps // unit)
     # The notebook also updated the weights only once per epoch, on a loss that is always 0: a flaw, not reproduced.
-    return lambda step: jnp.asarray(learning_rate) * 0.95 ** _float(100 * (jnp.asarray(step) // unit) // units)
+
+    def rate(step: jax.typing.ArrayLike) -> jax.Array:
+        # Runs of this length so far, and the rest: far beyond its end, 100 times the step would exceed 2^31.
+        runs, rest = jnp.divmod(jnp.asarray(step) // unit, units)
+        return jnp.asarray(learning_rate) * 0.95 ** _float(100 * jnp.minimum(runs, 10_000) + 100 * rest // units)
+
+    return rate
 
 
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
@@ -52,7 +58,8 @@ def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
     num_steps = _check(learning_rate, num_steps)
     steps = max(1, num_steps // 10)
     # step + 1: at rate 0, which optax's own linear schedule starts from, the first step would be wasted.
-    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, _float(step + 1) / steps)
+    # Clipped: the step after 2^31 - 1 is negative.
+    return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, _float(jnp.minimum(step, steps) + 1) / steps)
 
 
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:

@@ -15,6 +15,7 @@ distribution and any number of seeds; other statistics have no interval.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
@@ -24,7 +25,16 @@ import numpy as np
 import scipy
 from numpy.typing import ArrayLike
 
-from segjax._checks import check_count, check_flag, check_positive, check_real
+from segjax._checks import (
+    check_callable,
+    check_concrete,
+    check_count,
+    check_flag,
+    check_flags,
+    check_positive,
+    check_real,
+    describe,
+)
 
 # With 10,000 resamples, the Monte Carlo error of an interval's ends is about 1 % of its width.
 NUM_RESAMPLES = 10_000
@@ -102,24 +112,25 @@ class Best(NamedTuple):
 
 def mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
     """Arithmetic mean over `axis`, in float64."""
-    return np.asarray(np.mean(check_real("values", values), axis=axis))
+    return _without_overflow(np.mean, values, axis)
 
 
 def median(values: ArrayLike, axis: int = 0) -> np.ndarray:
     """Median over `axis`, in float64."""
-    return np.asarray(np.median(check_real("values", values), axis=axis))
+    return _without_overflow(np.median, values, axis)
 
 
 def interquartile_mean(values: ArrayLike, axis: int = 0) -> np.ndarray:
     """Mean without the lowest and the highest quarter, each rounded down to whole seeds (IQM), in float64."""
     # Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Precipice", 2021: nearly as robust
     # to single failed runs as the median, with less variance.
-    return np.asarray(scipy.stats.trim_mean(check_real("values", values), 0.25, axis=axis))
+    return _without_overflow(partial(scipy.stats.trim_mean, proportiontocut=0.25), values, axis)
 
 
 STATISTICS: Mapping[str, Statistic] = MappingProxyType({"mean": mean, "median": median, "IQM": interquartile_mean})
 
 
+@np.errstate(over="ignore")
 def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LEVEL) -> Estimate:
     """A statistic over seeds with its bootstrap interval.
 
@@ -138,19 +149,23 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
     """
     values = _finite(values)
     _check_level(level)
+    check_callable("statistic", statistic)
     value, seeds = np.asarray(statistic(values, axis=0)), len(values)
     if seeds == 1 or (seeds < FEWEST_SEEDS and statistic is not mean):
         return Estimate(value[()], np.full_like(value, np.nan)[()], np.full_like(value, np.nan)[()])
     # Student's quantiles, since the spread of few seeds is itself uncertain.
     student = scipy.stats.t.ppf(0.5 + level / 2, seeds - 1)
     if seeds < FEWEST_SEEDS:
-        half = student * values.std(axis=0, ddof=1) / np.sqrt(seeds)
-        return Estimate(value[()], (value - half)[()], (value + half)[()])
+        deviation, scale = _deviation(values)
+        half = student * deviation / np.sqrt(seeds)
+        return Estimate(value[()], ((value / scale - half) * scale)[()], ((value / scale + half) * scale)[()])
     resamples = np.random.default_rng(_SEED).integers(seeds, size=(NUM_RESAMPLES, seeds))
     # Hesterberg's corrections: the percentiles at these quantiles, scaled around the value by sqrt(n / (n - 1)).
-    quantiles = np.quantile(statistic(values[resamples], axis=1), scipy.stats.norm.cdf([-student, student]), axis=0)
-    low, high = value + (quantiles - value) * np.sqrt(seeds / (seeds - 1))
-    return Estimate(value[()], low, high)
+    samples = np.asarray(statistic(values[resamples], axis=1))
+    scale = _power_of_two(samples)
+    quantiles = np.quantile(samples / scale, scipy.stats.norm.cdf([-student, student]), axis=0)
+    low, high = value / scale + (quantiles - value / scale) * np.sqrt(seeds / (seeds - 1))
+    return Estimate(value[()], (low * scale)[()], (high * scale)[()])
 
 
 def estimates(values: ArrayLike) -> dict[str, Estimate]:
@@ -184,6 +199,7 @@ def band(curves: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
+@np.errstate(over="ignore")
 def prediction_interval(values: ArrayLike, level: float = _LEVEL) -> tuple[float, float]:
     """Interval of one further value with probability `level`, given (seeds >= 2,) from one normal distribution.
 
@@ -195,9 +211,12 @@ def prediction_interval(values: ArrayLike, level: float = _LEVEL) -> tuple[float
     _check_level(level)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must have shape (seeds,), at least two seeds, got {values.shape}")
-    count, deviation = len(values), np.std(values, ddof=1)
-    half = scipy.stats.t.ppf(0.5 + level / 2, count - 1) * deviation * np.sqrt(1 + 1 / count)
-    return float(np.mean(values) - half), float(np.mean(values) + half)
+    (deviation, scale), count = _deviation(values), len(values)
+    center, half = (
+        mean(values) / scale,
+        scipy.stats.t.ppf(0.5 + level / 2, count - 1) * deviation * np.sqrt(1 + 1 / count),
+    )
+    return float((center - half) * scale), float((center + half) * scale)
 
 
 def compare(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> Improvement:
@@ -223,8 +242,12 @@ def compare(values: ArrayLike, reference: ArrayLike, higher_is_better: bool) -> 
     ties = int(np.sum(candidates == references))
     # Differences within a seed, since both runs have the same weights and images: the variance between seeds cancels.
     pairs = np.isfinite(values) & np.isfinite(reference)
-    no_estimate = Estimate(*np.full(3, np.nan))
-    difference = bootstrap(values[pairs] - reference[pairs]) if pairs.any() else no_estimate
+    difference = Estimate(*np.full(3, np.nan))
+    if pairs.any():
+        scale = _power_of_two(np.stack([values[pairs], reference[pairs]]), axis=None)
+        difference = bootstrap(values[pairs] / scale - reference[pairs] / scale)
+        with np.errstate(over="ignore"):
+            difference = Estimate(*(part * scale for part in difference))
     return Improvement(difference, proportion(wins, len(values) - ties), wins, ties, len(values))
 
 
@@ -281,7 +304,7 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
     array([ 1. ,  1.9,  4.2, 13.4, 26.9])
     """
     _check_level(level)
-    check_positive("effect_variance", effect_variance)
+    check_concrete("effect_variance", check_positive("effect_variance", effect_variance))
     differences = check_real("differences", differences)
     if not differences.ndim or not len(differences):
         raise ValueError(f"differences must have shape (seeds, ...), at least one seed, got {differences.shape}")
@@ -291,6 +314,7 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
     usable = np.logical_and.accumulate(np.isfinite(differences), axis=0)
     # The evidence has no unit: on this scale no square is infinite, or 0.
     scale = np.abs(np.where(usable, differences, 0)).max() or 1.0
+    scale = scale * _power_of_two(np.where(usable, differences, 0) / scale)
     mean_difference, evidence = _mean_test(np.where(usable, differences / scale, 0), level, effect_variance)
     difference = Estimate(*(part * scale for part in mean_difference))
     without = (np.nan, -np.inf, np.inf)
@@ -316,10 +340,12 @@ def seeds_to_decide(effect: float, evidence: float = 20.0, effect_variance: floa
     14.0
     """
     if check_real("effect", effect).ndim or not np.isfinite(effect):
-        raise ValueError(f"effect must be a finite number, got {effect!r:.60}")
-    if cast(float, check_positive("evidence", evidence)) <= 1:
+        raise ValueError(f"effect must be a finite number, got {describe(effect)}")
+    if cast(float, check_concrete("evidence", check_positive("evidence", evidence))) <= 1:
         raise ValueError(f"evidence must be > 1, got {evidence}")
-    check_positive("effect_variance", effect_variance)
+    check_concrete("effect_variance", check_positive("effect_variance", effect_variance))
+    # Beyond 1e100, evidence no longer depends on the effect, whose square would be infinite.
+    effect = min(abs(float(effect)), 1e100)
     seeds = np.arange(2.0, _MOST_SEEDS + 1)
     reached = _evidence(seeds, seeds * effect**2, seeds - 1, effect_variance) >= evidence
     return float(seeds[reached.argmax()]) if reached.any() else np.inf
@@ -344,7 +370,7 @@ def shared_evidence(evidence: ArrayLike) -> np.ndarray:
     """
     evidence = check_real("evidence", evidence)
     if evidence.ndim != 1 or not (evidence >= 0).all():
-        raise ValueError(f"evidence must be numbers >= 0 of shape (comparisons,), got {evidence!r:.60}")
+        raise ValueError(f"evidence must be numbers >= 0 of shape (comparisons,), got {describe(evidence)}")
     order = np.argsort(evidence)
     ascending = evidence[order]
     # The lowest mean of a set of k others with a comparison is the one with the k lowest.
@@ -363,8 +389,9 @@ def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
     `result.diverged_at > 0`.
 
     Args:
-        rates: (rates,), ascending.
-        losses: (seeds, rates); NaN for a run that does not exist: a rate that lacks the run of some seed is not chosen.
+        rates: (rates,), > 0, ascending.
+        losses: (seeds, rates); NaN for a run that does not exist: a rate that lacks the run of some seed is not chosen,
+            and neither is one with an infinite loss.
         diverged: (seeds, rates), bool.
 
     Raises:
@@ -374,16 +401,17 @@ def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
     Best(rate=0.1, loss=0.2, edge=None)
     """
     rates, losses = check_real("rates", rates), check_real("losses", losses)
-    failed = check_real("diverged", diverged) != 0
-    if rates.ndim != 1 or not rates.size or not (np.isfinite(rates).all() and (np.diff(rates) > 0).all()):
-        raise ValueError(f"rates must be at least one finite number, in ascending order, got {rates}")
+    if rates.ndim != 1 or not rates.size or not (np.isfinite(rates).all() and (np.diff(rates, prepend=0) > 0).all()):
+        raise ValueError(f"rates must be at least one finite number, in ascending order and > 0, got {describe(rates)}")
+    failed = check_flags("diverged", diverged)
     for name, runs in (("losses", losses), ("diverged", failed)):
         if runs.ndim != 2 or runs.shape[1] != len(rates) or len(runs) != len(losses) or not len(runs):
             raise ValueError(f"{name} must have shape (seeds, {len(rates)}), the same for both, got {runs.shape}")
     with_runs = np.flatnonzero(np.isfinite(losses).any(axis=0) | failed.any(axis=0))
     # A rate at which one seed of three diverges is not recommended.
-    means = np.where(failed.any(axis=0), np.nan, losses.mean(axis=0))
-    if not np.isfinite(means).any():
+    means = mean(losses)
+    means = np.where(failed.any(axis=0) | ~np.isfinite(means), np.nan, means)
+    if np.isnan(means).all():
         return Best(None, None, None)
     index = int(np.nanargmin(means))
     edge = "lowest" if index == with_runs[0] else "highest" if index == with_runs[-1] else None
@@ -412,7 +440,7 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
 
     Args:
         curves: (..., steps), values of single batches, whose noise the window averages out.
-        target: a mean reaches it if it equals the target or is better.
+        target: a mean reaches it if it is better, or equals it up to a relative 1e-12, for the mean's rounding.
         higher_is_better: as in `compare`.
         window: number of steps, from 1 to all; the first step that can reach the target is step `window`.
 
@@ -428,12 +456,17 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
         raise ValueError("curves must have shape (..., steps), got a single number")
     if not 1 <= check_count("window", window, 1) <= curves.shape[-1]:
         raise ValueError(f"window must be at most the number of steps of the curves, {curves.shape[-1]}, got {window}")
-    if check_real("target", target).ndim:
-        raise ValueError(f"target must be a single number, got {target!r:.60}")
+    goal = check_real("target", target)
+    if goal.ndim or np.isnan(goal):
+        raise ValueError(f"target must be a single number, got {describe(target)}")
     check_flag("higher_is_better", higher_is_better)
+    scale = _power_of_two(curves, axis=-1)
     # Views of the curves, not a cumulative sum, in which one infinite value would affect all later windows.
-    means = np.lib.stride_tricks.sliding_window_view(curves, window, axis=-1).mean(axis=-1)
-    reached = np.isfinite(means) & (means >= target if higher_is_better else means <= target)
+    means = np.lib.stride_tricks.sliding_window_view(curves / scale, window, axis=-1).mean(axis=-1)
+    with np.errstate(over="ignore"):
+        goal = goal / scale
+    better = means >= goal if higher_is_better else means <= goal
+    reached = np.isfinite(means) & (better | np.isclose(means, goal, rtol=1e-12, atol=0))
     return np.where(reached.any(axis=-1), reached.argmax(axis=-1) + float(window), np.inf)
 
 
@@ -510,8 +543,33 @@ def _sign_test(wins: np.ndarray, losses: np.ndarray, level: float) -> tuple[Esti
     return Estimate(share, low, high), evidence
 
 
+def _without_overflow(statistic: Callable[..., Any], values: ArrayLike, axis: int) -> np.ndarray:
+    """A mean, in whose sums finite values may overflow, of at least one value."""
+    values = check_real("values", values)
+    if not values.size:
+        raise ValueError(f"values must have at least one number, got shape {values.shape}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        result = np.asarray(statistic(values, axis=axis))
+        finite = np.isfinite(result)
+        # By a power of two: exact.
+        return result if finite.all() else np.where(finite, result, statistic(values * 2.0**-64, axis=axis) * 2.0**64)
+
+
+def _power_of_two(values: np.ndarray, axis: int | None = 0) -> np.ndarray:
+    """Divided by it, values have squares and differences in float64: 1 for most, so that their bits stay."""
+    largest = np.max(np.abs(np.where(np.isfinite(values), values, 0)), axis=axis, keepdims=axis == -1)
+    usual = (largest == 0) | ((largest > 1e-100) & (largest < 1e100))
+    return np.where(usual, 1.0, np.ldexp(1.0, np.frexp(largest)[1] - 1))
+
+
+def _deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Standard deviation over seeds of the values divided by a scale, and the scale."""
+    scale = _power_of_two(values)
+    return np.asarray((values / scale).std(axis=0, ddof=1)), scale
+
+
 def _check_level(level: float) -> None:
-    if cast(float, check_positive("level", level)) >= 1:
+    if cast(float, check_concrete("level", check_positive("level", level))) >= 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
 
 

@@ -15,9 +15,9 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from segjax._checks import check_callable, check_count, check_positive, check_real
+from segjax._checks import check_callable, check_count, check_positive, check_real, describe
 from segjax.metrics import diverged_at
-from segjax.training import History, Train, TrainState
+from segjax.training import Fit, History, Train, TrainState
 
 _SWEPT = "a sweep takes learning_rates, one or more, if the optimizer does, and values of options that may be traced"
 
@@ -75,12 +75,14 @@ def sweep(
     (['key', 'learning_rate', 'sigma1'], (3, 2, 2, 5))
     """
     check_callable("train", train)
+    if isinstance(train, Fit):
+        raise TypeError("train must be made by make_train, got a Fit of make_fit, whose chunks are run one by one")
     # Typed keys alone: with the older kind (seeds, 2), a single key would pass for two seeds.
     typed = isinstance(keys, jax.Array) and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if not typed or keys.ndim != 1 or not keys.size:
         example = "jax.random.split(jax.random.key(0), n)"
         raise ValueError(
-            f"keys must be typed keys of shape (seeds,), at least one, such as {example}, got {keys!r:.60}"
+            f"keys must be typed keys of shape (seeds,), at least one, such as {example}, got {describe(keys)}"
         )
     axes, concrete = OrderedDict(key=keys), {}
     rates = {} if learning_rates is None else {"learning_rate": learning_rates}
@@ -103,7 +105,10 @@ def sweep(
     runs = {name: values[place] for (name, values), place in zip(axes.items(), places, strict=True)}
 
     def train_one(run: dict[str, jax.Array]) -> tuple[TrainState, History, jax.Array]:
-        state, history = train(**run)
+        result = train(**run)
+        if not isinstance(result, tuple) or [type(part) for part in result] != [TrainState, History]:
+            raise TypeError(f"train must return (state, history), as that of make_train, got {describe(result)}")
+        state, history = result
         return state, history, diverged_at(history.loss, state.params)
 
     results = map_runs(train_one, runs, width=width, mesh=mesh)
@@ -144,7 +149,7 @@ def map_runs(function: Callable[..., Any], *arguments: Any, width: int = 1, mesh
     if mesh is None:
         return share(*arguments)
     if not isinstance(mesh, Mesh):
-        raise TypeError(f"mesh must be a jax.sharding.Mesh, as jax.make_mesh makes it, or None, got {mesh!r:.60}")
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, as jax.make_mesh makes it, or None, got {describe(mesh)}")
     num_runs = len(jax.tree.leaves(arguments)[0])
     # `shard_map` requires equal shares: the last run is repeated to fill them.
     places = jnp.minimum(jnp.arange(-(-num_runs // mesh.size) * mesh.size), num_runs - 1)

@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from segjax._checks import check_array, check_count, check_network, check_variables
+from segjax._checks import check_array, check_callable, check_count, check_network, check_variables
 from segjax.models import Variables, predict
 
 # Outliers lie beyond these quantiles by more than this multiple of their difference: training images of Gaussian
@@ -93,6 +93,8 @@ def predict_tiled(
     """
     check_network(model, "margin", "multiple", "batch_statistics")
     check_variables(variables)
+    if progress is not None:
+        check_callable("progress", progress, "done", "all")
     _check_picture(image)
     multiple = check_count("multiple", model.multiple, minimum=1)
     # Rounded up, so that tiles start where squares of the whole picture start.

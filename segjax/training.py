@@ -27,6 +27,8 @@ from segjax._checks import (
     check_optimizer,
     check_options,
     check_positive,
+    describe,
+    describe_error,
     is_ready,
     options_of,
 )
@@ -75,6 +77,8 @@ Train = Callable[..., tuple[TrainState, History]]
 Report = Callable[[TrainState, History], None]
 # A run so far: its state, and the history of every step up to it.
 PartialRun = tuple[TrainState, History]
+# The generator whose numbers do not depend on the batch under `vmap`.
+_THREEFRY = "threefry2x32"
 # Loop carry: state, losses, counts; one row per step.
 _Carry = tuple[TrainState, jax.Array, jax.Array]
 # Option -> value, which may be traced.
@@ -125,7 +129,7 @@ def train_step(
         variables = {**state.variables, "params": params}
         mutable = collections_of(variables)
         logits, updates = model.apply(variables, batch.image, train=True, mutable=mutable, rngs=rng)
-        return jnp.mean(_check_losses(loss(logits, batch.mask))), (logits, updates)
+        return jnp.mean(_losses(loss, logits, batch.mask)), (logits, updates)
 
     (value, (logits, variables)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
     # Built here, from the traced rate: a rate that was a Python number would be part of the compiled program.
@@ -185,7 +189,7 @@ def make_train(
     ((5,), (4, 5))
     """
     num_steps = check_count("num_steps", num_steps, minimum=1)
-    check_options(make_train, check_callable("generate", generate), generate_options)
+    check_options(make_train, check_callable("generate", generate, "key"), generate_options)
     generate = partial(generate, **generate_options)
     init, advance = _make_run(model, optimizer, loss, generate)
 
@@ -248,6 +252,8 @@ class Fit(NamedTuple):
             TypeError, ValueError: naming the argument that is out of range.
         """
         key, learning_rate = _check_run(key, learning_rate)
+        if report is not None:
+            check_callable("report", report, "state", "history")
         if resume_from is None:
             state, chunks, done = self.init(key, learning_rate), [], 0
         else:
@@ -291,7 +297,7 @@ def make_fit(
     num_steps = check_count("num_steps", num_steps, minimum=1)
     # Chunks of 10 steps cost 1 % at the notebook's size: 60 steps take 8.54 s, and 8.44 s in one chunk.
     chunk_size = check_count("chunk_size", chunk_size, minimum=1)
-    check_options(make_fit, check_callable("generate", generate), generate_options)
+    check_options(make_fit, check_callable("generate", generate, "key"), generate_options)
     init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
     # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and on a CPU a chunk of
     # one step is the same loop as any other, rounding included. Reused buffers save page faults: 72 ms a step, not 86.
@@ -305,9 +311,11 @@ def _make_run(
     """The two pure functions of a run: `init` returns its first state, `advance` does n further steps."""
     check_model(model)
     check_optimizer(optimizer)
-    check_callable("loss", loss)
-    # Traced here as well, so that a bad option raises in `make_train` and not when the run starts.
-    image, dtype = batch_shapes(jax.random.key(0), generate, {}).image, jnp.result_type(float)
+    check_callable("loss", loss, "logits", "mask")
+    # Traced here as well, so that a bad option or loss raises in `make_train` and not when the run starts.
+    image, mask = batch_shapes(jax.random.key(0), generate, {})
+    jax.eval_shape(partial(_losses, loss), jax.ShapeDtypeStruct(mask.shape, image.dtype), mask)
+    dtype = jnp.result_type(float)
     # Jitted: without it, each operation of an initialisation is compiled alone, and one buffer would occur twice in a
     # state that `advance` consumes if the optimizer keeps the weights too.
     weights, start = _jitted_weights(model), jax.jit(partial(_start, optimizer))
@@ -336,7 +344,7 @@ def _make_run(
 
         def step(state: TrainState) -> tuple[TrainState, History]:
             batch = _alone(draw, key)(data_key, state.step, dict(of_generate))
-            rng = _alone(jax.random.fold_in, key)(init_key, state.step)
+            rng = _of_any_batch(_alone(jax.random.fold_in, key)(init_key, state.step))
             return train_step(model, optimizer, loss, state, batch, learning_rate, rng, **of_optimizer)
 
         _, row = jax.eval_shape(step, state)
@@ -378,7 +386,7 @@ def _make_run(
 def _weights(model: nn.Module, key: jax.Array, image: jax.Array) -> Variables:
     variables = model.init(key, image, train=False)
     if not jax.tree.leaves(variables.get("params")):
-        raise ValueError(f"model must have parameters to train, got none in {model!r:.60}")
+        raise ValueError(f"model must have parameters to train, got none in {describe(model)}")
     return dict(variables)
 
 
@@ -395,9 +403,15 @@ def _state(variables: Variables, opt_state: optax.OptState, step: jax.Array) -> 
     return TrainState(variables["params"], variables.get("batch_stats", {}), opt_state, step, further)
 
 
-def _check_losses(losses: Any) -> jax.Array:
-    if not isinstance(losses, jax.Array) or not losses.size or not jnp.issubdtype(losses.dtype, jnp.floating):
-        raise TypeError(f"loss must return an array (batch,) of floating numbers, got {losses!r:.60}")
+def _losses(loss: Loss, logits: jax.Array, mask: jax.Array) -> jax.Array:
+    try:
+        losses = loss(logits, mask)
+    except (AttributeError, TypeError) as error:
+        raise TypeError(f"loss must be a function of logits and mask: {describe_error(error)}") from error
+    if not isinstance(losses, jax.Array) or not jnp.issubdtype(losses.dtype, jnp.floating):
+        raise TypeError(f"loss must return an array (batch,) of floating numbers, got {describe(losses)}")
+    if losses.shape != mask.shape[:1]:
+        raise ValueError(f"loss must return an array of shape (batch,), {mask.shape[:1]}, got {losses.shape}")
     return losses
 
 
@@ -409,7 +423,7 @@ def batch_shapes(key: jax.Array, generate: Generate, options: Mapping[str, Any])
     """
     batch = jax.eval_shape(partial(generate, **options), key)
     if not isinstance(batch, Batch) or len(jax.tree.leaves(batch)) != 2:
-        raise TypeError(f"generate must return a segjax.Batch of two arrays, got {batch!r:.60}")
+        raise TypeError(f"generate must return a segjax.Batch of two arrays, got {describe(batch)}")
     return batch
 
 
@@ -461,7 +475,14 @@ def _split(key: jax.Array) -> _Keys:
 def _alone(function: Callable[..., Any], key: jax.Array) -> Callable[..., Any]:
     """A function that draws random numbers; under `vmap` a loop for keys with which it would draw others than alone."""
     # Such as those of rbg, a generator that depends on the batch.
-    return function if str(jax.random.key_impl(key)) == "threefry2x32" else sequential_vmap(function)
+    return function if str(jax.random.key_impl(key)) == _THREEFRY else sequential_vmap(function)
+
+
+def _of_any_batch(key: jax.Array) -> jax.Array:
+    """A key for a network's random numbers, which draws the same ones alone and under `vmap`."""
+    if str(jax.random.key_impl(key)) == _THREEFRY:
+        return key
+    return jax.random.wrap_key_data(jax.random.key_data(key)[:2], impl=_THREEFRY)
 
 
 def _check_run(key: jax.Array, learning_rate: jax.typing.ArrayLike | None) -> tuple[jax.Array, jax.Array | None]:
@@ -477,7 +498,7 @@ def _check_partial_run(resume_from: PartialRun, num_steps: int, template: TrainS
     """The state in `resume_from`, of the template's layout, and the number of its steps: the length of its history."""
     pair = isinstance(resume_from, tuple | list) and len(resume_from) == 2
     if not pair or not isinstance(resume_from[0], TrainState) or not isinstance(resume_from[1], History):
-        raise TypeError(f"resume_from must be the pair (state, history) of a run, got {resume_from!r:.60}")
+        raise TypeError(f"resume_from must be the pair (state, history) of a run, got {describe(resume_from)}")
     state, history = resume_from
     check_layout("resume_from", state, template, "model and optimizer")
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(history)]

@@ -94,7 +94,7 @@ def test_a_number_just_beyond_its_bounds_is_refused(check, value, message):
     ("check", "allowed", "values"),
     [
         (count, "an integer >= 2", [None, True, 3.0, "3", b"3", [3], np.array([3, 4]), 1j]),
-        (positive, "a finite number > 0", [None, "1e-3", b"1", [1.0], np.ones(2), 1j, print]),
+        (positive, "a finite number > 0", [None, "1e-3", b"1", [1.0], np.ones(2), np.ones(1), 1j, np.True_, print]),
         (sigma, "a finite number > 0", [None, "1e-3", np.ones(2)]),
         (share, r"a number in \[0, 1\)", [None, "0.5", np.zeros(2)]),
     ],
@@ -143,11 +143,11 @@ def test_an_array_has_a_dtype_of_numbers():
 
 
 def test_real_numbers_become_float64():
-    for values in ([1, 2.5], 3, (True, False), np.float32([1]), jnp.arange(2), np.uint8([[1], [2]])):
+    for values in ([1, 2.5], 3, np.float32([1]), jnp.arange(2), np.uint8([[1], [2]]), jnp.ones(2, jnp.bfloat16)):
         array = checks.check_real("n", values)
         assert array.dtype == np.float64
         np.testing.assert_array_equal(array, np.asarray(values))
-    for other in ([[1], [1, 2]], "a", ["a"], None, 1j, KEY, {}):
+    for other in ([[1], [1, 2]], "a", ["a"], None, 1j, KEY, {}, True, [False], np.ones(1, "m8[s]")):
         with pytest.raises(TypeError, match="n must be real numbers, got "):
             checks.check_real("n", other)
 
@@ -183,7 +183,7 @@ def test_a_network_has_the_attributes_that_are_asked_for():
 
 
 def test_variables_are_a_dict_of_dicts_with_params():
-    for variables in ({"params": {}}, {"params": {"a": 1}, "batch_stats": {}}):
+    for variables in ({"params": {}}, {"params": {"a": 1}, "batch_stats": {}}, {"params": {}, "rng": {"a": KEY}}):
         assert checks.check_variables(variables) is variables
     for other in (None, {}, {"batch_stats": {}}, {"params": 1}, {"params": {}, "batch_stats": 1}, ["params"]):
         with pytest.raises(
@@ -196,6 +196,11 @@ def test_a_function_is_callable():
     assert checks.check_callable("n", print) is print
     with pytest.raises(TypeError, match="n must be a function, got 'adam'"):
         checks.check_callable("n", "adam")
+    for function in (lambda a, b: a, lambda *a: a, lambda a, b=1, *, c=2: a, jnp.add, dict, max):
+        assert checks.check_callable("n", function, "a", "b") is function
+    for function in (lambda a: a, lambda a, b, c: a, lambda a, *, b: a, len):
+        with pytest.raises(TypeError, match=r"n must be a function of \(a, b\): "):
+            checks.check_callable("n", function, "a", "b")
 
 
 def test_images_are_floating_and_have_four_axes():

@@ -101,10 +101,16 @@ def test_without_an_edge():
     assert edges.boundary_f(counted) == 0
 
 
-def test_a_nan_predicts_no_mask():
-    mask = jnp.zeros((1, 12, 12, 1))
-    counted = edges.count(jnp.full_like(mask, jnp.nan), mask)
-    assert counted.wrong.sum() == counted.predicted_edge == 0
+def test_a_nan_is_wrong_and_at_an_edge_that_matches_none():
+    mask = jnp.zeros((1, 12, 12, 1)).at[:, 6:].set(1)
+    nothing = jnp.full_like(mask, jnp.nan)
+    for logits, true in ((nothing, mask), (nothing, nothing), (mask - 0.5, nothing), (nothing, jnp.zeros_like(mask))):
+        counted = edges.count(logits, true)
+        assert counted.wrong.sum() == counted.predicted_edge == 144
+        assert edges.boundary_f(counted) == 0
+    counted = edges.count((mask - 0.5).at[0, 0, 0].set(jnp.nan), mask)
+    assert counted.wrong.tolist() == [0, 0, 0, 1, 0]
+    assert counted.predicted_edge == 1 + counted.predicted_matched == 25
 
 
 @settings(max_examples=10)

@@ -73,8 +73,8 @@ def test_refuses_another_layer():
 
 def test_refuses_a_channel_that_is_not_there():
     after = jnp.zeros((1, 3, 3, 2))
-    for index in (-1, 2):
-        with pytest.raises(ValueError, match=f"index must be a channel from 0 to 1, got {index}"):
+    for index, bound in ((-1, ">= 0"), (2, "<= 1")):
+        with pytest.raises(ValueError, match=f"index must be an integer {bound}, got {index}"):
             layers.average_channel(index)(after, after)
 
 

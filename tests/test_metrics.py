@@ -181,6 +181,18 @@ def test_refuses_shapes_that_would_broadcast():
         metrics.count(jnp.zeros((2, 4, 4)), jnp.zeros((2, 4, 4, 1)))
 
 
+def test_a_nan_is_wrong():
+    """By logit and mask: a NaN, then the four that are none."""
+    logits = np.float32([np.nan, np.nan, np.nan, 3, -3, 3, 3, -3, -3])
+    mask = np.float32([0, 1, np.nan, np.nan, np.nan, 0, 1, 0, 1])
+    expected = {"true_positive": 1, "false_positive": 5, "false_negative": 2, "true_negative": 1, "agreeing": 2}
+    for function in (metrics.count, jax.jit(metrics.count)):
+        assert {name: int(value) for name, value in function(logits, mask)._asdict().items()} == expected
+    each = metrics.count_each(logits[:5, None], mask[:5, None])
+    for score in (metrics.accuracy, metrics.iou, metrics.agreement, metrics.f1):
+        assert score(each).tolist() == [0] * 5
+
+
 def test_each_image_alone():
     """One image is right and one is half right: IoU 1 and 1/2; of both together it is 2/3."""
     mask = jnp.array([[1.0, 0.0], [1.0, 1.0]])

@@ -13,7 +13,7 @@ import pytest
 from conftest import AS_USERS, random_variables
 
 import segjax
-from segjax import exemplars, layers, metrics, oracle, plotting, statistics, tiling
+from segjax import checkpoints, exemplars, layers, metrics, oracle, plotting, statistics, tiling
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -98,6 +98,31 @@ def test_weights_may_have_another_dtype_than_the_images():
     assert segjax.predict(TINY, half, IMAGE).shape == IMAGE.shape
 
 
+# Another dtype -> what of the weights is named.
+DTYPES = {
+    int: "batch_stats/norm/mean is int32, not floating, of shape",
+    bool: "batch_stats/norm/mean is bool, not floating, of shape",
+    complex: "batch_stats/norm/mean is complex64, not floating, of shape",
+    str: r"variables must hold arrays of numbers, got array\(.* at batch_stats/norm/mean",
+    object: r"variables must hold arrays of numbers, got array\(.* at batch_stats/norm/mean",
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_that_are_not_floating_are_refused(call, dtype):
+    weights = jax.tree.map(lambda leaf: np.asarray(leaf).astype(dtype), random_variables(TINY))
+    with pytest.raises((TypeError, ValueError), match=DTYPES[dtype]):
+        CALLS[call](TINY, weights)
+
+
+def test_images_of_a_traced_sigma_that_is_none_have_the_lowest_score():
+    count = jax.jit(lambda sigma: segjax.evaluate(KEY, TINY, random_variables(TINY), 2, **SMALL, sigma=sigma))
+    counts = count(np.nan)
+    assert [float(score(counts)) for score in (metrics.iou, metrics.accuracy, metrics.agreement)] == [0, 0, 0]
+    assert int(counts.false_positive) == 2 * 2 * 8 * 8
+
+
 MASKED = np.ma.masked_array([0.1, 0.2, 99.0], [False, False, True])
 GRID = np.ma.masked_array([[0.3, 0.2]], [[False, True]])
 TAKE_ARRAYS = {
@@ -114,6 +139,8 @@ TAKE_ARRAYS = {
     "best_rate": lambda: statistics.best_rate([0.1, 1.0], GRID, [[False, False]]),
     "best_rate, diverged": lambda: statistics.best_rate([0.1, 1.0], [[0.3, 0.2]], GRID > 0),
     "steps_to_target": lambda: statistics.steps_to_target(MASKED, 0.2, higher_is_better=False),
+    "save": lambda: checkpoints.to_bytes({"losses": MASKED}, {}),
+    "count_parameters": lambda: segjax.count_parameters({"params": {"losses": MASKED}}),
     "profile": lambda: statistics.profile(MASKED, [1.0]),
     "running_mean": lambda: metrics.running_mean(MASKED),
     "diverged_at": lambda: metrics.diverged_at(MASKED),
@@ -122,8 +149,66 @@ TAKE_ARRAYS = {
 
 @pytest.mark.parametrize("name", TAKE_ARRAYS)
 def test_masked_numbers_are_refused(name):
-    with pytest.raises(TypeError, match=r"(values|curves|reference|losses|loss|diverged) must have no masked numbers"):
+    message = r"(values|curves|reference|losses|loss|diverged|tree|variables) must have no masked numbers"
+    with pytest.raises(TypeError, match=message):
         TAKE_ARRAYS[name]()
+
+
+SCORES = np.array([0.5, 0.75, 0.6, 0.7, 0.55, 0.65])
+# The results are in the unit of the values: all that a power of two changes is their exponent.
+IN_UNITS = {
+    "mean": lambda values: statistics.mean(values),
+    "median": lambda values: statistics.median(values),
+    "interquartile mean": lambda values: statistics.interquartile_mean(values),
+    "bootstrap": lambda values: statistics.bootstrap(values),
+    "bootstrap of 3": lambda values: statistics.bootstrap(values[:3]),
+    "bootstrap of the median": lambda values: statistics.bootstrap(values, statistics.median),
+    "band": lambda values: statistics.band(np.stack([values, values[::-1]])),
+    "prediction interval": lambda values: statistics.prediction_interval(values),
+    "compare": lambda values: statistics.compare(values, values[::-1], higher_is_better=True).difference,
+    "sequential": lambda values: statistics.sequential(values - values[0]).difference,
+    "best_rate": lambda values: statistics.best_rate([1, 2, 3, 4, 5, 6], values[None], [[False] * 6]).loss,
+    "running mean": lambda values: metrics.running_mean(values),
+}
+
+
+@pytest.mark.parametrize("name", IN_UNITS)
+@pytest.mark.parametrize("exponent", [1024, 1023, 600, -600, -1000])
+def test_numbers_at_the_ends_of_float64_have_the_statistics_of_others(name, exponent):
+    def scaled(values):
+        return np.ldexp(np.array(values, float), exponent)
+
+    with np.errstate(over="ignore"):
+        expected = scaled(IN_UNITS[name](SCORES))
+    np.testing.assert_allclose(IN_UNITS[name](scaled(SCORES)), expected, rtol=1e-13)
+
+
+def test_the_scale_of_one_column_is_not_that_of_another():
+    differences = np.stack([SCORES, np.ldexp(SCORES, -900)], axis=1)
+    evidence = statistics.sequential(differences).evidence
+    np.testing.assert_allclose(evidence[:, 0], evidence[:, 1], rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.1, 0.3, 0.7, 1e308, 1e-308, -0.1])
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_a_mean_of_equal_values_reaches_them(value, higher_is_better):
+    for window in range(1, 11):
+        reached = statistics.steps_to_target(np.full(10, value), value, higher_is_better, window)
+        missed = statistics.steps_to_target(
+            np.full(10, value), value + (1e-9 if higher_is_better else -1e-9) * abs(value), higher_is_better, window
+        )
+        assert (reached, missed) == (window, np.inf)
+
+
+@pytest.mark.parametrize("name", segjax.SCHEDULES)
+@pytest.mark.parametrize("num_steps", [1, 10, 1000, 2**24, 2**31 - 1])
+def test_no_rate_beyond_the_run_exceeds_the_peak(name, num_steps):
+    schedule = segjax.SCHEDULES[name](1.0, num_steps)
+    steps = np.int32([num_steps - 1, 2**27, 2**30, 2**31 - 2, 2**31 - 1])
+    rates = jax.jit(jax.vmap(schedule))(steps[steps >= num_steps - 1])
+    assert (rates >= 0).all()
+    assert (jnp.diff(rates) <= 0).all()
+    assert rates[0] <= 1
 
 
 def test_an_array_without_a_masked_number_is_as_any_other():
@@ -202,6 +287,31 @@ def make_of(generate):
     return segjax.make_train(TINY, num_steps=2, generate=generate)
 
 
+def make_of_loss(loss):
+    return segjax.make_train(TINY, loss=loss, num_steps=2, **SMALL)
+
+
+def run_with(update):
+    optimizer = optax.GradientTransformation(lambda params: jnp.zeros(2), lambda g, s, params: update(g, s))
+    return run_tiny(KEY, optimizer=optimizer)
+
+
+def fit_tiny():
+    return segjax.make_fit(TINY, num_steps=2, **SMALL)
+
+
+def sweep_of(train, rates=(1e-3,), **options):
+    return jax.eval_shape(lambda keys: segjax.sweep(train, keys, rates, **options), jax.random.split(KEY, 2))
+
+
+def segment_with(progress):
+    return tiling.segment(TINY, random_variables(TINY), IMAGE[0, ..., 0], image_size=8, progress=progress)
+
+
+def change(function):
+    return layers.predict_changed(TINY, random_variables(TINY), IMAGE, "conv1", function)
+
+
 def under_x64(make):
     train = make(TINY, num_steps=2, **SMALL)
     with jax.enable_x64(True):
@@ -243,6 +353,109 @@ ARGUMENTS = {
         lambda: run_tiny(optimizer=lambda rate: optax.adam(float(rate))),
         f"{NO_MORE}Abstract tracer value",
     ),
+    "a loss per pixel": (
+        lambda: make_of_loss(lambda logits, mask: logits[..., 0]),
+        r"loss must return an array of shape \(batch,\), \(2,\), got \(2, 8, 8\)",
+    ),
+    "one loss": (lambda: make_of_loss(lambda logits, mask: jnp.mean(logits)), r"loss must return .* got \(\)"),
+    "a loss of one argument": (
+        lambda: make_of_loss(lambda logits: logits),
+        r"loss must be a function of \(logits, mask\)",
+    ),
+    "a loss that fails": (
+        lambda: make_of_loss(lambda logits, mask: logits.numpy()),
+        "loss must be a function of logits and mask: traced array has no attribute numpy",
+    ),
+    "a module as loss": (lambda: make_of_loss(nn.Dense), "loss must return an array .* got Dense"),
+    "no updates": (
+        lambda: run_with(lambda g, s: (None, s)),
+        "updates of optimizer must .*: conv1/bias is missing there",
+    ),
+    "updates of another shape": (
+        lambda: run_with(lambda g, s: (jax.tree.map(jnp.sum, g), s)),
+        r"updates of optimizer must .*: conv1/bias is of shape \(\) there, and of shape \(1,\) here",
+    ),
+    "updates of integers": (
+        lambda: run_with(lambda g, s: (jax.tree.map(lambda leaf: leaf.astype(int), g), s)),
+        "updates of optimizer must .*: conv1/bias is int32, not floating",
+    ),
+    "updates alone": (lambda: run_with(lambda g, s: g), "optimizer must return updates and its state, got {'conv1'"),
+    "an update of nothing": (
+        lambda: run_with(lambda g, s: None),
+        "optimizer must return updates and its state, got None",
+    ),
+    "a state of another shape": (
+        lambda: run_with(lambda g, s: (g, jnp.zeros(3))),
+        r"state of optimizer must be .*: the array is float32 of shape \(3,\) there, and float32 of shape \(2,\) here",
+    ),
+    "a state of another dtype": (lambda: run_with(lambda g, s: (g, s > 0)), "state of optimizer must .* is bool"),
+    "a state of text": (
+        lambda: run_tiny(KEY, optimizer=optax.GradientTransformation(lambda params: "x", print)),
+        "state of optimizer must hold arrays of numbers, got 'x'",
+    ),
+    "a report that is none": (
+        lambda: fit_tiny()(KEY, 1e-3, report=1),
+        r"report must be a function of \(state, history\)",
+    ),
+    "a report of nothing": (
+        lambda: fit_tiny()(KEY, 1e-3, report=lambda: 0),
+        r"report must be a function of \(state, hist",
+    ),
+    "progress that is none": (lambda: segment_with(1), r"progress must be a function of \(done, all\), got 1"),
+    "progress of one number": (lambda: segment_with(lambda done: 0), r"progress must be a function of \(done, all\)"),
+    "a sweep of chunks": (lambda: sweep_of(fit_tiny()), "train must be made by make_train, got a Fit of make_fit"),
+    "a sweep of nothing": (
+        lambda: sweep_of(lambda key, learning_rate: None),
+        r"train must return \(state, history\), .* got None",
+    ),
+    "rates that are flags": (
+        lambda: sweep_of(train_tiny(), [True]),
+        r"learning_rates must be real numbers, got \[True\]",
+    ),
+    "sigmas that are flags": (
+        lambda: sweep_of(train_tiny(), [1e-3], sigma=[True]),
+        r"sigma must be real numbers, got \[True\]",
+    ),
+    "a rate that is a flag": (
+        lambda: run_tiny(KEY, np.True_),
+        "learning_rate must be a finite number > 0, got np.True_",
+    ),
+    "a change into nothing": (lambda: change(lambda before, after: None), "change must .*: conv1 is missing there"),
+    "a change of the shape": (
+        lambda: change(lambda before, after: after[:, :4]),
+        r"change must .*: conv1 is float32 of shape \(1, 4, 8, 1\) there",
+    ),
+    "a change of one argument": (
+        lambda: change(lambda after: after),
+        r"change must be a function of \(input, output\)",
+    ),
+    "a level that is traced": (
+        lambda: jax.eval_shape(lambda level: statistics.bootstrap(SCORES, level=level).value, 0.9),
+        "level must not be traced, since the host needs its value, got traced",
+    ),
+    "values that are traced": (
+        lambda: jax.eval_shape(statistics.mean, np.ones((9, 9))),
+        r"values must be real numbers, got traced\(float32\[9,9\]\)",
+    ),
+    "a size that is traced": (
+        lambda: jax.eval_shape(lambda size: segjax.generate_data(KEY, size), 2),
+        "batch_size must be an integer >= 1, got traced",
+    ),
+    "many sigmas": (
+        lambda: segjax.generate_data(KEY, **SMALL, sigma=np.ones((40, 40))),
+        r"sigma must be a finite number > 0, got array\(\[\[1., 1.",
+    ),
+    "an effect that is a flag": (lambda: statistics.seeds_to_decide(True), "effect must be real numbers, got True"),
+    "scores that are flags": (lambda: statistics.bootstrap([True, False]), "values must be real numbers, got"),
+    "a target of no number": (
+        lambda: statistics.steps_to_target(SCORES, np.nan, higher_is_better=True),
+        "target must be a single number, got nan",
+    ),
+    "rates below zero": (
+        lambda: statistics.best_rate([-1.0, 1.0], [[1, 2]], [[False, False]]),
+        "rates must be .* in ascending order and > 0",
+    ),
+    "no mean": (lambda: statistics.mean([]), "values must have at least one number"),
     "a loss of nothing": (lambda: run_tiny(loss=lambda logits, mask: None), "loss must return an array .* got None"),
     "two losses": (lambda: run_tiny(loss=lambda logits, mask: (logits, mask)), "loss must return an array"),
     "a loss of integers": (lambda: run_tiny(loss=lambda logits, mask: (logits > 0).sum()), "loss must return an array"),
@@ -283,6 +496,57 @@ def test_a_bad_argument_is_named_in_one_sentence(name):
     with pytest.raises((TypeError, ValueError), match=message) as error:
         call()
     assert "\n" not in str(error.value)
+    assert "Tracer" not in str(error.value)
+
+
+def deleted():
+    array = jnp.zeros(3) + 1
+    array.delete()
+    return array
+
+
+CIRCLE = {}
+CIRCLE["itself"] = CIRCLE
+# What no file can hold -> the tree, the metadata, and the sentence.
+UNSAVED = {
+    "a name of safetensors": (
+        {"__metadata__": SCORES},
+        {},
+        "tree must have names that safetensors takes, got '__metad",
+    ),
+    "a name of half a character": (
+        {"\ud800": SCORES},
+        {},
+        r"tree must have names that safetensors takes, got '\\ud800'",
+    ),
+    "names of two kinds": ({1: SCORES, "a": SCORES}, {}, "tree must be a tree with keys that can be sorted"),
+    "complex128": ({"a": SCORES * 1j}, {}, "tree must hold arrays of the dtypes int8, .* got complex128 at a"),
+    "int4": ({"a": jnp.ones(2, jnp.int4)}, {}, "tree must hold arrays of the dtypes int8, .* got int4 at a"),
+    "texts": ({"a": np.array(["x"])}, {}, r"tree must hold arrays of numbers, got array\(.* at a"),
+    "objects": ({"a": {"b": object()}}, {}, "tree must hold arrays of numbers, got <object .* at a/b"),
+    "dates": ({"a": np.ones(2, "m8[s]")}, {}, "tree must hold arrays of numbers, got array.* at a"),
+    "shapes": ({"a": jax.ShapeDtypeStruct((2,), float)}, {}, "tree must hold arrays that are there, got Shape.* at a"),
+    "a deleted array": ({"a": deleted()}, {}, "tree must hold arrays that are there, got one that was donated .* at a"),
+    "no metadata": ({}, None, "metadata must be a mapping, got None"),
+    "pairs": ({}, [["a", 1]], "metadata must be a mapping, got"),
+    "numbers as keys": ({}, {"a": [{1: 2}]}, r"metadata must have keys that are text, got {'a': \[{1: 2}\]}"),
+    "a set": ({}, {"a": {1}}, "metadata must be of JSON's types: Object of type set"),
+    "an array": ({}, {"a": SCORES}, "metadata must be of JSON's types: Object of type ndarray"),
+    "a circle": ({}, CIRCLE, "metadata must be of JSON's types: Circular"),
+}
+
+
+@pytest.mark.parametrize("name", UNSAVED)
+def test_what_no_file_can_hold_is_refused(name):
+    tree, metadata, message = UNSAVED[name]
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        checkpoints.to_bytes(tree, metadata)
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_traced_is_not_saved():
+    with pytest.raises(TypeError, match=r"tree must hold arrays that are there, got traced\(float32\[6\]\) at a"):
+        jax.eval_shape(lambda array: checkpoints.to_bytes({"a": array}, {}), np.float32(SCORES))
 
 
 @pytest.mark.parametrize(
@@ -324,11 +588,22 @@ def test_no_random_number_is_drawn_twice(name):
             function(key)
 
 
+class Noisy(nn.Module):
+    """Draws numbers in training, as dropout does."""
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        image = nn.Conv(1, (1, 1))(image)
+        return nn.Dropout(0.5, deterministic=not train)(image)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("model", [TINY, Noisy()])
 @pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
-def test_runs_side_by_side_see_the_images_of_single_runs(implementation):
+def test_runs_side_by_side_draw_the_numbers_of_single_runs(implementation, model):
     """Under vmap, these generators draw other numbers for the second run than alone."""
-    train, keys = train_tiny(), jax.random.split(jax.random.key(0, impl=implementation), 3)
+    train = segjax.make_train(model, optimizer=segjax.OPTIMIZERS["sgd"], num_steps=2, **SMALL)
+    keys = jax.random.split(jax.random.key(0, impl=implementation), 3)
     alone = np.stack([jax.jit(train)(key, 1e-3)[1].loss for key in keys])
     by_vmap = jax.jit(jax.vmap(train, (0, None)))(keys, 1e-3)[1].loss
     by_width = jax.jit(lambda keys: segjax.sweep(train, keys, [1e-3], width=2))(keys).histories.loss[:, 0]
