@@ -23,12 +23,11 @@ import os
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
@@ -92,9 +91,7 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         check_array("x", x)
-        sides = (
-            (self.kernel_size,) * 2 if np.ndim(self.kernel_size) == 0 else tuple(cast(Sequence[int], self.kernel_size))
-        )
+        sides = self.kernel_size if isinstance(self.kernel_size, Sequence) else (self.kernel_size,) * 2
         if len(sides) != 2:
             raise ValueError(f"kernel_size must be one side or (height, width), got {describe(self.kernel_size)}")
         sides = tuple(check_count("kernel_size", side, minimum=1) for side in sides)

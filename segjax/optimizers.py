@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
-from segjax._checks import check_callable, check_layout, describe, describe_error, is_ready, named_arrays
+from segjax._checks import check_callable, describe, describe_error, is_ready
 
 # A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
@@ -93,7 +93,6 @@ def transformation(
     Raises:
         TypeError: if a factory gets no rate, or a ready transformation gets one; here or by the transformation, if the
             optimizer needs more than a rate, a gradient and the loss's value, such as a line search.
-        ValueError: by the transformation, if its updates are not like the gradient, or its state changes its layout.
     """
     if is_ready(optimizer):
         if learning_rate is not None:
@@ -106,22 +105,8 @@ def transformation(
         ready = _naming_itself(optimizer)(learning_rate, **options)
         if not is_ready(ready):
             raise TypeError(f"optimizer must return an optax transformation, got {describe(ready)}")
-    ready, state_name = optax.with_extra_args_support(ready), "the state of optimizer"
-    init, update = _naming_itself(ready.init), _naming_itself(ready.update)
-
-    def checked_init(params: Any) -> Any:
-        named_arrays(state_name, state := init(params))
-        return state
-
-    def checked_update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        results = update(updates, state, params, **extra)
-        if not isinstance(results, tuple | list) or len(results) != 2:
-            raise TypeError(f"optimizer must return updates and its state, got {describe(results)}")
-        check_layout("the updates of optimizer", results[0], updates, "gradient", dtypes=False)
-        check_layout(state_name, results[1], state, "optimizer's first state")
-        return results[0], results[1]
-
-    return optax.GradientTransformationExtraArgs(checked_init, checked_update)
+    ready = optax.with_extra_args_support(ready)
+    return optax.GradientTransformationExtraArgs(_naming_itself(ready.init), _naming_itself(ready.update))
 
 
 def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:

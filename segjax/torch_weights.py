@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from segjax import checkpoints
-from segjax._checks import check_count, check_unmasked, check_variables, describe, dtype_of
+from segjax._checks import check_count, check_variables, describe, named_arrays
 from segjax.models import SegmentationCNN, Variables
 
 # The names of the state_dict exist for the notebook's depth only.
@@ -47,25 +47,27 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
     With names `bn.*` the network has `shared_norm`. Float64 arrays stay float64 if x64 is enabled.
 
     Raises:
-        TypeError: if `arrays` is not a mapping of names, or naming an array that is not of floating numbers.
+        TypeError: if `arrays` is not a mapping of names, or naming an array that is not of numbers.
         ValueError: naming the arrays that are missing or unknown, or the one whose shape does not fit.
     """
     if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
         raise TypeError(f"arrays must be a mapping of names to arrays, got {describe(arrays)}")
+    if named_arrays("arrays", dict(arrays)).keys() != arrays.keys():
+        raise TypeError("arrays must hold one array under each name")
     shared = any(name.startswith("bn.") for name in arrays)
     _check_names(arrays, shared)
     if shared:
         _check_aliases(arrays)
     params, batch_stats = {}, {}
     for ours, theirs in _convolutions():
-        weight = _floating(arrays, f"{theirs}.weight")
+        weight = jnp.asarray(arrays[f"{theirs}.weight"])
         if weight.ndim != 4:
             raise ValueError(f"{theirs}.weight must have shape (out, in, height, width), got {weight.shape}")
         # PyTorch has (out, in, height, width), JAX (height, width, in, out); both cross-correlate: nothing is flipped.
-        params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": _floating(arrays, f"{theirs}.bias")}
+        params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
     for ours, theirs in _norms(shared):
-        params[ours] = {name: _floating(arrays, f"{theirs}.{other}") for name, other in _NORM_PARAMS}
-        batch_stats[ours] = {name: _floating(arrays, f"{theirs}.{other}") for name, other in _NORM_STATS}
+        params[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_PARAMS}
+        batch_stats[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_STATS}
     variables = {"params": params, "batch_stats": batch_stats}
     _check_shapes(variables)
     return variables
@@ -151,13 +153,6 @@ def model_of(variables: Variables) -> SegmentationCNN:
     if size != other:
         raise ValueError(f"variables must have square kernels, got {size} x {other}")
     return SegmentationCNN(num_channels, size, shared_norm="norm" in params)
-
-
-def _floating(arrays: Mapping[str, jax.typing.ArrayLike], name: str) -> jax.Array:
-    check_unmasked(name, arrays[name])
-    if not jnp.issubdtype(dtype_of(arrays[name]), jnp.floating):
-        raise TypeError(f"{name} must be an array of floating numbers, got {describe(arrays[name])}")
-    return jnp.asarray(arrays[name])
 
 
 def _convolutions() -> list[tuple[str, str]]:

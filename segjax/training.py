@@ -30,6 +30,7 @@ from segjax._checks import (
     describe,
     describe_error,
     is_ready,
+    named_arrays,
     options_of,
 )
 from segjax.losses import Loss, mean_squared_error
@@ -135,7 +136,8 @@ def train_step(
     # Built here, from the traced rate: a rate that was a Python number would be part of the compiled program.
     # Some optimizers, such as momo and polyak_sgd of optax, need the loss value or the gradient as extra arguments.
     update = transformation(optimizer, learning_rate, **optimizer_options).update
-    updates, opt_state = update(gradient, state.opt_state, state.params, value=value, grad=gradient)
+    results = update(gradient, state.opt_state, state.params, value=value, grad=gradient)
+    updates, opt_state = _check_update(results, gradient, state.opt_state)
     variables = {**variables, "params": optax.apply_updates(state.params, updates)}
     # Counted on the logits of the gradient: no second forward pass.
     history = History(value, metrics.count(logits, batch.mask))
@@ -394,6 +396,7 @@ def _start(
     optimizer: Optimizer, variables: Variables, learning_rate: jax.typing.ArrayLike | None, options: _Options
 ) -> TrainState:
     opt_state = transformation(optimizer, learning_rate, **options).init(variables["params"])
+    named_arrays("the state of optimizer", opt_state)
     return _state(variables, opt_state, jnp.int32(0))
 
 
@@ -413,6 +416,15 @@ def _losses(loss: Loss, logits: jax.Array, mask: jax.Array) -> jax.Array:
     if losses.shape != mask.shape[:1]:
         raise ValueError(f"loss must return an array of shape (batch,), {mask.shape[:1]}, got {losses.shape}")
     return losses
+
+
+def _check_update(results: Any, gradient: Any, opt_state: optax.OptState) -> tuple[Any, optax.OptState]:
+    """Updates like the gradient, and a state like the one before: the loop would refuse another in words of jax's."""
+    if not isinstance(results, tuple | list) or len(results) != 2:
+        raise TypeError(f"optimizer must return updates and its state, got {describe(results)}")
+    check_layout("the updates of optimizer", results[0], gradient, "gradient", dtypes=False)
+    check_layout("the state of optimizer", results[1], opt_state, "optimizer's first state")
+    return results[0], results[1]
 
 
 def batch_shapes(key: jax.Array, generate: Generate, options: Mapping[str, Any]) -> Batch:
