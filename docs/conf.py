@@ -61,6 +61,7 @@ API <docs/api/segjax/index>
 The notebook revisited <docs/notebook-revisited>
 docs/fair-comparison
 docs/rate-free
+docs/records
 docs/rounding
 All of optax <docs/optimizers>
 docs/best-possible

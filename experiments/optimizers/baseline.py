@@ -93,15 +93,15 @@ class Baseline(NamedTuple):
 
 
 @contextlib.contextmanager
-def refusals(option: str, path: Path, experiment: str) -> Iterator[None]:
-    """Inside, errors of reading a results.json become a ValueError that names the option."""
+def refusals(option: str, path: Path, experiment: str, file: str = "results.json") -> Iterator[None]:
+    """Inside, errors of reading a file of an experiment become a ValueError that names the option."""
     try:
         yield
     except OSError as error:
         raise ValueError(f"{option} {path} cannot be read: {error.strerror}") from error
     except (KeyError, ValueError) as error:
         reason = f"it has no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{option} {path} is not the results.json of experiments.{experiment}: {reason}") from error
+        raise ValueError(f"{option} {path} is not the {file} of experiments.{experiment}: {reason}") from error
 
 
 def read(path: Path, options: Comparison) -> Baseline:

@@ -84,7 +84,7 @@ EXPERIMENTS = {
     "gpu_program": (["quick", "--image-size", "16", "--widths", "2", "--iterations", "10"], set()),
 }
 # These have no quick preset, or measure this machine: tests of their names run them.
-ELSEWHERE = {"segment_image", "benchmark", "compare_roundings"}
+ELSEWHERE = {"segment_image", "benchmark", "compare_roundings", "leaderboard"}
 
 
 def module(name):

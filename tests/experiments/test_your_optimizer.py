@@ -36,7 +36,7 @@ def run(tmp_path):
 
 @pytest.mark.slow
 def test_by_a_command(run, tmp_path):
-    command, _ = COMMANDS
+    command, *_ = COMMANDS
     # Of an option that is given twice, the last counts.
     run(*shlex.split(command), *SMALL.split())
     document = json.loads((tmp_path / "results" / "results.json").read_text())
@@ -48,7 +48,7 @@ def test_by_a_command(run, tmp_path):
 @pytest.mark.slow
 def test_the_stored_baseline_is_of_the_fair_preset(tmp_path, monkeypatch):
     """The page's command, but for its five runs: everything is read and checked before the first."""
-    _, command = COMMANDS
+    _, command, _ = COMMANDS
     words = shlex.split(command)
     assert words[words.index("--baseline") + 1] == "docs/baselines/fair.json"
     place = words.index("--optimizers") + 1
