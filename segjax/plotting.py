@@ -632,18 +632,20 @@ def _legend(figure: Figure) -> None:
     }
     if not visible:
         return
-    # In inches: the characters, and 0.7 for the line's sample and the gaps.
+    # In inches: the characters, and 0.8 for the line's sample and the gaps.
     scale, width = figure._scale, figure.get_figwidth()
-    widest = scale * (_CHARACTER * max(len(label) for label in visible) + 0.7)
+    widest = scale * (_CHARACTER * max(len(label) for label in visible) + 0.8)
     columns = max(1, min(len(visible), int(width / widest)))
     # A name wider than the figure is wrapped; wide characters have 0.1 inches.
-    names = [textwrap.fill(label, int((width / scale - 0.7) / 0.1)) for label in visible]
+    names = [textwrap.fill(label, int((width / scale - 0.8) / 0.1)) for label in visible]
     # Names are wrapped only if there is one column.
     lines_below = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
     # The figure grows by the height of the legend beyond three lines; the panels would shrink otherwise.
     figure.set_figheight(figure.get_figheight() + _LINE * scale * max(0, lines_below - 3))
     lines, size = list(visible.values()), 10 * scale
-    figure.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=size)
+    figure.legend(
+        lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=size, handlelength=2.8
+    )
 
 
 def _draw(axes: Axes, picture: Picture, largest: float, characters: int) -> Any:
