@@ -211,16 +211,11 @@ def pictures(
     """
     if width and not names:
         grid = [part for row in grid for part in in_rows(row, max(1, int(width / _NARROWEST_PICTURE)))]
-    rows, columns = len(grid), max(map(len, grid))
     # In inches, of a colour bar and of the names; on a page the bar is below, since beside it takes a picture's room.
     margin = 0.9 if names or not width else 0.0
     if width:
-        size = (width - margin) / columns
-    # A row has the height of its tallest picture, but a picture more than twice as high as wide is drawn narrower.
-    shapes = [[np.shape(picture.array)[:2] for picture in row] for row in grid]
-    heights = [size * min(2, max(height / width for height, width in row)) for row in shapes]
-    figure = _figure((max(size * columns + 0.9, _LEAST_WIDTH), sum(heights) + 0.1 * rows + 0.8), width)
-    axes = figure.subplots(rows, columns, squeeze=False, height_ratios=heights)
+        size = (width - margin) / max(map(len, grid))
+    figure, axes, heights = _picture_axes(grid, size, width)
     # One scale for all signed pictures, symmetric, so that white is 0 in all of them.
     signed = [np.nanmax(np.abs(picture.array)) for row in grid for picture in row if picture.kind == "signed"]
     largest = float(max(signed, default=0.0)) or 1.0
@@ -239,7 +234,7 @@ def pictures(
     if with_bar:
         kind, artist = with_bar
         if margin:
-            figure.colorbar(artist, ax=axes[:, -1], label=bar or _BARS[kind], shrink=max(0.5, 1 / rows))
+            figure.colorbar(artist, ax=axes[:, -1], label=bar or _BARS[kind], shrink=max(0.5, 1 / len(grid)))
         else:
             figure.colorbar(artist, ax=axes, label=bar or _BARS[kind], location="bottom", aspect=40)
             lines += 3
@@ -424,16 +419,7 @@ def sensitivity(
         if (diverged_rates := rates[diverged[name].any(axis=0)]).size:
             crosses.append((diverged_rates, colour))
     _label(figure, axes, "learning rate", ylabel, xlog=True, ylog=True)
-    # At the top edge, above all curves: one row per name, so that none hides another.
-    low, high = np.log(axes.get_ylim())
-    step = min(0.05, 0.5 / max(1, len(crosses)))
-    axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - step * (len(crosses) + 0.2))))
-    top = axes.get_xaxis_transform()
-    for index, (x, colour) in enumerate(crosses):
-        heights = np.full(len(x), 0.97 - step * index)
-        # The grey ones below are those of the legend, since they have the colour of no name.
-        axes.plot(x, heights, "x", color="0.3", markersize=8, transform=top, label="diverged")
-        axes.plot(x, heights, "x", color=colour, markersize=8, transform=top, label="")
+    _draw_crosses(axes, crosses)
     axes.grid(alpha=0.3, which="both")
     return _finish(figure, title, legend=True)
 
@@ -530,6 +516,18 @@ def _panels(
     return figure, axes[:count]
 
 
+def _picture_axes(
+    grid: Sequence[Sequence[Picture]], size: float, width: float | None
+) -> tuple[Figure, np.ndarray, list[float]]:
+    """A figure for pictures, `size` inches wide each: its axes (rows, columns) and the height of each row in inches."""
+    # A row has the height of its tallest picture, but a picture more than twice as high as wide is drawn narrower.
+    shapes = [[np.shape(picture.array)[:2] for picture in row] for row in grid]
+    heights = [size * min(2, max(high / wide for high, wide in row)) for row in shapes]
+    rows, columns = len(grid), max(map(len, grid))
+    figure = _figure((max(size * columns + 0.9, _LEAST_WIDTH), sum(heights) + 0.1 * rows + 0.8), width)
+    return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights), heights
+
+
 def _finish(figure: Figure, title: str, legend: bool = False) -> Figure:
     """Adds the title and the legend, after everything else is drawn."""
     if figure._scale != 1:
@@ -574,6 +572,20 @@ def _balanced(text: str, width: int) -> str:
 def _draw_horizontal_lines(axes: Axes, horizontal_lines: Mapping[str, float]) -> None:
     for index, (text, y) in enumerate(horizontal_lines.items()):
         axes.axhline(y, color="black", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=text)
+
+
+def _draw_crosses(axes: Axes, crosses: Sequence[tuple[np.ndarray, str]]) -> None:
+    """Crosses at the top edge, x and colour of each name."""
+    # At the top edge, above all curves: one row per name, so that none hides another.
+    low, high = np.log(axes.get_ylim())
+    step = min(0.05, 0.5 / max(1, len(crosses)))
+    axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - step * (len(crosses) + 0.2))))
+    top = axes.get_xaxis_transform()
+    for index, (x, colour) in enumerate(crosses):
+        heights = np.full(len(x), 0.97 - step * index)
+        # The grey ones below are those of the legend, since they have the colour of no name.
+        axes.plot(x, heights, "x", color="0.3", markersize=8, transform=top, label="diverged")
+        axes.plot(x, heights, "x", color=colour, markersize=8, transform=top, label="")
 
 
 def _rows(figure: Figure, axes: Axes, names: Collection[str]) -> None:
