@@ -140,7 +140,7 @@ def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[st
 def picture(figure: Figure, kind: Literal["png", "pdf"] = "png") -> bytes:
     """A figure as a PNG or PDF; equal figures have equal bytes."""
     buffer = io.BytesIO()
-    options: dict[str, Any] = {"png": {"dpi": 150}, "pdf": {"dpi": 300, "metadata": {"CreationDate": None}}}[kind]
+    options: dict[str, Any] = {"dpi": 300, "metadata": {"CreationDate": None}} if kind == "pdf" else {"dpi": 150}
     # TrueType, since journals refuse matplotlib's default, Type 3.
     with matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(buffer, format=kind, **options)
