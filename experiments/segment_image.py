@@ -303,21 +303,13 @@ def segment(
     low, high = network.area.interval(probability, image_size) if network.area and known else (None, None)
     row |= {"first_share_low": low, "first_share_high": high}
     overlay = photographs.overlay(scaled, probability)
-    large = {
-        "picture": in_8_bits(scaled).convert("RGB"),
-        "overlay": overlay,
-        "probability": Image.fromarray(probability),
-    }
+    large = {"picture": in_8_bits(scaled).convert("RGB"), "overlay": overlay, "probability": Image.fromarray(probability)}
     previews = {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
     if picture.preview is not None and not options.invert:
         previews["picture"] = picture.preview
     contents = [photographs.mask_png(probability), photographs.png(overlay), *encoded(probability, options.probability)]
-    outside = [
-        f"{row['name']} has {row['width']} x {row['height']} pixels: the --ignore-box {box} lies outside of them."
-        for box in options.boxes
-        if not grey[box.rows, box.columns].size
-    ]
-    return Segmented(0, "", file_prefix(label), row, previews, [*picture.warnings, *bars, *outside]), contents
+    warnings = [*picture.warnings, *bars, *boxes_outside(row["name"], grey, options.boxes)]
+    return Segmented(0, "", file_prefix(label), row, previews, warnings), contents
 
 
 def encoded(probability: np.ndarray, kind: str) -> list[bytes]:
@@ -327,6 +319,16 @@ def encoded(probability: np.ndarray, kind: str) -> list[bytes]:
     buffer = io.BytesIO()
     np.save(buffer, probability)
     return [buffer.getvalue()] if kind == "npy" else []
+
+
+def boxes_outside(name: str, grey: np.ndarray, boxes: Sequence[Box]) -> list[str]:
+    """A warning for each box that has no pixel of the picture."""
+    height, width = grey.shape
+    return [
+        f"{name} has {width} x {height} pixels: the --ignore-box {box} lies outside of them."
+        for box in boxes
+        if not grey[box.rows, box.columns].size
+    ]
 
 
 def without(path: Path, picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
