@@ -302,8 +302,8 @@ def segment(
     known = strange is not None and not is_strange(row) and not bars
     low, high = network.area.interval(probability, image_size) if network.area and known else (None, None)
     row |= {"first_share_low": low, "first_share_high": high}
-    overlay = photographs.overlay(scaled, probability)
-    large = {"picture": in_8_bits(scaled).convert("RGB"), "overlay": overlay, "probability": Image.fromarray(probability)}
+    rgb, overlay = in_8_bits(scaled).convert("RGB"), photographs.overlay(scaled, probability)
+    large = {"picture": rgb, "overlay": overlay, "probability": Image.fromarray(probability)}
     previews = {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
     if picture.preview is not None and not options.invert:
         previews["picture"] = picture.preview
