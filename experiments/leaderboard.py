@@ -63,15 +63,12 @@ def answer(options: Options, lab: Lab) -> Report:
         for entry, before, decision in standings
         if decision and decision.decided_after is None
     ]
-    entries = [
-        {**msgspec.to_builtins(each.entry), "decision": each.decision, "record": each.record.label}
-        for each in standings
-    ]
+    places = [{"entry": each.entry.label, "record": each.record.label, "decision": each.decision} for each in standings]
     return Report(
         findings,
         [standing_table(standings)],
         {"records": drawing(standings, bound)},
-        results={"entries": entries, "best_possible": bounds.document(bound)},
+        results={"standings": places, "best_possible": bounds.document(bound)},
         rows=[{"entry": i, **row} for i, entry in enumerate(board.entries, 1) for row in entry.arm().rows],
         details=[provenance_table(board.entries)],
         files={"records.json": msgspec.json.encode(board)},

@@ -125,7 +125,7 @@ def read(records: Path | None, results: Sequence[Path]) -> Board:
         except ValueError as error:
             raise ValueError(f"--results {path} {error}") from error
     if not board:
-        raise ValueError("--results must have an entry at least: there are no --records")
+        raise ValueError("--results must have the first entry if there are no --records")
     return board
 
 
@@ -142,7 +142,8 @@ def with_entry(board: Board | None, document: dict[str, Any], contenders: Entry)
     record = standings(board.entries)[-1].record if board else None
     labels = {row.label for row in contenders.runs} - ({contenders.reference} if record else set())
     if len(labels) != 1:
-        raise ValueError(f"has {len(labels)} new optimizers, not one")
+        beside = f" beside its reference, {contenders.reference}" if record else ""
+        raise ValueError(f"has {len(labels)} optimizers{beside}: an entry is one")
     (label,) = labels
     entry = msgspec.structs.replace(contenders, runs=[row for row in contenders.runs if row.label == label])
     if board and record:

@@ -28,8 +28,8 @@ def results(tmp_path, monkeypatch):
 
 def test_the_report_names_the_record_and_what_is_not_decided(results, tmp_path):
     document = execute(leaderboard, "new", "--results", *results, "--out", tmp_path / "out")
-    assert [each["record"] for each in document["entries"]] == ["sgd 0.1", "momentum 0.1", "momentum 0.1"]
-    assert document["entries"][1]["decision"]["verdict"] == "better"
+    assert [each["record"] for each in document["standings"]] == ["sgd 0.1", "momentum 0.1", "momentum 0.1"]
+    assert document["standings"][1]["decision"]["verdict"] == "better"
     page = (tmp_path / "out" / "records.md").read_text()
     for text in (
         "momentum 0.1 holds the record, since entry 2 of 3: held-out IoU 0.6075, error 39.25%.",

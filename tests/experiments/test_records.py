@@ -96,44 +96,24 @@ def test_a_run_that_diverged_loses_its_seed(paths, records, tmp_path):
     assert last.entry.errors == pytest.approx([0.1])
 
 
-BESIDE_MOMENTUM = ("momentum 0.1", MOMENTUM)
+RECORD = ("momentum 0.1", MOMENTUM)
 
 
 @pytest.mark.parametrize(
-    ("entry", "changes", "message"),
+    ("ious", "rival", "changes", "message"),
     [
-        ((ADAM, ("sgd 0.1", SGD)), {}, "was compared with sgd 0.1 (stored), not with the runs of the record, momentum"),
-        (
-            (ADAM, ("momentum 0.1", ADAM)),
-            {},
-            "was compared with momentum 0.1 (stored), not with the runs of the record",
-        ),
-        ((ADAM,), {}, "has 0 new optimizers, not one"),
-        (([0.9] * 7, BESIDE_MOMENTUM), {}, "is better than the record; as the next it needs as many seeds: --seeds 8"),
-        (
-            (ADAM, BESIDE_MOMENTUM),
-            {"options": {**OPTIONS, "tuning_seed": 2}},
-            "has --tuning-seed 2, not 0: the protocol",
-        ),
-        (
-            (ADAM, BESIDE_MOMENTUM),
-            {"tuning_steps": {}},
-            "is not the results.json of experiments.compare_optimizers: it ha",
-        ),
-        (
-            (ADAM, BESIDE_MOMENTUM),
-            {"options": TEXTURE},
-            "is not the results.json of experiments.compare_optimizers: it ha",
-        ),
-        (
-            (ADAM, BESIDE_MOMENTUM),
-            {"runs": []},
-            "is not the results.json of experiments.compare_optimizers: Expected `arr",
-        ),
+        (ADAM, ("sgd 0.1", SGD), {}, "was compared with sgd 0.1 (stored), not with the runs of the record, momentum"),
+        (ADAM, ("momentum 0.1", ADAM), {}, "was compared with momentum 0.1 (stored), not with the runs of the record"),
+        (ADAM, None, {}, "has 0 optimizers beside its reference, adam 0.1: an entry is one"),
+        ([0.9] * 7, RECORD, {}, "is better than the record; as the next it needs as many seeds: --seeds 8"),
+        (ADAM, RECORD, {"options": {**OPTIONS, "tuning_seed": 2}}, "has --tuning-seed 2, not 0: the protocol"),
+        (ADAM, RECORD, {"options": TEXTURE}, "is not the results.json of experiments.compare_optimizers: it has no"),
+        (ADAM, RECORD, {"tuning_steps": {}}, "is not the results.json of experiments.compare_optimizers: it has no"),
+        (ADAM, RECORD, {"runs": []}, "is not the results.json of experiments.compare_optimizers: Expected `array`"),
     ],
 )
-def test_what_is_no_entry_is_one_line(records, tmp_path, entry, changes, message):
-    path = write(tmp_path, 15, "adam 0.1", *entry, **changes)
+def test_what_is_no_entry_is_one_line(records, tmp_path, ious, rival, changes, message):
+    path = write(tmp_path, 15, "adam 0.1", ious, rival, **changes)
     with pytest.raises(ValueError, match=re.escape(f"--results {path} {message}")) as error:
         read(records, [path])
     assert "\n" not in str(error.value)
@@ -147,7 +127,7 @@ def test_an_entry_counts_once(paths, records):
 def test_the_first_entry_needs_a_run(tmp_path):
     with pytest.raises(ValueError, match="has no run to begin with: all diverged"):
         read(None, [write(tmp_path, 11, "sgd 0.1", [None, None])])
-    with pytest.raises(ValueError, match="--results must have an entry at least"):
+    with pytest.raises(ValueError, match="--results must have the first entry"):
         read(None, [])
 
 
