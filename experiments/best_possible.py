@@ -29,13 +29,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import segjax
-from experiments.lab import figures, question, tables
+from experiments.lab import question, tables
 from experiments.lab.arms import ERRORS_AT
 from experiments.lab.names import ARCHITECTURES, exact
 from experiments.lab.options import Comparison, Data, Seeds, Training
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import Result, Texture
+from experiments.pictures import views
 from segjax import edges, oracle, plotting
 from segjax._checks import check_count, check_sigma
 
@@ -347,7 +348,7 @@ def first_image(options: Options, predictions: Mapping[str, np.ndarray]) -> Draw
     """The first evaluated image beside its predictions."""
     sigma2 = options.data.sigma2
     title = f"The first image, seed {options.seeds.seed}, sigma2 {sigma2:g}; grey frame: not evaluated"
-    figure = figures.beside_mask(images(options, sigma2, rescaled=True), predictions, title)
+    figure = views.beside_mask(images(options, sigma2, rescaled=True), predictions, title)
     return Drawing("An image and its predictions", figure)
 
 

@@ -95,7 +95,7 @@ def answer(options: Options, lab: Lab) -> Report:
         name: compare([results[run] for run in budget], by=lambda run: run.architecture)
         for name, budget in runs.items()
     }
-    bound = bounds.measure(options.data.texture, lab.progress())
+    bound = bounds.measure(options.data.texture, lab)
     # The files have one arm for each architecture and budget.
     both = {
         f"{name} {budget}": replace(arms[name], label=f"{name} {budget}")

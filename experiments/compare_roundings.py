@@ -21,7 +21,7 @@ from experiments.lab import question
 from experiments.lab.arms import COLUMNS, Column
 from experiments.lab.folder import read_document
 from experiments.lab.names import exact
-from experiments.lab.options import Command
+from experiments.lab.options import CHANGE_NO_RESULT, Command
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.optimizers.baseline import Number, refusals
@@ -29,8 +29,6 @@ from segjax import plotting, statistics
 
 # The loss chooses rates, and the IoU decides between optimizers.
 LOSS, IOU = COLUMNS["final_loss"], COLUMNS["iou"]
-# Options of the engine and the folder, which change no number but by rounding.
-_ENGINE = ("out", "overwrite", "width", "workers", "cluster", "checkpoint_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ class Results(msgspec.Struct):
     @property
     def protocol(self) -> tuple[Any, ...]:
         """All that must be equal."""
-        options = {name: value for name, value in self.options.items() if name not in _ENGINE}
+        options = {name: value for name, value in self.options.items() if name not in CHANGE_NO_RESULT}
         return options, self.reference, [(row.label, row.optimizer, row.learning_rate, row.seed) for row in self.runs]
 
 

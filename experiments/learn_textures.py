@@ -34,13 +34,13 @@ from PIL import ImageDraw
 from tyro.conf import arg
 
 import segjax
-from experiments.lab import figures, provenance, question
+from experiments.lab import provenance, question
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.options import Command, Group, Seed
 from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
-from experiments.pictures import areas, novelty, photographs, saved_models
+from experiments.pictures import areas, novelty, photographs, saved_models, views
 from experiments.pictures.photographs import Box, Choice, Picture, Texts
 from experiments.pictures.samples import in_8_bits
 from experiments.timed import clock
@@ -266,7 +266,7 @@ def answer(options: Options, lab: Lab) -> Report:
     drawings = {
         **clock.quality_drawings(timed, rows, title),
         "predictions": clock.predictions(timed, snapshots, held_out_batch, title),
-        "training_images": Drawing("Training images", figures.above_masks(examples, f"Training images: {title}")),
+        "training_images": Drawing("Training images", views.above_masks(examples, f"Training images: {title}")),
     }
     if any(region.box for region in options.all_regions):
         drawings["boxes"] = Drawing("The boxes on their pictures", boxed(options))

@@ -10,6 +10,7 @@ long as the experiment.
 """
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import math
@@ -18,16 +19,17 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import msgspec
 import tyro
 from rich.console import Console
 
 from experiments.lab import cli, folder, question
-from experiments.lab.options import from_flat
+from experiments.lab.options import CHANGE_NO_RESULT, Command, Group
 from experiments.lab.stops import Finished, UsageError
 
+_Options = TypeVar("_Options", bound=Command)
 # Sections that may differ.
 IGNORED = ("command", "date", "python", "options", "versions", "numerics", "device", "source", "files")
 # Sections whose differences are printed, and are no failure.
@@ -161,12 +163,33 @@ def rebuild(document: Mapping[str, Any], out: Path, overwrite: bool) -> tuple[An
     if name not in question.questions(Path(__file__).parent):
         raise UsageError(f"there is no experiment {name!r} to repeat")
     script = importlib.import_module(f"experiments.{name}")
-    changes = {"out": str(out), "overwrite": overwrite, "workers": 0, "cluster": ""}
-    flat = document["options"] | {option: value for option, value in changes.items() if option in document["options"]}
+    changes = {"out": str(out), "overwrite": overwrite, "workers": 0, "cluster": "", "log": ""}
     try:
-        return script, from_flat(script.Options, flat)
+        return script, from_flat(script.Options, document["options"] | changes)
     except (ValueError, TypeError, msgspec.ValidationError) as error:
         raise UsageError(f"the results are of another version of {name}: {error}") from error
+
+
+def from_flat(kind: type[_Options], flat: Mapping[str, Any]) -> _Options:
+    """Options from the flat dict of results.json, which may have more or fewer of those that change no result.
+
+    Raises:
+        ValueError: if it has other options than `kind`, or values of other types.
+    """
+    types = get_type_hints(kind)
+    nested: dict[str, Any] = {}
+    known: set[str] = set()
+    for field in dataclasses.fields(kind):
+        group = types[field.name]
+        is_group = isinstance(group, type) and issubclass(group, Group)
+        names = [option.name for option in dataclasses.fields(group)] if is_group else [field.name]
+        values = {name: flat[name] for name in names if name in flat}
+        nested |= {field.name: values} if is_group else values
+        known |= set(names)
+    if differing := sorted(known.symmetric_difference(flat).difference(CHANGE_NO_RESULT)):
+        raise ValueError(f"its options differ by {', '.join(differing)}")
+    options: _Options = msgspec.convert(nested, kind, dec_hook=lambda kind, value: kind(value))
+    return options
 
 
 def provenance_differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -28,10 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import segjax
-from experiments.lab import figures, question
+from experiments.lab import question
 from experiments.lab.options import Command, Data, Seed
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
+from experiments.pictures import views
 from segjax import metrics, oracle, plotting
 from segjax._checks import check_count, check_sigma
 from segjax.losses import binary_cross_entropy
@@ -173,7 +174,7 @@ def gallery(options: Options) -> Drawing:
         f"mask sigma {texture.sigma:g} pixels"
     )
     batch = segjax.generate_data(options.key, **texture._asdict())
-    return Drawing("Images and their masks", figures.above_masks(batch, title))
+    return Drawing("Images and their masks", views.above_masks(batch, title))
 
 
 def sigma_study(options: Options) -> Drawing:

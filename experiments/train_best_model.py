@@ -65,7 +65,7 @@ def answer(options: Options, lab: Lab) -> Report:
     snapshots = clock.train(timed, options.seed.seed, generate, lab)
     # With another batch size, which `evaluate` passes.
     rows = clock.evaluate(timed, snapshots, generate, lab)
-    bound = bounds.measure(texture, lab.progress())
+    bound = bounds.measure(texture, lab)
     last = rows[-1]
     scores = [f"{COLUMNS[name].heading} {last[name]:.4f} (goal {goal:g})" for name, goal in GOALS.items()]
     findings = [

@@ -33,7 +33,7 @@ from experiments.lab.report import Drawing, Report
 from experiments.lab.runs import Run
 from experiments.lab.stops import UsageError
 from experiments.lab.train import Watch
-from experiments.pictures import saved_models
+from experiments.pictures import saved_models, views
 from segjax import plotting
 from segjax._checks import check_count, check_positive
 
@@ -96,7 +96,7 @@ def answer(options: Options, lab: Lab) -> Report:
     run = options.run(options.seed.seed, objective=options.loss, **settings)
     # The chunk size must divide --show-every: pictures are drawn at the end of a chunk.
     results = lab.train([run], picture_writer(lab.folder, run, steps), math.gcd(options.show_every, CHUNK_SIZE))
-    bound = bounds.measure(texture, lab.progress())
+    bound = bounds.measure(texture, lab)
     arms = compare(results, by=by_rate)
     ((label, arm),) = arms.items()
     diverged = bool(arm.diverged.any())
@@ -111,7 +111,7 @@ def answer(options: Options, lab: Lab) -> Report:
         findings,
         [
             tables.table(arms, f"{run.iterations} iterations: seed {run.seed}", columns),
-            tables.distance_table(arm.rows[0]),
+            views.distance_table(arm.rows[0]),
         ],
         {"curves": curves(arms, title), "predictions": predictions(lab.folder, run, steps, title)},
         arms,
@@ -129,7 +129,7 @@ def picture_writer(folder: Folder, run: Run, steps: Sequence[int]) -> Watch:
     def write(state: segjax.TrainState) -> None:
         if (step := int(state.step)) in steps:
             probability = figures.probability(model, state.variables, batch)
-            figure = figures.beside_mask(batch, {f"iteration {step}": probability}, f"A held-out image, {by_rate(run)}")
+            figure = views.beside_mask(batch, {f"iteration {step}": probability}, f"A held-out image, {by_rate(run)}")
             folder.write(f"{note(step)}.png", report.picture(figure))
             # The last figure reads the notes, also after an interruption.
             folder.write_note(note(step), {"probability": probability}, {"step": step})
@@ -150,7 +150,7 @@ def predictions(folder: Folder, run: Run, steps: Sequence[int], title: str) -> D
     """Predictions at evenly spaced steps, from the first picture to the last."""
     indices = np.unique(np.linspace(0, len(steps) - 1, MAX_ROWS).astype(int))
     arrays = {f"iteration {steps[index]}": read_prediction(folder, steps[index]) for index in indices}
-    figure = figures.beside_mask(held_out_batch(run.texture), arrays, title)
+    figure = views.beside_mask(held_out_batch(run.texture), arrays, title)
     return Drawing("A held-out image and its predictions", figure)
 
 

@@ -20,6 +20,7 @@ the package: `segjax.losses`, for example. The modules, in the order in which da
     range_test     the learning-rate range test: one short run with a growing rate
     statistics     of a few seeds: intervals, paired differences and verdicts, the best rate, time to a target
     checkpoints    a tree of arrays and its metadata in one file
+    tracking       Log: lines of JSON with losses and counts, to be read while runs train
     torch_weights  weights to and from PyTorch's state_dict
     tiling         segment: a picture of any size, in bounded memory
     plotting       arrays -> Figure
@@ -53,6 +54,7 @@ from segjax import sweeps as sweeps
 from segjax import textures as textures
 from segjax import tiling as tiling
 from segjax import torch_weights as torch_weights
+from segjax import tracking as tracking
 from segjax import training as training
 from segjax.evaluation import eval_variables, evaluate, recalibrate
 from segjax.losses import LOSSES

@@ -1,8 +1,5 @@
 """Figures that several questions share."""
 
-from collections.abc import Mapping
-from functools import partial
-
 import flax.linen as nn
 import jax
 import numpy as np
@@ -14,29 +11,13 @@ from experiments.lab.programs import held_out_batch
 from experiments.lab.report import Drawing
 from segjax import plotting
 from segjax.models import Variables
-from segjax.plotting import Figure
 
-
-@partial(jax.jit, static_argnums=0)
-def _probability(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(segjax.predict(model, variables, image))
+_predict = jax.jit(segjax.predict, static_argnums=0)
 
 
 def probability(model: nn.Module, variables: Variables, batch: segjax.Batch) -> np.ndarray:
     """The predicted probabilities for the first image of a batch, (n, n)."""
-    return np.asarray(_probability(model, variables, batch.image))[0, ..., 0]
-
-
-def beside_mask(batch: segjax.Batch, predictions: Mapping[str, np.ndarray], title: str) -> Figure:
-    """The first image of a batch, its mask, and the predictions, side by side."""
-    return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], predictions, title)
-
-
-def above_masks(batch: segjax.Batch, title: str) -> Figure:
-    """The images of a batch, each above its mask."""
-    images, masks = (np.asarray(part)[..., 0] for part in batch)
-    grid = [[plotting.Picture("", image) for image in images], [plotting.Picture("", mask, "mask") for mask in masks]]
-    return plotting.pictures(grid, title, ("image", "mask"))
+    return np.asarray(jax.nn.sigmoid(_predict(model, variables, batch.image)))[0, ..., 0]
 
 
 def predictions(arms: Arms) -> Drawing:

@@ -9,14 +9,13 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar, get_type_hints
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import jax
-import msgspec
 
 from experiments.lab import provenance
 from experiments.lab.names import ARCHITECTURES
@@ -25,10 +24,9 @@ from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
 # Options that change no result. `width` changes only rounding: a command that ran out of memory can resume with less.
-_CHANGE_NO_RESULT = ("out", "overwrite", "pdf", "checkpoint_seconds", "width", "workers", "cluster")
+CHANGE_NO_RESULT = ("out", "overwrite", "pdf", "checkpoint_seconds", "log", "width", "workers", "cluster")
 # The values of `--precision` that are passed to jax; "default" is not.
 PRECISIONS = ("high", "highest")
-_Options = TypeVar("_Options", bound="Command")
 
 
 def flag(name: str) -> str:
@@ -184,6 +182,9 @@ class Training(Group):
     schedule: str = "constant"
     """Schedule of the learning rate: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     checkpoint_seconds: float = 30.0  # Seconds between checkpoints; a crash loses at most this much.
+    log: str = ""
+    """File outside of --out that gets a line of JSON for every 10 steps of each run while it trains: its loss, and
+    counts of pixels. docs/experiments.md shows how to follow it."""
     precision: str = "default"
     """default, high or highest. With default and high a GPU rounds the factors in convolutions to TF32 (10 of 23 bits);
     highest does not, and is slower. On a CPU nothing changes. JAX_DEFAULT_MATMUL_PRECISION, if set, overrides
@@ -299,32 +300,10 @@ def identity_of(options: Command, experiment: str) -> dict[str, Any]:
 
     In JSON's types, with lists for tuples, so that it equals an identity that is read from a file.
     """
-    flat = {name: value for name, value in options.flat.items() if name not in _CHANGE_NO_RESULT}
+    flat = {name: value for name, value in options.flat.items() if name not in CHANGE_NO_RESULT}
     identity = {"options": flat, "inputs": {str(path): provenance.digest(path) for path in options.inputs()}}
     identity |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
     return {"experiment": experiment, **json.loads(json.dumps(identity, default=str))}
-
-
-def from_flat(kind: type[_Options], flat: Mapping[str, Any]) -> _Options:
-    """Options from the flat dict of results.json.
-
-    Raises:
-        ValueError: if it has other options than `kind`, or values of other types.
-    """
-    types = get_type_hints(kind)
-    nested: dict[str, Any] = {}
-    known: set[str] = set()
-    for field in dataclasses.fields(kind):
-        group = types[field.name]
-        is_group = isinstance(group, type) and issubclass(group, Group)
-        names = [option.name for option in dataclasses.fields(group)] if is_group else [field.name]
-        values = {name: flat[name] for name in names if name in flat}
-        nested |= {field.name: values} if is_group else values
-        known |= set(names)
-    if differing := sorted(known.symmetric_difference(flat)):
-        raise ValueError(f"its options differ by {', '.join(differing)}")
-    options: _Options = msgspec.convert(nested, kind, dec_hook=lambda kind, value: kind(value))
-    return options
 
 
 @dataclass(frozen=True, kw_only=True)

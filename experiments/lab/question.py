@@ -19,17 +19,19 @@ from types import ModuleType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 from rich.text import Text
 
 from experiments.lab import cli, provenance, report, workers
 from experiments.lab.folder import Folder
+from experiments.lab.log import Log
 from experiments.lab.names import exact, printable, shortened
 from experiments.lab.options import Command, Engine, Training, check_runs, identity_of
 from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
-from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
+from experiments.lab.train import Checkpoints, Watch, grouped, train_group
 
 # Most characters of an optimizer's name in the progress.
 _LONGEST_NAME = 20
@@ -49,14 +51,22 @@ class Lab:
         groups: dict[type, Any] = {type(group): group for group in options.groups}
         self._training: Training = groups.get(Training, Training())
         self._engine: Engine = groups.get(Engine, Engine())
+        self._log = Log(self._training.log, options.out, options.overwrite, self.say)
 
     def say(self, text: str) -> None:
         """Prints a line on the terminal."""
         self._console.print(Text(printable(text)), soft_wrap=True)
 
     def progress(self) -> Progress:
-        """A progress bar on the terminal, to be used in a `with` statement."""
-        return progress_bar(self._console)
+        """A bar for a `with` statement: steps done, time elapsed and left, which long descriptions do not displace."""
+        # Long text is cut for the numbers, and leaves the bar a sixth of the line.
+        place = Column(ratio=5, no_wrap=True, overflow="ellipsis")
+        text = TextColumn("{task.description}", table_column=place, markup=False)
+        bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
+        fixed = partial(Column, no_wrap=True)
+        counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))
+        time_left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
+        return Progress(text, bar, *counts, *time_left, console=self._console, expand=True)
 
     def train(
         self,
@@ -88,7 +98,12 @@ class Lab:
         def finished(trained: Sequence[Result]) -> None:
             new = [result for result in trained if result.run not in results]
             self.folder.write_runs(new)
+            for result in trained:
+                self._log.add([result.run], result.history)
             results.update({result.run: result for result in new})
+
+        # Their lines may be missing in the log.
+        finished(list(results.values()))
 
         def finished_steps() -> int:
             return sum(run.iterations for run in results)
@@ -109,7 +124,8 @@ class Lab:
                 update(completed=finished_steps())
                 new_runs = sum(run not in results for run in group)
                 look_here = partial(_show, update, _name(group, labels or {}), new_runs)
-                finished(train_group(group, look_here, self._checkpoints(group), watch, chunk_size))
+                log, checkpoints = partial(self._log.add, group), self._checkpoints(group)
+                finished(train_group(group, look_here, checkpoints, watch, chunk_size, log))
         return [results[run] for run in runs]
 
     def _checkpoints(self, group: Group) -> Checkpoints:

@@ -1,11 +1,11 @@
 """Tables, findings and warnings on arms that several questions share."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from experiments.lab.arms import COLUMNS, ERRORS_AT, Arms
+from experiments.lab.arms import COLUMNS, Arms
 from experiments.lab.report import Table
 from segjax import statistics
 from segjax.statistics import Estimate
@@ -116,17 +116,6 @@ def ties(arms: Arms, columns: Sequence[str], setting: str = "") -> list[Table]:
         rows += [[column.title, best, label, difference_text(differences[label], column.form)] for label in tied]
     note = "Differences seed by seed, with 95 % intervals for one look."
     return [Table(f"Not told apart{setting}", ("", "best", "other", "best minus other"), rows, note)] if rows else []
-
-
-def distance_table(row: Mapping[str, Any]) -> Table:
-    """The errors of a network by distance from the edge, and its scores of edges and single images."""
-    names = (*ERRORS_AT, "boundary_f", "image_iou", "worst_image_iou")
-    rows = [[COLUMNS[name].heading, f"{row[name]:.4f}"] for name in names]
-    note = (
-        "Error: share of the held-out pixels at that distance. Boundary F: edges that lie within 2 pixels. A few wrong "
-        "pixels take the IoU of an image with hardly any mask to near 0."
-    )
-    return Table("Where the errors lie", ("", "held-out images"), rows, note)
 
 
 def difference_text(estimate: Estimate, form: str) -> str:

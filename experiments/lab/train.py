@@ -6,15 +6,11 @@ Checkpoints are written at intervals and after a signal; the same command resume
 import math
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 
 import segjax
 from experiments.lab import provenance, stops
@@ -59,6 +55,7 @@ def train_group(
     checkpoints: Checkpoints | None = None,
     watch: Watch | None = None,
     chunk_size: int = CHUNK_SIZE,
+    log: Callable[[segjax.History], None] = lambda _: None,
 ) -> list[Result]:
     """Trains runs with one program together, from the start or from their checkpoint.
 
@@ -67,6 +64,7 @@ def train_group(
         checkpoints: without them a signal ends the training at once.
         watch: called with the state after each chunk; for a single run.
         chunk_size: most steps of a chunk.
+        log: called after each chunk with the history of all steps, leaves (steps,), or (runs, steps) for several runs.
     """
     look("compiling", 0)
     total, compiled = runs[0].iterations, program(runs[0], len(runs), chunk_size)
@@ -75,8 +73,8 @@ def train_group(
     partial_run = checkpoint[0] if checkpoint else PartialRun(compiled.init(keys, rates), [], 0.0)
     # Zero steps compile the program, before the clock starts.
     state, _ = jax.block_until_ready(compiled.advance(keys, partial_run.state, rates, 0))
-    losses = [np.asarray(chunk.loss) for chunk in partial_run.chunks]
-    done = sum(loss.shape[-1] for loss in losses)
+    history = partial_run.chunks[0] if checkpoint else None
+    done = history.loss.shape[-1] if history else 0
     look("compiling", done)
 
     def chunk(so_far: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
@@ -84,35 +82,35 @@ def train_group(
         return compiled.advance(keys, so_far.state, rates, steps) if steps else None
 
     def after_chunk(so_far: PartialRun) -> None:
-        nonlocal done
+        nonlocal done, history
         steps = min(compiled.chunk_size, total - done)
-        losses.append(np.asarray(so_far.chunks[-1].loss)[..., :steps])
+        new = jax.tree.map(lambda leaf: leaf[..., :steps], jax.device_get(so_far.chunks[-1]))
+        history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1), history, new) if history else new
         done += steps
+        log(history)
         if watch:
             watch(so_far.state)
         # The running mean, as in the notebook's progress bar.
-        loss = np.mean(np.concatenate(losses, axis=None), dtype=np.float64)
-        look(f"loss {loss:.3g}:", steps)
+        look(f"loss {np.mean(history.loss, dtype=np.float64):.3g}:", steps)
 
     write, seconds = (checkpoints.write, checkpoints.seconds) if checkpoints else (None, math.inf)
     end = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, seconds)
     look("evaluating", 0)
-    return _results(runs, compiled, end)
+    return _results(runs, compiled, end, history)
 
 
-def _results(runs: Group, compiled: Program, end: PartialRun) -> list[Result]:
+def _results(runs: Group, compiled: Program, end: PartialRun, history: Any) -> list[Result]:
     """Evaluates the runs, and splits the results."""
     variables, trained = end.state.variables, None
     if compiled.eval_variables:
         variables, trained = compiled.eval_variables(end.state), variables
-    parts = compiled.split((variables, list(end.chunks), compiled.evaluate(variables), trained))
+    parts = compiled.split((history, variables, compiled.evaluate(variables), trained))
     all_cores = sorted({*end.cores, provenance.cores() or 0})
     cores = all_cores[0] or None if len(all_cores) == 1 else ", ".join(map(str, all_cores))
-    results = []
-    for run, (run_variables, chunks, held_out, run_trained) in zip(runs, parts, strict=True):
-        history = jax.tree.map(lambda *leaves, run=run: np.concatenate(leaves)[: run.iterations], *chunks)
-        results.append(Result(run, history, run_variables, held_out, end.seconds, cores, run_trained))
-    return results
+    return [
+        Result(run, run_history, run_variables, held_out, end.seconds, cores, run_trained)
+        for run, (run_history, run_variables, held_out, run_trained) in zip(runs, parts, strict=True)
+    ]
 
 
 def in_chunks(
@@ -151,15 +149,3 @@ def in_chunks(
         if save and save_end:
             save(partial_run)
     return partial_run
-
-
-def progress_bar(console: Console) -> Progress:
-    """A bar with the steps done, the time elapsed and the time left, which long descriptions do not displace."""
-    # Long text is cut for the numbers, and leaves the bar a sixth of the line.
-    place = Column(ratio=5, no_wrap=True, overflow="ellipsis")
-    text = TextColumn("{task.description}", table_column=place, markup=False)
-    bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
-    fixed = partial(Column, no_wrap=True)
-    counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))
-    time_left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
-    return Progress(text, bar, *counts, *time_left, console=console, expand=True)

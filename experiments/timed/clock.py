@@ -26,9 +26,8 @@ from experiments.lab.programs import CHUNK_SIZE, held_out_of
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.runs import PartialRun
-from experiments.lab.tables import distance_table
 from experiments.lab.train import in_chunks
-from experiments.pictures import saved_models
+from experiments.pictures import saved_models, views
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES, plotting
 from segjax._checks import check_count, check_pixels, check_positive
 
@@ -235,7 +234,7 @@ def report(
     return Report(
         # The first describes the training. The others propose to use the network, which is of no use.
         findings[:1] if diverged else findings,
-        [_table(rows), distance_table(rows[-1])],
+        [_table(rows), views.distance_table(rows[-1])],
         drawings,
         results={"snapshots": rows},
         rows=rows,
@@ -279,7 +278,7 @@ def predictions(timed: Timed, snapshots: Sequence[Snapshot], batch: segjax.Batch
     shots = [snapshots[index] for index in dict.fromkeys([0, len(snapshots) // 2, len(snapshots) - 1])]
     model = ARCHITECTURES[timed.architecture]
     arrays = {f"after {shot.seconds:.0f} s": figures.probability(model, shot.variables, batch) for shot in shots}
-    return Drawing("A held-out image and its predictions", figures.beside_mask(batch, arrays, title))
+    return Drawing("A held-out image and its predictions", views.beside_mask(batch, arrays, title))
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -7,7 +7,7 @@ from graphlib import CycleError, TopologicalSorter
 import pytest
 from small_runs import ROOT
 
-# Of the lab: names, import_paths, runs, options, folder, workers, question.
+# Of the lab: names, import_paths, runs, options, folder, log, workers, question.
 FLOORS = 4
 WINGS = ("optimizers", "pictures", "timed", "bench", "notebook")
 SCRIPTS = {f"experiments.{path.stem}" for path in (ROOT / "experiments").glob("*.py") if path.stem != "__init__"}

@@ -1,14 +1,17 @@
+import importlib
 import json
 import os
 from pathlib import Path
 
+import plain
 import pytest
-from small_runs import SHORT, Command, execute
+from small_runs import ROOT, SHORT, Command, execute
 
 from experiments import compare_losses, rerun
-from experiments.lab import cli, question
+from experiments.lab import cli, question, report
+from experiments.lab.question import questions
 from experiments.lab.stops import Finished, UsageError
-from experiments.rerun import Options
+from experiments.rerun import Options, from_flat
 
 WORDS = [*SHORT, "--losses", "mse", "dice"]
 
@@ -163,3 +166,58 @@ def test_deterministic_results_are_repeated_so(results, tmp_path, monkeypatch):
 def test_the_command_takes_a_file():
     ended = Command("rerun", "nowhere").finish()
     assert ended == (2, "", "error: nowhere cannot be read: No such file or directory\n")
+
+
+QUESTIONS = list(questions(ROOT / "experiments"))
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_the_options_of_every_preset_are_read_from_a_file_as_they_were(name):
+    script = importlib.import_module(f"experiments.{name}")
+    for preset in script.PRESETS.values():
+        flat = json.loads(json.dumps(report.plain(preset.flat)))
+        again = from_flat(script.Options, flat)
+        # A file has the value of sigma where the preset leaves it to the image size.
+        assert again.flat == preset.flat
+        assert [type(group) for group in again.groups] == [type(group) for group in preset.groups]
+
+
+FLAT = report.plain(plain.PRESETS["quick"].flat)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"iterations": "many"}, "int"),
+        ({"iterations": 1.5}, "int"),
+        ({"seeds": None}, "int"),
+        ({"sigma": [1]}, "float"),
+        ({"overwrite": "yes"}, "bool"),
+        ({"schedule": None}, "str"),
+        ({"out": 3}, "out"),
+        ({"sead": 1}, "its options differ by sead"),
+        ({"data": {"image_size": 16}}, "its options differ by data"),
+    ],
+)
+def test_options_of_another_type_or_name_are_refused(changes, message):
+    assert from_flat(plain.Options, FLAT).flat == plain.PRESETS["quick"].flat
+    with pytest.raises(ValueError, match=message) as error:
+        from_flat(plain.Options, {**FLAT, **changes})
+    assert "\n" not in str(error.value)
+
+
+def test_an_option_that_a_file_lacks_is_named():
+    with pytest.raises(ValueError, match="its options differ by image_size, seeds"):
+        from_flat(plain.Options, {name: value for name, value in FLAT.items() if name not in ("seeds", "image_size")})
+
+
+def test_options_that_change_no_result_may_be_missing_or_left_over():
+    """A file may be older or newer than such an option."""
+    without = {name: value for name, value in FLAT.items() if name not in ("log", "workers")}
+    assert from_flat(plain.Options, without) == from_flat(plain.Options, {**FLAT, "log": "", "workers": 0})
+
+
+def test_numbers_of_json_are_numbers_of_any_option():
+    """1.0 is written as 1 by others than Python."""
+    sigma1 = from_flat(plain.Options, {**FLAT, "sigma1": 1}).data.sigma1
+    assert (sigma1, type(sigma1)) == (1.0, float)

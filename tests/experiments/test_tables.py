@@ -84,14 +84,3 @@ def test_runs_that_diverged_are_warned_of():
     assert tables.diverged_warning(arm("a", [good] * 2) | arm("b", [lost, good])) == [
         "Runs diverged: b 1 of 2. They are in no mean, and their pairs do not count."
     ]
-
-
-def test_errors_are_shown_by_their_distance_from_the_edge():
-    table = tables.distance_table(ARMS["a"].rows[0])
-    assert table.headings == ("", "held-out images")
-    assert table.rows[0] == ["error 0-1 pixels from the edge", "0.1000"]
-    assert table.rows[-3:] == [
-        ["boundary F (2 pixels)", "0.5000"],
-        ["IoU of single images, mean", "0.6000"],
-        ["IoU of the worst image", "0.4000"],
-    ]

@@ -1,0 +1,103 @@
+"""A log of runs in lines of JSON, which `tail -f` and pandas read while the runs train.
+
+>>> import tempfile, segjax
+>>> path = f"{tempfile.mkdtemp()}/log.jsonl"
+>>> history = segjax.History(np.ones(25), segjax.metrics.Counts(*5 * [np.zeros(25, int)]))
+>>> Log(path).append("mine", rows(history, num_steps=25))
+>>> [json.loads(line)["step"] for line in open(path)]
+[10, 20, 25]
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from segjax import checkpoints
+from segjax._checks import check_count
+from segjax.training import History
+
+# What a line says of a run, its name left out.
+Row = dict[str, Any]
+
+
+def rows(history: History, num_steps: int, every: int = 10, after: int = 0) -> list[Row]:
+    """A row for each `every` steps of a run, and one for its last step.
+
+    Args:
+        history: of the run so far, from its first step on, leaves (steps,).
+        num_steps: of the whole run.
+        after: rows up to this step are left out.
+
+    Returns:
+        Each row has the step, the mean loss of the steps since the row before, None if it is no finite number, and the
+        sums of their counts.
+    """
+    every, table = check_count("every", every, 1), []
+    for end in range(after + 1, len(history.loss) + 1):
+        if end % every == 0 or end == num_steps:
+            loss, counts = jax.tree.map(lambda leaf, end=end: leaf[(end - 1) // every * every : end], history)
+            mean = float(np.mean(loss, dtype=np.float64))
+            sums = {name: int(np.sum(count)) for name, count in counts._asdict().items()}
+            table.append({"step": end, "loss": mean if math.isfinite(mean) else None, **sums})
+    return table
+
+
+class Log:
+    """A file of rows, which has each row of a run once, however often the run is resumed."""
+
+    def __init__(self, path: str | os.PathLike[str], begin_anew: str | None = None) -> None:
+        """Reads the rows that the file has, and drops a line that a crash cut off.
+
+        Args:
+            begin_anew: drop the rows of all runs whose names begin so.
+
+        Raises:
+            OSError: if the file cannot be read or written.
+            ValueError: if it holds anything but rows.
+        """
+        self.path = path
+        with open(path, "ab", opener=_without_waiting):
+            content = checkpoints.read(path)
+        try:
+            lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
+            runs = [(row["run"], int(row["step"])) for row in map(json.loads, lines)]
+            own = [begin_anew is None or not run.startswith(begin_anew) for run, _ in runs]
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{os.fspath(path)!r} exists, and holds something else than a log") from error
+        # Run -> its last step in the file.
+        self._last = dict(run for run, is_kept in zip(runs, own, strict=True) if is_kept)
+        rest = b"".join(line for line, is_kept in zip(lines, own, strict=True) if is_kept)
+        if rest != content:
+            checkpoints.write(path, rest)
+
+    def last(self, run: str) -> int:
+        """The last step of a run in the file; 0 without any."""
+        return self._last.get(run, 0)
+
+    def append(self, run: str, rows: Iterable[Row], **about: Any) -> None:
+        """Appends the rows of a run that the file lacks.
+
+        Args:
+            run: its name.
+            about: what else each line says, in JSON's types.
+
+        Raises:
+            OSError: if the file cannot be written; a new `Log` of it drops the line that was cut off.
+        """
+        new = [row for row in rows if row["step"] > self.last(run)]
+        lines = (json.dumps({"run": run, **row, **about}, allow_nan=False) + "\n" for row in new)
+        if new:
+            # Closed each time, so that a reader has whole lines.
+            with open(self.path, "a") as file:
+                file.write("".join(lines))
+            self._last[run] = new[-1]["step"]
+
+
+def _without_waiting(name: str, flags: int) -> int:
+    # Otherwise opening a pipe waits for somebody who reads it.
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
