@@ -53,7 +53,7 @@ def answer(options: Options, lab: Lab) -> Report:
     board = records.read(options.records, options.results)
     standings = records.standings(board.entries)
     record = standings[-1].record
-    bound = bounds.measure(record.texture, lab.progress())
+    bound = bounds.measure(record.texture, lab)
     findings = [record_finding(standings)]
     if bound:
         field = ARCHITECTURES["notebook"].receptive_field

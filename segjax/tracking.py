@@ -4,7 +4,7 @@
 >>> path = f"{tempfile.mkdtemp()}/log.jsonl"
 >>> history = segjax.History(np.ones(25), segjax.metrics.Counts(*5 * [np.zeros(25, int)]))
 >>> Log(path).append("mine", rows(history, num_steps=25))
->>> [json.loads(line)["step"] for line in open(path)]
+>>> [json.loads(line)["step"] for line in checkpoints.read(path).splitlines()]
 [10, 20, 25]
 """
 

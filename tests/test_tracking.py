@@ -62,7 +62,9 @@ def test_a_row_is_in_the_file_once_and_a_torn_line_is_written_again(tmp_path):
     assert [row["run"] for row in read(path)] == ["yours"]
 
 
-@pytest.mark.parametrize("content", [b"precious\n", b"[1]\n", b'{"run": "a"}\n', b"\xff\n", b'{"run": 1, "step": []}\n'])
+@pytest.mark.parametrize(
+    "content", [b"precious\n", b"[1]\n", b'{"run": "a"}\n', b"\xff\n", b'{"run": 1, "step": []}\n']
+)
 def test_another_file_is_refused_and_stays(content, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_bytes(content)
@@ -73,5 +75,5 @@ def test_another_file_is_refused_and_stays(content, tmp_path):
 
 def test_a_pipe_is_refused_and_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="regular file|No such device"):
+    with pytest.raises(OSError, match=r"regular file|No such device"):
         Log(tmp_path / "pipe")

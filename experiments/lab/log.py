@@ -16,11 +16,7 @@ class Log:
     """Appends losses and counts of the runs of a folder to a file; without a file it does nothing."""
 
     def __init__(self, path: str, folder: Path, overwrite: bool, say: Callable[[str], None]) -> None:
-        """`overwrite` drops the lines that the file has of this folder; `say` prints a line on the terminal.
-
-        Raises:
-            UsageError: if the file cannot be written, or is no log.
-        """
+        """`overwrite` drops the lines of this folder. Raises a UsageError if the file is no log or not writable."""
         self._folder, self._say, self._file = folder, say, None
         if path and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
             raise UsageError(f"--log {path} must be outside of --out {folder}, which holds the command's files alone")
@@ -37,13 +33,13 @@ class Log:
         Args:
             history: from the first step on, leaves (steps,), or (runs, steps) for several runs.
         """
-        for index, run in enumerate(runs if self._file else ()):
+        for index, run in enumerate(runs):
             name, file = f"{self._folder}/{run.stem}", self._file
+            if file is None:
+                return
             part = jax.tree.map(itemgetter(index), history) if len(runs) > 1 else history
             try:
-                rows = tracking.rows(part, run.iterations, after=file.last(name))
-                file.append(name, rows, **run.as_dict())
+                file.append(name, tracking.rows(part, run.iterations, after=file.last(name)), **run.as_dict())
             except OSError as error:
                 self._say(f"Warning: --log {file.path} gets no more lines: {error.strerror}; resuming adds the rest.")
                 self._file = None
-                return

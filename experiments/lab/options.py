@@ -258,7 +258,6 @@ class Command(Group):
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False  # Start anew in a folder that already holds files: deletes its results and finished runs.
-
     pdf: float | None = None
     """Also write each figure as NAME.pdf, so many inches wide: 3.3 fits a column of a paper, 6.8 a page."""
 

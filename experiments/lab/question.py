@@ -19,8 +19,6 @@ from types import ModuleType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column
 from rich.text import Text
 
 from experiments.lab import cli, provenance, report, workers
@@ -31,7 +29,7 @@ from experiments.lab.options import Command, Engine, Training, check_runs, ident
 from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
-from experiments.lab.train import Checkpoints, Watch, grouped, train_group
+from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
 
 # Most characters of an optimizer's name in the progress.
 _LONGEST_NAME = 20
@@ -42,6 +40,7 @@ class Lab:
 
     Attributes:
         folder: the folder of the results.
+        progress: returns a progress bar on the terminal, for a `with` statement.
     """
 
     def __init__(self, folder: Folder, console: Console, options: Command, stack: contextlib.ExitStack) -> None:
@@ -51,22 +50,12 @@ class Lab:
         groups: dict[type, Any] = {type(group): group for group in options.groups}
         self._training: Training = groups.get(Training, Training())
         self._engine: Engine = groups.get(Engine, Engine())
+        self.progress = partial(progress_bar, console)
         self._log = Log(self._training.log, options.out, options.overwrite, self.say)
 
     def say(self, text: str) -> None:
         """Prints a line on the terminal."""
         self._console.print(Text(printable(text)), soft_wrap=True)
-
-    def progress(self) -> Progress:
-        """A bar for a `with` statement: steps done, time elapsed and left, which long descriptions do not displace."""
-        # Long text is cut for the numbers, and leaves the bar a sixth of the line.
-        place = Column(ratio=5, no_wrap=True, overflow="ellipsis")
-        text = TextColumn("{task.description}", table_column=place, markup=False)
-        bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
-        fixed = partial(Column, no_wrap=True)
-        counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))
-        time_left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
-        return Progress(text, bar, *counts, *time_left, console=self._console, expand=True)
 
     def train(
         self,

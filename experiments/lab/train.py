@@ -6,11 +6,15 @@ Checkpoints are written at intervals and after a signal; the same command resume
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 import segjax
 from experiments.lab import provenance, stops
@@ -149,3 +153,15 @@ def in_chunks(
         if save and save_end:
             save(partial_run)
     return partial_run
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with the steps done, the time elapsed and the time left, which long descriptions do not displace."""
+    # Long text is cut for the numbers, and leaves the bar a sixth of the line.
+    place = Column(ratio=5, no_wrap=True, overflow="ellipsis")
+    text = TextColumn("{task.description}", table_column=place, markup=False)
+    bar = BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=6))
+    fixed = partial(Column, no_wrap=True)
+    counts = (MofNCompleteColumn(table_column=fixed()), TimeElapsedColumn(table_column=fixed()))
+    time_left = (TextColumn("left", table_column=fixed()), TimeRemainingColumn(table_column=fixed()))
+    return Progress(text, bar, *counts, *time_left, console=console, expand=True)
