@@ -26,13 +26,13 @@ _FACTORY = "a function of the learning rate, such as segjax.OPTIMIZERS['adam'] o
 
 def describe(value: Any) -> str:
     """A value in the text of an error: its first 60 characters, in one line."""
-    # The names of jax's tracers are no words of a caller's.
+    # Callers do not know the names of jax's tracers.
     return re.sub(r"\w*Tracer\b", "traced", " ".join(f"{value!r:.240}".split()))[:60]
 
 
 def describe_error(error: Exception) -> str:
     """The text of an error of jax's or of a caller's function, in one line."""
-    # After the first line, jax explains its tracers.
+    # The first line alone: in the others jax explains its tracers.
     return re.sub(r"\w*Tracer\b", "traced array", str(error).partition("\n")[0])
 
 
@@ -105,7 +105,7 @@ def _check_number(
         return value
     try:
         # float() would accept the text "1e-3", True as 1, and an array of one number.
-        if isinstance(value, str | bytes | bool) or np.ndim(value) or not _is(dtype_of(value), *_REAL, np.object_):
+        if isinstance(value, str | bytes | bool) or np.ndim(value) or not _is_any(dtype_of(value), *_REAL, np.object_):
             raise TypeError
         number = float(cast(float, value))
     except TypeError:
@@ -156,7 +156,7 @@ def check_array(name: str, array: Any) -> jax.Array:
     check_unmasked(name, array)
     if not isinstance(array, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"{name} must be an array of numbers, got {describe(array)}")
-    if not _is(array.dtype, *_NUMBERS):
+    if not _is_any(array.dtype, *_NUMBERS):
         raise TypeError(f"{name} must be an array of numbers, got one of dtype {array.dtype}")
     return cast(jax.Array, array)
 
@@ -164,7 +164,7 @@ def check_array(name: str, array: Any) -> jax.Array:
 def check_real(name: str, values: Any) -> np.ndarray:
     """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
     array = _to_numpy(name, values)
-    if not _is(array.dtype, *_REAL):
+    if not _is_any(array.dtype, *_REAL):
         raise TypeError(f"{name} must be real numbers, got {describe(values)}")
     return array.astype(np.float64, copy=False)
 
@@ -186,7 +186,8 @@ def _to_numpy(name: str, values: Any) -> np.ndarray:
         return np.array(None)
 
 
-def _is(dtype: Any, *kinds: Any) -> bool:
+def _is_any(dtype: Any, *kinds: Any) -> bool:
+    """Whether a dtype is of one of these kinds."""
     try:
         # NumPy takes a difference of two times for an integer.
         return not jnp.issubdtype(dtype, np.timedelta64) and any(jnp.issubdtype(dtype, kind) for kind in kinds)
@@ -246,13 +247,13 @@ def named_arrays(name: str, tree: Any) -> dict[str, Any]:
     """Name -> array, in the order of a tree; raises TypeError or ValueError naming `name` and what is no array."""
     try:
         leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    # Of a dict with keys that cannot be sorted, such as 1 and "a".
+    # jax sorts the keys of a dict, which fails for 1 and "a".
     except ValueError as error:
         raise ValueError(f"{name} must be a tree with keys that can be sorted: {error}") from None
     arrays = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     for path, array in arrays.items():
         check_unmasked(f"{path} of {name}", array)
-        if not _is(dtype_of(array), *_LEAVES):
+        if not _is_any(dtype_of(array), *_LEAVES):
             raise TypeError(f"{name} must hold arrays of numbers, got {describe(array)} at {path}")
     return arrays
 
@@ -277,12 +278,12 @@ def check_layout(name: str, tree: Any, template: Any, origin: str, dtypes: bool 
         return f"{kind}of shape {jnp.shape(leaf)}"
 
     # Flax ignores the parameters of layers that a network does not have.
-    given, expected = (
+    layout, expected = (
         {path: describe_array(leaf) for path, leaf in named_arrays(name, arrays).items()} for arrays in (tree, template)
     )
-    for leaf in [*expected, *given]:
-        if given.get(leaf) != expected.get(leaf):
-            there, here = (arrays.get(leaf, "missing") for arrays in (given, expected))
+    for leaf in [*expected, *layout]:
+        if layout.get(leaf) != expected.get(leaf):
+            there, here = (arrays.get(leaf, "missing") for arrays in (layout, expected))
             raise ValueError(
                 f"{name} must be of this {origin}: {leaf or 'the array'} is {there} there, and {here} here"
             )

@@ -8,80 +8,44 @@ of a paper is about 3.3 inches wide, a page 6.8; `figure.at_width(3.3)` draws a 
 figures that show different names. By default it is the order of the figure's own names.
 """
 
-import functools
 import itertools
 import math
-import re
 import textwrap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, ParamSpec
+from typing import Any, Literal, NamedTuple
 
-import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.colors import ListedColormap
-from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from segjax._checks import check_positive
+from segjax._figures import (
+    COLOURS,
+    LINES,
+    PROBABILITY,
+    Figure,
+    empty_figure,
+    finish,
+    label_axes,
+    label_rows,
+    ordered_styles,
+    panel_axes,
+    resizable,
+    styles_of,
+)
 
 # The lower and the upper end of an interval along a curve.
 Band = tuple[np.ndarray, np.ndarray]
-# Okabe and Ito's colours (2008), which colour-blind readers can tell apart, without black and the pale yellow.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_LINES = ("-", "--", "-.", ":")
 _FEW_POINTS = 12
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-# Perceptually uniform, and nearly the same to readers with and without colour blindness (Nunez et al., 2018).
-_PROBABILITY = matplotlib.colormaps["cividis"]
 _BARS = {"probability": "probability of the mask", "signed": "weight"}
-_MASK = ListedColormap([_PROBABILITY(0.0), _PROBABILITY(1.0)])
-# Spaces of a title at which no line ends.
-_UNBROKEN = re.compile(r"(?<=\d) (?=x \d|%)|(?<=\d x) (?=\d)| (?== )|(?<= =) ")
+_MASK = ListedColormap([PROBABILITY(0.0), PROBABILITY(1.0)])
 Kind = Literal["image", "mask", "probability", "signed", "feature"]
-# For a page: the size of text relative to a screen's, and the narrowest panel and picture beside others, in inches.
-_PRINTED = 0.7
-_NARROWEST_PANEL, _NARROWEST_PICTURE = 2.6, 1.0
+# The narrowest picture beside others on a page, in inches.
+_NARROWEST_PICTURE = 1.0
 # In inches, so that a title of usual length fits.
 _LEAST_WIDTH = 6.4
-# Width of an average character at 10 points, and height of a line, in inches.
-_CHARACTER = 0.085
-_LINE = 0.2
-_Arguments = ParamSpec("_Arguments")
-
-
-class Figure(matplotlib.figure.Figure):
-    """A figure that can be drawn again at another width."""
-
-    # Size of the text relative to a screen's.
-    _scale: float
-    _draw: Callable[..., "Figure"]
-
-    def at_width(self, width: float) -> "Figure":
-        """The same figure drawn for a page, `width` inches wide."""
-        return self._draw(width=width)
-
-    def _characters(self, inches: float) -> int:
-        """How many characters of average width fit on a line."""
-        return max(1, int(inches / (_CHARACTER * self._scale)))
-
-
-def resizable(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    """Lets `at_width` call a function that has an argument `width` and returns a figure of this module."""
-
-    @functools.wraps(draw)
-    def drawn(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
-        width: Any = kwargs.get("width")
-        if width is not None:
-            check_positive("width", width)
-        figure = draw(*args, **kwargs)
-        figure._draw = functools.partial(drawn, *args, **kwargs)
-        return figure
-
-    return drawn
 
 
 class Panel(NamedTuple):
@@ -116,14 +80,6 @@ class Panel(NamedTuple):
     order: Sequence[str] = ()
 
 
-class Style(NamedTuple):
-    """How a name looks in every figure of a report; `line` and `marker` as matplotlib names them."""
-
-    colour: Any
-    line: str
-    marker: str
-
-
 class Picture(NamedTuple):
     """An array (height, width), drawn according to its `kind`; an image may be in colour, (height, width, 3).
 
@@ -139,9 +95,9 @@ class Picture(NamedTuple):
 @resizable
 def training_curves(panels: Sequence[Panel], title: str, *, width: float | None = None) -> Figure:
     """Curves over iterations or another quantity: panels in a row, with one legend."""
-    figure, all_axes = _panels(len(panels), (max(5.5 * len(panels), 7.6), 4.6), width)
+    figure, all_axes = panel_axes(len(panels), (max(5.5 * len(panels), 7.6), 4.6), width)
     for axes, panel in zip(all_axes, panels, strict=True):
-        styles = _ordered_styles(panel.curves) if panel.ordered else _styles(panel.curves, panel.order)
+        styles = ordered_styles(panel.curves) if panel.ordered else styles_of(panel.curves, panel.order)
         for name, runs in panel.curves.items():
             runs, (colour, line, _) = np.atleast_2d(runs), styles[name]
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
@@ -154,16 +110,16 @@ def training_curves(panels: Sequence[Panel], title: str, *, width: float | None 
                 band = panel.bands.get(name, (runs.min(axis=0), runs.max(axis=0)))
                 axes.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
         for index, (text, x_line) in enumerate(panel.vertical_lines.items()):
-            axes.axvline(x_line, color="black", linewidth=1.2, linestyle=_LINES[index % len(_LINES)], label=text)
+            axes.axvline(x_line, color="black", linewidth=1.2, linestyle=LINES[index % len(LINES)], label=text)
         _draw_horizontal_lines(axes, panel.horizontal_lines)
         axes.margins(x=0)
         if panel.x is None:
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _label(figure, axes, panel.xlabel, panel.ylabel, panel.xlog, panel.log)
+        label_axes(figure, axes, panel.xlabel, panel.ylabel, panel.xlog, panel.log)
         if panel.ylim:
             axes.set_ylim(*panel.ylim)
         axes.grid(alpha=0.3)
-    return _finish(figure, title, legend=True)
+    return finish(figure, title, legend=True)
 
 
 @resizable
@@ -219,27 +175,28 @@ def pictures(
     # One scale for all signed pictures, symmetric, so that white is 0 in all of them.
     signed = [np.nanmax(np.abs(picture.array)) for row in grid for picture in row if picture.kind == "signed"]
     largest = float(max(signed, default=0.0)) or 1.0
-    characters, lines, with_bar = figure._characters(size), 0, None
+    characters, lines, bar_source = figure.characters_in(size), 0, None
     for cells, row in zip(axes, grid, strict=True):
         for cell in cells[len(row) :]:
             cell.axis("off")
         for cell, picture in zip(cells, row, strict=False):
-            artist = _draw(cell, picture, largest, characters)
-            with_bar = (picture.kind, artist) if picture.kind in _BARS else with_bar
+            artist = _draw_picture(cell, picture, largest, characters)
+            bar_source = (picture.kind, artist) if picture.kind in _BARS else bar_source
         lines += max((cell.get_title().count("\n") for cell in cells), default=0)
     # `strict=False`: pictures may have no row names.
     for name, cells, height in zip(names, axes, heights, strict=False):
         # Wrapped, so that a long name, such as an import path, is not higher than its picture.
-        cells[0].set_ylabel(textwrap.fill(name, figure._characters(height)))
-    if with_bar:
-        kind, artist = with_bar
+        cells[0].set_ylabel(textwrap.fill(name, figure.characters_in(height)))
+    if bar_source:
+        kind, artist = bar_source
+        label = bar or _BARS[kind]
         if margin:
-            figure.colorbar(artist, ax=axes[:, -1], label=bar or _BARS[kind], shrink=max(0.5, 1 / len(grid)))
+            figure.colorbar(artist, ax=axes[:, -1], label=label, shrink=max(0.5, 1 / len(grid)))
         else:
-            figure.colorbar(artist, ax=axes, label=bar or _BARS[kind], location="bottom", aspect=40)
+            figure.colorbar(artist, ax=axes, label=label, location="bottom", aspect=40)
             lines += 3
-    figure.set_figheight(figure.get_figheight() + _LINE * figure._scale * lines)
-    return _finish(figure, title)
+    figure.add_lines(lines)
+    return finish(figure, title)
 
 
 @resizable
@@ -252,7 +209,7 @@ def bars(
         values: name -> (repeats,).
         xlabel: the quantity with its unit.
     """
-    figure, (axes,) = _panels(1, (8.4, 0.45 * len(values) + 1.6), width)
+    figure, (axes,) = panel_axes(1, (8.4, 0.45 * len(values) + 1.6), width)
     # The median, since times on a shared machine have outliers on one side.
     medians = np.array([np.median(repeats) for repeats in values.values()])
     ranges = np.array([[np.median(r) - np.min(r), np.max(r) - np.median(r)] for r in values.values()]).T
@@ -260,10 +217,10 @@ def bars(
     # matplotlib warns of a logarithmic axis without a number above 0.
     log &= bool((medians > 0).any())
     axes.barh(range(len(values)), medians, xerr=whiskers, color=COLOURS[0], ecolor="black", capsize=3, log=log)
-    _rows(figure, axes, values)
-    _label(figure, axes, xlabel, xlog=log)
+    label_rows(figure, axes, values)
+    label_axes(figure, axes, xlabel, xlog=log)
     axes.grid(axis="x", alpha=0.3)
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 @resizable
@@ -288,16 +245,16 @@ def heatmap(
             those of the values.
     """
     size = max(1.0 * len(columns) + 3.2, 6.0), max(0.62 * len(rows) + 2.0, 3.2)
-    figure, (axes,) = _panels(1, size, width)
+    figure, (axes,) = panel_axes(1, size, width)
     shades = np.asarray(values, float) if ranks is None else _column_shades(np.asarray(ranks, float))
     # With ranks, the scale is from worst to best even if no column has colours.
     finite = shades[np.isfinite(shades)]
     low, high = (0.0, 1.0) if ranks is not None or not finite.size else (finite.min(), finite.max())
-    colours = axes.imshow(shades, cmap=_PROBABILITY, aspect="auto", vmin=low, vmax=high)
+    colours = axes.imshow(shades, cmap=PROBABILITY, aspect="auto", vmin=low, vmax=high)
     axes.set_facecolor("0.93")
     texts = {index: format(value, form) for index, value in np.ndenumerate(values) if np.isfinite(value)}
     # Names, labels and the colour bar take about 2.2 inches; what is wider than its cell is turned.
-    cell = figure._characters((figure.get_figwidth() - 2.2 * figure._scale) / len(columns))
+    cell = figure.characters_in((figure.get_figwidth() - 2.2 * figure.text_scale) / len(columns))
     headings = [textwrap.fill(name, cell, break_long_words=False) for name in columns]
     turned = [90 * any(len(word) > cell for word in words) for words in (" ".join(columns).split(), texts.values())]
     axes.set_xticks(range(len(columns)), columns if turned[0] else headings, rotation=turned[0])
@@ -310,7 +267,7 @@ def heatmap(
     bar = figure.colorbar(colours, ax=axes, label=labels[2])
     if ranks is not None:
         bar.set_ticks([0, 1], labels=["worst", "best"])
-    return _finish(figure, title)
+    return finish(figure, title)
 
 
 def _column_shades(ranks: np.ndarray) -> np.ndarray:
@@ -341,19 +298,18 @@ def scores(
         groups: titles of the panels.
         xlabels: the quantities with their units.
     """
-    figure, panels = _panels(len(groups), (3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), width, sharey=True)
-    styles = _styles(values, order)
+    figure, panels = panel_axes(len(groups), (3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), width, sharey=True)
+    styles = styles_of(values, order)
     for index, (axes, group, xlabel) in enumerate(zip(panels, groups, xlabels, strict=True)):
         for row, (name, runs) in enumerate(values.items()):
-            axes.plot(
-                runs[index], np.full(len(runs[index]), row), "o", color=styles[name].colour, alpha=0.6, markersize=5
-            )
+            colour = styles[name].colour
+            axes.plot(runs[index], np.full(len(runs[index]), row), "o", color=colour, alpha=0.6, markersize=5)
             axes.plot(np.mean(runs[index]), row, "|", color="black", markersize=14, markeredgewidth=2)
         axes.set(title=group)
-        _label(figure, axes, xlabel)
+        label_axes(figure, axes, xlabel)
         axes.grid(alpha=0.3)
-    _rows(figure, panels[0], values)
-    return _finish(figure, title)
+    label_rows(figure, panels[0], values)
+    return finish(figure, title)
 
 
 @resizable
@@ -374,14 +330,14 @@ def dots(
         xlabel: the quantity with its unit.
         labels: of the dots and of the diamonds.
     """
-    figure, (axes,) = _panels(1, (7.6, 0.3 * len(values) + 1.9), width)
+    figure, (axes,) = panel_axes(1, (7.6, 0.3 * len(values) + 1.9), width)
     for row, runs in enumerate(values.values()):
         axes.plot(runs, np.full(len(runs), row), "o", color=COLOURS[0], alpha=0.7, label=labels[0])
     axes.plot(reference, range(len(values)), "D", color=COLOURS[1], fillstyle="none", markersize=8, label=labels[1])
-    _rows(figure, axes, values)
-    _label(figure, axes, xlabel, xlog=True)
+    label_rows(figure, axes, values)
+    label_axes(figure, axes, xlabel, xlog=True)
     axes.grid(alpha=0.3, which="both")
-    return _finish(figure, title, legend=True)
+    return finish(figure, title, legend=True)
 
 
 @resizable
@@ -404,9 +360,9 @@ def sensitivity(
         diverged: name -> (seeds, rates), bool; a cross at the top edge marks a diverged run, which the mean excludes.
         bands: name -> lower and upper edge, (rates,) each, NaN for a gap; by default, the range of the seeds.
     """
-    figure, (axes,) = _panels(1, (7.6, 4.9), width)
+    figure, (axes,) = panel_axes(1, (7.6, 4.9), width)
     crosses = []
-    for name, (colour, line, marker) in _styles(losses, order).items():
+    for name, (colour, line, marker) in styles_of(losses, order).items():
         values = losses[name]
         # Masked, not NaN: NumPy warns of the mean of no value.
         finite = np.ma.masked_invalid(np.where(diverged[name], np.nan, values))
@@ -418,10 +374,10 @@ def sensitivity(
         axes.fill_between(x, *(edge[with_runs] for edge in band), color=colour, alpha=0.2, linewidth=0)
         if (diverged_rates := rates[diverged[name].any(axis=0)]).size:
             crosses.append((diverged_rates, colour))
-    _label(figure, axes, "learning rate", ylabel, xlog=True, ylog=True)
+    label_axes(figure, axes, "learning rate", ylabel, xlog=True, ylog=True)
     _draw_crosses(axes, crosses)
     axes.grid(alpha=0.3, which="both")
-    return _finish(figure, title, legend=True)
+    return finish(figure, title, legend=True)
 
 
 @resizable
@@ -444,14 +400,14 @@ def differences(
         higher_is_better: for each quantity; an arrow shows the direction.
     """
     size = max(3.9 * len(xlabels) + 1.6, 7.6), 0.42 * len(estimates) + 2.0
-    figure, panels = _panels(len(xlabels), size, width, sharey=True)
-    styles = _styles(estimates, order)
+    figure, panels = panel_axes(len(xlabels), size, width, sharey=True)
+    styles = styles_of(estimates, order)
     for index, (axes, xlabel, higher) in enumerate(zip(panels, xlabels, higher_is_better, strict=True)):
         axes.axvline(0, color="black", linewidth=1)
         for row, (name, intervals) in enumerate(estimates.items()):
-            value, low, high = intervals[index]
-            axes.plot([low, high], [row, row], color=styles[name].colour, linewidth=2)
-            axes.plot(value, row, "o", color=styles[name].colour)
+            (value, low, high), colour = intervals[index], styles[name].colour
+            axes.plot([low, high], [row, row], color=colour, linewidth=2)
+            axes.plot(value, row, "o", color=colour)
             # Below the interval, so that neither hides the other.
             single = pairs[name][index]
             axes.plot(single, np.full(len(single), row + 0.22), ".", color="0.35", markersize=4)
@@ -460,13 +416,13 @@ def differences(
         arrow = "better \N{RIGHTWARDS ARROW}" if higher else "\N{LEFTWARDS ARROW} better"
         axes.set_title(arrow, loc=side, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        _label(figure, axes, xlabel)
+        label_axes(figure, axes, xlabel)
         axes.grid(alpha=0.3)
-    _rows(figure, panels[0], estimates)
+    label_rows(figure, panels[0], estimates)
     # A long label, such as one with an import path, makes the figure higher, not the panels lower.
     lines = max(axes.get_xlabel().count("\n") for axes in panels)
-    figure.set_figheight(figure.get_figheight() + _LINE * figure._scale * lines)
-    return _finish(figure, title)
+    figure.add_lines(lines)
+    return finish(figure, title)
 
 
 @resizable
@@ -482,38 +438,14 @@ def tradeoff(
     width: float | None = None,
 ) -> Figure:
     """One point (x, y) per name, with a legend; `horizontal_lines` are text -> y."""
-    figure, (axes,) = _panels(1, (7.6, 4.9), width)
-    for name, (colour, _, marker) in _styles(points, order).items():
+    figure, (axes,) = panel_axes(1, (7.6, 4.9), width)
+    for name, (colour, _, marker) in styles_of(points, order).items():
         axes.plot(*points[name], marker, color=colour, markersize=8, label=name)
     _draw_horizontal_lines(axes, horizontal_lines)
     axes.margins(0.12)
-    _label(figure, axes, xlabel, ylabel, xlog)
+    label_axes(figure, axes, xlabel, ylabel, xlog)
     axes.grid(alpha=0.3, which="both")
-    return _finish(figure, title, legend=True)
-
-
-# `Figure` and not `pyplot`, which keeps references to all figures, and opens windows.
-def _figure(size: tuple[float, float], width: float | None) -> Figure:
-    """An empty figure of this size in inches; `width` replaces that of the size, and asks for text of a page."""
-    figure = Figure(figsize=(width or size[0], size[1]), layout="constrained")
-    figure._scale = _PRINTED if width else 1.0
-    return figure
-
-
-def _panels(
-    count: int, size: tuple[float, float], width: float | None, sharey: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, of this size in inches, or on a page in several rows of nearly this height."""
-    columns, height = count, size[1]
-    if width:
-        columns = max(1, min(count, int(width / _NARROWEST_PANEL)))
-        # The title and the legend take a quarter, once.
-        height *= _PRINTED * (0.25 + 0.75 * math.ceil(count / columns))
-    figure = _figure((size[0], height), width)
-    axes = list(figure.subplots(math.ceil(count / columns), columns, squeeze=False, sharey=sharey).flat)
-    for empty in axes[count:]:
-        empty.remove()
-    return figure, axes[:count]
+    return finish(figure, title, legend=True)
 
 
 def _picture_axes(
@@ -524,59 +456,17 @@ def _picture_axes(
     shapes = [[np.shape(picture.array)[:2] for picture in row] for row in grid]
     heights = [size * min(2, max(high / wide for high, wide in row)) for row in shapes]
     rows, columns = len(grid), max(map(len, grid))
-    figure = _figure((max(size * columns + 0.9, _LEAST_WIDTH), sum(heights) + 0.1 * rows + 0.8), width)
+    figure = empty_figure((max(size * columns + 0.9, _LEAST_WIDTH), sum(heights) + 0.1 * rows + 0.8), width)
     return figure, figure.subplots(rows, columns, squeeze=False, height_ratios=heights), heights
-
-
-def _finish(figure: Figure, title: str, legend: bool = False) -> Figure:
-    """Adds the title and the legend, after everything else is drawn."""
-    if figure._scale != 1:
-        for text in figure.findobj(Text):
-            text.set_fontsize(float(text.get_fontsize()) * figure._scale)
-        for axes in figure.axes:
-            # Of ticks that matplotlib makes later.
-            axes.tick_params(labelsize=10 * figure._scale)
-    if legend:
-        _legend(figure)
-    # The title is wrapped: its characters are half as wide again as those of labels.
-    characters = figure._characters(figure.get_figwidth() / 1.5)
-    figure.suptitle(_balanced(title, max(20, characters)), fontsize=12 * figure._scale)
-    return figure
-
-
-def _label(figure: Figure, axes: Axes, xlabel: str, ylabel: str = "", xlog: bool = False, ylog: bool = False) -> None:
-    """Labels the axes, after their data are drawn: wrapped to the panel, and with the word that a scale is log."""
-    spec = axes.get_subplotspec()
-    rows, columns = spec.get_geometry()[:2] if spec else (1, 1)
-    # Without the other axis's labels, the title and the legend.
-    lengths = figure.get_figwidth() / columns - 0.8 * figure._scale, figure.get_figheight() / rows - 1.2 * figure._scale
-    for name, text, log, length in zip("xy", (xlabel, ylabel), (xlog, ylog), lengths, strict=True):
-        if log:
-            _make_log(axes, name)
-            text += ", log scale"
-        axes.set(**{f"{name}label": _balanced(text, figure._characters(length))})
-
-
-def _balanced(text: str, width: int) -> str:
-    """The text in as few lines as possible, of similar lengths."""
-    # For textwrap, no-break spaces are characters: "32 x 32", "95 %" and "sigma = 15" stay in one line.
-    text = _UNBROKEN.sub("\N{NO-BREAK SPACE}", " ".join(text.split()))
-    fewest = max(1, len(textwrap.wrap(text, width)))
-    # A line shorter than a word would cut it.
-    longest = max(1, *map(len, text.split(" ")))
-    lengths = range(min(longest, width), width + 1)
-    lines = next(lines for length in lengths if (lines := textwrap.fill(text, length)).count("\n") < fewest)
-    return lines.replace("\N{NO-BREAK SPACE}", " ")
 
 
 def _draw_horizontal_lines(axes: Axes, horizontal_lines: Mapping[str, float]) -> None:
     for index, (text, y) in enumerate(horizontal_lines.items()):
-        axes.axhline(y, color="black", linewidth=1.2, linestyle=_LINES[(index + 1) % len(_LINES)], label=text)
+        axes.axhline(y, color="black", linewidth=1.2, linestyle=LINES[(index + 1) % len(LINES)], label=text)
 
 
 def _draw_crosses(axes: Axes, crosses: Sequence[tuple[np.ndarray, str]]) -> None:
-    """Crosses at the top edge, x and colour of each name."""
-    # At the top edge, above all curves: one row per name, so that none hides another.
+    """Crosses above all curves, x and colour of each name; one row per name, so that none hides another."""
     low, high = np.log(axes.get_ylim())
     step = min(0.05, 0.5 / max(1, len(crosses)))
     axes.set_ylim(np.exp(low), np.exp(low + (high - low) / (1 - step * (len(crosses) + 0.2))))
@@ -588,85 +478,13 @@ def _draw_crosses(axes: Axes, crosses: Sequence[tuple[np.ndarray, str]]) -> None
         axes.plot(x, heights, "x", color=colour, markersize=8, transform=top, label="")
 
 
-def _rows(figure: Figure, axes: Axes, names: Collection[str]) -> None:
-    """One row per name, the first at the top."""
-    characters = figure._characters(0.42 * figure.get_figwidth())
-    axes.set_yticks(range(len(names)), [textwrap.fill(name, characters) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-
-
-def _make_log(axes: Axes, name: str) -> None:
-    """Makes an axis logarithmic, after its data are drawn: plain numbers on a short axis, powers of ten otherwise."""
-    axis: Axis = axes.xaxis if name == "x" else axes.yaxis
-    if not np.isfinite(axis.get_minpos()):
-        # No number is above 0, or all runs diverged: matplotlib would warn.
-        (axes.set_xlim if name == "x" else axes.set_ylim)(0.1, 1.0)
-    # With matplotlib's default ticks, an axis of less than a decade has one label, or none.
-    (axes.set_xscale if name == "x" else axes.set_yscale)("log")
-    low, high = axis.get_view_interval()
-    short = high / 300 < low
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}") if short else LogFormatterSciNotation())
-    # A single label does not define a scale: finer ticks, until there are two.
-    for subs in ((1, 2, 5), range(1, 10)) if short else ((1,),):
-        axis.set_major_locator(LogLocator(subs=subs, numticks=99))
-        if np.sum((axis.get_majorticklocs() >= low) & (axis.get_majorticklocs() <= high)) > 1:
-            break
-    else:
-        axis.set_major_locator(MaxNLocator(4))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _styles(names: Collection[str], order: Sequence[str]) -> dict[str, Style]:
-    """The style of each name, by its place in the order."""
-    places = {name: place for place, name in reversed([*enumerate([*order, *names])])}
-    styles = {}
-    for name in names:
-        # More than six colours are hard to distinguish: line and marker change each time the colours repeat.
-        colour, turn = places[name] % len(COLOURS), places[name] + places[name] // len(COLOURS)
-        styles[name] = Style(COLOURS[colour], _LINES[turn % len(_LINES)], _MARKERS[turn % len(_MARKERS)])
-    return styles
-
-
-def _ordered_styles(names: Collection[str]) -> dict[str, Style]:
-    """From dark to light."""
-    last = max(len(names) - 1, 1)
-    return {name: Style(_PROBABILITY(0.95 * i / last), _LINES[i % 2], _MARKERS[0]) for i, name in enumerate(names)}
-
-
-def _legend(figure: Figure) -> None:
-    """Adds one legend below all panels, with each name once."""
-    named = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    # Labels with an underscore are matplotlib's defaults; a line without a finite value is not visible.
-    visible = {
-        label: line
-        for label, line in named.items()
-        if not label.startswith("_") and np.isfinite(np.asarray(line.get_ydata(), float)).any()
-    }
-    if not visible:
-        return
-    # In inches: the characters, and 0.8 for the line's sample and the gaps.
-    scale, width = figure._scale, figure.get_figwidth()
-    widest = scale * (_CHARACTER * max(len(label) for label in visible) + 0.8)
-    columns = max(1, min(len(visible), int(width / widest)))
-    # A name wider than the figure is wrapped; wide characters have 0.1 inches.
-    names = [textwrap.fill(label, int((width / scale - 0.8) / 0.1)) for label in visible]
-    # Names are wrapped only if there is one column.
-    lines_below = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
-    # The figure grows by the height of the legend beyond three lines; the panels would shrink otherwise.
-    figure.set_figheight(figure.get_figheight() + _LINE * scale * max(0, lines_below - 3))
-    lines, size = list(visible.values()), 10 * scale
-    figure.legend(
-        lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=size, handlelength=2.8
-    )
-
-
-def _draw(axes: Axes, picture: Picture, largest: float, characters: int) -> Any:
+def _draw_picture(axes: Axes, picture: Picture, largest: float, characters: int) -> Any:
     """Draws one picture; signed pictures share one scale, from `-largest` to `largest`."""
     styles: dict[str, dict[str, Any]] = {
         "image": {"cmap": "gray", "vmin": 0, "vmax": 1},
         "mask": {"cmap": _MASK, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
         # Without interpolation, which would show probabilities that no pixel has.
-        "probability": {"cmap": _PROBABILITY, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
+        "probability": {"cmap": PROBABILITY, "vmin": 0, "vmax": 1, "interpolation": "nearest"},
         "signed": {"cmap": "PuOr", "vmin": -largest, "vmax": largest, "interpolation": "nearest"},
         "feature": {"cmap": "gray", "interpolation": "nearest"},
     }

@@ -544,7 +544,7 @@ def _sign_test(wins: np.ndarray, losses: np.ndarray, level: float) -> tuple[Esti
 
 
 def _without_overflow(statistic: Callable[..., Any], values: ArrayLike, axis: int) -> np.ndarray:
-    """A mean, in whose sums finite values may overflow, of at least one value."""
+    """A statistic of at least one value that is a mean: finite for finite values, even if their sum overflows."""
     values = check_real("values", values)
     if not values.size:
         raise ValueError(f"values must have at least one number, got shape {values.shape}")
@@ -556,7 +556,7 @@ def _without_overflow(statistic: Callable[..., Any], values: ArrayLike, axis: in
 
 
 def _power_of_two(values: np.ndarray, axis: int | None = 0) -> np.ndarray:
-    """Divided by it, values have squares and differences in float64: 1 for most, so that their bits stay."""
+    """A scale for values whose squares or differences overflow or vanish: 1 for usual values, which keep their bits."""
     largest = np.max(np.abs(np.where(np.isfinite(values), values, 0)), axis=axis, keepdims=axis == -1)
     usual = (largest == 0) | ((largest > 1e-100) & (largest < 1e100))
     return np.where(usual, 1.0, np.ldexp(1.0, np.frexp(largest)[1] - 1))
@@ -569,11 +569,13 @@ def _deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _check_level(level: float) -> None:
+    """Raises TypeError or ValueError unless it is in (0, 1)."""
     if cast(float, check_concrete("level", check_positive("level", level))) >= 1:
         raise ValueError(f"level must be in (0, 1), got {level}")
 
 
 def _finite(values: ArrayLike) -> np.ndarray:
+    """The values as float64, (seeds, ...); raises TypeError or ValueError if one is not finite."""
     values = check_real("values", values)
     if not values.ndim or not len(values):
         raise ValueError(f"values must have shape (seeds, ...), at least one seed, got {values.shape}")

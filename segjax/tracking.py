@@ -8,6 +8,7 @@
 [10, 20, 25]
 """
 
+import itertools
 import json
 import math
 import os
@@ -66,12 +67,12 @@ class Log:
         try:
             lines = content[: content.rfind(b"\n") + 1].splitlines(keepends=True)
             runs = [(row["run"], int(row["step"])) for row in map(json.loads, lines)]
-            own = [begin_anew is None or not run.startswith(begin_anew) for run, _ in runs]
+            is_kept = [begin_anew is None or not run.startswith(begin_anew) for run, _ in runs]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise ValueError(f"{os.fspath(path)!r} exists, and holds something else than a log") from error
         # Run -> its last step in the file.
-        self._last = dict(run for run, is_kept in zip(runs, own, strict=True) if is_kept)
-        rest = b"".join(line for line, is_kept in zip(lines, own, strict=True) if is_kept)
+        self._last = dict(itertools.compress(runs, is_kept))
+        rest = b"".join(itertools.compress(lines, is_kept))
         if rest != content:
             checkpoints.write(path, rest)
 

@@ -23,7 +23,7 @@ def distance_table(row: Mapping[str, Any]) -> Table:
 
 
 def beside_mask(batch: segjax.Batch, predictions: Mapping[str, np.ndarray], title: str) -> plotting.Figure:
-    """The first image of a batch, its mask, and the predictions, side by side."""
+    """The first image of a batch, its mask, and the predictions, in a row."""
     return plotting.predictions(batch.image[0, ..., 0], batch.mask[0, ..., 0], predictions, title)
 
 
