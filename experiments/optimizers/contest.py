@@ -130,11 +130,12 @@ def verdict_table(contest: Contest) -> Table:
     pairs = [improvement.seeds for improvement in contest.improvements["iou"].values()]
     # With fewer pairs than seeds, since runs diverged, the method may differ from row to row.
     methods = {"bootstrap" if number >= statistics.FEWEST_SEEDS else "Student's" for number in pairs}
-    note = (
-        "Means over seeds that did not diverge; accuracy and IoU of held-out images. Verdict: by the difference of "
-        f"IoU, seed by seed, and its 95 % interval for one look ({' or '.join(sorted(methods))}); tied where that "
-        "includes 0."
-    )
+    note = "Means over seeds that did not diverge; accuracy and IoU of held-out images."
+    if methods:
+        note += (
+            " Verdict: by the difference of IoU, seed by seed, and its 95 % interval for one look "
+            f"({' or '.join(sorted(methods))}); tied where that includes 0."
+        )
     headings = ["optimizer, rate", *(COLUMNS[name].heading for name in VERDICT)]
     return Table(contest.setting, [*headings, f"IoU minus {contest.reference}'s", "verdict"], rows, note)
 

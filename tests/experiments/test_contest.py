@@ -94,6 +94,8 @@ def test_an_arm_of_which_all_runs_diverged_has_no_number_in_the_tables():
     assert [table.title for table in estimates] == ["Loss, last tenth", "Running-mean loss", "Held-out IoU"]
     assert all(table.rows == [["c", "-", "-", "-"]] for table in estimates)
     assert target.title == "Time to a target"
+    assert "Verdict" in verdict_table(contest(ARMS)).note
+    assert "Verdict" not in verdict_table(contest(arms, [IOU], "c")).note
 
 
 def test_verdicts_follow_the_paired_intervals():
