@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from operator import itemgetter
 from pathlib import Path
 
 import jax
@@ -37,7 +36,7 @@ class Log:
             name, file = f"{self._folder}/{run.stem}", self._file
             if file is None:
                 return
-            part = jax.tree.map(itemgetter(index), history) if len(runs) > 1 else history
+            part = jax.tree.map(lambda leaf, index=index: leaf[index], history) if len(runs) > 1 else history
             try:
                 file.append(name, tracking.rows(part, run.iterations, after=file.last(name)), **run.as_dict())
             except OSError as error:

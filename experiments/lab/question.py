@@ -86,7 +86,8 @@ class Lab:
 
         def finished(trained: Sequence[Result]) -> None:
             new = [result for result in trained if result.run not in results]
-            self.folder.write_runs(new)
+            if new:
+                self.folder.write_runs(new)
             for result in trained:
                 self._log.add([result.run], result.history)
             results.update({result.run: result for result in new})
