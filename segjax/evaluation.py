@@ -17,7 +17,6 @@ from jax import lax
 
 from segjax import metrics
 from segjax._checks import (
-    check_callable,
     check_count,
     check_key,
     check_layout,
@@ -100,7 +99,6 @@ def recalibrate(
     check_model(model)
     check_variables(variables)
     check_key(key)
-    check_callable("generate", generate, "key")
     num_batches = check_count("num_batches", num_batches, minimum=1)
     axes = _axes_of_runs(model, variables, batch_shapes(key, generate, generate_options).image)
     if not jax.tree.leaves(variables.get("batch_stats", {})):
@@ -161,7 +159,6 @@ def evaluate(
     """
     check_key(key)
     check_network(model, "batch_statistics")
-    check_callable("generate", generate, "key")
     num_batches = check_count("num_batches", num_batches, minimum=1)
     shapes = batch_shapes(key, generate, generate_options)
     check_pixels("num_batches times the pixels of a batch", num_batches * shapes.mask.size)

@@ -191,7 +191,8 @@ def make_train(
     ((5,), (4, 5))
     """
     num_steps = check_count("num_steps", num_steps, minimum=1)
-    generate = _with_options(make_train, generate, generate_options)
+    check_options(make_train, check_callable("generate", generate), generate_options)
+    generate = partial(generate, **generate_options)
     init, advance = _make_run(model, optimizer, loss, generate)
 
     def train(
@@ -298,17 +299,12 @@ def make_fit(
     num_steps = check_count("num_steps", num_steps, minimum=1)
     # Chunks of 10 steps cost 1 % at the notebook's size: 60 steps take 8.54 s, and 8.44 s in one chunk.
     chunk_size = check_count("chunk_size", chunk_size, minimum=1)
-    init, advance = _make_run(model, optimizer, loss, _with_options(make_fit, generate, generate_options))
+    check_options(make_fit, check_callable("generate", generate), generate_options)
+    init, advance = _make_run(model, optimizer, loss, partial(generate, **generate_options))
     # The number of steps is traced: the last, shorter chunk needs no compilation of its own, and on a CPU a chunk of
     # one step is the same loop as any other, rounding included. Reused buffers save page faults: 72 ms a step, not 86.
     advance_chunk = jax.jit(partial(advance, capacity=chunk_size), donate_argnums=1)
     return Fit(init, advance_chunk, num_steps, chunk_size)
-
-
-def _with_options(caller: Callable[..., Any], generate: Generate, options: _Options) -> Generate:
-    """The function of a key that draws batches with these options, which belong to `caller`."""
-    check_options(caller, check_callable("generate", generate), options)
-    return check_callable("generate", partial(generate, **options), "key")
 
 
 def _make_run(
@@ -435,9 +431,10 @@ def batch_shapes(key: jax.Array, generate: Generate, options: Mapping[str, Any])
     """Shapes and dtypes of a batch.
 
     Raises:
-        TypeError: if `generate` returns no `Batch` of arrays.
+        TypeError: if `generate` with its options is no function of a key, or returns no `Batch` of arrays.
     """
-    batch = jax.eval_shape(partial(generate, **options), key)
+    of_key = check_callable("generate", partial(check_callable("generate", generate), **options), "key")
+    batch = jax.eval_shape(of_key, key)
     if not isinstance(batch, Batch) or len(jax.tree.leaves(batch)) != 2:
         raise TypeError(f"generate must return a segjax.Batch of two arrays, got {describe(batch)}")
     return batch

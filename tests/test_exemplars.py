@@ -142,8 +142,13 @@ def test_trains_by_the_same_path():
 def test_takes_the_place_of_gaussian_textures():
     model = segjax.SegmentationCNN(num_channels=2, kernel_size=3, depth=1)
     train = segjax.make_train(model, num_steps=3, generate=generate_crops, **SMALL)
-    _, history = jax.eval_shape(train, KEY, 1e-2, sigma=3.0, contrast=0.1)
+    state, history = jax.eval_shape(train, KEY, 1e-2, sigma=3.0, contrast=0.1)
     assert history.loss.shape == (3,)
+    options = {"num_batches": 2, "generate": generate_crops, **SMALL}
+    counts = jax.eval_shape(lambda state: segjax.evaluate(KEY, model, state.variables, **options), state)
+    assert counts.agreeing.shape == ()
+    variables = jax.eval_shape(lambda state: segjax.recalibrate(KEY, model, state.variables, **options), state)
+    chex.assert_trees_all_equal_shapes(variables, state.variables)
 
 
 def test_dtype_follows_the_exemplars(x64):

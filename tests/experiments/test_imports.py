@@ -56,7 +56,7 @@ def test_the_library_knows_no_experiment():
 
 
 def test_only_its_plots_need_matplotlib():
-    assert importers("matplotlib", "segjax") == {"segjax.plotting"}
+    assert importers("matplotlib", "segjax") == {"segjax.plotting", "segjax._figures"}
 
 
 @pytest.mark.parametrize("package", ["tyro", "rich", "PIL"])
