@@ -108,7 +108,8 @@ def _check_number(
         if isinstance(value, str | bytes | bool) or np.ndim(value) or not _is_any(dtype_of(value), *_REAL, np.object_):
             raise TypeError
         number = float(cast(float, value))
-    except TypeError:
+    # NumPy refuses rows of different lengths with a ValueError.
+    except (TypeError, ValueError):
         raise TypeError(f"{name} must be {allowed}, got {describe(value)}") from None
     # Python's int has no upper bound.
     except OverflowError:
