@@ -33,6 +33,7 @@ from experiments.notebook.published import ADAM_RATES
 from experiments.optimizers import baseline, contest, fairness, sequential, trials, tuning
 from experiments.optimizers.baseline import Baseline
 from experiments.optimizers.contest import DECISIVE, Contest, Target
+from experiments.optimizers.sequential import Decision
 from experiments.optimizers.tuning import Candidate, Grid
 from segjax import OPTIMIZERS
 from segjax._checks import check_count, check_positive
@@ -179,11 +180,14 @@ def answer(options: Options, lab: Lab) -> Report:
         options = with_seeds_that_decide(options, candidates, grid, lab)
     trained = tuning.train(candidates, options.seeds, options, lab)
     comparison = contest_of(options, trained, grid)
+    decisions = None
+    if options.until_decided:
+        decisions = sequential.decisions(comparison.rivals, comparison.arms[comparison.reference])
     warnings = tables.seeds_warning(options.seeds.seeds) + tables.diverged_warning(comparison.arms) + weights_warnings
     warnings += fairness.budget_warnings(comparison.tuning_steps) + fairness.steps_warning(options.training.iterations)
     report = Report(
         [tables.leader(comparison.arms, column) for column in DECISIVE],
-        [contest.verdict_table(comparison)],
+        [contest.verdict_table(comparison, decisions)],
         {**contest.drawings(comparison), "predictions": figures.predictions(comparison.arms)},
         comparison.arms,
         comparison.document,
@@ -200,8 +204,8 @@ def answer(options: Options, lab: Lab) -> Report:
     if options.stored:
         new_arms = [arm for arms in trained.values() for arm in arms.values()]
         report = with_stored_runs(report, options.stored, new_arms, comparison)
-    if options.until_decided:
-        report = with_evidence(report, options, comparison)
+    if decisions:
+        report = with_evidence(report, options, comparison.reference, decisions)
     return report
 
 
@@ -230,10 +234,9 @@ def with_stored_runs(report: Report, stored: Baseline, new_arms: Sequence[Arm], 
     )
 
 
-def with_evidence(report: Report, options: Options, comparison: Contest) -> Report:
-    """The report with the verdicts that are valid at any number of seeds first."""
-    reference, stored, warnings = comparison.reference, options.stored, [*report.warnings]
-    decisions = sequential.decisions(comparison.rivals, comparison.arms[reference])
+def with_evidence(report: Report, options: Options, reference: str, decisions: Mapping[str, Decision]) -> Report:
+    """The report with the verdicts that are valid at any number of seeds, in place of those for one look."""
+    stored, warnings = options.stored, [*report.warnings]
     if stored and stored.most_seeds < options.most_seeds and not sequential.all_decided(decisions.values()):
         warnings.append(
             f"No more than {stored.most_seeds} seeds, since --baseline has no more: not the {options.most_seeds} of "
@@ -241,8 +244,8 @@ def with_evidence(report: Report, options: Options, comparison: Contest) -> Repo
         )
     return report._replace(
         warnings=warnings,
-        findings=[sequential.finding(label, reference, each) for label, each in decisions.items()] + [*report.findings],
-        figures={**report.figures, "evidence": sequential.drawing(decisions, reference, [*comparison.arms])},
+        findings=[sequential.finding(label, reference, each) for label, each in decisions.items()],
+        figures={**report.figures, "evidence": sequential.drawing(decisions, reference, [*report.arms])},
         results={**report.results, "sequential": decisions},
         details=[sequential.table(decisions, reference), *report.details],
     )

@@ -11,6 +11,7 @@ from experiments.lab.arms import COLUMNS, Arm, Arms
 from experiments.lab.figures import curve_panel
 from experiments.lab.report import Drawing, Table
 from experiments.lab.tables import difference_text, estimate_text
+from experiments.optimizers.sequential import ENOUGH, Decision
 from segjax import plotting, statistics
 from segjax.plotting import Figure
 from segjax.statistics import Estimate, Improvement
@@ -121,23 +122,35 @@ def against_reference(label: str, contest: Contest) -> str:
     return f"{label} minus {contest.reference}: {'; '.join(parts)}."
 
 
-def verdict_table(contest: Contest) -> Table:
-    """One row per arm: its final loss, its held-out scores, and the verdict by IoU."""
-    rows = [
-        [label, *_means(arm), *(_verdict(label, contest) if label in contest.rivals else ["", "reference"])]
-        for label, arm in contest.arms.items()
-    ]
-    pairs = [improvement.seeds for improvement in contest.improvements["iou"].values()]
-    # With fewer pairs than seeds, since runs diverged, the method may differ from row to row.
-    methods = {"bootstrap" if number >= statistics.FEWEST_SEEDS else "Student's" for number in pairs}
+def verdict_table(contest: Contest, decisions: Mapping[str, Decision] | None = None) -> Table:
+    """One row per arm: its final loss, its held-out scores, and the verdict by IoU, of `decisions` if there are any."""
+    verdicts = {
+        label: _decided(decisions[label]) if decisions else _verdict(label, contest) for label in contest.rivals
+    }
+    rows = [[label, *_means(arm), *verdicts.get(label, ["", "reference"])] for label, arm in contest.arms.items()]
     note = "Means over seeds that did not diverge; accuracy and IoU of held-out images."
-    if methods:
+    if verdicts:
         note += (
-            " Verdict: by the difference of IoU, seed by seed, and its 95 % interval for one look "
-            f"({' or '.join(sorted(methods))}); tied where that includes 0."
+            f" Verdict: by the difference of IoU, seed by seed, and its 95 % interval {_interval(contest, decisions)}."
         )
     headings = ["optimizer, rate", *(COLUMNS[name].heading for name in VERDICT)]
     return Table(contest.setting, [*headings, f"IoU minus {contest.reference}'s", "verdict"], rows, note)
+
+
+def _interval(contest: Contest, decisions: Mapping[str, Decision] | None) -> str:
+    if decisions:
+        return f"that holds at every number of seeds; undecided where the evidence is below {ENOUGH:g}"
+    pairs = [improvement.seeds for improvement in contest.improvements["iou"].values()]
+    # With fewer pairs than seeds, since runs diverged, the method may differ from row to row.
+    methods = {"bootstrap" if number >= statistics.FEWEST_SEEDS else "Student's" for number in pairs}
+    return f"for one look ({' or '.join(sorted(methods))}); tied where that includes 0"
+
+
+def _decided(decision: Decision) -> list[str]:
+    """The difference of a rival's IoU, and the verdict, both valid at every number of seeds."""
+    is_known = np.isfinite(decision.difference.value)
+    difference = estimate_text(decision.difference, "+.3f") if is_known else "runs diverged"
+    return [difference, "undecided" if decision.decided_after is None else decision.verdict]
 
 
 def _means(arm: Arm) -> list[str]:

@@ -34,8 +34,8 @@ class Decision(NamedTuple):
         sign_evidence: the shared e-value of the signs after the last seed.
         decided_after: number of seeds at which the evidence first was enough; None if it never was.
         verdict: "not told apart" if it is not decided.
-        seeds_needed: number of seeds that would decide the observed mean difference at the observed spread; infinite
-            without any difference, NaN if a run failed.
+        seeds_needed: number of seeds that would decide the observed mean difference at the observed spread, beside the
+            present evidence of the other rivals; infinite without any difference, NaN if a run failed.
     """
 
     difference: Estimate
@@ -59,22 +59,39 @@ def decisions(rivals: Mapping[str, Arm], reference: Arm) -> dict[str, Decision]:
     result = statistics.sequential(differences)
     failed = np.logical_or.accumulate(~np.isfinite(differences), axis=0)
     # With several rivals, one of their e-values is large by chance more often.
-    shared = np.stack(
-        [statistics.shared_evidence(row) for row in np.where(failed, result.sign_evidence, result.evidence)]
-    )
+    evidence = np.where(failed, result.sign_evidence, result.evidence)
+    shared = np.stack([statistics.shared_evidence(row) for row in evidence])
     sign_evidence = statistics.shared_evidence(result.sign_evidence[-1])
     difference, probability = (
         [Estimate(*ends) for ends in np.transpose([part[-1] for part in estimate])]
         for estimate in (result.difference, result.probability)
     )
     return {
-        label: _decision(difference[i], shared[:, i], probability[i], float(sign_evidence[i]), differences[:, i])
+        label: _decision(
+            difference[i],
+            shared[:, i],
+            probability[i],
+            float(sign_evidence[i]),
+            differences[:, i],
+            _enough_alone(np.delete(evidence[-1], i)),
+        )
         for i, label in enumerate(rivals)
     }
 
 
+def _enough_alone(others: np.ndarray) -> float:
+    """The e-value at which a rival's shared one is enough, with those of the others as they are."""
+    lowest = np.concatenate([[0.0], np.cumsum(np.sort(others))])
+    return float(np.max(ENOUGH * np.arange(1, len(lowest) + 1) - lowest))
+
+
 def _decision(
-    difference: Estimate, evidence: np.ndarray, probability: Estimate, sign_evidence: float, differences: np.ndarray
+    difference: Estimate,
+    evidence: np.ndarray,
+    probability: Estimate,
+    sign_evidence: float,
+    differences: np.ndarray,
+    enough_alone: float,
 ) -> Decision:
     enough = np.flatnonzero(evidence >= ENOUGH)
     after = int(enough[0]) + 1 if enough.size else None
@@ -86,7 +103,7 @@ def _decision(
         verdict = "better" if (direction > 0) == COLUMN.higher_is_better else "worse"
     needed = np.nan
     if len(differences) > 1 and np.isfinite(differences).all() and np.ptp(differences):
-        needed = statistics.seeds_to_decide(float(np.mean(differences) / np.std(differences, ddof=1)))
+        needed = statistics.seeds_to_decide(float(np.mean(differences) / np.std(differences, ddof=1)), enough_alone)
     return Decision(difference, evidence, probability, sign_evidence, after, verdict, needed)
 
 
@@ -94,7 +111,9 @@ def finding(label: str, reference: str, decision: Decision) -> str:
     """A sentence: the verdict and the number of seeds that it took, or what it would take."""
     seeds, difference = len(decision.evidence), estimate_text(decision.difference, f"+{COLUMN.form}")
     if np.isnan(decision.difference.value):
-        difference = f"runs diverged, and it is better with probability {estimate_text(decision.probability, '.2f')}"
+        difference = (
+            f"runs diverged, and {label} is better with probability {estimate_text(decision.probability, '.2f')}"
+        )
     if decision.decided_after is not None:
         return (
             f"{label} is {decision.verdict} than {reference} in {COLUMN.title}: {difference}, decided after "

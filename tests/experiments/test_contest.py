@@ -10,6 +10,8 @@ from small_runs import ARMS, accuracies, arm, contest, result
 
 from experiments.lab import report, tables
 from experiments.lab.arms import Arm
+from experiments.lab.tables import estimate_text
+from experiments.optimizers import sequential
 from experiments.optimizers.contest import (
     DECISIVE,
     Target,
@@ -114,6 +116,20 @@ def test_verdicts_follow_the_paired_intervals():
     assert [row[-1] for row in flipped.rows][:2] == ["reference", "better"]
     alone = {label: Arm(label, each.results[:1]) for label, each in arms.items()}
     assert verdict_table(contest(alone, reference="high")).rows[0][-1] == "too few seeds"
+
+
+def test_decisions_take_the_place_of_verdicts_for_one_look():
+    """Five wins of unequal size decide for one look; for every look they are not enough evidence."""
+    arms = accuracies("a", 0.6, 0.7, 0.8, 0.7, 0.6) | accuracies("b", 0.9, 0.7, 0.9, 0.8, 0.7)
+    pair = contest(arms)
+    assert verdict_table(pair).rows[1][-1] == "better"
+    decisions = sequential.decisions(pair.rivals, arms["a"])
+    table = verdict_table(pair, decisions)
+    assert table.rows[1][-2:] == [estimate_text(decisions["b"].difference, "+.3f"), "undecided"]
+    assert "one look" not in table.note
+    lost = contest(accuracies("a", None, *[0.6] * 7) | accuracies("b", *[0.9] * 8))
+    decided = verdict_table(lost, sequential.decisions(lost.rivals, lost.arms["a"]))
+    assert decided.rows[1][-2:] == ["runs diverged", "better"]
 
 
 # Arms of equal numbers of runs: the share of right pixels in tenths, or None for a run that diverged.

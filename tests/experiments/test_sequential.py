@@ -38,6 +38,20 @@ def test_rivals_share_the_level():
     assert second.verdict == "not told apart"
 
 
+@pytest.mark.parametrize("others", [[], [1.0], [0.5, 30.0], [300.0, 2.0, 0.1]])
+def test_what_is_enough_beside_other_rivals_makes_the_shared_evidence_enough(others):
+    alone = sequential._enough_alone(np.array(others))
+    assert statistics.shared_evidence([alone, *others])[0] == pytest.approx(sequential.ENOUGH)
+    assert statistics.shared_evidence([0.99 * alone, *others])[0] < sequential.ENOUGH
+
+
+def test_a_rival_that_is_undecided_needs_more_seeds_than_it_has():
+    gains = [0.1, 0.0, 0.2, 0.0, 0.1, 0.1]
+    results = decisions(EQUAL[:6], np.add(EQUAL[:6], gains), np.add(EQUAL[:6], gains[::-1]))
+    assert results["b"].decided_after is None
+    assert results["b"].seeds_needed > 6
+
+
 def test_signs_decide_where_runs_diverged():
     decision = decisions([None, *EQUAL[1:]], BETTER)["b"]
     # Eight wins, the first of them against a failed run: 7 decide.
@@ -45,7 +59,7 @@ def test_signs_decide_where_runs_diverged():
     np.testing.assert_allclose(decision.evidence, statistics.sequential(np.ones(8)).sign_evidence)
     assert np.isnan(decision.difference.value)
     assert np.isnan(decision.seeds_needed)
-    assert "runs diverged, and it is better with probability 1.00 (0.56 to 1.00)" in sequential.finding(
+    assert "runs diverged, and b is better with probability 1.00 (0.56 to 1.00)" in sequential.finding(
         "b", "a", decision
     )
     both = decisions([None] * 3, [None] * 3)["b"]
@@ -78,7 +92,10 @@ def test_seeds_are_added_to_all_contenders_until_the_budget_ends(tmp_path, monke
     count = decision["decided_after"] or 4
     assert seeds == {"sgd 0.001": list(range(count)), "adam 0.01": list(range(count))}
     assert len(started) == 2 * count
-    assert "Verdicts at any number of seeds" in (tmp_path / "report.html").read_text()
+    text = (tmp_path / "report.html").read_text()
+    assert "Verdicts at any number of seeds" in text
+    # No finding for one look stands beside them.
+    assert "Highest held-out IoU" not in text
     assert (tmp_path / "evidence.png").exists()
     # A larger budget keeps the runs.
     del started[:]
