@@ -63,7 +63,7 @@ class Options(Comparison):
     """With --tune, while an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
     until_decided: bool = False
     """Add seeds, beginning with --seeds, until every optimizer is decided against the reference in held-out IoU. The
-    verdicts stay valid however often they are looked at; those of other tables are for one look."""
+    verdicts stay valid however often they are looked at; those without it are for one look."""
     most_seeds: int = 20  # Most seeds with --until-decided.
     rates: tuple[float, ...] = ADAM_RATES
     """Rates that --tune tries for each optimizer without rates of its own; the notebook's eight."""
