@@ -141,7 +141,7 @@ def table(decisions: Mapping[str, Decision], reference: str) -> Table:
         for label, decision in decisions.items()
     ]
     note = (
-        "Valid at every number of seeds at once; the intervals of the tables below are for one look. Evidence: e-values, "
+        "Valid at every number of seeds at once; the intervals of tables below are for one look. Evidence: e-values, "
         f"shared between the rivals; {ENOUGH:g} decides at 5 %. That of the difference assumes normal differences, "
         "that of the signs nothing; the signs decide where a run diverged. Each interval is 95 % by itself."
     )
