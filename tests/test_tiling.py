@@ -194,6 +194,21 @@ def test_what_counts_alone_decides_on_the_scale():
         tiling.outliers(image, np.ones((60, 60)))
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
+@pytest.mark.parametrize("rows", [slice(0, 128), slice(64, 192)])
+def test_a_hole_in_one_half_leaves_the_share_of_the_rest(rows):
+    # The left half has the high contrast, and a quarter of that half is a hole: 3 of 7 parts remain.
+    image = np.where(np.arange(256) < 128, 4, 1) * np.random.default_rng(1).normal(size=(256, 256)).astype(np.float32)
+    valid = np.ones(image.shape, bool)
+    valid[rows, 32:96] = False
+    _, right = share(image)
+    assert right == pytest.approx(1 / 2, abs=0.01)
+    for missing in (-9999.0, 0.0):
+        probability, rest = share(np.where(valid, image, np.float32(missing)), valid)
+        assert rest == pytest.approx(3 / 7, abs=0.01)
+        np.testing.assert_array_equal(np.isnan(probability), ~valid)
+
+
 @pytest.mark.parametrize("sigma", [0.2, 1.2])
 def test_training_images_have_no_outliers(sigma):
     images = segjax.generate_data(jax.random.key(0), 8, 64, sigma1=0.2, sigma2=sigma, sigma=12.8).image

@@ -69,8 +69,12 @@ class Samples(NamedTuple):
         """The pixels with data, (height, width) of bool; None if all have."""
         if self.nodata is None:
             return None
-        array = self.array[..., (channel or 1) - 1]
-        valid: np.ndarray = ~np.isnan(array) if np.isnan(self.nodata) else array != array.dtype.type(self.nodata)
+        # Of colours all must have the number: black may stand for no data, and a pure blue has no red either.
+        number = self.array.shape[-1] - self.opacity
+        array = self.array[..., slice(0, number) if channel is None else slice(channel - 1, channel)]
+        # Compared as a number, since the array's integers may not hold it.
+        has_data = ~np.isnan(array) if np.isnan(self.nodata) else array != self.nodata
+        valid: np.ndarray = has_data.any(axis=-1)
         return None if valid.all() else valid
 
     def in_colour(self) -> Image.Image:

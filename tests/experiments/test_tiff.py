@@ -218,6 +218,31 @@ def test_pixels_that_gdal_says_have_no_data_are_left_out(nodata, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("array", "nodata", "left_out"),
+    [
+        # A number that the file's integers do not hold stands for no pixel.
+        (SHADES, "-9999", None),
+        (SHADES, "0.5", None),
+        (DEEP, "-32768", None),
+        (SHADES, "7", SHADES == 7),
+        (np.where(SHADES < 9, -9999, DEEP).astype(np.int16), "-9999", SHADES < 9),
+        # A pure blue has data, black has none.
+        (np.where(SHADES[..., None] < 99, [0, 0, 255], COLOURS // 2 + 1).astype(np.uint8), "0", None),
+        (np.where(SHADES[..., None] < 99, 0, COLOURS // 2 + 1).astype(np.uint8), "0", SHADES < 99),
+    ],
+)
+def test_what_gdal_says_of_integers_and_colours_is_compared_as_numbers(array, nodata, left_out, tmp_path):
+    path = tmp_path / "a.tif"
+    options = {"photometric": "rgb"} if array.ndim == 3 else {}
+    tifffile.imwrite(path, array, extratags=[(42113, 2, 0, nodata, True)], **options)
+    valid = read(path).valid
+    if left_out is None:
+        assert valid is None
+    else:
+        np.testing.assert_array_equal(~valid, left_out)
+
+
+@pytest.mark.parametrize(
     ("options", "area"),
     [
         ({"imagej": True, "resolution": (2, 4), "metadata": {"unit": "um"}}, 0.125),
