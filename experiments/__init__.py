@@ -49,6 +49,7 @@ import os
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from re import fullmatch
 
 from experiments.lab import stops
 
@@ -57,6 +58,9 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys
     stops.install(lambda: "interrupted before it began")
     # Figures go to files, so a command needs no window.
     os.environ["MPLBACKEND"] = "agg"
+    # At fewer than two digits rich prints nothing, or tyro never ends; at what is no number rich fails.
+    if not fullmatch("[1-9][0-9]{1,3}", os.environ.get("COLUMNS", "")):
+        os.environ.pop("COLUMNS", None)
     try:
         import_module("jax")
     except ValueError as error:

@@ -55,8 +55,8 @@ class Options(Command):
     steps: int = 5  # Training steps in each measurement; at most 2 if it has many runs.
     runs: tuple[int, ...] = (1, 4, 16, 64)  # Numbers of runs in one program.
     repeats: int = 5  # Measurements of each program, taken in turns; the median counts.
+    #: Seconds that the measurements of one program may take; a slow program gets fewer repeats, at least one.
     budget: float = 20.0
-    """Seconds that the measurements of one program may take; a slow program gets fewer repeats, at least one."""
     torch: bool = True  # Also measure PyTorch, if it is installed.
     growth: bool = True  # Also measure how the cost grows with the sizes.
     out: Path = Path("results/benchmark")

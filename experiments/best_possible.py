@@ -59,8 +59,8 @@ class Options(Comparison):
 
     data: Data = Data(image_size=64)
     windows: tuple[int, ...] = (1, 3, 5, 9)  # Sides of the windows that Bayes' rule uses, in pixels, odd.
+    #: Values of sigma2, in pixels, at the largest window; windows and distances are compared at --sigma2.
     sigma2s: tuple[float, ...] = (0.5, 0.8, 1.2, 2.0)
-    """Values of sigma2, in pixels, at the largest window; windows and distances are compared at --sigma2."""
     num_masks: int = 2000  # Masks over which Bayes' rule sums.
     num_images: int = 16  # Images on which all predictions are evaluated.
     out: Path = Path("results/best_possible")

@@ -43,30 +43,30 @@ from segjax._checks import check_count, check_positive
 class Options(Comparison):
     """Trains the notebook's network with several optimizers, paired over seeds, and compares them."""
 
+    #: Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
+    #: code of their module. Options: "optax:adamw(weight_decay=0.01)"; another name: mine=optax:lion; rates:
+    #: optax:lion=1e-5,1e-4, which are all compared, or with --tune only the best. A path may lead to a ready
+    #: transformation, which has its own rate and takes none.
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module. Options: "optax:adamw(weight_decay=0.01)"; another name: mine=optax:lion; rates:
-    optax:lion=1e-5,1e-4, which are all compared, or with --tune only the best. A path may lead to a ready
-    transformation, which has its own rate and takes none."""
     learning_rate: float = 1e-3  # Rate of optimizers without rates of their own; unused with --tune.
+    #: Optimizer that the others are compared with: its name, or its name and rate, "adam 0.001". By default the last
+    #: of --baseline, otherwise adam, otherwise the last of --optimizers.
     reference: str = ""
-    """Optimizer that the others are compared with: its name, or its name and rate, "adam 0.001". By default the last
-    of --baseline, otherwise adam, otherwise the last of --optimizers."""
+    #: results.json of an earlier comparison, whose runs are added as contenders and not trained again. It must have the
+    #: same images, seeds and number of iterations.
     baseline: Path | None = None
-    """results.json of an earlier comparison, whose runs are added as contenders and not trained again. It must have the
-    same images, seeds and number of iterations."""
     target_loss: float = 0.03  # Loss for the time to a target.
     target_iou: float = 0.95  # IoU for the time to a target.
+    #: First find the best rate of each optimizer with several rates, on separate seeds and with equal budgets.
     tune: bool = False
-    """First find the best rate of each optimizer with several rates, on separate seeds and with equal budgets."""
+    #: With --tune, while an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     extend: bool = False
-    """With --tune, while an optimizer's best rate is the lowest or highest, try another beyond it, up to three."""
+    #: Add seeds, beginning with --seeds, until every optimizer is decided against the reference in held-out IoU. The
+    #: verdicts stay valid however often they are looked at; those without it are for one look.
     until_decided: bool = False
-    """Add seeds, beginning with --seeds, until every optimizer is decided against the reference in held-out IoU. The
-    verdicts stay valid however often they are looked at; those without it are for one look."""
     most_seeds: int = 20  # Most seeds with --until-decided.
+    #: Rates that --tune tries for each optimizer without rates of its own; the notebook's eight.
     rates: tuple[float, ...] = ADAM_RATES
-    """Rates that --tune tries for each optimizer without rates of its own; the notebook's eight."""
     tuning_seeds: int = 2  # Number of seeds for each rate with --tune.
     tuning_seed: int = 1000  # The first of those seeds.
     out: Path = Path("results/compare_optimizers")

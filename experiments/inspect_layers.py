@@ -53,9 +53,9 @@ class Options(Trained):
     data: Data = Data(image_size=64)
     training: Training = Training(iterations=300, schedule="cosine")
     seed: Seed = Seed()
+    #: A model.safetensors of experiments.train_model or train_best_model, which has its own architecture and textures;
+    #: without it a network is trained first.
     model: Path | None = None
-    """A model.safetensors of experiments.train_model or train_best_model, which has its own architecture and textures;
-    without it a network is trained first."""
     architecture: str = "separate_norm"  # The network to train, such as separate_norm or unet; a --model has its own.
     out: Path = Path("results/inspect_layers")
 

@@ -65,14 +65,14 @@ REGIONS = "FILE[:X,Y,WIDTH,HEIGHT] ..."
 class Crops(Group):
     """The training images: crops of the photographs, mixed by masks."""
 
+    #: Images per batch.
     batch_size: int = 4
-    """Images per batch."""
+    #: Height and width of the images, in pixels.
     image_size: int = 128
-    """Height and width of the images, in pixels."""
+    #: Sigma of the mask's smooth field, in pixels; by default a fifth of the image size.
     sigma: float | None = None
-    """Sigma of the mask's smooth field, in pixels; by default a fifth of the image size."""
+    #: The contrast of each crop is multiplied by a number from 1 - contrast to 1 + contrast.
     contrast: float = 0.2
-    """The contrast of each crop is multiplied by a number from 1 - contrast to 1 + contrast."""
 
     def check(self) -> None:
         check_count("--batch-size", self.batch_size, 1)
@@ -91,11 +91,11 @@ class Crops(Group):
 class Options(Command):
     """Trains a network to tell two photographed materials apart."""
 
+    #: Photographs of the first material in PNG, JPEG or TIFF, which show nothing else, and boxes of it in pictures:
+    #: FILE, FILE:X,Y,WIDTH,HEIGHT, or with --picture X,Y,WIDTH,HEIGHT.
     first: Annotated[Texts, arg(aliases=["--first-box"], metavar=REGIONS)] = ()
-    """Photographs of the first material in PNG, JPEG or TIFF, which show nothing else, and boxes of it in pictures:
-    FILE, FILE:X,Y,WIDTH,HEIGHT, or with --picture X,Y,WIDTH,HEIGHT."""
+    #: The same of the second material, in the same light and at the same scale.
     second: Annotated[Texts, arg(aliases=["--second-box"], metavar=REGIONS)] = ()
-    """The same of the second material, in the same light and at the same scale."""
     picture: Path | None = None  # Picture of the boxes that name no file.
     page: int | None = None  # Page of a stack, counted from 1.
     channel: int | None = None  # Channel of a picture of several, counted from 1, instead of all colours.

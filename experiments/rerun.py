@@ -46,11 +46,11 @@ class Options:
     results: tyro.conf.Positional[Path]  # results.json of the experiment.
     out: str = ""
     """Folder for the new results; by default the folder of the file with -rerun appended."""
+    #: Start anew in a folder that already holds files.
     overwrite: bool = False
-    """Start anew in a folder that already holds files."""
+    #: Modules that the results may import, which runs their code. Modules of segjax and optax, and in the folder of the
+    #: file, need not be named.
     allow_import: tuple[str, ...] = ()
-    """Modules that the results may import, which runs their code. Modules of segjax and optax, and in the folder of the
-    file, need not be named."""
 
     def __post_init__(self) -> None:
         if not self.out:

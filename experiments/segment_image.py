@@ -72,22 +72,22 @@ NOTE = "picture-"
 class Options(Command):
     """Segments pictures with a trained network."""
 
+    #: A model.safetensors of these experiments, or the notebook's weights from PyTorch.
     model: Annotated[Positional[Path], arg(metavar="MODEL")]
-    """A model.safetensors of these experiments, or the notebook's weights from PyTorch."""
+    #: Pictures in PNG, JPEG or TIFF, and folders of them; pictures that `--out` already has stay in it.
     images: Annotated[Positional[tuple[Path, ...]], arg(metavar="IMAGE ...")]
-    """Pictures in PNG, JPEG or TIFF, and folders of them; pictures that `--out` already has stay in it."""
+    #: How the probability of the first texture is written: 16-bit PNG, NumPy's float32, or not at all.
     probability: Literal["png", "npy", "none"] = "png"
-    """How the probability of the first texture is written: 16-bit PNG, NumPy's float32, or not at all."""
     tile_size: int = 256  # Side of the tiles in pixels, without their overlap; memory grows with its square.
     max_megapixels: float = 100.0  # Larger pictures, in million pixels, are refused before they are unpacked.
+    #: Page of a stack, counted from 1; all makes each page a picture of its own, NAME-page003.
     page: int | Literal["all"] | None = None
-    """Page of a stack, counted from 1; all makes each page a picture of its own, NAME-page003."""
+    #: Channel of a picture of several, counted from 1, instead of all colours: NAME-channel2.
     channel: int | None = None
-    """Channel of a picture of several, counted from 1, instead of all colours: NAME-channel2."""
+    #: Swap dark and bright: the pictures are negatives of the training images.
     invert: bool = False
-    """Swap dark and bright: the pictures are negatives of the training images."""
+    #: Boxes in pixels that are left out of masks and areas, such as an information bar.
     ignore_box: Annotated[Texts, arg(metavar="X,Y,WIDTH,HEIGHT ...")] = ()
-    """Boxes in pixels that are left out of masks and areas, such as an information bar."""
     out: Path = Path("results/segment_image")
 
     # Each picture has its own note; a picture that was refused may be read with another limit.

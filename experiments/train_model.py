@@ -54,8 +54,8 @@ class Options(Trained):
     loss: str = "mse"  # One of mse, bce, dice.
     architecture: str = "notebook"  # Name of a network, such as notebook, separate_norm or unet.
     show_every: int = 1000  # Iterations between two pictures.
+    #: Also write the weights under PyTorch's names, model-torch.safetensors, for the notebook's class.
     export_torch: bool = False
-    """Also write the weights under PyTorch's names, model-torch.safetensors, for the notebook's class."""
     out: Path = Path("results/train_model")
 
     # A finished run can still be exported.

@@ -47,8 +47,8 @@ class Options(Trained):
     training: Training = Training(iterations=200)
     seed: Seed = Seed()
     engine: Engine = Engine()
+    #: Names and import paths, as in compare_optimizers; by default all of optax and optax.contrib.
     optimizers: tuple[str, ...] = ()
-    """Names and import paths, as in compare_optimizers; by default all of optax and optax.contrib."""
     rates: tuple[float, ...] = (1e-3, 1e-2, 0.1)  # Rates of optimizers without a default.
     out: Path = Path("results/try_optimizers")
 

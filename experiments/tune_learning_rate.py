@@ -38,9 +38,9 @@ class Options(Comparison):
 
     data: Data = Data(image_size=64)
     seeds: Seeds = Seeds(seeds=2)
+    #: Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
+    #: code of their module. Rates of its own: optax:lion=1e-5,1e-4; another name: lion=optax:lion.
     optimizers: tuple[str, ...] = tuple(OPTIMIZERS)
-    """Any of sgd, momentum (SGD with momentum 0.9), rmsprop, adam, and import paths such as optax:lion, which run the
-    code of their module. Rates of its own: optax:lion=1e-5,1e-4; another name: lion=optax:lion."""
     rates: tuple[float, ...] = ADAM_RATES  # Learning rates, each tried for every optimizer; the notebook's eight.
     extend: bool = False  # While an optimizer's best rate is the lowest or highest, try another beyond it, up to three.
     out: Path = Path("results/tune_learning_rate")

@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 import re
+import shutil
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -75,34 +77,33 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
     try:
         parsed = parse(options, presets, sys.argv[1:])
         stops.install(partial(interruption_message, parsed))
-        try:
-            main(parsed)
-        except stops.Interrupted as stop:
-            stops.ignore()
-            _exit(interruption_message(parsed), stop)
-        except stops.EngineError as error:
-            _exit(f"error: {error}; {resume_hint(_out(parsed))}", error)
-        except MemoryError as error:
-            _exit("error: out of memory: choose smaller sizes", error)
-        except FloatingPointError as error:
-            # From jax's option jax_debug_nans.
-            _exit(f"error: {str(error).partition(chr(10))[0]}", error)
-        except RuntimeError as error:
-            # Of jax's many errors, the user can mend only these two.
-            if match := re.search(r"out of memory.*?(?:\.(?!\d)|$)", str(error), re.IGNORECASE | re.MULTILINE):
-                _exit(f"error: {match[0].rstrip('.')}: choose smaller sizes", error)
-            if match := re.search(r"Unable to initialize backend.*", str(error)):
-                raise stops.UsageError(match[0]) from error
-            raise
-        except OSError as error:
-            ending = "files written before are unchanged"
-            if isinstance(error, checkpoints.UnsyncedError):
-                ending = "it is written, but may not survive a power failure"
-            _exit(f"error: {error.filename or 'a file'}: {error.strerror or error}; {ending}", error)
+        main(parsed)
     except stops.UsageError as error:
         _exit(f"error: {error}", error)
     except stops.Finished as finished:
         print(printable(str(finished)))
+    except stops.Interrupted as stop:
+        stops.ignore()
+        _exit(interruption_message(parsed), stop)
+    except stops.EngineError as error:
+        _exit(f"error: {error}; {resume_hint(_out(parsed))}", error)
+    except MemoryError as error:
+        _exit("error: out of memory: choose smaller sizes", error)
+    except FloatingPointError as error:
+        # From jax's option jax_debug_nans.
+        _exit(f"error: {str(error).partition(chr(10))[0]}", error)
+    except RuntimeError as error:
+        # Of jax's many errors, the user can mend only these two.
+        if match := re.search(r"out of memory.*?(?:\.(?!\d)|$)", str(error), re.IGNORECASE | re.MULTILINE):
+            _exit(f"error: {match[0].rstrip('.')}: choose smaller sizes", error)
+        if match := re.search(r"Unable to initialize backend.*", str(error)):
+            _exit(f"error: {match[0]}", stops.UsageError())
+        raise
+    except OSError as error:
+        ending = "files written before are unchanged"
+        if isinstance(error, checkpoints.UnsyncedError):
+            ending = "it is written, but may not survive a power failure"
+        _exit(f"error: {error.filename or 'a file'}: {error.strerror or error}; {ending}", error)
 
 
 def interruption_message(options: object) -> str:
@@ -121,18 +122,31 @@ def parse(options: type[Options], presets: Mapping[str, Options], arguments: Seq
         UsageError: if the first argument is neither a preset nor an option.
         SystemExit: with 2 after tyro has printed any other mistake, with 0 after `--help`.
     """
-    arguments, default = list(arguments), next(iter(presets.values()), None)
+    arguments, default = list(arguments), next(iter(presets.values()), tyro.MISSING_NONPROP)
     if presets and arguments and not arguments[0].startswith("-"):
         if arguments[0] not in presets:
             known = ", ".join(presets)
             raise stops.UsageError(f"the first word must be an option or one of: {known}; got {arguments[0]!r}")
         default = presets[arguments.pop(0)]
-    docstring = sys.modules[options.__module__].__doc__ or options.__doc__ or ""
-    settings: dict[str, Any] = {"prog": " ".join(program()), "description": docstring, "args": arguments}
-    if presets:
-        description = f"{docstring}\nPresets, as the first word: {', '.join(presets)}."
-        settings |= {"default": default, "description": description}
-    return tyro.cli(options, config=(tyro.conf.OmitArgPrefixes,), **settings)
+    if {"-h", "--help"} & {*arguments}:
+        docstring = (sys.modules[options.__module__].__doc__ or options.__doc__ or "").strip()
+        docstring += f"\n\nPresets, as the first word: {', '.join(presets)}." if presets else ""
+        # tyro wraps only the help of options.
+        print(wrapped(docstring, shutil.get_terminal_size().columns), end="\n\n")
+    config = (tyro.conf.OmitArgPrefixes,)
+    return tyro.cli(options, prog=" ".join(program()), description="", args=arguments, default=default, config=config)
+
+
+def wrapped(docstring: str, width: int) -> str:
+    """A docstring with its paragraphs and the items of its lists wrapped anew; a long command has a hanging indent."""
+    if max(map(len, docstring.splitlines())) > width:
+        # The comments of commands go below them.
+        docstring = re.sub(r"(?<=\S) {2,}", f"\n{8 * ' '}", docstring)
+    lines = []
+    for text in re.split(r"\n(?=\n|- |    )|(?<=\n)\n", re.sub(r"\n  (?=\S)", " ", docstring)):
+        indent = " " * (8 if text.startswith("    ") else 2 * text.startswith("- "))
+        lines.append(textwrap.fill(text, width, subsequent_indent=indent, break_on_hyphens=False))
+    return "\n".join(lines)
 
 
 def _exit(message: str, error: BaseException) -> NoReturn:

@@ -179,19 +179,19 @@ class Training(Group):
     """How runs are trained."""
 
     iterations: int = 1000  # Training steps of a run, each on a fresh batch.
+    #: Schedule of the learning rate: constant, exponential, cosine, warmup, warmup_cosine or one_cycle.
     schedule: str = "constant"
-    """Schedule of the learning rate: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
     checkpoint_seconds: float = 30.0  # Seconds between checkpoints; a crash loses at most this much.
+    #: File outside of --out that gets a line of JSON for every 10 steps of each run while it trains: its loss, and
+    #: counts of pixels. docs/experiments.md shows how to follow it.
     log: str = ""
-    """File outside of --out that gets a line of JSON for every 10 steps of each run while it trains: its loss, and
-    counts of pixels. docs/experiments.md shows how to follow it."""
+    #: default, high or highest. With default and high a GPU rounds the factors in convolutions to TF32 (10 of 23 bits);
+    #: highest does not, and is slower. On a CPU nothing changes. JAX_DEFAULT_MATMUL_PRECISION, if set, overrides
+    #: default.
     precision: str = "default"
-    """default, high or highest. With default and high a GPU rounds the factors in convolutions to TF32 (10 of 23 bits);
-    highest does not, and is slower. On a CPU nothing changes. JAX_DEFAULT_MATMUL_PRECISION, if set, overrides
-    default."""
+    #: Exclude operations whose results differ from one execution to the next on a GPU; a CPU has none. The next
+    #: compilation of a GPU's program may still round differently.
     deterministic: bool = False
-    """Exclude operations whose results differ from one execution to the next on a GPU; a CPU has none. The next
-    compilation of a GPU's program may still round differently."""
 
     def check(self) -> None:
         check_count("--iterations", self.iterations, 1)
@@ -214,16 +214,16 @@ class Training(Group):
 class Engine(Group):
     """Where several runs are trained."""
 
+    #: Number of local processes that train runs at the same time, each on an equal share of the cores; the last digits
+    #: of a run depend on its number of cores. With 0 this process trains one run after the other; only then are there
+    #: checkpoints within a run.
     workers: int = 0
-    """Number of local processes that train runs at the same time, each on an equal share of the cores; the last digits
-    of a run depend on its number of cores. With 0 this process trains one run after the other; only then are there
-    checkpoints within a run."""
+    #: Dask scheduler whose workers train the runs: tcp://HOST:8786, tls://HOST:8786 or the path of a scheduler file.
+    #: docs/cluster.md says how to start one.
     cluster: str = ""
-    """Dask scheduler whose workers train the runs: tcp://HOST:8786, tls://HOST:8786 or the path of a scheduler file.
-    docs/cluster.md says how to start one."""
+    #: Most runs that one device trains together. Memory is proportional to it, numbers change by rounding, and the
+    #: seconds of a run are those of the whole group. On a CPU 1 is the fastest.
     width: int = 1
-    """Most runs that one device trains together. Memory is proportional to it, numbers change by rounding, and the
-    seconds of a run are those of the whole group. On a CPU 1 is the fastest."""
 
     @property
     def is_used(self) -> bool:
@@ -258,8 +258,8 @@ class Command(Group):
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False  # Start anew in a folder that already holds files: deletes its results and finished runs.
+    #: Also write each figure as NAME.pdf, so many inches wide: 3.3 fits a column of a paper, 6.8 a page.
     pdf: float | None = None
-    """Also write each figure as NAME.pdf, so many inches wide: 3.3 fits a column of a paper, 6.8 a page."""
 
     # Options that select what is reported and do not change a run: the folder may hold results of other values.
     free: ClassVar[tuple[str, ...]] = ()

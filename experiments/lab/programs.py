@@ -80,7 +80,8 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     state = jax.eval_shape(fit.init, *arguments([run._replace(learning_rate=1.0)]))
     has_eval_params = eval_params(factory, state.opt_state)
     if num_runs == 1:
-        eval_variables, evaluate = jax.jit(judge) if has_eval_params else None, evaluation(model, run.texture)
+        evaluate: Callable[..., Any] = partial(evaluate_one, model, run.texture)
+        eval_variables = jax.jit(judge) if has_eval_params else None
         return Program(fit.init, fit.advance, eval_variables, evaluate, lambda tree: [jax.device_get(tree)], chunk_size)
     # On a CPU, runs together take 1.1 times as long as one after the other.
     over_runs = partial(map_runs, width=num_runs)
@@ -99,15 +100,12 @@ def _program(run: Run, num_runs: int, chunk_size: int) -> Program:
     return Program(init, jax.jit(advance, donate_argnums=1), eval_variables, evaluate, split, chunk_size)
 
 
-@cache
-def evaluation(model: nn.Module, texture: Texture) -> Callable[[dict[str, Any]], HeldOut]:
-    """`held_out` of a network, compiled once: variables -> HeldOut."""
-    return jax.jit(partial(held_out, model, texture))
-
-
 def held_out(model: nn.Module, texture: Texture, variables: dict[str, Any]) -> HeldOut:
     """Scores on the held-out images of these textures; to be jitted."""
     return held_out_of(model, partial(segjax.generate_data, **texture._asdict()), HELD_OUT_BATCHES, variables)
+
+
+evaluate_one = jax.jit(held_out, static_argnums=(0, 1))
 
 
 def held_out_of(
@@ -131,13 +129,8 @@ def held_out_of(
     return sums._replace(image_iou=batches.image_iou.ravel(), losses=jax.tree.map(jnp.mean, batches.losses))
 
 
+# Compiled as a whole, since XLA takes longer to compile the operations one by one.
+@partial(jax.jit, static_argnums=0)
 def held_out_batch(texture: Texture, index: jax.typing.ArrayLike = 0) -> segjax.Batch:
     """A held-out batch; figures show the first."""
-    return _held_out_batches(texture)(index)
-
-
-@cache
-def _held_out_batches(texture: Texture) -> Callable[[jax.typing.ArrayLike], segjax.Batch]:
-    """index -> batch, compiled as a whole, since XLA takes longer to compile the operations one by one."""
-    key = jax.random.key(HELD_OUT_KEY)
-    return jax.jit(lambda index: segjax.generate_data(jax.random.fold_in(key, index), **texture._asdict()))
+    return segjax.generate_data(jax.random.fold_in(jax.random.key(HELD_OUT_KEY), index), **texture._asdict())

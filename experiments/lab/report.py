@@ -13,7 +13,7 @@ import re
 import shlex
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -130,11 +130,13 @@ def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[st
     pictures = {name: picture(figure) for name, figure in figures.items()}
     contents = {f"{name}.png": png for name, png in pictures.items()}
     contents |= {f"{name}.pdf": picture(figure.at_width(width), "pdf") for name, figure in figures.items() if width}
-    latex = to_latex(report, document["experiment"])
-    contents |= {**report.files, "runs.csv": _text(_csv(report.csv_rows)), "tables.tex": _text(latex)}
+    texts = {"runs.csv": _csv(report.csv_rows), "tables.tex": to_latex(report, document["experiment"])}
     if report.markdown:
-        contents[report.markdown] = _text(to_markdown(question, report, document))
-    return contents | {"report.html": _text(to_html(question, report, pictures, document))}
+        texts[report.markdown] = to_markdown(question, report, document)
+    texts["report.html"] = to_html(question, report, pictures, document)
+    # File names need not be UTF-8.
+    encoded = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+    return {**contents, **report.files, **encoded}
 
 
 def picture(figure: Figure, kind: Literal["png", "pdf"] = "png") -> bytes:
@@ -225,7 +227,7 @@ def _environment() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
     )
     environment.tests["number"] = _is_number
-    filters: dict[str, Callable[..., Any]] = {
+    environment.filters |= {
         "printable": printable,
         "json": json.dumps,
         "lines": lambda cell: markupsafe.Markup("<br>").join(cell.split("\n")),
@@ -235,18 +237,14 @@ def _environment() -> jinja2.Environment:
         "latex_label": lambda text: re.sub("[^a-z0-9]+", "-", text.lower()).strip("-"),
         "latex_layout": _latex_layout,
     }
-    environment.filters |= filters
     return environment
 
 
 def _printable(report: Report) -> Report:
     """The report with escapes for all characters that cannot be printed, but the line breaks of cells."""
 
-    def cell(text: str) -> str:
-        return "\n".join(map(printable, text.split("\n")))
-
     def table(table: Table) -> Table:
-        rows = [list(map(cell, row)) for row in table.rows]
+        rows = [["\n".join(map(printable, cell.split("\n"))) for cell in row] for row in table.rows]
         return Table(printable(table.title), list(map(printable, table.headings)), rows, printable(table.note))
 
     tables, details = (list(map(table, part)) for part in (report.tables, report.details))
@@ -260,11 +258,6 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return table.getvalue()
-
-
-def _text(text: str) -> bytes:
-    # File names need not be UTF-8.
-    return text.encode(errors="backslashreplace")
 
 
 def _is_number(cell: str) -> bool:

@@ -42,30 +42,30 @@ Generate = Callable[..., segjax.Batch]
 class Timed(Group):
     """How a network is trained by the clock."""
 
+    #: Time to train, or to compile and train.
     seconds: float = 60.0
-    """Time to train, or to compile and train."""
+    #: Training steps, instead of seconds: then a second run has the same result.
     steps: int | None = None
-    """Training steps, instead of seconds: then a second run has the same result."""
+    #: The seconds include the compilation.
     count_compilation: bool = True
-    """The seconds include the compilation."""
+    #: A network whose running statistics work: separate_norm, unet, patch or another, but not notebook.
     architecture: str = "patch"
-    """A network whose running statistics work: separate_norm, unet, patch or another, but not notebook."""
+    #: One of sgd, momentum, rmsprop, adam.
     optimizer: str = "adam"
-    """One of sgd, momentum, rmsprop, adam."""
+    #: Peak learning rate.
     learning_rate: float = 1e-2
-    """Peak learning rate."""
+    #: How the learning rate moves with the clock: constant, exponential, cosine, warmup, warmup_cosine or one_cycle.
     schedule: str = "warmup_cosine"
-    """How the learning rate moves with the clock: constant, exponential, cosine, warmup, warmup_cosine or one_cycle."""
+    #: Share of the schedule that the time covers, in (0, 1]: at 0.5 a cosine ends at half its peak, at 1 at 0.
     covered: float = 0.5
-    """Share of the schedule that the time covers, in (0, 1]: at 0.5 a cosine ends at half its peak, at 1 at 0."""
+    #: One of mse, bce, dice.
     loss: str = "bce"
-    """One of mse, bce, dice."""
+    #: Held-out images on which each snapshot is judged, one at a time.
     held_out: int = 256
-    """Held-out images on which each snapshot is judged, one at a time."""
+    #: Seconds between checkpoints; a crash loses at most this much.
     checkpoint_seconds: float = 30.0
-    """Seconds between checkpoints; a crash loses at most this much."""
+    #: Also write the weights under PyTorch's names, model-torch.safetensors; for separate_norm and its other sizes.
     export_torch: bool = False
-    """Also write the weights under PyTorch's names, model-torch.safetensors; for separate_norm and its other sizes."""
 
     def check(self) -> None:
         check_training(self.optimizer, self.loss, self.architecture)

@@ -96,6 +96,17 @@ def test_help_has_the_docstring_the_options_and_the_presets(capsys):
         assert text in out
 
 
+def test_a_docstring_is_wrapped_anew():
+    commands = "    python -m it         slowly, and\n    python -m it quick   less"
+    docstring = f"Is it?\n\n{commands}\n\nMany\nwords.\n- An item\n  of two lines."
+    assert cli.wrapped(docstring, 50) == f"Is it?\n\n{commands}\n\nMany words.\n- An item of two lines."
+    assert cli.wrapped(docstring, 20).splitlines() == [
+        *("Is it?", ""),
+        *("    python -m it", "        slowly, and", "    python -m it", "        quick", "        less", ""),
+        *("Many words.", "- An item of two", "  lines."),
+    ]
+
+
 FULL = OSError(28, "No space left on device", "a.png")
 MEMORY = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 12 bytes.\nMore\nlayers")
 # As XLA says it on a GPU.

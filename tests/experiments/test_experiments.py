@@ -15,6 +15,7 @@ import subprocess
 import sys
 from functools import partial
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,35 @@ def test_every_question_is_asked_where_people_look(name):
     assert f"    python -m experiments.{name} " in text.replace("\n", " \n")
     readme = (ROOT / "README.md").read_text()
     assert re.search(rf"experiments\.{name}\b|`{name}\b", readme), "the README leaves it out"
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+@pytest.mark.parametrize("name", [*QUESTIONS, "rerun"])
+def test_help_fills_the_terminal(name, columns, monkeypatch, capsys):
+    """No line is longer than the terminal, and within a text none ends where the next word has room."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit):
+        cli.parse(module(name).Options, getattr(module(name), "PRESETS", {}), ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    usage = next(i for i, line in enumerate(lines) if line.startswith("usage:"))
+    docstring, boxes = lines[:usage], [line[2:-2].rstrip() for line in lines[usage:]]
+    short = [
+        line
+        for line, following in pairwise(docstring)
+        if line and following and not following.startswith(("    ", "- ")) and fits(line, following, columns)
+    ]
+    short += [
+        line
+        for line, following in pairwise(boxes)
+        # An option whose name is long has its help below.
+        if following.startswith(8 * " ") and "  " in line and fits(line, following, columns - 4)
+    ]
+    assert short == []
+
+
+def fits(line, following, columns):
+    return len(line) + 1 + len(following.split()[0]) <= columns
 
 
 @pytest.mark.parametrize("name", list(QUESTIONS))
@@ -329,3 +359,11 @@ def test_a_signal_during_the_imports_is_one_line(number):
     code += "sys.meta_path.insert(0, Finder())\nimport experiments"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (128 + number, "interrupted before it began\n")
+
+
+@pytest.mark.parametrize("columns", ["0", "-3", "many", "\N{SUPERSCRIPT TWO}", "5", "99999"])
+def test_a_width_that_no_terminal_has_is_ignored(columns):
+    words, environment = [sys.executable, "-m", "experiments"], {**os.environ, "COLUMNS": columns}
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {len(line) for line in done.stdout.splitlines()} == {80}

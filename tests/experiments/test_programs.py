@@ -18,7 +18,7 @@ def test_held_out_images_are_those_of_evaluate():
     texture = Texture(batch_size=1, image_size=16, sigma=3.2)
     model, batch = ARCHITECTURES["shallow"], programs.held_out_batch(texture)
     variables = random_variables(model)
-    held = programs.evaluation(model, texture)(variables)
+    held = programs.evaluate_one(model, texture, variables)
     counts, running, losses = held.counts, held.running_counts, held.losses
     key = jax.random.key(programs.HELD_OUT_KEY)
     expected = segjax.evaluate(key, model, variables, HELD_OUT_BATCHES, **texture._asdict())

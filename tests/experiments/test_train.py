@@ -96,7 +96,7 @@ def test_an_optimizer_with_evaluation_weights_is_judged_by_them(width, tmp_path)
     kernels = [variables["params"]["out"]["kernel"] for variables in (result.variables, result.trained)]
     assert abs(kernels[0] - kernels[1]).max() > 1e-4
     texture, model = runs[0].texture, ARCHITECTURES[runs[0].architecture]
-    expected = programs.evaluation(model, texture)(result.variables)
+    expected = programs.evaluate_one(model, texture, result.variables)
     chex.assert_trees_all_close(expected.losses, result.held_out.losses, rtol=1e-5)
 
     # The running statistics are those of the evaluation weights: from the same images they come out the same again.

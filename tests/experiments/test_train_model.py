@@ -47,7 +47,7 @@ def test_the_saved_model_scores_what_the_trained_one_did(trained):
     out, document = trained
     saved, texture = saved_models.load_with_textures(out / "model.safetensors")
     assert not saved.diverged
-    held = programs.evaluation(saved.model, texture)(saved.variables)
+    held = programs.evaluate_one(saved.model, texture, saved.variables)
     row = document["runs"][0]
     assert float(metrics.accuracy(held.counts)) == row["accuracy"]
     assert float(metrics.accuracy(held.running_counts)) == row["accuracy_by_running_statistics"]
