@@ -170,6 +170,16 @@ def check_real(name: str, values: Any) -> np.ndarray:
     return array.astype(np.float64, copy=False)
 
 
+def check_rates(rates: Any, ascending: bool = True) -> np.ndarray:
+    """Returns `rates`, (rates,), as `check_real` does; raises TypeError or ValueError otherwise."""
+    rates = check_real("rates", rates)
+    valid = rates.ndim == 1 and rates.size and np.isfinite(rates).all() and (rates > 0).all()
+    if not valid or (ascending and (np.diff(rates) <= 0).any()):
+        order = ", in ascending order and" if ascending else ""
+        raise ValueError(f"rates must be at least one finite number{order} > 0, got {describe(rates)}")
+    return rates
+
+
 def check_flags(name: str, values: Any) -> np.ndarray:
     """Returns `values` as an array of NumPy of True and False; raises TypeError naming `name` otherwise."""
     array = _to_numpy(name, values)
@@ -181,10 +191,19 @@ def check_flags(name: str, values: Any) -> np.ndarray:
 def _to_numpy(name: str, values: Any) -> np.ndarray:
     check_unmasked(name, values)
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     # NumPy refuses rows of different lengths, keys, and what is traced.
     except (TypeError, ValueError):
         return np.array(None)
+    # In a list, NumPy converts True to 1.
+    return np.array(None) if array.dtype != bool and _has_flag(values) else array
+
+
+def _has_flag(values: Any) -> bool:
+    """Whether it is, or a list of it holds, True or False."""
+    if isinstance(values, list | tuple):
+        return any(map(_has_flag, values))
+    return isinstance(values, bool) or _is_any(getattr(values, "dtype", None), jnp.bool_)
 
 
 def _is_any(dtype: Any, *kinds: Any) -> bool:
@@ -290,19 +309,19 @@ def check_layout(name: str, tree: Any, template: Any, origin: str, dtypes: bool 
             )
 
 
-def check_callable(name: str, function: Any, *arguments: str) -> Callable[..., Any]:
+def check_callable(name: str, function: Any, /, *arguments: str, **keywords: Any) -> Callable[..., Any]:
     """Returns `function`, which can be called with these arguments; raises TypeError naming `name` otherwise."""
-    taken = f" of ({', '.join(arguments)})" if arguments else ""
+    taken = f" of ({', '.join([*arguments, *keywords])})" if arguments or keywords else ""
     if not callable(function):
         raise TypeError(f"{name} must be a function{taken}, got {describe(function)}")
     try:
-        signature = inspect.signature(function) if arguments else None
+        signature = inspect.signature(function) if taken else None
     # Some functions of other languages tell nothing of their arguments.
     except (TypeError, ValueError):
         signature = None
     try:
         if signature:
-            signature.bind(*arguments)
+            signature.bind(*arguments, **keywords)
     except TypeError as error:
         raise TypeError(f"{name} must be a function{taken}: {error}") from None
     return cast(Callable[..., Any], function)
@@ -357,26 +376,43 @@ def check_options(caller: Callable[..., Any], function: Callable[..., Any], opti
             raise TypeError(f"{caller.__name__} has no option {name}; its options, the closest first: {ordered}")
 
 
+def check_floating(name: str, array: Any, *axes: str) -> jax.Array:
+    """Returns `array`, floating and with these axes, if any; raises TypeError or ValueError naming `name` otherwise.
+
+    The first axis may be "...", any number of axes.
+    """
+    array = check_array(name, array)
+    # Not converted: only the caller knows whether 255 or 1 is white.
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(f"{name} must be of a floating dtype, got {array.dtype}")
+    fits = array.ndim >= len(axes) - 1 if "..." in axes else not axes or array.ndim == len(axes)
+    if not fits:
+        raise ValueError(f"{name} must have shape ({', '.join(axes)}), got {array.shape}")
+    return array
+
+
 def check_images(name: str, array: Any) -> jax.Array:
     """Returns `array`, floating images (batch, height, width, channels); raises TypeError or ValueError otherwise."""
-    array = check_array(name, array)
-    shape, dtype = jnp.shape(array), jnp.result_type(array)
-    if len(shape) != 4:
-        raise ValueError(f"{name} must have shape (batch, height, width, channels), got {shape}")
-    # Not converted: only the caller knows whether 255 or 1 is white.
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
-    return array
+    return check_floating(name, array, "batch", "height", "width", "channels")
 
 
 def check_logits(logits: Any, mask: Any) -> jax.Array:
     """Returns `logits`, floating and of the shape of `mask`; raises TypeError or ValueError naming the bad one."""
     logits, mask = check_array("logits", logits), check_array("mask", mask)
+    if not mask.ndim:
+        raise ValueError("mask must have shape (batch, ...), got a single number")
     if jnp.issubdtype(mask.dtype, jnp.complexfloating):
         raise TypeError(f"mask must be of real numbers, got {mask.dtype}")
     # Broadcasting would hide the mistake: 8 images with the mask of one have a loss too.
     if jnp.shape(logits) != jnp.shape(mask):
         raise ValueError(f"logits must have the shape of mask, {jnp.shape(mask)}, got {jnp.shape(logits)}")
-    if not jnp.issubdtype(logits.dtype, jnp.floating):
-        raise TypeError(f"logits must be of a floating dtype, got {logits.dtype}")
-    return logits
+    return check_floating("logits", logits)
+
+
+def check_counts(counts: Any, kind: Any) -> None:
+    """Raises TypeError unless it is a NamedTuple of this kind with real numbers in each field."""
+    leaves = named_arrays("counts", counts) if isinstance(counts, kind) else {}
+    real = all(_is_any(dtype_of(leaf), *_REAL) for leaf in leaves.values())
+    if not real or list(leaves) != list(kind._fields):
+        must = f"counts must be {kind.__name__} of real numbers, as {kind.__module__}.count returns"
+        raise TypeError(f"{must}, got {describe(counts)}")

@@ -31,7 +31,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.custom_batching import custom_vmap, sequential_vmap
 
-from segjax._checks import check_array, check_count, check_images, describe
+from segjax._checks import check_array, check_count, check_flag, check_images, describe
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # The gradient with respect to the kernel sums over images, one per lane of a vector register: AVX2 has 8 of float32.
@@ -106,7 +106,9 @@ class Conv(nn.Module):
 
         dtype = self.param_dtype or x.dtype
         kernel = self.param("kernel", initialiser, (*kernel_shape, self.features), dtype)
-        bias = self.param("bias", initialiser, (self.features,), dtype) if self.use_bias else None
+        bias = (
+            self.param("bias", initialiser, (self.features,), dtype) if check_flag("use_bias", self.use_bias) else None
+        )
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = conv2d(x, kernel)
         return x if bias is None else x + bias[None, None, None]

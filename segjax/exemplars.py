@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax._checks import check_array, check_count, check_key, check_pixels, check_share, check_sigma
+from segjax._checks import check_array, check_count, check_floating, check_key, check_pixels, check_share, check_sigma
 from segjax.textures import EDGE_SIGMA, Batch, blur, mask_sigma, nan_if_invalid, rescale
 
 Exemplar: TypeAlias = jax.Array | np.ndarray
@@ -99,6 +99,9 @@ def generate_crops(
 
 def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
     """The deterministic part: a boolean mask (batch, n, n) and two crops of that shape -> images and masks."""
+    for name, crops in (("first", first), ("second", second)):
+        if check_floating(name, crops, "batch", "n", "n").shape != check_array("mask", mask).shape:
+            raise ValueError(f"{name} must have the shape of mask, {mask.shape}, got {crops.shape}")
     floating_mask = mask.astype(first.dtype)
     # The kernel is as large as the image. An odd kernel has a centre; an even one would move the edge by half a pixel.
     size = mask.shape[-1]
@@ -166,12 +169,9 @@ def _checked(name: str, exemplars: Exemplar | Sequence[Exemplar], image_size: in
 
 
 def _check_exemplar(name: str, exemplar: Exemplar, image_size: int) -> None:
-    check_array(name, exemplar)
-    shape, dtype = exemplar.shape, exemplar.dtype
-    if len(shape) != 2 or min(shape) < image_size:
+    shape = check_floating(name, exemplar, "height", "width").shape
+    if min(shape) < image_size:
         raise ValueError(f"{name} must have shape (height, width), both at least {image_size}, got {shape}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"{name} must be of a floating dtype, got {dtype}")
 
 
 def _check_range(exemplars: Sequence[Exemplar], contrast: jax.typing.ArrayLike) -> None:

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from segjax._checks import check_callable, check_count, check_layout, describe
+from segjax._checks import check_array, check_callable, check_count, check_images, check_layout, describe
 from segjax.convolution import Conv
 from segjax.models import Variables, predict
 
@@ -58,14 +58,14 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
 
     def replace(name: str, before: jax.Array, after: jax.Array) -> jax.Array:
         names.append(name)
-        if name != layer:
+        if name != str(layer):
             return after
         result = change(before, after)
         check_layout("the result of change", {name: result}, {name: after}, "layer")
         return jnp.asarray(result)
 
     logits = _predict_with(model, variables, image, replace)
-    if layer not in names:
+    if str(layer) not in names:
         raise ValueError(f"layer must be one of: {', '.join(names)}; got {describe(layer)}")
     return logits
 
@@ -76,6 +76,7 @@ def skip(before: jax.Array, after: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the two have different shapes.
     """
+    check_array("before", before), check_array("after", after)
     if before.shape != after.shape:
         raise ValueError(
             f"layer can be skipped only if its output has its input's shape, {before.shape}, got {after.shape}"
@@ -85,6 +86,7 @@ def skip(before: jax.Array, after: jax.Array) -> jax.Array:
 
 def average(before: jax.Array, after: jax.Array) -> jax.Array:
     """The mean over the image in place of every channel: keeps the mean, removes spatial information."""
+    check_images("after", after)
     return jnp.broadcast_to(after.mean(axis=(1, 2), keepdims=True), after.shape)
 
 
@@ -95,9 +97,10 @@ def average_channel(index: int) -> Change:
     """
 
     def change(before: jax.Array, after: jax.Array) -> jax.Array:
+        averaged = average(before, after)
         # JAX would silently drop an update beyond the end.
         check_count("index", index, 0, after.shape[-1] - 1)
-        return after.at[..., index].set(average(before, after)[..., index])
+        return jnp.asarray(after).at[..., index].set(averaged[..., index])
 
     return change
 

@@ -5,9 +5,9 @@
 >>> float(iou(jax.tree.map(jnp.add, first, second)))
 0.75
 
-The ratios take counts of any shape. A ratio of 0 / 0 is 1. So IoU and F1 are 1 if mask and prediction are both empty,
-and 0 after one false positive on an empty mask. Precision is 1 for an empty prediction and any mask, recall is 1 for an
-empty mask and any prediction.
+The ratios take counts of any shape, and raise TypeError for anything but `Counts`. A ratio of 0 / 0 is 1. So IoU and F1
+are 1 if mask and prediction are both empty, and 0 after one false positive on an empty mask. Precision is 1 for an
+empty prediction and any mask, recall is 1 for an empty mask and any prediction.
 
 `last_tenth` and `diverged_at` take the losses of a run: its final loss, and whether it diverged.
 """
@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax._checks import check_array, check_logits, check_pixels, check_real
+from segjax._checks import check_array, check_counts, check_logits, check_pixels, check_real
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 # The batch-to-batch noise of an untrained network's loss is a few percent, so +20 % is not noise.
@@ -53,6 +53,10 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
         TypeError, ValueError: if they are not arrays of one shape, or have more than 2^31 - 1 pixels.
     """
     check_logits(logits, mask)
+    return _count(logits, mask)
+
+
+def _count(logits: jax.Array, mask: jax.Array) -> Counts:
     check_pixels("mask", mask.size)
     # No thresholds on the logit: the notebook's 0.1 and 0.9 are thresholds on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
@@ -76,34 +80,37 @@ def count_each(logits: jax.Array, mask: jax.Array) -> Counts:
         TypeError, ValueError: if they are not arrays of one shape.
     """
     check_logits(logits, mask)
-    if not jnp.ndim(mask):
-        raise ValueError("mask must have shape (batch, ...), got a single number")
-    return jax.vmap(count)(logits, mask)
+    return jax.vmap(_count)(logits, mask)
 
 
 def accuracy(counts: Counts) -> jax.Array:
     """Share of the pixels that are predicted correctly."""
+    check_counts(counts, Counts)
     return ratio(counts.true_positive + counts.true_negative, _pixels(counts))
 
 
 def iou(counts: Counts) -> jax.Array:
     """Intersection over union of prediction and mask (Jaccard index): TP / (TP + FP + FN)."""
+    check_counts(counts, Counts)
     # Without true negatives: an empty prediction has IoU 0, while its accuracy is the share of the background.
     return ratio(counts.true_positive, counts.true_positive + counts.false_positive + counts.false_negative)
 
 
 def precision(counts: Counts) -> jax.Array:
     """Share of the prediction that is in the mask: TP / (TP + FP)."""
+    check_counts(counts, Counts)
     return ratio(counts.true_positive, counts.true_positive + counts.false_positive)
 
 
 def recall(counts: Counts) -> jax.Array:
     """Share of the mask that is predicted: TP / (TP + FN)."""
+    check_counts(counts, Counts)
     return ratio(counts.true_positive, counts.true_positive + counts.false_negative)
 
 
 def f1(counts: Counts) -> jax.Array:
     """Harmonic mean of precision and recall: 2 TP / (2 TP + FP + FN)."""
+    check_counts(counts, Counts)
     # 2 TP can be twice the largest int32, which is still below the largest uint32.
     counts = jax.tree.map(_unsigned, counts)
     doubled = 2 * counts.true_positive
@@ -112,6 +119,7 @@ def f1(counts: Counts) -> jax.Array:
 
 def agreement(counts: Counts) -> jax.Array:
     """Share of the confidently correct pixels; the notebook prints it as "precision" and calls it IoU."""
+    check_counts(counts, Counts)
     return ratio(counts.agreeing, _pixels(counts))
 
 

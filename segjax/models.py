@@ -284,7 +284,7 @@ def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
     # PyTorch's momentum 0.1 is the weight of the new value, Flax's 0.9 that of the old one. By default, Flax would
     # compute the statistics of float64 images in float32.
     return nn.BatchNorm(
-        use_running_average=not train,
+        use_running_average=not check_flag("train", train),
         momentum=0.9,
         epsilon=1e-5,
         param_dtype=dtype,

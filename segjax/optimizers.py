@@ -20,7 +20,7 @@ import numpy as np
 import optax
 from optax.contrib import MuonDimensionNumbers, ScheduleFreeState, schedule_free_eval_params
 
-from segjax._checks import check_callable, describe, describe_error, is_ready
+from segjax._checks import check_callable, check_positive, describe, describe_error, is_ready
 
 # A number, which may be traced, or a schedule: step -> number.
 Rate: TypeAlias = jax.typing.ArrayLike | optax.Schedule
@@ -38,24 +38,24 @@ _STARTING_POINTS = ("init_params", "init_particles", "params0", "x0")
 
 def sgd(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.SGD(lr)`. The notebook's run of this name used momentum 0.9."""
-    return optax.sgd(learning_rate)
+    return optax.sgd(_check_rate(learning_rate))
 
 
 def momentum(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.SGD(lr, momentum=0.9)`: the buffer starts at the first gradient, without dampening."""
-    return optax.sgd(learning_rate, momentum=0.9)
+    return optax.sgd(_check_rate(learning_rate), momentum=0.9)
 
 
 def rmsprop(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.RMSprop(lr)`: decay 0.99, and epsilon 1e-8 added outside the square root."""
     # optax's defaults are decay 0.9 and epsilon inside the root, which matters for gradients as small as 1e-4.
-    return optax.rmsprop(learning_rate, decay=0.99, eps=1e-8, eps_in_sqrt=False)
+    return optax.rmsprop(_check_rate(learning_rate), decay=0.99, eps=1e-8, eps_in_sqrt=False)
 
 
 def adam(learning_rate: Rate) -> optax.GradientTransformation:
     """`torch.optim.Adam(lr)`: betas 0.9 and 0.999, epsilon 1e-8 outside the square root."""
     # These are optax's defaults too.
-    return optax.adam(learning_rate)
+    return optax.adam(_check_rate(learning_rate))
 
 
 def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
@@ -72,6 +72,7 @@ def muon(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
         shapes = {2: MuonDimensionNumbers(), 4: MuonDimensionNumbers((0, 1, 2), 3)}
         return jax.tree.map(lambda leaf: shapes.get(leaf.ndim), params)
 
+    learning_rate = _check_rate(learning_rate)
     inner = optax.contrib.muon(learning_rate, muon_weight_dimension_numbers=dimension_numbers, **options)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
@@ -107,6 +108,13 @@ def transformation(
             raise TypeError(f"optimizer must return an optax transformation, got {describe(ready)}")
     ready = optax.with_extra_args_support(ready)
     return optax.GradientTransformationExtraArgs(_naming_itself(ready.init), _naming_itself(ready.update))
+
+
+def _check_rate(learning_rate: Rate) -> Rate:
+    """Returns `learning_rate`, a number > 0 or a schedule; raises TypeError or ValueError otherwise."""
+    if callable(learning_rate):
+        return check_callable("learning_rate", learning_rate, "step")
+    return check_positive("learning_rate", learning_rate)
 
 
 def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:

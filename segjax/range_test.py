@@ -12,8 +12,8 @@ import numpy as np
 import optax
 from numpy.typing import ArrayLike
 
-from segjax._checks import check_concrete, check_count, check_positive, check_real
-from segjax.schedules import Schedule
+from segjax._checks import check_concrete, check_count, check_positive, check_rates, check_real, describe
+from segjax.schedules import Schedule, checked
 
 # The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large for a
 # long run, and soon after it the run diverges.
@@ -28,6 +28,7 @@ def growing(ratio: float) -> Schedule:
 
     check_positive("ratio", ratio)
 
+    @checked
     def schedule(low: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
         return optax.exponential_decay(low, num_steps - 1, ratio)
 
@@ -69,12 +70,12 @@ def suggest(rates: np.ndarray, smoothed: np.ndarray) -> float:
         The rate; NaN if the mean is finite at no rate.
 
     Raises:
-        ValueError: if the last axis of `smoothed` is not that of `rates`.
+        TypeError, ValueError: if a rate is not > 0, or the last axis of `smoothed` is not that of `rates`.
     """
-    rates, smoothed = check_real("rates", rates), check_real("smoothed", smoothed)
+    rates, smoothed = check_rates(rates, ascending=False), check_real("smoothed", smoothed)
+    if smoothed.ndim not in (1, 2) or smoothed.shape[-1] != len(rates) or not smoothed.size:
+        raise ValueError(f"smoothed must have shape (..., {len(rates)}), as rates has, got {smoothed.shape}")
     means = np.atleast_2d(smoothed).mean(axis=0)
-    if means.shape != np.shape(rates):
-        raise ValueError(f"smoothed must have shape (..., {len(rates)}), as rates has, got {np.shape(smoothed)}")
     return float(rates[np.nanargmin(means)] / SAFETY) if np.isfinite(means).any() else float("nan")
 
 
@@ -88,7 +89,14 @@ def regret(rate: float, rates: np.ndarray, losses: np.ndarray) -> float | None:
     Returns:
         The regret, interpolated linearly in log-log between two rates; None outside the sweep's rates, or next to a
         rate that diverged.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
     """
+    check_concrete("rate", check_positive("rate", rate))
+    rates, losses = check_rates(rates), check_real("losses", losses)
+    if losses.shape != rates.shape or not (np.isnan(losses) | (losses > 0)).all():
+        raise ValueError(f"losses must be numbers > 0 of shape {rates.shape}, as rates has, got {describe(losses)}")
     if not rates[0] <= rate <= rates[-1]:
         return None
     loss = np.exp(np.interp(np.log(rate), np.log(rates), np.log(losses)))

@@ -13,26 +13,48 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax._checks import check_callable, check_count, check_factory, check_positive
+from segjax._checks import check_callable, check_count, check_factory, check_positive, check_real, describe
 from segjax.optimizers import Factory, Rate
 
 # (peak of the learning rate, number of steps) -> (step -> learning rate).
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
 
 
+def checked(schedule: Schedule) -> Schedule:
+    """The schedule with its arguments and the steps of its rates checked; what is traced passes."""
+
+    @wraps(schedule)
+    def with_checks(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
+        check_positive("learning_rate", learning_rate)
+        rate = schedule(learning_rate, check_count("num_steps", num_steps, minimum=1))
+        return lambda step: rate(_check_step(step))
+
+    return with_checks
+
+
+def _check_step(step: Any) -> Any:
+    """Returns `step`, from 0 to 2^31 - 1 or traced; raises TypeError or ValueError otherwise."""
+    # JAX raises an OverflowError for a larger int of Python, and an int64 of NumPy becomes negative.
+    if not isinstance(step, jax.core.Tracer):
+        steps = check_real("step", step)
+        if isinstance(step, list | tuple) or not ((steps >= 0) & (steps < 2**31)).all():
+            raise ValueError(f"step must be from 0 to {2**31 - 1}, a number or an array, got {describe(step)}")
+    return step
+
+
+@checked
 def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """One rate for the whole run, as in every finished run of the notebook."""
-    num_steps = _check(learning_rate, num_steps)
     return optax.constant_schedule(learning_rate)
 
 
+@checked
 def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The notebook's 0.95^epoch: `torch.optim.lr_scheduler.LambdaLR`, stepped once per epoch.
 
     The run has 100 epochs, as in the notebook, where an epoch has 100 batches. A run of 100 steps or more ends at
     0.95^99, about 0.6 % of the peak.
     """
-    num_steps = _check(learning_rate, num_steps)
     # Steps are counted in these units, so that 100 of them per step stay below 2^31: 1 up to 2^24 steps, 128 at most.
     unit = 2 ** max(0, num_steps.bit_length() - 24)
     units = -(-num_steps // unit)
@@ -46,37 +68,37 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
     return rate
 
 
+@checked
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to 0 (Loshchilov and Hutter, 2017)."""
-    num_steps = _check(learning_rate, num_steps)
     # The last step is num_steps - 1, at which the rate is still above 0: no step is wasted.
     return _cosine(learning_rate, num_steps)
 
 
+@checked
 def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A straight line up to the peak over the first tenth of the run, then the peak."""
-    num_steps = _check(learning_rate, num_steps)
     steps = max(1, num_steps // 10)
     # step + 1: at rate 0, which optax's own linear schedule starts from, the first step would be wasted.
     # Clipped: the step after 2^31 - 1 is negative.
     return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, _float(jnp.minimum(step, steps) + 1) / steps)
 
 
+@checked
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The product of `warmup` and `cosine`: small steps at both ends."""
-    num_steps = _check(learning_rate, num_steps)
     # Both have the peak 1; the product of two peaks would be its square.
     rising, falling = warmup(1.0, num_steps), cosine(1.0, num_steps)
     return lambda step: jnp.asarray(learning_rate) * rising(step) * falling(step)
 
 
+@checked
 def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A cosine from 1/25 of the peak up over the first 30 % of the run, then down to 1/250,000 of it (Smith, 2018).
 
     The shape is that of `torch.optim.lr_scheduler.OneCycleLR`, which peaks one step earlier, at 0.3 num_steps - 1; the
     momentum does not change here. A run of 2 steps consists of the peak and the end.
     """
-    num_steps = _check(learning_rate, num_steps)
     rise = max(int(num_steps != 2), int(0.3 * num_steps))
     up, down = _cosine(1.0, max(1, rise)), _cosine(1.0, max(1, num_steps - 1 - rise), 1 / 250_000)
 
@@ -135,8 +157,3 @@ def _cosine(peak: jax.typing.ArrayLike, num_steps: int, alpha: float = 0.0) -> o
 def _float(step: jax.typing.ArrayLike) -> jax.Array:
     # In jax's default dtype: with integers, optax's schedules are float32 also where x64 is enabled.
     return jnp.asarray(step, float)
-
-
-def _check(learning_rate: jax.typing.ArrayLike, num_steps: int) -> int:
-    check_positive("learning_rate", learning_rate)
-    return check_count("num_steps", num_steps, minimum=1)

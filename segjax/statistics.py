@@ -32,6 +32,7 @@ from segjax._checks import (
     check_flag,
     check_flags,
     check_positive,
+    check_rates,
     check_real,
     describe,
 )
@@ -149,8 +150,10 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
     """
     values = _finite(values)
     _check_level(level)
-    check_callable("statistic", statistic)
+    check_callable("statistic", statistic, "values", axis=0)
     value, seeds = np.asarray(statistic(values, axis=0)), len(values)
+    if not np.issubdtype(value.dtype, np.number) or value.shape != values.shape[1:]:
+        raise ValueError(f"statistic must return numbers of shape {values.shape[1:]}, got {describe(value)}")
     if seeds == 1 or (seeds < FEWEST_SEEDS and statistic is not mean):
         return Estimate(value[()], np.full_like(value, np.nan)[()], np.full_like(value, np.nan)[()])
     # Student's quantiles, since the spread of few seeds is itself uncertain.
@@ -306,7 +309,7 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
     _check_level(level)
     check_concrete("effect_variance", check_positive("effect_variance", effect_variance))
     differences = check_real("differences", differences)
-    if not differences.ndim or not len(differences):
+    if not differences.ndim or not differences.size:
         raise ValueError(f"differences must have shape (seeds, ...), at least one seed, got {differences.shape}")
     probability, sign_evidence = _sign_test(
         np.cumsum(differences > 0, axis=0), np.cumsum(differences < 0, axis=0), level
@@ -400,9 +403,7 @@ def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
     >>> best_rate([0.01, 0.1, 1.0], [[0.3, 0.2, 0.1]], [[False, False, True]])
     Best(rate=0.1, loss=0.2, edge=None)
     """
-    rates, losses = check_real("rates", rates), check_real("losses", losses)
-    if rates.ndim != 1 or not rates.size or not (np.isfinite(rates).all() and (np.diff(rates, prepend=0) > 0).all()):
-        raise ValueError(f"rates must be at least one finite number, in ascending order and > 0, got {describe(rates)}")
+    rates, losses = check_rates(rates), check_real("losses", losses)
     failed = check_flags("diverged", diverged)
     for name, runs in (("losses", losses), ("diverged", failed)):
         if runs.ndim != 2 or runs.shape[1] != len(rates) or len(runs) != len(losses) or not len(runs):
@@ -546,8 +547,9 @@ def _sign_test(wins: np.ndarray, losses: np.ndarray, level: float) -> tuple[Esti
 def _without_overflow(statistic: Callable[..., Any], values: ArrayLike, axis: int) -> np.ndarray:
     """A statistic of at least one value that is a mean: finite for finite values, even if their sum overflows."""
     values = check_real("values", values)
-    if not values.size:
-        raise ValueError(f"values must have at least one number, got shape {values.shape}")
+    if not values.ndim or not values.size:
+        raise ValueError(f"values must have at least one number, along an axis, got shape {values.shape}")
+    axis = check_count("axis", axis, -values.ndim, values.ndim - 1)
     with np.errstate(over="ignore", invalid="ignore"):
         result = np.asarray(statistic(values, axis=axis))
         finite = np.isfinite(result)

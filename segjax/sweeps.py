@@ -74,7 +74,6 @@ def sweep(
     >>> list(result.axes), result.histories.loss.shape
     (['key', 'learning_rate', 'sigma1'], (3, 2, 2, 5))
     """
-    check_callable("train", train)
     if isinstance(train, Fit):
         raise TypeError("train must be made by make_train, got a Fit of make_fit, whose chunks are run one by one")
     # Typed keys alone: with the older kind (seeds, 2), a single key would pass for two seeds.
@@ -86,6 +85,7 @@ def sweep(
         )
     axes, concrete = OrderedDict(key=keys), {}
     rates = {} if learning_rates is None else {"learning_rate": learning_rates}
+    check_callable("train", train, **axes, **rates, **traced_options)
     for name, values in {**rates, **traced_options}.items():
         argument = "learning_rates" if name == "learning_rate" else name
         if not isinstance(values, jax.core.Tracer):

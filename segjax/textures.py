@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from segjax._checks import check_array, check_count, check_flag, check_key, check_pixels, check_sigma
+from segjax._checks import check_count, check_flag, check_floating, check_key, check_pixels, check_sigma
 
 # Standard deviation in pixels of the last blur, which smooths the edge between the textures; as in the notebook.
 EDGE_SIGMA = 1.0
@@ -105,12 +105,10 @@ def compose_batch(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_array("noise", noise)
+    check_floating("noise", noise, "3", "batch", "n", "n")
     shape, dtype = noise.shape, noise.dtype
-    if len(shape) != 4 or shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
+    if shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
         raise ValueError(f"noise must have shape (3, batch >= 1, n, n) with n >= 2, got {shape}")
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"noise must be of a floating dtype, got {dtype}")
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_sigma(name, value, dtype)
     check_flag("rescaled", rescaled)
@@ -180,6 +178,8 @@ def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.d
 
 def blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
     """Cross-correlates each (n, n) field of (batch, n, n) with the n x n Gaussian, zero-padded as PyTorch does."""
+    check_floating("fields", fields, "batch", "n", "n")
+    check_sigma("sigma", sigma, fields.dtype)
     band = _band(fields.shape[-1], sigma, fields.dtype)
     # No FFT: the kernel is separable, and XLA's FFT is slow in a large program on a CPU.
     # Full precision, because products in TF32, the default of a GPU, would move the edge of the mask.
@@ -197,6 +197,7 @@ def _band(size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array
 
 def rescale(images: jax.Array) -> jax.Array:
     """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1; a constant image becomes 0."""
+    check_floating("images", images, "...", "height", "width")
     # One reduction for both, which is one launch on a GPU. Rounding is monotonic, so the peak is the maximum of the
     # shifted image.
     minus_low, high = jnp.max(jnp.stack([-images, images]), axis=(-2, -1), keepdims=True)

@@ -31,7 +31,7 @@ from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
 from segjax import checkpoints
-from segjax._checks import check_count, check_variables, describe, named_arrays
+from segjax._checks import check_count, check_floating, check_variables, describe, named_arrays
 from segjax.models import SegmentationCNN, Variables
 
 # The names of the state_dict exist for the notebook's depth only.
@@ -47,7 +47,7 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
     With names `bn.*` the network has `shared_norm`. Float64 arrays stay float64 if x64 is enabled.
 
     Raises:
-        TypeError: if `arrays` is not a mapping of names, or naming an array that is not of numbers.
+        TypeError: if `arrays` is not a mapping of names, or naming an array that is not floating.
         ValueError: naming the arrays that are missing or unknown, or the one whose shape does not fit.
     """
     if not isinstance(arrays, Mapping) or not all(isinstance(name, str) for name in arrays):
@@ -69,7 +69,7 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
         params[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_PARAMS}
         batch_stats[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_STATS}
     variables = {"params": params, "batch_stats": batch_stats}
-    _check_shapes(variables)
+    _check_shapes("arrays", variables)
     return variables
 
 
@@ -90,6 +90,7 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
     shared = "norm" in params
     if missing := sorted({ours for ours, _ in _norms(shared)} - set(batch_stats)):
         raise ValueError(f"variables must have batch_stats of {', '.join(missing)}")
+    _check_shapes("variables", variables)
     arrays = {}
     for ours, theirs in _convolutions():
         # Copied: a transposed view is not contiguous, and safetensors would write it in the order of its memory.
@@ -147,12 +148,12 @@ def model_of(variables: Variables) -> SegmentationCNN:
         TypeError, ValueError: if they are not those of a `SegmentationCNN` of depth 3 with square kernels.
     """
     check_variables(variables)
-    _check_layers(params := variables["params"])
+    _check_layers(variables["params"])
     # The first kernel is sufficient: `from_state_dict` has checked that the others agree with it.
-    size, other, _, num_channels = params["conv1"]["kernel"].shape
+    size, other, _, num_channels = _kernel_shape("variables", variables)
     if size != other:
         raise ValueError(f"variables must have square kernels, got {size} x {other}")
-    return SegmentationCNN(num_channels, size, shared_norm="norm" in params)
+    return SegmentationCNN(num_channels, size, shared_norm="norm" in variables["params"])
 
 
 def _convolutions() -> list[tuple[str, str]]:
@@ -164,7 +165,7 @@ def _norms(shared: bool) -> list[tuple[str, str]]:
 
 
 def _check_layers(params: Mapping[str, Any]) -> None:
-    layers = {name for name in params if not name.startswith("norm")}
+    layers = {str(name) for name in params if not str(name).startswith("norm")}
     if layers != {ours for ours, _ in _convolutions()}:
         raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")
 
@@ -190,15 +191,25 @@ def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
             raise ValueError(f"arrays: {name} differs from {shared}: the notebook's network has one BatchNorm for all")
 
 
-def _check_shapes(variables: Variables) -> None:
+def _kernel_shape(argument: str, variables: Variables) -> tuple[int, ...]:
+    """The shape of the first kernel."""
+    kernel = named_arrays(argument, variables).get("params/conv1/kernel")
+    return check_floating(f"{argument}: conv1 kernel", kernel, "height", "width", "in", "out").shape
+
+
+def _check_shapes(argument: str, variables: Variables) -> None:
     """The input channels of a layer must be the output channels of the one before, and vectors must fit kernels."""
-    params = variables["params"]
     # JAX would accept kernels with other channels as another network, and fail only when it is applied.
-    num_channels, kernel_size = params["conv1"]["kernel"].shape[-1], params["conv1"]["kernel"].shape[:2]
-    for layer, arrays in params.items():
-        for name, array in {**arrays, **variables["batch_stats"].get(layer, {})}.items():
-            features = 1 if layer == "out" else num_channels
-            channels = params["conv1"]["kernel"].shape[2] if layer == "conv1" else num_channels
-            expected = (*kernel_size, channels, features) if name == "kernel" else (features,)
-            if array.shape != expected:
-                raise ValueError(f"arrays: {layer} {name} must have shape {expected}, got {array.shape}")
+    *size, channels, features = _kernel_shape(argument, variables)
+    shapes: dict[tuple[str, str, str], tuple[int, ...]] = {}
+    for layer, _ in _convolutions():
+        inputs, outputs = channels if layer == "conv1" else features, 1 if layer == "out" else features
+        shapes |= {("params", layer, "kernel"): (*size, inputs, outputs), ("params", layer, "bias"): (outputs,)}
+    for layer, _ in _norms("norm" in variables["params"]):
+        shapes |= {("params", layer, name): (features,) for name, _ in _NORM_PARAMS}
+        shapes |= {("batch_stats", layer, name): (features,) for name, _ in _NORM_STATS}
+    arrays = named_arrays(argument, variables)
+    for (collection, layer, name), expected in shapes.items():
+        place = f"{argument}: {layer} {name}"
+        if (shape := check_floating(place, arrays.get(f"{collection}/{layer}/{name}")).shape) != expected:
+            raise ValueError(f"{place} must have shape {expected}, got {shape}")

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from segjax import checkpoints
-from segjax._checks import check_count
+from segjax._checks import check_count, describe
 from segjax.training import History
 
 # What a line says of a run, its name left out.
@@ -38,7 +38,10 @@ def rows(history: History, num_steps: int, every: int = 10, after: int = 0) -> l
         Each row has the step, the mean loss of the steps since the row before, None if it is no finite number, and the
         sums of their counts.
     """
+    if not isinstance(history, History):
+        raise TypeError(f"history must be a segjax.History, got {describe(history)}")
     every, table = check_count("every", every, 1), []
+    num_steps, after = check_count("num_steps", num_steps, 1), check_count("after", after, 0)
     for end in range(after + 1, len(history.loss) + 1):
         if end % every == 0 or end == num_steps:
             loss, counts = jax.tree.map(lambda leaf, end=end: leaf[(end - 1) // every * every : end], history)

@@ -14,7 +14,19 @@ import pytest
 from conftest import random_variables
 
 import segjax
-from segjax import checkpoints, exemplars, statistics, tiling, torch_weights
+from segjax import (
+    checkpoints,
+    edges,
+    exemplars,
+    layers,
+    metrics,
+    range_test,
+    statistics,
+    textures,
+    tiling,
+    torch_weights,
+    tracking,
+)
 from segjax.convolution import conv2d
 from segjax.models import from_config
 
@@ -57,6 +69,9 @@ LOGITS = {"logits": IMAGE, "mask": IMAGE}
 PAIRS = {"values": [0.1, 0.2], "reference": [0.2, 0.2], "higher_is_better": True}
 SCHEDULE = {"learning_rate": 0.1, "num_steps": 5}
 PICTURE = IMAGE[0, ..., 0]
+COUNTS, EDGES = metrics.Counts(*[np.ones(20, int)] * 5), edges.EdgeCounts(*[np.ones(5, int)] * 6)
+SCORES = (metrics.accuracy, metrics.iou, metrics.precision, metrics.recall, metrics.f1, metrics.agreement)
+HISTORY = segjax.History(np.ones(20, np.float32), COUNTS)
 
 # name -> (function of keyword arguments, good ones)
 FUNCTIONS = {
@@ -65,6 +80,15 @@ FUNCTIONS = {
         segjax.compose_batch,
         {"noise": np.zeros((3, 1, 8, 8), np.float32), "sigma1": 0.2, "sigma2": 1.2, "sigma": 2.0},
     ),
+    "rescale": (textures.rescale, {"images": PICTURE}),
+    "blur": (textures.blur, {"fields": PICTURE[None], "sigma": 1.0}),
+    "mix_crops": (exemplars.mix_crops, {"mask": PICTURE[None] > 0, "first": PICTURE[None], "second": PICTURE[None]}),
+    "average_channel": (lambda index, after: layers.average_channel(index)(after, after), {"index": 0, "after": IMAGE}),
+    "predict_changed": (
+        layers.predict_changed,
+        {"model": MODEL, "variables": VARIABLES, "image": IMAGE, "layer": "conv1", "change": layers.average},
+    ),
+    "rows": (tracking.rows, {"history": HISTORY, "num_steps": 20, "every": 10, "after": 0}),
     "gaussian_kernel": (segjax.gaussian_kernel, {"image_size": 8, "sigma": 2.0}),
     "conv2d": (conv2d, {"inputs": IMAGE, "kernel": np.zeros((3, 3, 1, 2), np.float32)}),
     "SegmentationCNN": (
@@ -84,11 +108,18 @@ FUNCTIONS = {
         segjax.oracle.interior_error,
         {"key": KEY, "sigma1": 0.2, "sigma2": 1.2, "window": 2, "image_size": 8, "grey_levels": 256, "num_windows": 4},
     ),
+    **{score.__name__: (score, {"counts": COUNTS}) for score in SCORES},
+    **{score.__name__: (score, {"counts": EDGES}) for score in (edges.error, edges.boundary_f)},
     "running_mean": (segjax.metrics.running_mean, {"values": [1.0, 2.0]}),
     "last_tenth": (segjax.metrics.last_tenth, {"values": np.ones(20)}),
     "diverged_at": (segjax.metrics.diverged_at, {"loss": np.ones(20), "params": VARIABLES}),
     "cosine": (lambda **o: segjax.schedules.cosine(**o)(0), SCHEDULE),
     "one_cycle": (lambda **o: segjax.schedules.one_cycle(**o)(0), SCHEDULE),
+    **{f"a step of {name}": (schedule(0.1, 5), {"step": 3}) for name, schedule in segjax.SCHEDULES.items()},
+    "growing": (range_test.growing(2.0), {"learning_rate": 0.1, "num_steps": 3}),
+    "suggest": (range_test.suggest, {"rates": [0.1, 1.0], "smoothed": [[2.0, 1.0]]}),
+    "regret": (range_test.regret, {"rate": 0.5, "rates": [0.1, 1.0], "losses": [2.0, 1.0]}),
+    **{name: (optimizer, {"learning_rate": 0.1}) for name, optimizer in segjax.OPTIMIZERS.items()},
     "make_train": (
         segjax.make_train,
         {"model": TINY, "optimizer": segjax.OPTIMIZERS["sgd"], "num_steps": 2, **TEXTURE},
@@ -105,6 +136,8 @@ FUNCTIONS = {
         {"train": TRAIN, "keys": jax.random.split(KEY), "learning_rates": [0.1], "width": 1, "sigma1": [0.2]},
     ),
     "bootstrap": (statistics.bootstrap, {"values": [0.1, 0.2, 0.3], "level": 0.9}),
+    "mean": (statistics.mean, {"values": [0.1, 0.2], "axis": 0}),
+    "sequential": (statistics.sequential, {"differences": [0.1, 0.2], "level": 0.9, "effect_variance": 1.0}),
     "compare": (statistics.compare, PAIRS),
     "verdict": (statistics.verdict, PAIRS),
     "best_rate": (statistics.best_rate, {"rates": [0.1, 1.0], "losses": [[0.3, 0.2]], "diverged": [[False, True]]}),

@@ -13,7 +13,20 @@ import pytest
 from conftest import AS_USERS, random_variables
 
 import segjax
-from segjax import checkpoints, exemplars, layers, metrics, oracle, plotting, statistics, tiling
+from segjax import (
+    checkpoints,
+    edges,
+    exemplars,
+    layers,
+    metrics,
+    oracle,
+    plotting,
+    range_test,
+    statistics,
+    textures,
+    tiling,
+    torch_weights,
+)
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -211,6 +224,14 @@ def test_no_rate_beyond_the_run_exceeds_the_peak(name, num_steps):
     assert rates[0] <= 1
 
 
+@pytest.mark.parametrize("name", segjax.SCHEDULES)
+@pytest.mark.parametrize("step", [2**31, 2**70, np.int64(2**31), -1, np.nan, True, "1", [1, 2], KEY])
+def test_a_step_beyond_every_run_is_refused(name, step):
+    with pytest.raises((TypeError, ValueError), match="step must be "):
+        segjax.SCHEDULES[name](1.0, 5)(step)
+    assert segjax.SCHEDULES[name](1.0, 5)(2**31 - 1) <= 1
+
+
 def test_an_array_without_a_masked_number_is_as_any_other():
     assert statistics.mean(np.ma.masked_array([1.0, 2.0])) == 1.5
 
@@ -404,6 +425,10 @@ ARGUMENTS = {
     "progress that is none": (lambda: segment_with(1), r"progress must be a function of \(done, all\), got 1"),
     "progress of one number": (lambda: segment_with(lambda done: 0), r"progress must be a function of \(done, all\)"),
     "a sweep of chunks": (lambda: sweep_of(fit_tiny()), "train must be made by make_train, got a Fit of make_fit"),
+    "a sweep of a factory": (
+        lambda: sweep_of(segjax.make_train),
+        r"train must be a function of \(key, learning_rate\): missing a required argument: 'model'",
+    ),
     "a sweep of nothing": (
         lambda: sweep_of(lambda key, learning_rate: None),
         r"train must return \(state, history\), .* got None",
@@ -411,6 +436,14 @@ ARGUMENTS = {
     "rates that are flags": (
         lambda: sweep_of(train_tiny(), [True]),
         r"learning_rates must be real numbers, got \[True\]",
+    ),
+    "a flag among rates": (
+        lambda: sweep_of(train_tiny(), [True, 2.0]),
+        r"learning_rates must be real numbers, got \[True, 2.0\]",
+    ),
+    "a flag among rows": (
+        lambda: statistics.mean([[0.1, 0.2], (0.3, np.True_)]),
+        r"values must be real numbers, got \[\[0.1, 0.2\]",
     ),
     "sigmas that are flags": (
         lambda: sweep_of(train_tiny(), [1e-3], sigma=[True]),
@@ -446,6 +479,76 @@ ARGUMENTS = {
         r"sigma must be a finite number > 0, got array\(\[\[1., 1.",
     ),
     "an effect that is a flag": (lambda: statistics.seeds_to_decide(True), "effect must be real numbers, got True"),
+    "a statistic without an axis": (
+        lambda: statistics.bootstrap(SCORES, lambda values: values.mean()),
+        r"statistic must be a function of \(values, axis\): got an unexpected keyword argument 'axis'",
+    ),
+    "a statistic that keeps the axis": (
+        lambda: statistics.bootstrap(SCORES, lambda values, axis: values),
+        r"statistic must return numbers of shape \(\), got array",
+    ),
+    "a statistic of nothing": (
+        lambda: statistics.bootstrap(SCORES, lambda values, axis: None),
+        r"statistic must return numbers of shape \(\), got array\(None",
+    ),
+    "counts that are an array": (
+        lambda: metrics.iou(np.ones(5)),
+        "counts must be Counts of real numbers, .* got array",
+    ),
+    "counts of edges": (
+        lambda: metrics.f1(edges.EdgeCounts(*[np.ones(5)] * 6)),
+        "counts must be Counts of real numbers, as segjax.metrics.count returns, got EdgeCounts",
+    ),
+    "counts of nothing": (lambda: metrics.accuracy(metrics.Counts(*[None] * 5)), "counts must be Counts of real"),
+    "counts that are no edges": (
+        lambda: edges.error(metrics.Counts(*[np.ones(5)] * 5)),
+        "counts must be EdgeCounts of real numbers, as segjax.edges.count returns, got Counts",
+    ),
+    **{
+        f"one logit to {name}": (
+            lambda loss=loss: loss(np.float32(1), np.float32(1)),
+            r"mask must have shape \(batch, ...\), got a single number",
+        )
+        for name, loss in segjax.LOSSES.items()
+    },
+    "a loss of another rate": (
+        lambda: range_test.regret(0.1, RATES, np.ones(3)),
+        r"losses must be numbers > 0 of shape \(2,\), as rates has, got array",
+    ),
+    "rates of two sweeps": (
+        lambda: range_test.suggest(np.ones((2, 3)), np.ones((4, 2, 3))),
+        "rates must be at least one finite number > 0, got array",
+    ),
+    "losses of no run": (
+        lambda: range_test.suggest(RATES, np.ones((0, 2))),
+        r"smoothed must have shape \(..., 2\), as rates has, got \(0, 2\)",
+    ),
+    "weights of integers": (
+        lambda: torch_weights.from_state_dict(
+            {name: array.astype(int) for name, array in torch_weights.to_state_dict(DEEP).items()}
+        ),
+        "arrays: conv1 kernel must be of a floating dtype, got int32",
+    ),
+    "weights of complex numbers": (
+        lambda: torch_weights.to_state_dict(jax.tree.map(lambda leaf: leaf * 1j, DEEP)),
+        "variables: conv1 kernel must be of a floating dtype, got complex64",
+    ),
+    "weights of several runs": (
+        lambda: torch_weights.to_state_dict(jax.tree.map(lambda leaf: np.stack([leaf] * 2), DEEP)),
+        r"variables: conv1 kernel must have shape \(height, width, in, out\), got \(2, 3, 3, 1, 2\)",
+    ),
+    "a list to rescale": (
+        lambda: textures.rescale([[0.0, 1.0]]),
+        r"images must be an array of numbers, got \[\[0.0, 1.0\]\]",
+    ),
+    "integers to rescale": (lambda: textures.rescale(np.eye(2, dtype=np.uint8)), "images must be of a floating dtype"),
+    "a row to rescale": (lambda: textures.rescale(np.ones(3)), r"images must have shape \(..., height, width\), got"),
+    "a rate that is text": (lambda: segjax.OPTIMIZERS["sgd"]("adam"), "learning_rate must be a finite number > 0, got"),
+    "a schedule of nothing": (
+        lambda: segjax.OPTIMIZERS["adam"](lambda: 0.1),
+        r"learning_rate must be a function of \(step\): too many positional arguments",
+    ),
+    "an axis beyond": (lambda: statistics.median(SCORES, axis=1), "axis must be an integer <= 0, got 1"),
     "scores that are flags": (lambda: statistics.bootstrap([True, False]), "values must be real numbers, got"),
     "a target of no number": (
         lambda: statistics.steps_to_target(SCORES, np.nan, higher_is_better=True),
@@ -563,7 +666,7 @@ def one_run(make, key):
 
 
 PHOTOGRAPH = np.random.default_rng(0).uniform(size=(20, 20)).astype(np.float32)
-VARIABLES = random_variables(TINY)
+VARIABLES, DEEP = random_variables(TINY), random_variables(segjax.SegmentationCNN(2, 3))
 # What takes a key -> it, and how often it may get the same key: runs and their evaluations are paired on purpose.
 TAKE_KEYS = {
     "generate_data": (lambda key: segjax.generate_data(key, **SMALL), 1),
