@@ -194,7 +194,10 @@ def answer(options: Options, lab: Lab) -> Report:
         results={"textures": network.names, "images": rows, "refused": refused},
         # JSON can hold any path; a table of text cannot.
         rows=[{**row, "image": printable(row["image"])} for row in rows],
-        warnings=[*warnings(network, rows), *left_out(options), *(text for each in pictures for text in each.warnings)],
+        warnings=[
+            *(*warnings(network, rows), *copies(pictures), *left_out(options)),
+            *(text for each in pictures for text in each.warnings),
+        ],
         written=[name for picture in pictures for name in files(options, picture.name)],
         failures=failures,
     )
@@ -439,6 +442,18 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
 def is_strange(row: Mapping[str, Any]) -> bool:
     """Whether a picture gets a warning, by the rules of `novelty`."""
     return row["strange_share"] is not None and (row["strange_share"] > novelty.MOST_STRANGE or row["distance"] > 1)
+
+
+def copies(pictures: Sequence[Segmented]) -> list[str]:
+    """A warning for each file that several pictures are copies of."""
+    images: dict[str, dict[str, None]] = {}
+    for picture in pictures:
+        images.setdefault(picture.digest, {})[printable(picture.row["image"])] = None
+    return [
+        f"{' and '.join(copies)} are copies of one file: sums over pictures count it {len(copies)} times."
+        for copies in images.values()
+        if len(copies) > 1
+    ]
 
 
 def left_out(options: Options) -> list[str]:

@@ -48,7 +48,7 @@ class Options(Trained):
     seed: Seed = Seed()
     engine: Engine = Engine()
     #: Names and import paths, as in compare_optimizers; by default all of optax and optax.contrib.
-    optimizers: tuple[str, ...] = ()
+    optimizers: tuple[str, ...] | None = None
     rates: tuple[float, ...] = (1e-3, 1e-2, 0.1)  # Rates of optimizers without a default.
     out: Path = Path("results/try_optimizers")
 
@@ -61,12 +61,12 @@ class Options(Trained):
         super().check()
         tuning.check_rates("--rates", self.rates)
         # An optimizer that cannot train is a mistake if the user named it, otherwise a result.
-        if self.optimizers:
+        if self.optimizers is not None:
             tuning.candidates(self.optimizers, self.rates)
 
     @cached_property
     def catalogue(self) -> "Catalogue":
-        if self.optimizers:
+        if self.optimizers is not None:
             return Catalogue(tuning.candidates(self.optimizers, self.rates), {})
         candidates, refused = [], {}
         for name, default in functions_of_optax():

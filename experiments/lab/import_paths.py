@@ -73,7 +73,7 @@ def optimizer(name: str) -> Optimizer:
         factory = pkgutil.resolve_name(path)
     # The import runs code that is not ours: it may raise anything, or exit.
     except BaseException as error:
-        reason = f"it ends Python, {error!r}" if isinstance(error, SystemExit) else str(error) or repr(error)
+        reason = f"{error!r}, which ends Python" if isinstance(error, SystemExit) else str(error) or repr(error)
         raise ValueError(f"{name!r} cannot be imported: {reason}{_suggestion(path.rpartition(':')[2])}") from error
     # Compared by identity, since several paths lead to it.
     factory = muon if factory is optax.contrib.muon else factory

@@ -13,12 +13,13 @@ import numpy as np
 
 from experiments.lab.names import ARCHITECTURES
 from experiments.lab.runs import Texture
-from experiments.lab.stops import UsageError
+from experiments.lab.stops import UsageError, usage_errors
 from experiments.pictures import novelty
 from experiments.pictures.areas import AreaError
 from experiments.pictures.novelty import Reference
 from segjax import checkpoints, generate_data, torch_weights
 from segjax._checks import check_count
+from segjax.convolution import cpu_backend
 from segjax.models import SegmentationCNN, from_config, to_config
 
 MODEL, TORCH = "model.safetensors", "model-torch.safetensors"
@@ -88,6 +89,9 @@ def load(path: Path) -> SavedModel:
     Raises:
         UsageError: if the file is neither, does not fit the network that it names, or has numbers that are not finite.
     """
+    with usage_errors():
+        # Otherwise a bad SEGJAX_NATIVE would be a fault of the file.
+        cpu_backend()
     try:
         try:
             saved = _from_files(*checkpoints.load(path))

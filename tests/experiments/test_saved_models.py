@@ -77,6 +77,13 @@ def test_pytorch_s_own_weights_predict_what_pytorch_does(golden_model, tmp_path)
     np.testing.assert_allclose(probability, to_nhwc(golden_model["train/output"]), rtol=0, atol=1e-5)
 
 
+def test_a_bad_switch_of_the_convolution_is_no_fault_of_the_file(tmp_path, monkeypatch):
+    path, _ = save(tmp_path, "shallow", {"texture": TEXTURE})
+    monkeypatch.setenv("SEGJAX_NATIVE", "maybe")
+    with pytest.raises(UsageError, match=r"^SEGJAX_NATIVE must be 0 or 1, got 'maybe'"):
+        saved_models.load(path)
+
+
 def test_what_is_no_model_is_one_line(tmp_path):
     other, cut, run = (tmp_path / f"{name}.safetensors" for name in ("other", "cut", "run"))
     save_file({"weight": np.zeros(3)}, other)

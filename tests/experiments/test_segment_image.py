@@ -279,6 +279,15 @@ def test_a_picture_is_taken_once_in_whatever_way_it_is_named(network, pictures, 
         run(out, network, ways[2])
 
 
+@pytest.mark.slow
+def test_copies_are_pictures_of_their_own_with_a_warning(network, pictures, tmp_path):
+    copy = shutil.copy(pictures / "grey.png", tmp_path / "copy.png")
+    document = run(tmp_path / "out", network, pictures / "grey.png", copy)
+    assert [row["name"] for row in document["images"]] == ["grey", "copy"]
+    warning = f"{pictures / 'grey.png'} and {copy} are copies of one file: sums over pictures count it 2 times."
+    assert warning in document["warnings"]
+
+
 def test_its_own_model_is_not_deleted(network, pictures):
     with pytest.raises(UsageError, match="--overwrite would delete results beside"):
         run(network.parent, network, pictures / "grey.png", "--overwrite")

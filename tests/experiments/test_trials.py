@@ -55,7 +55,7 @@ def test_what_heeds_its_rate_is_no_part_of_an_optimizer():
         ("adam(b1=0.9)", "is no optimizer: one of"),
         ("sys:exit", "'sys:exit' is no optimizer of one learning rate, a gradient and a loss"),
         ("short:factory", "a loss: .*positional arguments? but 3 were given"),
-        ("leaves:anything", "'leaves:anything' cannot be imported: no more"),
+        ("leaves:anything", r"'leaves:anything' cannot be imported: SystemExit\('no more'\), which ends Python"),
         (
             "floats:factory",
             "is no optimizer of one learning rate, a gradient and a loss: Abstract tracer value .*[^\\n]$",
@@ -124,12 +124,18 @@ def test_a_factory_that_does_anything_else_is_refused_with_one_line(body, messag
         trials.optimizer("bodies:factory")
 
 
-@pytest.mark.parametrize("error", ["KeyboardInterrupt", "SystemExit"])
-def test_a_module_that_ends_at_its_import_is_refused(error, tmp_path, monkeypatch):
-    (tmp_path / f"ends_by_{error}.py").write_text(f"raise {error}")
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("ends_by_interrupt", "KeyboardInterrupt", "KeyboardInterrupt"),
+        ("ends_by_exit", "SystemExit(0)", r"SystemExit\(0\), which ends Python"),
+    ],
+)
+def test_a_module_that_ends_at_its_import_is_refused(name, error, message, tmp_path, monkeypatch):
+    (tmp_path / f"{name}.py").write_text(f"raise {error}")
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(ValueError, match=f"cannot be imported: {error}"):
-        trials.optimizer(f"ends_by_{error}:factory")
+    with pytest.raises(ValueError, match=f"cannot be imported: {message}"):
+        trials.optimizer(f"{name}:factory")
 
 
 @pytest.mark.parametrize("path", ["optax:adam", "optax.contrib:prodigy", "optax.contrib:schedule_free_adamw"])

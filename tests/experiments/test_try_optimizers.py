@@ -84,4 +84,6 @@ def test_the_best_of_its_rates_counts_and_the_lowest_loss_is_first():
 def test_a_name_that_a_person_types_must_be_an_optimizer(tmp_path):
     with pytest.raises(UsageError, match="--optimizers optax:lbfgs: 'optax:lbfgs' is no optimizer of one"):
         execute(try_optimizers, *SHORT, "--optimizers", "optax:lbfgs", "--out", tmp_path / "out")
+    with pytest.raises(UsageError, match="--optimizers must be different, at least one"):
+        execute(try_optimizers, *SHORT, "--optimizers", "--out", tmp_path / "out")
     assert not any(tmp_path.iterdir())
