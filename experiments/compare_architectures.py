@@ -104,7 +104,7 @@ def answer(options: Options, lab: Lab) -> Report:
     }
     return Report(
         findings(costs, budgets, bound),
-        [table(options, costs, budgets)],
+        [table(options, costs, budgets), *ties(budgets)],
         drawings(options, costs, budgets, bound),
         both,
         {"costs": costs, "best_possible": bounds.document(bound)},
@@ -184,6 +184,11 @@ def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arm
     headings += [f"steps in {budget_seconds(options, costs):.0f} s", "accuracy then"]
     note = "Accuracy: held-out images. Field: side of the receptive field. MFLOP: one image forward."
     return Table(f"Architectures: {options.seeds}", headings, rows, note)
+
+
+def ties(budgets: Mapping[str, Arms]) -> list[Table]:
+    """The paired differences that decide nothing, at both budgets."""
+    return [each for budget, arms in budgets.items() for each in tables.ties(arms, ("accuracy",), f" at {budget}")]
 
 
 def drawings(

@@ -7,7 +7,8 @@
 
 The rate grows geometrically from `--low` to `--high` in one run (Smith, 2017), on a fresh batch each step. The loss is
 smoothed over steps and averaged over seeds. The suggestion is a third of the rate at which the loss is lowest: that
-rate itself is too large for a long run, and beyond it the run diverges. The notebook began a finder and gave it up.
+rate itself is too large for a long run, and beyond it the run diverges. Expect it at or below the best rate; in runs of
+under 100 steps, far above it, where single seeds differ most. The notebook began a finder and gave it up.
 
 With `--sweep`, the results of `experiments.tune_learning_rate`, it prints the regret: how much higher the sweep's final
 loss is at the suggested rate than at its best rate. Between two rates of the sweep the loss is interpolated linearly in

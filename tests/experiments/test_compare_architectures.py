@@ -49,6 +49,24 @@ def test_the_table_has_a_row_for_each_with_its_cost_and_both_accuracies():
     assert "steps in 2 s" in table.headings
 
 
+def test_what_the_seeds_do_not_tell_apart_has_its_difference_at_each_budget():
+    def arms(second):
+        runs = {"notebook": [(2, 0, 0, 2, 0), half], "wide": [half, second]}
+        results = [
+            result([0.5], seed, optimizer=name, counts=counts[seed]) for name, counts in runs.items() for seed in (0, 1)
+        ]
+        return compare(results, by=lambda run: run.optimizer)
+
+    half = (1, 1, 1, 1, 0)
+    tables = compare_architectures.ties({STEPS: arms(half), SECONDS: arms((2, 0, 0, 2, 0))})
+    assert [table.title for table in tables] == ["Not told apart at equal steps", "Not told apart at equal seconds"]
+    assert [row[:3] for table in tables for row in table.rows] == [
+        ["held-out accuracy", "notebook 0.750", "wide"],
+        ["held-out accuracy", "notebook 0.750", "wide"],
+    ]
+    assert tables[0].rows[0][3].startswith("+0.250 (")
+
+
 @pytest.mark.slow
 def test_a_run_that_both_budgets_share_is_trained_once(tmp_path, monkeypatch):
     # A step of the second takes three times as long: of its 30 steps, 10 fit into the seconds.
