@@ -1,11 +1,12 @@
 """Shared by all figures: their size on a screen and on a page, text that fits, the style of each name, the legend."""
 
 import functools
+import inspect
 import math
 import re
 import textwrap
-from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple, ParamSpec
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, ParamSpec, get_args, get_origin
 
 import matplotlib.figure
 import numpy as np
@@ -13,8 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
 
-from segjax._checks import check_positive
+from segjax._checks import check_flag, check_positive, check_real, describe
 
 # Okabe and Ito's colours (2008), which colour-blind readers can tell apart, without black and the pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -54,10 +56,13 @@ class Figure(matplotlib.figure.Figure):
 
 
 def resizable(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure]:
-    """Lets `at_width` call a function that has an argument `width` and returns such a figure."""
+    """Lets `at_width` call a function that has an argument `width`, and checks its arguments by their annotations."""
+    signature = inspect.signature(draw)
 
     @functools.wraps(draw)
     def wrapper(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> Figure:
+        for name, value in signature.bind(*args, **kwargs).arguments.items():
+            _check_kind(name, value, signature.parameters[name].annotation)
         width: Any = kwargs.get("width")
         if width is not None:
             check_positive("width", width)
@@ -66,6 +71,65 @@ def resizable(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure
         return figure
 
     return wrapper
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    """Raises TypeError or ValueError unless the value is of the annotated kind, and so are its parts.
+
+    Other annotations than those of `segjax.plotting` are not checked.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind is bool:
+        check_flag(name, value)
+    elif kind in (np.ndarray, ArrayLike, float):
+        check_axes(name, value, *([()] if kind is float else []))
+    elif origin is Mapping:
+        if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+            raise TypeError(f"{name} must be a mapping of names, got {describe(value)}")
+        for key, part in value.items():
+            _check_kind(f"{key} of {name}", part, inner[1])
+    elif origin in (Sequence, tuple):
+        # Arrays without an axis have no length.
+        sized = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
+        if not sized or (origin is tuple and len(value) != len(inner)):
+            number = f" of {len(inner)}" if origin is tuple else ""
+            raise TypeError(f"{name} must be a sequence{number}, got {describe(value)}")
+        kinds = inner if origin is tuple else inner * len(value)
+        for part, part_kind in zip(value, kinds, strict=True):
+            _check_kind(f"each of {name}", part, part_kind)
+    elif origin is Literal:
+        if not isinstance(value, str) or value not in inner:
+            raise ValueError(f"{name} must be one of {', '.join(inner)}, got {describe(value)}")
+    elif type(None) in inner:
+        if value is not None:
+            _check_kind(name, value, inner[0])
+    elif kind is str or hasattr(kind, "_fields"):
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} must be of {kind.__name__}, got {describe(value)}")
+        for field in getattr(kind, "_fields", ()):
+            _check_kind(f"{field} of {name}", getattr(value, field), kind.__annotations__[field])
+
+
+def check_axes(name: str, values: Any, *shapes: tuple[int | None, ...]) -> tuple[int, ...]:
+    """The shape of real numbers, flags or masked numbers: one of these, if any, where None is any length above 0."""
+    numbers = values.data if isinstance(values, np.ma.MaskedArray) else values
+    flags = getattr(getattr(numbers, "dtype", None), "kind", "") == "b"
+    shape: tuple[int, ...] = numbers.shape if flags else check_real(name, numbers).shape
+
+    def fits(axes: tuple[int | None, ...]) -> bool:
+        pairs = zip(axes, shape, strict=False)
+        return len(axes) == len(shape) and all(length if axis is None else length == axis for axis, length in pairs)
+
+    if shapes and not any(map(fits, shapes)):
+        allowed = " or ".join(str(axes).replace("None", "n") for axes in shapes)
+        raise ValueError(f"{name} must have shape {allowed}, got {shape}")
+    return shape
+
+
+def check_length(name: str, values: Collection[Any], length: int, of: str) -> None:
+    """Raises ValueError unless there are as many values as there are of something else."""
+    if len(values) != length:
+        raise ValueError(f"{name} must have the length of {of}, {length}, got {len(values)}")
 
 
 class Style(NamedTuple):
@@ -88,6 +152,8 @@ def panel_axes(
     count: int, size: tuple[float, float], width: float | None, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure with a row of panels, of this size in inches, or on a page in several rows of nearly this height."""
+    if not count:
+        raise ValueError("panels must be at least one, got none")
     columns, height = count, size[1]
     if width:
         columns = max(1, min(count, int(width / _NARROWEST_PANEL)))
@@ -148,7 +214,7 @@ def label_rows(figure: Figure, axes: Axes, names: Collection[str]) -> None:
     """One row per name, the first at the top."""
     characters = figure.characters_in(0.42 * figure.get_figwidth())
     axes.set_yticks(range(len(names)), [textwrap.fill(name, characters) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_ylim(max(1, len(names)) - 0.5, -0.5)
 
 
 def _make_log(axes: Axes, name: str) -> None:
@@ -205,7 +271,7 @@ def _legend(figure: Figure) -> None:
     widest = scale * (_CHARACTER * max(len(label) for label in visible) + 0.8)
     columns = max(1, min(len(visible), int(width / widest)))
     # A name wider than the figure is wrapped; wide characters have 0.1 inches.
-    names = [textwrap.fill(label, int((width / scale - 0.8) / 0.1)) for label in visible]
+    names = [textwrap.fill(label, max(1, int((width / scale - 0.8) / 0.1))) for label in visible]
     # Names are wrapped only if there is one column.
     lines_below = math.ceil(sum(name.count("\n") + 1 for name in names) / columns)
     # The figure grows by the height of the legend beyond three lines; the panels would shrink otherwise.

@@ -21,11 +21,14 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
+from segjax._checks import check_flags, check_positive
 from segjax._figures import (
     COLOURS,
     LINES,
     PROBABILITY,
     Figure,
+    check_axes,
+    check_length,
     empty_figure,
     finish,
     label_axes,
@@ -99,7 +102,11 @@ def training_curves(panels: Sequence[Panel], title: str, *, width: float | None 
     for axes, panel in zip(all_axes, panels, strict=True):
         styles = ordered_styles(panel.curves) if panel.ordered else styles_of(panel.curves, panel.order)
         for name, runs in panel.curves.items():
+            check_axes(f"{name} of curves", runs, (None,), (None, None))
             runs, (colour, line, _) = np.atleast_2d(runs), styles[name]
+            for part, points in [("x", panel.x), *((f"{name} of bands", edge) for edge in panel.bands.get(name, ()))]:
+                if points is not None:
+                    check_axes(part, points, runs.shape[1:])
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
             # Few points are marked; a single one would be invisible without a marker.
             marker = "o" if runs.shape[1] <= _FEW_POINTS else ""
@@ -136,6 +143,8 @@ def predictions(
     Args:
         probabilities: name -> (n, n).
     """
+    for name, probability in probabilities.items():
+        check_axes(f"{name} of probabilities", probability, (None, None))
     row = [Picture("input image", image), Picture("true mask", mask, "mask")]
     row += [Picture(name, probability, "probability") for name, probability in probabilities.items()]
     return pictures([row] if width else in_rows(row), title, width=width)
@@ -165,6 +174,11 @@ def pictures(
         size: width of a picture in inches, unless `width` decides; rows without names are then divided.
         bar: label of the colour bar, if it is neither the probability of the mask nor a weight.
     """
+    check_positive("size", size)
+    if not len(grid) or not all(map(len, grid)):
+        raise ValueError("grid must have at least one picture in each row, got an empty one")
+    for picture in itertools.chain.from_iterable(grid):
+        check_axes(f"array of {picture.title}", picture.array, (None, None), (None, None, 3), (None, None, 4))
     if width and not names:
         grid = [part for row in grid for part in in_rows(row, max(1, int(width / _NARROWEST_PICTURE)))]
     # In inches, of a colour bar and of the names; on a page the bar is below, since beside it takes a picture's room.
@@ -209,6 +223,8 @@ def bars(
         values: name -> (repeats,).
         xlabel: the quantity with its unit.
     """
+    for name, repeats in values.items():
+        check_axes(f"{name} of values", repeats, (None,))
     figure, (axes,) = panel_axes(1, (8.4, 0.45 * len(values) + 1.6), width)
     # The median, since times on a shared machine have outliers on one side.
     medians = np.array([np.median(repeats) for repeats in values.values()])
@@ -244,6 +260,13 @@ def heatmap(
             its worst to its best; equal ranks and those that are not finite have none. Without ranks, the colours are
             those of the values.
     """
+    for name, matrix in (("values", values), ("ranks", values if ranks is None else ranks)):
+        check_axes(name, matrix, (len(rows), len(columns)))
+    check_length("labels", labels, 3, "rows, columns and colours")
+    try:
+        format(0.0, form)
+    except ValueError as error:
+        raise ValueError(f"form must be the format of a number, such as '.3f': {error}") from None
     size = max(1.0 * len(columns) + 3.2, 6.0), max(0.62 * len(rows) + 2.0, 3.2)
     figure, (axes,) = panel_axes(1, size, width)
     shades = np.asarray(values, float) if ranks is None else _column_shades(np.asarray(ranks, float))
@@ -298,6 +321,9 @@ def scores(
         groups: titles of the panels.
         xlabels: the quantities with their units.
     """
+    check_length("xlabels", xlabels, len(groups), "groups")
+    for name, runs in values.items():
+        check_axes(f"{name} of values", runs, (len(groups), None))
     figure, panels = panel_axes(len(groups), (3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), width, sharey=True)
     styles = styles_of(values, order)
     for index, (axes, group, xlabel) in enumerate(zip(panels, groups, xlabels, strict=True)):
@@ -330,6 +356,9 @@ def dots(
         xlabel: the quantity with its unit.
         labels: of the dots and of the diamonds.
     """
+    for name, runs in values.items():
+        check_axes(f"{name} of values", runs, (None,), (0,))
+    check_axes("reference", reference, (len(values),))
     figure, (axes,) = panel_axes(1, (7.6, 0.3 * len(values) + 1.9), width)
     for row, runs in enumerate(values.values()):
         axes.plot(runs, np.full(len(runs), row), "o", color=COLOURS[0], alpha=0.7, label=labels[0])
@@ -360,6 +389,12 @@ def sensitivity(
         diverged: name -> (seeds, rates), bool; a cross at the top edge marks a diverged run, which the mean excludes.
         bands: name -> lower and upper edge, (rates,) each, NaN for a gap; by default, the range of the seeds.
     """
+    check_axes("rates", rates := np.asarray(rates), (None,))
+    for name, values in losses.items():
+        shape = check_axes(f"{name} of losses", values, (None, len(rates)))
+        check_axes(f"{name} of diverged", check_flags(f"{name} of diverged", diverged.get(name)), shape)
+        for edge in bands.get(name, ()):
+            check_axes(f"{name} of bands", edge, shape[1:])
     figure, (axes,) = panel_axes(1, (7.6, 4.9), width)
     crosses = []
     for name, (colour, line, marker) in styles_of(losses, order).items():
@@ -399,6 +434,10 @@ def differences(
         xlabels: the quantities with their units.
         higher_is_better: for each quantity; an arrow shows the direction.
     """
+    check_length("higher_is_better", higher_is_better, len(xlabels), "xlabels")
+    for name, intervals in estimates.items():
+        check_length(f"{name} of estimates", intervals, len(xlabels), "xlabels")
+        check_length(f"{name} of pairs", pairs.get(name, ()), len(xlabels), "xlabels")
     size = max(3.9 * len(xlabels) + 1.6, 7.6), 0.42 * len(estimates) + 2.0
     figure, panels = panel_axes(len(xlabels), size, width, sharey=True)
     styles = styles_of(estimates, order)

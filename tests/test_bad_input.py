@@ -20,6 +20,7 @@ from segjax import (
     exemplars,
     layers,
     metrics,
+    plotting,
     range_test,
     statistics,
     textures,
@@ -161,10 +162,50 @@ FUNCTIONS = {
     "to_state_dict": (torch_weights.to_state_dict, {"variables": VARIABLES}),
     "restore": (checkpoints.restore, {"template": {"a": np.zeros(2)}, "arrays": {"a": np.zeros(2)}}),
 }
-
+PICTURES = [[plotting.Picture("image", PICTURE)]]
+PANEL = {"ylabel": "loss", "curves": {"adam": np.ones((2, 4))}, "x": np.arange(4.0), "log": True, "ordered": False}
+TITLE = {"title": "title", "width": None}
+LABELS = {"xlabel": "seconds", **TITLE}
+FIGURES = {
+    "training_curves": (plotting.training_curves, {"panels": [plotting.Panel(**PANEL)], **TITLE}),
+    "Panel": (lambda **panel: plotting.training_curves([plotting.Panel(**panel)], "title"), PANEL),
+    "predictions": (
+        plotting.predictions,
+        {"image": PICTURE, "mask": PICTURE > 0, "probabilities": {"array": PICTURE}, **TITLE},
+    ),
+    "pictures": (plotting.pictures, {"grid": PICTURES, "names": ("row",), "size": 2.5, "bar": "", **TITLE}),
+    "bars": (plotting.bars, {"values": {"adam": np.ones(3)}, "log": True, **LABELS}),
+    "heatmap": (
+        plotting.heatmap,
+        {"values": np.eye(2), "rows": "ab", "columns": "cd", "labels": "xyz", "form": ".2f", "ranks": None, **TITLE},
+    ),
+    "scores": (
+        plotting.scores,
+        {"values": {"adam": np.ones((2, 3))}, "groups": "ab", "xlabels": "cd", "order": (), **TITLE},
+    ),
+    "dots": (
+        plotting.dots,
+        {"values": {"adam": np.ones(3)}, "reference": np.ones(1), "labels": ("ours", "theirs"), **LABELS},
+    ),
+    "sensitivity": (
+        plotting.sensitivity,
+        {"rates": [0.1, 1.0], "losses": {"a": np.ones((3, 2))}, "diverged": {"a": np.zeros((3, 2), bool)}}
+        | {"ylabel": "loss", "bands": {"a": np.ones((2, 2))}, "order": (), **TITLE},
+    ),
+    "differences": (
+        plotting.differences,
+        {"estimates": {"a": [(0.1, 0.0, 0.2)]}, "pairs": {"a": [np.ones(3)]}, "xlabels": ["loss"]}
+        | {"higher_is_better": [False], "order": ["a"], **TITLE},
+    ),
+    "tradeoff": (
+        plotting.tradeoff,
+        {"points": {"a": (1.0, 2.0)}, "ylabel": "loss", "xlog": True, "horizontal_lines": {"best": 1.0}, **LABELS},
+    ),
+}
+FUNCTIONS |= FIGURES
 
 # Loops over pieces of arrays that are there: nothing can be traced.
-ON_THE_HOST = ("segment", "to_training_scale", "interior_error")
+ON_THE_HOST = (*FIGURES, "segment", "to_training_scale", "interior_error")
 PACKAGE = str(Path(segjax.__file__).parent)
 
 
