@@ -392,8 +392,9 @@ def describe(
     row |= {"left_out_pixels": probability.size - total}
     row |= {f"{part}_share": float(count) / total for part, count in counts.items()}
     row |= {f"{part}_square_um": pixel_area and float(counts[part]) * pixel_area for part in ("first", "second")}
-    share, distance = (None, None) if strange is None else (strange.share, strange.distance)
-    return {**row, "strange_share": share, "distance": distance}
+    if strange is None:
+        return {**row, "strange_share": None, "distance": None, "negative": None}
+    return {**row, "strange_share": strange.share, "distance": strange.distance, "negative": strange.negative}
 
 
 def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, str]], network: SavedModel) -> list[str]:
@@ -431,6 +432,10 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
                 f"{row['strange_share']:.0%} are unlike those of training, and its means are {row['distance']:.1f} "
                 "times as far from training images as any of these is from the others. Its areas may mean nothing."
             )
+        if row.get("negative"):
+            sentences.append(
+                f"{row['name']} looks like a negative of the training images; --invert swaps dark and bright."
+            )
         if (number := row["outlier_pixels"]) > MANY_OUTLIERS * (row["first_pixels"] + row["second_pixels"]):
             sentences.append(
                 f"{row['name']} has {number:,} pixels far from all others, hot or without data. They got the median of "
@@ -441,7 +446,9 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
 
 def is_strange(row: Mapping[str, Any]) -> bool:
     """Whether a picture gets a warning, by the rules of `novelty`."""
-    return row["strange_share"] is not None and (row["strange_share"] > novelty.MOST_STRANGE or row["distance"] > 1)
+    if row["strange_share"] is None:
+        return False
+    return row["strange_share"] > novelty.MOST_STRANGE or row["distance"] > 1 or bool(row.get("negative"))
 
 
 def copies(pictures: Sequence[Segmented]) -> list[str]:
@@ -480,7 +487,7 @@ def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:
     low, high = areas.UNSURE
     note = f"Unsure: probability between {low} and {high}. Strange: share of squares that are unlike all of "
     note += "training, where nothing is sure; and distance of the picture's means from training images. A picture with "
-    note += f"more than {novelty.MOST_STRANGE:.0%}, or a distance above 1, gets a warning."
+    note += f"more than {novelty.MOST_STRANGE:.0%}, a distance above 1, or the look of a negative gets a warning."
     if any(row["first_share_low"] is not None for row in rows):
         note += " In brackets: 95% interval of the true area, by the network's errors on pictures of known areas."
     if any(row["strange_share"] is None for row in rows):

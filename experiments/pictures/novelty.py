@@ -16,7 +16,9 @@ Each square has eight features:
 A square is strange if its distance to the nearest of 1,024 training squares exceeds those of 99 % of these; each
 feature is divided by its standard deviation. The means of the features over a picture scatter less: their distance to
 the nearest training image, by the covariance of the training images, is compared with the largest such distance among
-these. A picture gets a warning if more than a quarter of its squares are strange, or if its means are further away.
+these. A picture gets a warning if more than a quarter of its squares are strange, if its means are further away, or if
+it is a negative: with dark and bright swapped its means are nearer to those of training images. For this test groups of
+alike images are averaged, since single small images scatter as far as their negatives lie.
 
 Half of the training images show both textures. The other half shows one alone, as a picture may. A picture with these
 features passes, whatever it shows; docs/real-pictures.md has examples.
@@ -38,6 +40,10 @@ _LAGS, _DOTS = (1, 2, 4), (1, 2)
 NUM_FEATURES = 2 + len(_LAGS) + 1 + len(_DOTS)
 # Squares of training, at most: their distances take 8 MB.
 MAX_TRAINING_SQUARES = 1024
+# What swapping dark and bright does to the sign of each feature.
+_SWAPPED = np.array([-1] + [1] * (1 + len(_LAGS)) + [-1] * (1 + len(_DOTS)))
+# Images per group; and how much nearer a negative is, in standard deviations of the means of a picture's squares.
+_GROUP, _NEARER = 16, 2.0
 # A square of less than 8 pixels per side has few differences over 4 pixels.
 _MIN_SIDE = 8
 # Below the step of 8 bits of grey; the logarithm of 0 is not finite.
@@ -80,11 +86,13 @@ class Strange(NamedTuple):
         share: of its squares that are strange.
         pixels: (height, width) of bool, those of the strange squares.
         distance: of its mean features to the nearest training image; 1 is the largest of training images to others.
+        negative: whether these are clearly nearer to training images with dark and bright swapped.
     """
 
     share: float
     pixels: np.ndarray
     distance: float
+    negative: bool
 
 
 def reference(mixed: Draw, first: Draw, second: Draw, image_size: int) -> Reference:
@@ -136,16 +144,34 @@ def strange(
         total += features[here].sum(axis=0)
     variances, directions = np.linalg.eigh(np.cov(images.T))
     weights = directions / np.sqrt(np.maximum(variances, _LEAST_VARIANCE))
-    means = total[None] / counts.sum()
+    means = total / counts.sum()
+    swapped = _SWAPPED * means + np.eye(NUM_FEATURES)[0] / deviation
+    images, pair = images @ weights, np.stack([means, swapped]) @ weights
     # The means of fewer squares scatter more.
-    limit = _nearest(images @ weights).max() * max(1.0, reference.number / counts.sum()) ** 0.5
+    scatter = (reference.number / counts.sum()) ** 0.5
     # Training images that are all equal have a limit of 0.
-    distance = float(_nearest(means @ weights, images @ weights)[0] / max(limit, _FLOOR))
+    distance = float(_nearest(pair[:1], images)[0] / max(_nearest(images).max() * max(1.0, scatter), _FLOOR))
     # Pixels beyond the last whole square belong to it.
     rows, columns = (
         np.minimum(np.arange(length) // side, number - 1) for length, number in zip(image.shape, shape, strict=True)
     )
-    return Strange(float(is_strange[counts].mean()), is_strange[np.ix_(rows, columns)], distance)
+    negative = _is_negative(images, pair, scatter)
+    return Strange(float(is_strange[counts].mean()), is_strange[np.ix_(rows, columns)], distance, negative)
+
+
+def _is_negative(images: np.ndarray, pair: np.ndarray, scatter: float) -> bool:
+    """Whether the second of two rows, a picture's means and those of its negative, is nearer to training images.
+
+    Args:
+        images: means of training images, each column of variance 1, the last the direction of the largest variance.
+        scatter: of a picture's means, relative to that of a training image.
+    """
+    # Along that direction images differ by the share of a texture, which groups therefore keep.
+    groups = np.array_split(images[np.argsort(images[:, -1])], -(-len(images) // _GROUP))
+    centres = np.array([group.mean(axis=0) for group in groups])
+    deviation = max(float(np.sqrt(np.square(_nearest(images, centres)).mean())), _FLOOR)
+    distance, swapped = _nearest(pair, centres)
+    return bool(distance - swapped > _NEARER * scatter * deviation)
 
 
 def _nearest(rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:

@@ -77,14 +77,51 @@ def test_a_negative_and_another_magnification_are_far_from_training():
     reference = novelty.reference(draw, draw, draw, SIZE)
     images = np.asarray(draw(jax.random.key(9), 4).image[..., 0])
 
+    def compared(pictures):
+        return [novelty.strange(reference, tiling.to_training_scale(picture, SIZE), SIZE) for picture in pictures]
+
     def far(pictures):
-        scaled = (tiling.to_training_scale(picture, SIZE) for picture in pictures)
-        return np.array([novelty.strange(reference, picture, SIZE).distance for picture in scaled])
+        return np.array([each.distance for each in compared(pictures)])
 
     assert (far(images) < 1.2).all()
     assert (far(1 - images) > 2).all()
+    assert [each.negative for each in compared([*images, *(1 - images)])] == [False] * 4 + [True] * 4
     assert (far(images[:, :32, :32].repeat(2, 1).repeat(2, 2)) > 2).all()
     assert (far(scipy.ndimage.gaussian_filter(images, (0, 1, 1))) > 2).all()
+
+
+def spots(key, batch_size, size):
+    """Sparse bright spots in noise: in a small image they hardly show the sign of its contrast."""
+    keys = jax.random.split(key)
+    dots = np.asarray(jax.random.bernoulli(keys[0], 0.01, (batch_size, size, size)), float)
+    blurred = scipy.ndimage.gaussian_filter(dots, (0, 1, 1))
+    noise = scipy.ndimage.gaussian_filter(np.asarray(jax.random.normal(keys[1], dots.shape)), (0, 1, 1))
+    return blurred + 0.2 * noise
+
+
+def test_a_large_negative_is_known_where_small_images_scatter():
+    def draw(key, batch_size):
+        return Batch(rescale(spots(key, batch_size, 32))[..., None], np.zeros((batch_size, 32, 32, 1)))
+
+    reference = novelty.reference(draw, draw, draw, 32)
+    for picture in spots(jax.random.key(9), 3, 256):
+        plain, negative = (
+            novelty.strange(reference, tiling.to_training_scale(each, 32), 32) for each in (picture, -picture)
+        )
+        assert not plain.negative
+        assert negative.negative
+        # Neither its squares nor its distance say so.
+        assert negative.share < novelty.MOST_STRANGE
+        assert negative.distance < 1
+        # A picture as small as a training image is not judged.
+        assert not novelty.strange(reference, tiling.to_training_scale(-picture[:32, :32], 32), 32).negative
+
+
+def test_a_texture_like_its_negative_is_none(reference):
+    drawn = generate_data(jax.random.key(9), 8, 2 * SIZE, 0.2, 1.2, sigma=12.8).image[..., 0]
+    for image in np.asarray(drawn):
+        for picture in (image, 1 - image):
+            assert not novelty.strange(reference, tiling.to_training_scale(picture, SIZE), SIZE).negative
 
 
 def test_strange_squares_are_known_by_their_pixels(reference):

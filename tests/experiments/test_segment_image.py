@@ -440,7 +440,9 @@ def test_an_area_has_an_interval_if_the_picture_is_like_training(tmp_path, monke
     (row,) = run(tmp_path / "strange", path, DATA / "grain.png")["images"]
     assert row["strange_share"] == 1
     assert row["first_share_low"] is None
-    monkeypatch.setattr(novelty, "strange", lambda reference, image, *_: Strange(0.0, np.zeros(image.shape, bool), 0.5))
+    monkeypatch.setattr(
+        novelty, "strange", lambda reference, image, *_: Strange(0.0, np.zeros(image.shape, bool), 0.5, False)
+    )
     (row,) = run(tmp_path / "out", path, DATA / "grain.png", "--probability", "npy")["images"]
     interval = AreaError(**area).interval(np.load(tmp_path / "out" / "grain-probability.npy"), 32)
     assert (row["first_share_low"], row["first_share_high"]) == pytest.approx(interval)
@@ -521,7 +523,7 @@ def test_what_the_network_is_unsure_of():
     assert row["first_square_um"] is None
     # Where a square is strange nothing is sure; what is left out counts nowhere.
     probability[0, 0] = np.nan
-    strange = Strange(0.5, np.array([[True] * 4, [False] * 4]), 2.0)
+    strange = Strange(0.5, np.array([[True] * 4, [False] * 4]), 2.0, False)
     row = segment_image.describe(Path("a.png"), "a", probability, strange, pixel_area=0.25)
     assert (row["first_pixels"], row["second_pixels"], row["unsure_pixels"], row["left_out_pixels"]) == (4, 3, 4, 1)
     assert (row["first_share"], row["first_square_um"], row["second_square_um"]) == (4 / 7, 1.0, 0.75)
@@ -530,19 +532,22 @@ def test_what_the_network_is_unsure_of():
     assert segment_image.area(row, "unsure") == "57.1%\n4 pixels"
 
 
-def row(name="a", strange=0.0, distance=0.0, outliers=0):
-    strange = None if strange is None else Strange(strange, np.zeros((16, 16), bool), distance)
+def row(name="a", strange=0.0, distance=0.0, negative=False, outliers=0):
+    strange = None if strange is None else Strange(strange, np.zeros((16, 16), bool), distance, negative)
     described = segment_image.describe(Path(f"{name}.png"), name, np.eye(16), strange)
     return {**described, "outlier_pixels": outliers, "first_share_low": None, "first_share_high": None}
 
 
 def test_a_picture_of_something_else_gets_a_warning(network):
     loaded = saved_models.load(network)
-    rows = [row("like", 0.25, 1.0), row("unlike", 0.9), row("negative", 0.0, 1.3), row("unknown", None)]
-    unlike, negative = segment_image.warnings(loaded, rows)
+    rows = [row("like", 0.25, 1.0), row("unlike", 0.9), row("far", 0.0, 1.3), row("unknown", None)]
+    unlike, far = segment_image.warnings(loaded, rows)
     assert unlike.startswith("unlike may show something else than brick and grass, or these at another magnification")
     assert "Of its squares 90% are unlike" in unlike
-    assert "its means are 1.3 times as far" in negative
+    assert "its means are 1.3 times as far" in far
+    strange, negative = segment_image.warnings(loaded, [row("dark", negative=True)])
+    assert strange.startswith("dark may show something else than brick and grass")
+    assert negative == "dark looks like a negative of the training images; --invert swaps dark and bright."
     (dotted,) = segment_image.warnings(loaded, [row("dotted", outliers=2), row("clean")])
     assert dotted.startswith("dotted has 2 pixels far from all others")
     assert "A dash" in segment_image.table(rows, loaded).note
