@@ -247,7 +247,7 @@ def warnings(timed: Timed, rows: Sequence[Mapping[str, Any]], diverged: bool) ->
     """The reason why the training failed, if it did."""
     if diverged:
         return [saved_models.DIVERGED]
-    if rows[-1]["step"] <= CHUNK_SIZE:
+    if timed.steps is None and rows[-1]["step"] <= CHUNK_SIZE:
         activity = "compiling" if timed.count_compilation else f"the first {CHUNK_SIZE} steps"
         return [f"Nearly all of the time went into {activity}: give it more --seconds."]
     return []

@@ -103,6 +103,8 @@ def test_a_training_that_came_to_nothing_says_why():
     assert "diverged" in clock.warnings(counted, [{"step": 100}], diverged=True)[0]
     assert "compiling: give it more --seconds" in clock.warnings(counted, [{"step": 10}], diverged=False)[0]
     assert "first 10 steps: give it more" in clock.warnings(not_counted, [{"step": 10}], diverged=False)[0]
+    # --seconds have no say then.
+    assert clock.warnings(clock.Timed(steps=10), [{"step": 10}], diverged=False) == []
 
 
 def test_a_network_that_diverged_is_not_recommended():
