@@ -26,9 +26,10 @@ from segjax._checks import (
     check_pixels,
     check_variables,
     describe,
+    is_ready,
 )
 from segjax.models import Variables, collections_of, predict, template_of
-from segjax.optimizers import Optimizer, eval_params
+from segjax.optimizers import Optimizer, eval_params, transformation
 from segjax.sweeps import map_runs
 from segjax.textures import generate_data
 from segjax.training import Generate, TrainState, batch_shapes
@@ -50,7 +51,8 @@ def eval_variables(
     they are computed again (`recalibrate`).
 
     Args:
-        model, optimizer: those of the run.
+        model, optimizer: those of the run. If the evaluation weights depend on the optimizer, its state must be of the
+            layout that a learning rate alone gives.
         state: at the end of the run, or at any step; of one run or of many.
         key, num_batches, generate, generate_options: for `recalibrate`.
 
@@ -60,6 +62,7 @@ def eval_variables(
     check_optimizer(optimizer)
     if not isinstance(state, TrainState):
         raise TypeError(f"state must be a TrainState, got {describe(state)}")
+    _check_opt_state(optimizer, state)
     weights = eval_params(optimizer, state.opt_state)
     if weights is None:
         return state.variables
@@ -175,6 +178,27 @@ def evaluate(
     return _over_runs(of_run, _axes_of_runs(model, variables, shapes.image), variables)
 
 
+def _check_opt_state(optimizer: Optimizer, state: TrainState) -> None:
+    """Raises ValueError for a state of another optimizer, if the evaluation weights depend on either."""
+    axes = jnp.shape(state.step)
+    # With leading axes less, as of one run.
+    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) :], leaf.dtype), state.params)
+    rate = None if is_ready(optimizer) else jax.ShapeDtypeStruct((), jnp.result_type(float))
+    try:
+        template = jax.eval_shape(lambda params, rate: transformation(optimizer, rate).init(params), params, rate)
+    except TypeError:
+        # A factory with options that only `train` had.
+        return
+    # For others, options may change the state: `optax.sgd` has none without momentum.
+    if eval_params(optimizer, template) or eval_params(optimizer, state.opt_state):
+        check_layout("state.opt_state", state.opt_state, _of_runs(template, axes), "optimizer")
+
+
+def _of_runs(template: Any, axes: tuple[int, ...]) -> Any:
+    """Shapes and dtypes of many runs."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), template)
+
+
 def _axes_of_runs(model: nn.Module, variables: Variables, image: Any) -> tuple[int, ...]:
     """The leading axes of all variables beyond the shapes of the model's.
 
@@ -184,8 +208,7 @@ def _axes_of_runs(model: nn.Module, variables: Variables, image: Any) -> tuple[i
     template = template_of(model, image)
     first, of_one_run = (jnp.shape(next(iter(jax.tree.leaves(tree["params"])), 0)) for tree in (variables, template))
     axes = first[: max(0, len(first) - len(of_one_run))]
-    runs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), template)
-    check_layout("variables", variables, runs, "model and these images", dtypes=False)
+    check_layout("variables", variables, _of_runs(template, axes), "model and these images", dtypes=False)
     return axes
 
 

@@ -143,7 +143,8 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
         level: confidence level of the interval, in (0, 1).
 
     Raises:
-        TypeError, ValueError: if a value is not a finite real number, there is no seed, or the level is out of range.
+        TypeError, ValueError: if a value is not a finite real number, there is no seed, the level is out of range, or
+            `statistic` returns anything else.
 
     >>> bootstrap([0.010, 0.012, 0.011, 0.014, 0.010]).value.round(4)
     np.float64(0.0114)
@@ -151,9 +152,7 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
     values = _finite(values)
     _check_level(level)
     check_callable("statistic", statistic, "values", axis=0)
-    value, seeds = np.asarray(statistic(values, axis=0)), len(values)
-    if not np.issubdtype(value.dtype, np.number) or value.shape != values.shape[1:]:
-        raise ValueError(f"statistic must return numbers of shape {values.shape[1:]}, got {describe(value)}")
+    value, seeds = _apply(statistic, values, axis=0), len(values)
     if seeds == 1 or (seeds < FEWEST_SEEDS and statistic is not mean):
         return Estimate(value[()], np.full_like(value, np.nan)[()], np.full_like(value, np.nan)[()])
     # Student's quantiles, since the spread of few seeds is itself uncertain.
@@ -164,7 +163,7 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
         return Estimate(value[()], ((value / scale - half) * scale)[()], ((value / scale + half) * scale)[()])
     resamples = np.random.default_rng(_SEED).integers(seeds, size=(NUM_RESAMPLES, seeds))
     # Hesterberg's corrections: the percentiles at these quantiles, scaled around the value by sqrt(n / (n - 1)).
-    samples = np.asarray(statistic(values[resamples], axis=1))
+    samples = _apply(statistic, values[resamples], axis=1)
     scale = _power_of_two(samples)
     quantiles = np.quantile(samples / scale, scipy.stats.norm.cdf([-student, student]), axis=0)
     low, high = value / scale + (quantiles - value / scale) * np.sqrt(seeds / (seeds - 1))
@@ -542,6 +541,16 @@ def _sign_test(wins: np.ndarray, losses: np.ndarray, level: float) -> tuple[Esti
         evidence = np.exp(log_mixture + trials * np.log(2))
         low, high = lower_end(wins, losses), 1 - lower_end(losses, wins)
     return Estimate(share, low, high), evidence
+
+
+def _apply(statistic: Statistic, values: np.ndarray, axis: int) -> np.ndarray:
+    """A statistic over an axis; raises TypeError or ValueError unless it returns the values without that axis."""
+    result = check_real("the result of statistic", statistic(values, axis=axis))
+    shape = values.shape[:axis] + values.shape[axis + 1 :]
+    if result.shape != shape:
+        arguments = f"values of shape {values.shape} and axis={axis}"
+        raise ValueError(f"statistic must return numbers of shape {shape}, got {describe(result)} for {arguments}")
+    return result
 
 
 def _without_overflow(statistic: Callable[..., Any], values: ArrayLike, axis: int) -> np.ndarray:

@@ -12,14 +12,14 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from segjax import checkpoints
-from segjax._checks import check_count, describe
+from segjax import checkpoints, metrics
+from segjax._checks import check_count, check_counts, describe
 from segjax.training import History
 
 # What a line says of a run, its name left out.
@@ -30,18 +30,25 @@ def rows(history: History, num_steps: int, every: int = 10, after: int = 0) -> l
     """A row for each `every` steps of a run, and one for its last step.
 
     Args:
-        history: of the run so far, from its first step on, leaves (steps,).
+        history: of the run so far, from its first step on, leaves (steps,), steps <= num_steps; of one run.
         num_steps: of the whole run.
         after: rows up to this step are left out.
 
     Returns:
         Each row has the step, the mean loss of the steps since the row before, None if it is no finite number, and the
         sums of their counts.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
     """
     if not isinstance(history, History):
         raise TypeError(f"history must be a segjax.History, got {describe(history)}")
     every, table = check_count("every", every, 1), []
     num_steps, after = check_count("num_steps", num_steps, 1), check_count("after", after, 0)
+    check_counts(history.counts, metrics.Counts)
+    first, *others = map(np.shape, (history.loss, *history.counts))
+    if len(first) != 1 or {*others} != {first} or first[0] > num_steps:
+        raise ValueError(f"history must have arrays of one shape (steps,), at most {num_steps}, got {[first, *others]}")
     for end in range(after + 1, len(history.loss) + 1):
         if end % every == 0 or end == num_steps:
             loss, counts = jax.tree.map(lambda leaf, end=end: leaf[(end - 1) // every * every : end], history)
@@ -88,18 +95,45 @@ class Log:
 
         Args:
             run: its name.
-            about: what else each line says, in JSON's types.
+            rows: of `rows`, or others in JSON's types with a step.
+            about: what else each line says, in JSON's types, by names that rows do not have.
 
         Raises:
+            TypeError, ValueError: naming the argument that is out of range.
             OSError: if the file cannot be written; a new `Log` of it drops the line that was cut off.
         """
-        new = [row for row in rows if row["step"] > self.last(run)]
-        lines = (json.dumps({"run": run, **row, **about}, allow_nan=False) + "\n" for row in new)
+        if not isinstance(run, str):
+            raise TypeError(f"run must be text, got {describe(run)}")
+        new = [row for row in _check_rows(rows) if row["step"] > self.last(run)]
+        lines = [_line({"run": run, **row}, about) for row in new]
         if new:
             # Closed each time, so that a reader has whole lines.
             with open(self.path, "a") as file:
                 file.write("".join(lines))
             self._last[run] = new[-1]["step"]
+
+
+def _check_rows(rows: Any) -> list[Row]:
+    """The rows, each with a step; raises TypeError or ValueError for others."""
+    if isinstance(rows, Mapping | str) or not isinstance(rows, Iterable):
+        raise TypeError(f"rows must be several, as tracking.rows returns, got {describe(rows)}")
+    rows = list(rows)
+    for row in rows:
+        if not isinstance(row, Mapping) or "step" not in row or "run" in row:
+            raise TypeError(f"rows must be dicts with a step and no run, as tracking.rows returns, got {describe(row)}")
+        check_count("step", row["step"], 1)
+    return rows
+
+
+def _line(row: Row, about: Row) -> str:
+    if repeated := sorted(row.keys() & about.keys()):
+        raise ValueError(f"{repeated[0]} must not be given, since each row has it, got {describe(about[repeated[0]])}")
+    for name, value in {**row, **about}.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise TypeError(f"{name} must be of JSON's types, got {describe(value)}: {error}") from None
+    return json.dumps({**row, **about}) + "\n"
 
 
 def _without_waiting(name: str, flags: int) -> int:

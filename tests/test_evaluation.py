@@ -151,6 +151,16 @@ def test_a_ready_transformation_is_evaluated_with_the_weights_of_its_state():
     assert segjax.optimizers.copies_of_weights(optax.adam(0.1), variables["params"]) == []
 
 
+def test_options_of_the_run_may_change_the_state_of_other_optimizers():
+    variables = random_variables(MODEL)
+    for optimizer, options in (
+        (optax.sgd, {"momentum": 0.9}),
+        (lambda rate, decay: optax.sgd(rate, decay), {"decay": 0.9}),
+    ):
+        state = state_of(partial(optimizer, **options), variables)
+        assert segjax.eval_variables(KEY, MODEL, optimizer, state, **SMALL)["params"] is variables["params"]
+
+
 @pytest.mark.slow
 def test_memory_of_many_runs_is_that_of_one():
     def temporaries(axes):

@@ -73,6 +73,36 @@ def test_another_file_is_refused_and_stays(content, tmp_path):
     assert path.read_bytes() == content
 
 
+# What no line can say -> arguments of `append`, and the message.
+UNSAID = {
+    "a run that is no text": ((5, [{"step": 1}]), {}, "run must be text, got 5"),
+    "no rows": (("a", 5), {}, "rows must be several, as tracking.rows returns, got 5"),
+    "one row": (("a", {"step": 1}), {}, "rows must be several, as tracking.rows returns, got {'step': 1}"),
+    "steps alone": (("a", [3]), {}, "rows must be dicts with a step and no run, .* got 3"),
+    "a row without a step": (("a", [{}]), {}, "rows must be dicts with a step and no run, .* got {}"),
+    "a row of another run": (("a", [{"step": 1, "run": "b"}]), {}, "rows must be dicts with a step and no run"),
+    "a step that is text": (("a", [{"step": "x"}]), {}, "step must be an integer >= 1, got 'x'"),
+    "a step for all rows": (
+        ("a", [{"step": 1}]),
+        {"step": 99},
+        "step must not be given, since each row has it, got 99",
+    ),
+    "NaN": (("a", [{"step": 1}]), {"x": np.nan}, "x must be of JSON's types, got nan: "),
+    "an array": (("a", [{"step": 1}]), {"x": np.ones(2)}, r"x must be of JSON's types, got array\(\[1., 1.\]\): "),
+    "NaN in a row": (("a", [{"step": 1, "loss": np.inf}]), {}, "loss must be of JSON's types, got inf: "),
+}
+
+
+@pytest.mark.parametrize("name", UNSAID)
+def test_what_no_line_can_say_is_refused_and_not_written(name, tmp_path):
+    arguments, about, message = UNSAID[name]
+    log = Log(tmp_path / "log.jsonl")
+    with pytest.raises((TypeError, ValueError), match=message) as error:
+        log.append(*arguments, **about)
+    assert "\n" not in str(error.value)
+    assert read(log.path) == []
+
+
 def test_a_pipe_is_refused_and_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match=r"regular file|No such device"):

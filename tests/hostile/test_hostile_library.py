@@ -2,6 +2,7 @@
 
 import io
 from functools import partial
+from typing import NamedTuple
 
 import chex
 import flax.linen as nn
@@ -26,6 +27,7 @@ from segjax import (
     textures,
     tiling,
     torch_weights,
+    tracking,
 )
 
 KEY = jax.random.key(0)
@@ -333,6 +335,28 @@ def change(function):
     return layers.predict_changed(TINY, random_variables(TINY), IMAGE, "conv1", function)
 
 
+def averaged(learning_rate):
+    """Its evaluation weights are an average in its state."""
+    return optax.GradientTransformation(lambda params: Average(params), lambda g, state, params: (g, state))
+
+
+averaged.eval_params = lambda opt_state, params: opt_state.average
+
+
+class Average(NamedTuple):
+    average: dict
+
+
+def evaluate_with(optimizer, optimizer_of_state):
+    params = random_variables(TINY)["params"]
+    state = segjax.TrainState(params, {}, optimizer_of_state(1e-3).init(params), np.int32(0))
+    return segjax.eval_variables(KEY, TINY, optimizer, state, **SMALL)
+
+
+def history(shape):
+    return segjax.History(np.ones(shape), metrics.Counts(*[np.ones(shape, int)] * 5))
+
+
 def under_x64(make):
     train = make(TINY, num_steps=2, **SMALL)
     with jax.enable_x64(True):
@@ -489,7 +513,47 @@ ARGUMENTS = {
     ),
     "a statistic of nothing": (
         lambda: statistics.bootstrap(SCORES, lambda values, axis: None),
-        r"statistic must return numbers of shape \(\), got array\(None",
+        "the result of statistic must be real numbers, got None",
+    ),
+    "a statistic of one number": (
+        lambda: statistics.bootstrap(np.ones((9, 2)), lambda values, axis: values.mean()),
+        r"statistic must return numbers of shape \(2,\), got array\(1.\) for values of shape \(9, 2\) and axis=0",
+    ),
+    "a statistic of another axis": (
+        lambda: statistics.bootstrap(SCORES, lambda values, axis: values.mean(0)),
+        r"statistic must return numbers of shape \(10000,\), got .* for values of shape \(10000, 6\) and axis=1",
+    ),
+    "a statistic of complex numbers": (
+        lambda: statistics.bootstrap(SCORES, lambda values, axis: values.mean(axis) * 1j),
+        "the result of statistic must be real numbers, got np.complex128",
+    ),
+    "a state of another optimizer": (
+        lambda: evaluate_with(optax.contrib.schedule_free_adamw, segjax.OPTIMIZERS["adam"]),
+        "state.opt_state must be of this optimizer: b1 is missing there, and float32 of shape",
+    ),
+    "an optimizer of another state": (
+        lambda: evaluate_with(segjax.OPTIMIZERS["adam"], optax.contrib.schedule_free_adamw),
+        "state.opt_state must be of this optimizer: 0/count is missing there, and int32 of shape",
+    ),
+    "a state without the average": (
+        lambda: evaluate_with(averaged, segjax.OPTIMIZERS["sgd"]),
+        r"state.opt_state must be of this optimizer: average/conv1/bias is missing there, and float32 of shape \(1,\)",
+    ),
+    "more steps than the run has": (
+        lambda: tracking.rows(history(9), 4),
+        r"history must have arrays of one shape \(steps,\), at most 4, got \[\(9,\), ",
+    ),
+    "the history of a sweep": (
+        lambda: tracking.rows(history((2, 3)), 3),
+        r"history must have arrays of one shape \(steps,\), at most 3, got \[\(2, 3\), ",
+    ),
+    "a history without counts": (
+        lambda: tracking.rows(segjax.History(np.ones(9), None), 9),
+        "counts must be Counts of real numbers, .* got None",
+    ),
+    "a history without losses": (
+        lambda: tracking.rows(history(9)._replace(loss=None), 9),
+        r"history must have arrays of one shape \(steps,\), at most 9, got \[\(\), ",
     ),
     "counts that are an array": (
         lambda: metrics.iou(np.ones(5)),
