@@ -17,8 +17,7 @@ A square is strange if its distance to the nearest of 1,024 training squares exc
 feature is divided by its standard deviation. The means of the features over a picture scatter less: their distance to
 the nearest training image, by the covariance of the training images, is compared with the largest such distance among
 these. A picture gets a warning if more than a quarter of its squares are strange, if its means are further away, or if
-it is a negative: with dark and bright swapped its means are nearer to those of training images. For this test groups of
-alike images are averaged, since single small images scatter as far as their negatives lie.
+it is a negative: with dark and bright swapped, they are nearer to groups of training images, and not too far away.
 
 Half of the training images show both textures. The other half shows one alone, as a picture may. A picture with these
 features passes, whatever it shows; docs/real-pictures.md has examples.
@@ -86,7 +85,7 @@ class Strange(NamedTuple):
         share: of its squares that are strange.
         pixels: (height, width) of bool, those of the strange squares.
         distance: of its mean features to the nearest training image; 1 is the largest of training images to others.
-        negative: whether these are clearly nearer to training images with dark and bright swapped.
+        negative: whether with dark and bright swapped this is at most 1, and clearly nearer to training images.
     """
 
     share: float
@@ -150,12 +149,13 @@ def strange(
     # The means of fewer squares scatter more.
     scatter = (reference.number / counts.sum()) ** 0.5
     # Training images that are all equal have a limit of 0.
-    distance = float(_nearest(pair[:1], images)[0] / max(_nearest(images).max() * max(1.0, scatter), _FLOOR))
+    limit = max(_nearest(images).max() * max(1.0, scatter), _FLOOR)
+    distance, swapped_distance = (_nearest(pair, images) / limit).tolist()
+    negative = swapped_distance <= 1 and _is_negative(images, pair, scatter)
     # Pixels beyond the last whole square belong to it.
     rows, columns = (
         np.minimum(np.arange(length) // side, number - 1) for length, number in zip(image.shape, shape, strict=True)
     )
-    negative = _is_negative(images, pair, scatter)
     return Strange(float(is_strange[counts].mean()), is_strange[np.ix_(rows, columns)], distance, negative)
 
 
@@ -166,7 +166,7 @@ def _is_negative(images: np.ndarray, pair: np.ndarray, scatter: float) -> bool:
         images: means of training images, each column of variance 1, the last the direction of the largest variance.
         scatter: of a picture's means, relative to that of a training image.
     """
-    # Along that direction images differ by the share of a texture, which groups therefore keep.
+    # Single small images scatter as far as negatives lie. Groups along that direction keep the share of a texture.
     groups = np.array_split(images[np.argsort(images[:, -1])], -(-len(images) // _GROUP))
     centres = np.array([group.mean(axis=0) for group in groups])
     deviation = max(float(np.sqrt(np.square(_nearest(images, centres)).mean())), _FLOOR)
@@ -241,7 +241,8 @@ def _bar(grey: np.ndarray, tolerance: float) -> int:
         is_blank = (np.abs(grey - level) <= tolerance).mean(axis=1) > 0.5
     enough = np.flatnonzero(is_blank & (np.cumsum(is_blank) >= _BAR_SHARE * np.arange(1, len(grey) + 1)))
     number = int(enough[-1]) + 1 if len(enough) else 0
-    return number if number >= _MIN_SIDE else 0
+    # More than half of the picture is no bar: one pixel level far from all others makes the rest one grey level.
+    return number if _MIN_SIDE <= number <= len(grey) // 2 else 0
 
 
 def _cut(array: np.ndarray, side: int) -> np.ndarray:

@@ -70,8 +70,7 @@ class Samples(NamedTuple):
         if self.nodata is None:
             return None
         # Of colours all must have the number: black may stand for no data, and a pure blue has no red either.
-        number = self.array.shape[-1] - self.opacity
-        array = self.array[..., slice(0, number) if channel is None else slice(channel - 1, channel)]
+        array = self.array[..., [channel - 1]] if channel else self.array[..., : self.array.shape[-1] - self.opacity]
         # Compared as a number, since the array's integers may not hold it.
         has_data = ~np.isnan(array) if np.isnan(self.nodata) else array != self.nodata
         valid: np.ndarray = has_data.any(axis=-1)

@@ -113,6 +113,10 @@ def test_a_large_negative_is_known_where_small_images_scatter():
         # Neither its squares nor its distance say so.
         assert negative.share < novelty.MOST_STRANGE
         assert negative.distance < 1
+        # Nor is something else a negative, though with dark and bright swapped it is nearer.
+        other = novelty.strange(reference, tiling.to_training_scale(-picture.repeat(4, 0).repeat(4, 1), 32), 32)
+        assert other.distance > 1
+        assert not other.negative
         # A picture as small as a training image is not judged.
         assert not novelty.strange(reference, tiling.to_training_scale(-picture[:32, :32], 32), 32).negative
 
@@ -169,6 +173,15 @@ def test_an_information_bar_is_named(edge, rows, columns, box):
     valid = np.ones(picture.shape, bool)
     valid[rows, columns] = False
     assert novelty.blank("a", picture, valid) == []
+
+
+def test_pixels_far_from_all_others_make_no_bar_of_the_rest():
+    picture = texture()
+    picture[np.random.default_rng(1).uniform(size=picture.shape) < 0.01] = -9999
+    assert novelty.blank("a", picture) == []
+    picture[:, :60] = -9999
+    (sentence,) = novelty.blank("a", picture)
+    assert "60 pixels, at the left. --ignore-box 0,0,60,120 leaves it out" in sentence
 
 
 def test_a_blank_frame_is_named_and_a_texture_is_not():
