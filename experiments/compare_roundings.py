@@ -9,7 +9,7 @@ amplifies. Seconds.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +24,7 @@ from experiments.lab.names import exact
 from experiments.lab.options import CHANGE_NO_RESULT, Command
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
-from experiments.optimizers.baseline import Number, refusals
+from experiments.optimizers.baseline import NotNegative, Share, refusals
 from segjax import plotting, statistics
 
 # The loss chooses rates, and the IoU decides between optimizers.
@@ -58,8 +58,8 @@ class Row(msgspec.Struct):
     optimizer: str
     learning_rate: float
     seed: int
-    final_loss: Number
-    iou: Number
+    final_loss: NotNegative
+    iou: Share
     diverged_at: int | None
 
 
@@ -118,7 +118,10 @@ def answer(options: Options, lab: Lab) -> Report:
         title,
     )
     tables = [deviation_table(ious, by_rounding, by_seed, title)]
-    for heading, counts in (("Verdict by IoU", verdicts), ("Rate of the lowest loss", chosen)):
+    for heading, counts in (
+        ("Verdict by IoU", verdict_counts(ious, reference, _verdict_with_counts)),
+        ("Rate of the lowest loss", chosen),
+    ):
         rows = [[name, ", ".join(f"{value}: {n}" for value, n in each.most_common())] for name, each in counts.items()]
         tables.append(Table(heading, ("", "number of roundings"), rows))
     names = [path.parent.name for path in options.results]
@@ -156,17 +159,26 @@ def typical(deviations: np.ndarray) -> float:
     return float(np.sqrt(np.mean(deviations**2))) if deviations.size else np.nan
 
 
-def verdict_counts(ious: Mapping[str, np.ndarray], reference: str) -> dict[str, Counter[str]]:
-    """label of a rival -> verdict -> number of roundings."""
-    rivals = {label: runs for label, runs in ious.items() if label != reference}
-    return {label: Counter(map(_verdict, runs, ious[reference])) for label, runs in rivals.items()}
-
-
-def _verdict(run: np.ndarray, reference: np.ndarray) -> str:
-    failed, failed_reference = (int(np.isnan(values).sum()) for values in (run, reference))
+def _verdict(runs: np.ndarray, reference: np.ndarray) -> str:
+    failed, failed_reference = (int(np.isnan(values).sum()) for values in (runs, reference))
     if failed != failed_reference:
         return f"{'fewer' if failed < failed_reference else 'more'} runs diverged"
-    return statistics.verdict(run, reference, IOU.higher_is_better)
+    return statistics.verdict(runs, reference, IOU.higher_is_better)
+
+
+def _verdict_with_counts(runs: np.ndarray, reference: np.ndarray) -> str:
+    """The verdict, and how many runs diverged if this decides it."""
+    failed = [int(np.isnan(values).sum()) for values in (runs, reference)]
+    counts = " and ".join(f"{count} of {len(runs)}" for count in failed)
+    return _verdict(runs, reference) + (f" ({counts})" if failed[0] != failed[1] else "")
+
+
+def verdict_counts(
+    ious: Mapping[str, np.ndarray], reference: str, verdict: Callable[[np.ndarray, np.ndarray], str] = _verdict
+) -> dict[str, Counter[str]]:
+    """label of a rival -> verdict -> number of roundings."""
+    rivals = {label: runs for label, runs in ious.items() if label != reference}
+    return {label: Counter(map(verdict, runs, ious[reference])) for label, runs in rivals.items()}
 
 
 def chosen_rates(runs: Sequence[Row], losses: Mapping[str, np.ndarray]) -> dict[str, Counter[str]]:
@@ -192,16 +204,25 @@ def deviation_table(
     by_seed: Mapping[str, np.ndarray],
     title: str,
 ) -> Table:
-    """One row per arm: its mean, its standard deviations, and the range of its mean over the roundings."""
-    rows = []
+    """One row per arm: its mean, its standard deviations, and the range of its mean over the roundings.
+
+    The means are over the seeds on which no rounding diverged.
+    """
+    headings = ["", "IoU", "between seeds", "between roundings", "mean over seeds, by rounding"]
+    some_diverged, rows = any(np.isnan(runs).any() for runs in ious.values()), []
     for label, runs in ious.items():
-        means = np.nanmean(runs, axis=1)
+        diverged = np.isnan(runs)
         spreads = [typical(part[label]) for part in (by_seed, by_rounding)]
-        texts = [f"{spread:.4f}" if np.isfinite(spread) else "-" for spread in spreads]
-        rows.append([label, f"{means.mean():.4f}", *texts, f"{means.min():.4f} to {means.max():.4f}"])
-    headings = ("", "IoU", "between seeds", "between roundings", "mean over seeds, by rounding")
-    note = "Held-out IoU; standard deviations of one run, root mean square; runs that diverged left out."
-    return Table(title, headings, rows, note)
+        texts = ["-", *(f"{spread:.4f}" if np.isfinite(spread) else "-" for spread in spreads), "-"]
+        if not diverged.any(axis=0).all():
+            means = runs[:, ~diverged.any(axis=0)].mean(axis=1)
+            texts[0], texts[-1] = f"{means.mean():.4f}", f"{means.min():.4f} to {means.max():.4f}"
+        rows.append([label, *texts, *([f"{diverged.sum()} of {runs.size}"] if some_diverged else [])])
+    note = "Held-out IoU; standard deviations of one run, root mean square"
+    if some_diverged:
+        headings.append("runs diverged")
+        note += ", of the runs that did not diverge; means over the seeds on which no rounding diverged"
+    return Table(title, headings, rows, f"{note}.")
 
 
 if __name__ == "__main__":

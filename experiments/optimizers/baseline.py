@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta
 
 from experiments.lab import provenance
-from experiments.lab.arms import COLUMNS, CURVES, Arm, Arms
+from experiments.lab.arms import COLUMNS, CURVES, Arm, Arms, diverged_at
 from experiments.lab.folder import read_document
 from experiments.lab.options import Comparison, flag
 from experiments.lab.report import Table
@@ -28,11 +28,24 @@ _RANDOMNESS = ("enable_x64", "default_prng_impl", "threefry_partitionable", "ran
 _ROUNDING = 1e-3
 _FLOAT32 = np.finfo(np.float32)
 # null stands for NaN and infinities.
-Number = Annotated[float, Meta(ge=-float(_FLOAT32.max), le=float(_FLOAT32.max))] | None
+Share = Annotated[float, Meta(ge=0, le=1)] | None
+# Rounding can bring a Dice loss of 0 below 0.
+NotNegative = Annotated[float, Meta(ge=-1e-6, le=float(_FLOAT32.max))] | None
 Positive = Annotated[float, Meta(ge=float(_FLOAT32.tiny), le=float(_FLOAT32.max))]
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
 Step = Annotated[int, Meta(ge=1, lt=2**31)]
-_Curves = msgspec.defstruct("_Curves", [(name, list[Number]) for name in CURVES])
+# The columns that are no shares of pixels or images.
+_AMOUNTS = ("loss", "final_loss", "seconds", "held_out_mse", "held_out_bce", "held_out_dice")
+
+
+class _Curves(msgspec.Struct):
+    """The curves of `CURVES`."""
+
+    loss: list[NotNegative]
+    agreement: list[Share]
+    iou: list[Share]
+
+
 _FIELDS: dict[str, Any] = {
     "label": str,
     "seed": Annotated[int, Meta(ge=0, lt=2**32)],
@@ -40,7 +53,7 @@ _FIELDS: dict[str, Any] = {
     "learning_rate": Positive,
     "iterations": Step,
     **dict.fromkeys(("schedule", "objective", "architecture"), str),
-    **dict.fromkeys(COLUMNS, Number),
+    **{name: NotNegative if name in _AMOUNTS else Share for name in COLUMNS},
     "diverged_at": Step | None,
     "curves": _Curves,
 }
@@ -110,12 +123,9 @@ def read(path: Path, options: Comparison) -> Baseline:
     Raises:
         ValueError: if the file is not such a results.json, or naming the first difference in the protocol.
     """
-    stored: dict[str, list[Any]] = {}
     with refusals("--baseline", path, "compare_optimizers"):
         document = msgspec.convert(read_document(path), Stored)
-        for row in document.runs:
-            run: Any = msgspec.convert(row, StoredRun)
-            stored.setdefault(run.label, []).append(run)
+        stored = _by_label(document.runs)
         # Runs of further seeds are not compared.
         groups = {label: runs[: options.seeds.seeds] for label, runs in stored.items()}
         labels = {check_label(label): f"{label} (stored)" for label in groups}
@@ -126,6 +136,21 @@ def read(path: Path, options: Comparison) -> Baseline:
     with refusals("--baseline", path, "compare_optimizers"):
         arms = {labels[label]: _arm(labels[label], runs, options) for label, runs in groups.items()}
     return Baseline(path, arms, labels, steps, min(map(len, stored.values())), document)
+
+
+def _by_label(rows: Iterable[Any]) -> dict[str, list[Any]]:
+    """label -> its runs; raises a ValueError that names the first run that is none, or repeats a seed of its label."""
+    stored: dict[str, dict[int, Any]] = {}
+    for index, row in enumerate(rows):
+        try:
+            run: Any = msgspec.convert(row, StoredRun)
+        except msgspec.ValidationError as error:
+            raise ValueError(f"runs[{index}]: {error}") from error
+        runs = stored.setdefault(run.label, {})
+        if run.seed in runs:
+            raise ValueError(f"runs[{index}]: {run.label} must have one run per seed, and has another of {run.seed}")
+        runs[run.seed] = run
+    return {label: list(runs.values()) for label, runs in stored.items()}
 
 
 def _protocol(document: Stored, groups: dict[str, list[Any]], options: Comparison) -> Iterator[tuple[str, Any, Any]]:
@@ -140,7 +165,7 @@ def _protocol(document: Stored, groups: dict[str, list[Any]], options: Compariso
 
 
 def _arm(label: str, runs: Sequence[Any], options: Comparison) -> StoredArm:
-    """The runs of one label; raises a ValueError if they are not of one optimizer, or their curves are incomplete."""
+    """The runs of one label; raises a ValueError unless they are of one optimizer, with curves that fit them."""
     steps, first = options.training.iterations, runs[0]
     if any((run.optimizer, run.learning_rate) != (first.optimizer, first.learning_rate) for run in runs):
         raise ValueError(f"the runs of {first.label} are not of one optimizer")
@@ -148,6 +173,12 @@ def _arm(label: str, runs: Sequence[Any], options: Comparison) -> StoredArm:
     curves = [{name: np.array(getattr(run.curves, name), float) for name in CURVES} for run in runs]
     if any(len(curve) != steps for by_name in curves for curve in by_name.values()):
         raise ValueError(f"its curves do not have {steps} steps")
+    for run, curve in zip(runs, curves, strict=True):
+        step = int(diverged_at(curve["loss"]))
+        # The file does not have the weights, which may be infinite after the last step.
+        if run.diverged_at not in ([step] if step else [None, steps]):
+            allowed = step or f"null or {steps}"
+            raise ValueError(f"diverged_at of {run.label}, seed {run.seed}, must be {allowed} by its losses")
     fields = {name: getattr(first, name) for name in Run._fields if name != "texture"}
     rows = [{**msgspec.structs.asdict(run), "label": label} for run in runs]
     for row in rows:

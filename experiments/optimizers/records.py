@@ -16,7 +16,7 @@ from experiments.lab.folder import read_document
 from experiments.lab.options import Data, flag
 from experiments.lab.runs import Run, Texture
 from experiments.optimizers import sequential
-from experiments.optimizers.baseline import Number, Step, Stored, StoredArm, refusals
+from experiments.optimizers.baseline import Share, Step, Stored, StoredArm, refusals
 from experiments.optimizers.sequential import Decision
 
 # Options that determine the runs and the choice of their rates.
@@ -30,8 +30,8 @@ class Row(msgspec.Struct):
     optimizer: str
     learning_rate: float
     seed: int
-    accuracy: Number
-    iou: Number
+    accuracy: Share
+    iou: Share
     diverged_at: Step | None
     cores: int | str | None = None
 

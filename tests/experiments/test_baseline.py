@@ -99,6 +99,32 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
         (lambda file: file.update(runs=[]), "Expected `array` of length >= 1"),
         (lambda file: file["runs"][0].pop("iou"), "missing required field `iou`"),
         (lambda file: file["runs"][0].update(iou="much"), "Expected `float \\| null`, got `str` - at `\\$.iou`"),
+        (lambda file: file["runs"][3].update(iou=1.5), r"runs\[3\]: Expected `float` <= 1.0 - at `\$.iou`"),
+        (
+            lambda file: file["runs"][0].update(agreement=-0.5),
+            r"runs\[0\]: Expected `float` >= 0.0 - at `\$.agreement`",
+        ),
+        (lambda file: file["runs"][0].update(final_loss=-3.0), "Expected `float` >= -1e-06 - at `\\$.final_loss`"),
+        (
+            lambda file: file["runs"][0]["curves"]["iou"].__setitem__(4, 2.0),
+            "Expected `float` <= 1.0 - at .*curves.iou",
+        ),
+        (
+            lambda file: file["runs"].append(file["runs"][0]),
+            r"runs\[4\]: lion 0.001 must have one run per seed, and has another of 0",
+        ),
+        (
+            lambda file: file["runs"][1]["curves"]["loss"].__setitem__(slice(6, None), [None] * 4),
+            "diverged_at of lion 0.001, seed 1, must be 7 by its losses",
+        ),
+        (
+            lambda file: file["runs"][1]["curves"]["loss"].__setitem__(9, 5.0),
+            "diverged_at of lion 0.001, seed 1, must be 10 by its losses",
+        ),
+        (
+            lambda file: file["runs"][0].update(diverged_at=3),
+            "diverged_at of lion 0.001, seed 0, must be null or 10 by its losses",
+        ),
         (lambda file: file["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
         (lambda file: file["runs"][0]["curves"].update(loss=[[1.0] * 10]), "Expected `float.* - at `.*curves.loss"),
         (lambda file: file.update(command=3), "Expected `str`, got `int` - at `.*command`"),

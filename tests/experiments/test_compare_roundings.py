@@ -80,6 +80,30 @@ def test_the_report_counts_what_rounding_changed(paths, tmp_path):
     assert (tmp_path / "out" / "deviations.png").exists()
 
 
+def test_diverged_runs_are_counted_and_their_seeds_are_in_no_mean(paths, tmp_path):
+    """A mean of one rounding over other seeds than the next one's would differ by the seeds."""
+    roundings = [{"sgd 1": runs, "adam 0.01": FIRST["adam 0.01"]} for runs in (FIRST["sgd 1"], [None, (0.3, 0.9)])]
+    apart = [write(tmp_path, f"apart{number}", arms) for number, arms in enumerate(roundings)]
+    for files, row in (
+        (paths, ["sgd 1", "0.7000", "0.0000", "0.0000", "0.7000 to 0.7000", "1 of 4"]),
+        (apart, ["sgd 1", "-", "-", "-", "-", "2 of 4"]),
+    ):
+        means, verdicts, _ = compare_roundings.answer(parse(compare_roundings, "--results", *files), lab=None).tables
+        assert means.headings[-1] == "runs diverged"
+        assert row in means.rows
+        assert ["adam 0.01", "0.8500"] in [cells[:2] for cells in means.rows]
+    assert verdicts.rows == [["sgd 1", "more runs diverged (1 of 2 and 0 of 2): 2"]]
+
+
+def test_without_diverged_runs_there_is_no_column_for_them(tmp_path):
+    arms = {label: FIRST[label] for label in ("adam 0.01", "adam 0.1")}
+    ious = {label: np.array([[iou for _, iou in runs]] * 2) for label, runs in arms.items()}
+    spreads = [{label: deviations(runs, axis) for label, runs in ious.items()} for axis in (0, 1)]
+    table = compare_roundings.deviation_table(ious, *spreads, "title")
+    assert "runs diverged" not in table.headings
+    assert table.rows[0] == ["adam 0.01", "0.8500", "0.0707", "0.0000", "0.8500 to 0.8500"]
+
+
 def test_a_copy_is_named(paths, tmp_path):
     copy = write(tmp_path, "again", FIRST)
     document = execute(compare_roundings, "--results", *paths, copy, "--out", tmp_path / "out")
