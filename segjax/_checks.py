@@ -379,14 +379,15 @@ def check_options(caller: Callable[..., Any], function: Callable[..., Any], opti
 def check_floating(name: str, array: Any, *axes: str) -> jax.Array:
     """Returns `array`, floating and with these axes, if any; raises TypeError or ValueError naming `name` otherwise.
 
-    The first axis may be "...", any number of axes.
+    The first axis may be "...", any number of axes. Axes of one name must be of one length.
     """
     array = check_array(name, array)
     # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {array.dtype}")
     fits = array.ndim >= len(axes) - 1 if "..." in axes else not axes or array.ndim == len(axes)
-    if not fits:
+    lengths = {*zip(axes, array.shape, strict=False)}
+    if not fits or ("..." not in axes and len(lengths) > len({*axes})):
         raise ValueError(f"{name} must have shape ({', '.join(axes)}), got {array.shape}")
     return array
 

@@ -239,7 +239,8 @@ def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
 
     Raises:
         TypeError: if `arrays` is not a mapping.
-        ValueError: naming the first array that is missing, superfluous, or of another shape or dtype.
+        ValueError: naming the first array that is missing, superfluous, or of another shape or dtype; the byte order
+            does not matter.
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(f"arrays must be nested dicts of arrays, got {describe(arrays)}")
@@ -247,7 +248,7 @@ def restore(template: Any, arrays: Mapping[str, Any]) -> Any:
     for name, leaf in leaves.items():
         if name not in flat:
             raise ValueError(f"the file holds another tree: it has no {name}")
-        there, expected = (f"{dtype_of(array)} of shape {np.shape(array)}" for array in (flat[name], leaf))
+        there, expected = (f"{dtype_of(array).name} of shape {np.shape(array)}" for array in (flat[name], leaf))
         if there != expected:
             raise ValueError(f"the file holds another tree: {name} is {there}, not {expected}")
     if extra := sorted(flat.keys() - leaves.keys()):

@@ -1,7 +1,8 @@
 """Losses on logits: (logits, mask) -> one number for each example; the caller averages.
 
-`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1. The losses are differentiable with respect to the
-logits. They raise ValueError for different shapes, and TypeError for anything but arrays.
+`logits` and `mask` have one shape, (batch, ...); the mask is 0 or 1, which is not checked. The losses are
+differentiable with respect to the logits. They raise ValueError for different shapes, and TypeError for anything but
+arrays.
 """
 
 from collections.abc import Callable
@@ -41,14 +42,20 @@ def dice(logits: jax.Array, mask: jax.Array) -> jax.Array:
     check_logits(logits, mask)
     # One ratio for each example and not for the batch: images with small and large masks have the same weight.
     probability = jax.nn.sigmoid(logits)
-    axes = tuple(range(1, mask.ndim))
-    overlap = jnp.sum(mask * probability, axis=axes)
+    overlap = mask * probability
     # Because of the ones the loss is 0, not 0 / 0, if mask and prediction are both empty.
-    return 1 - (2 * overlap + 1) / (jnp.sum(mask, axis=axes) + jnp.sum(probability, axis=axes) + 1)
+    loss = 1 - (2 * _pixel_sum(overlap) + 1) / (_pixel_sum(mask) + _pixel_sum(probability) + 1)
+    return loss.astype(overlap.dtype)
 
 
 # name -> loss, by the names of the commands.
 LOSSES = MappingProxyType({"mse": mean_squared_error, "bce": binary_cross_entropy, "dice": dice})
+
+
+def _pixel_sum(values: jax.Array) -> jax.Array:
+    # At least float32, as in `jnp.mean`: float16 ends at 65,504, an image of 256 x 256 pixels.
+    dtype = jnp.promote_types(values.dtype, jnp.float32) if jnp.issubdtype(values.dtype, jnp.floating) else None
+    return jnp.sum(values, axis=tuple(range(1, values.ndim)), dtype=dtype)
 
 
 def _pixel_mean(values: jax.Array) -> jax.Array:

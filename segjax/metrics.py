@@ -47,7 +47,7 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     false positive. So the scores of a network of NaN, or of images of NaN, are 0.
 
     Args:
-        logits, mask: of one shape, (batch, ...); the mask is 0 or 1.
+        logits, mask: of one shape, (batch, ...); the mask is 0 or 1, which is not checked: above 0.5 counts as 1.
 
     Raises:
         TypeError, ValueError: if they are not arrays of one shape, or have more than 2^31 - 1 pixels.

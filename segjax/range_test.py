@@ -21,6 +21,8 @@ SAFETY = 3.0
 # Standard deviation of the smoothing, as a share of the steps. Losses of single batches are too noisy to be compared,
 # and a minimum is wider than this.
 SMOOTHING = 0.03
+# Dice's loss of a perfect prediction may be as far below 0, in float32.
+_ROUNDING = 1e-5
 
 
 def growing(ratio: float) -> Schedule:
@@ -49,15 +51,17 @@ def smooth(losses: ArrayLike) -> np.ndarray:
     They are infinite from the first loss that is not finite, at which the run has diverged.
 
     Raises:
-        TypeError, ValueError: if the losses are not real numbers of one run.
+        TypeError, ValueError: if the losses are not real numbers of one run, >= 0 up to rounding before it diverged.
     """
     losses = check_real("losses", losses)
     if losses.ndim != 1 or not losses.size:
         raise ValueError(f"losses must have shape (steps,), at least one step, got {losses.shape}")
     end = int(np.argmax(~np.isfinite(losses))) if not np.isfinite(losses).all() else len(losses)
+    if (losses[:end] < -_ROUNDING).any():
+        raise ValueError(f"losses must be >= 0, since their logarithms are averaged, got {losses[:end].min()}")
     steps = np.arange(end)
     weights = np.exp(-0.5 * ((steps[:, None] - steps) / (SMOOTHING * len(losses))) ** 2)
-    # The logarithm of a loss of 0 is not finite.
+    # The logarithm of a loss <= 0 is not finite.
     logs = np.log(np.maximum(losses[:end], np.finfo(np.float32).tiny))
     smoothed = np.exp(weights @ logs / weights.sum(axis=1))
     return np.concatenate([smoothed, np.full(len(losses) - end, np.inf)])

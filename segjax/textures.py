@@ -107,7 +107,7 @@ def compose_batch(
     """
     check_floating("noise", noise, "3", "batch", "n", "n")
     shape, dtype = noise.shape, noise.dtype
-    if shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
+    if shape[0] != 3 or shape[1] < 1 or shape[2] < 2:
         raise ValueError(f"noise must have shape (3, batch >= 1, n, n) with n >= 2, got {shape}")
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_sigma(name, value, dtype)
@@ -196,7 +196,10 @@ def _band(size: int, sigma: jax.typing.ArrayLike, dtype: jnp.dtype) -> jax.Array
 
 
 def rescale(images: jax.Array) -> jax.Array:
-    """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1; a constant image becomes 0."""
+    """Maps the minimum of each image of (..., height, width) to 0 and its maximum to 1; a constant image becomes 0.
+
+    If the difference of maximum and minimum is infinite in the dtype of the images, pixels are 0 or NaN.
+    """
     check_floating("images", images, "...", "height", "width")
     # One reduction for both, which is one launch on a GPU. Rounding is monotonic, so the peak is the maximum of the
     # shifted image.

@@ -44,7 +44,7 @@ def segment(
             with `tile_size`, as `predict_tiled` says.
         variables: of the model, for images of one channel.
         image: (height, width), real and finite.
-        image_size: side in pixels of the images that the model was trained on.
+        image_size: side in pixels of the images that the model was trained on, >= 2.
         tile_size, progress: as in `predict_tiled`.
         valid: (height, width) of bool, the pixels that count; by default all.
 
@@ -128,13 +128,16 @@ def to_training_scale(image: np.ndarray, image_size: int, valid: np.ndarray | No
     neighbours. A constant picture becomes 0.
 
     Args:
+        image: (height, width), real and finite.
+        image_size: >= 2.
         valid: (height, width) of bool, the pixels that count; by default all.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
     _check_picture(image, valid)
-    check_count("image_size", image_size, 1)
+    check_count("image_size", image_size, 2)
+    image = _without_overflow(image)
     bad = outliers(image, valid)
     if valid is not None:
         bad |= ~valid
@@ -158,7 +161,7 @@ def outliers(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
         image, valid: as in `to_training_scale`.
     """
     _check_picture(image, valid)
-    image = np.asarray(image)
+    image = _without_overflow(image)
     pixels = image.ravel() if valid is None else image[valid]
     sampled = pixels[:: -(-len(pixels) // _MAX_SAMPLED)]
     low, high = (float(value) for value in np.quantile(sampled.astype(np.float64), _QUANTILES))
@@ -220,6 +223,14 @@ def _neighbours(image: np.ndarray, bad: np.ndarray) -> np.ndarray:
         medians = neighbours[np.arange(len(y)), np.maximum(counts - 1, 0) // 2]
         values[part] = np.where(counts > 0, medians, values[part])
     return values
+
+
+def _without_overflow(image: np.ndarray) -> np.ndarray:
+    """A picture, divided by 4 if the sum or difference of two pixels may be infinite."""
+    image = np.asarray(image)
+    limit = float(np.finfo(np.result_type(image.dtype, np.float32)).max) / 4
+    # A power of two: pixels of usual size keep their digits beside a huge one.
+    return image / 4 if max(float(image.max()), -float(image.min())) > limit else image
 
 
 def _round_up(number: int, multiple: int) -> int:

@@ -166,6 +166,14 @@ def test_a_state_is_restored_into_its_template(path):
     assert_same_bytes(checkpoints.restore(template, arrays["state"]), state)
 
 
+@pytest.mark.parametrize("order", "<>")
+def test_a_tree_is_restored_into_itself_whatever_its_byte_order(path, order):
+    tree = {"a": np.arange(3, dtype=f"{order}f4"), "b": np.arange(3, dtype=f"{order}i8")}
+    checkpoints.save(path, tree, {})
+    restored = checkpoints.restore(tree, checkpoints.load(path)[0])
+    jax.tree.map(np.testing.assert_array_equal, restored, tree)
+
+
 @pytest.mark.parametrize(
     ("template", "message"),
     [

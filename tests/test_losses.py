@@ -62,6 +62,18 @@ def test_finite_with_finite_gradients_at_any_logit(loss, logits):
     assert value >= -1e-6
 
 
+@pytest.mark.usefixtures("mixed_dtypes")
+@pytest.mark.parametrize("loss", ALL)
+@pytest.mark.parametrize("kind", [jnp.float16, jnp.bfloat16])
+@pytest.mark.parametrize("kind_of_mask", [jnp.float16, jnp.bfloat16, jnp.float32, jnp.int32])
+def test_half_precision_counts_all_pixels(loss, kind, kind_of_mask):
+    """float16 has no number above 65,504."""
+    mask = jnp.ones((1, 300, 300, 1)).at[:, :20].set(0)
+    value = loss(jnp.full_like(mask, 2, kind), mask.astype(kind_of_mask))
+    np.testing.assert_allclose(value.astype(float), loss(jnp.full_like(mask, 2), mask), atol=5e-3)
+    assert value.dtype == kind or kind_of_mask != kind
+
+
 @pytest.mark.parametrize("loss", ALL)
 def test_refuses_shapes_that_would_broadcast(loss):
     with pytest.raises(ValueError, match="logits must have the shape of mask"):

@@ -31,6 +31,10 @@ def test_losses_are_averaged_as_logarithms():
     np.testing.assert_allclose(range_test.smooth(losses**2), range_test.smooth(losses) ** 2)
 
 
+def test_a_loss_below_zero_by_rounding_is_as_zero():
+    np.testing.assert_array_equal(range_test.smooth([1.0, -1e-7, -np.inf]), range_test.smooth([1.0, 0.0, np.inf]))
+
+
 def test_smoothing_keeps_a_constant():
     np.testing.assert_allclose(range_test.smooth(np.full(50, 0.3)), 0.3)
 
@@ -65,6 +69,7 @@ def test_regret_is_interpolated_in_log_log(rate, regret):
     [
         (range_test.smooth, (["a"],), "losses must be real numbers"),
         (range_test.smooth, ([[1.0], [2.0]],), r"losses must have shape \(steps,\)"),
+        (range_test.smooth, ([1.0, -2.0, np.nan],), "losses must be >= 0, since their logarithms .*, got -2.0"),
         (range_test.rates, (1.0, -1.0, 5), "high must be a finite number > 0"),
         (range_test.rates, (1.0, 2.0, 1), "num_steps must be an integer >= 2"),
         (range_test.growing, (0.0,), "ratio must be a finite number > 0"),

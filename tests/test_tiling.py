@@ -265,8 +265,31 @@ def test_the_training_scale_of_a_small_contrast_on_a_large_offset(kind):
     assert scaled.dtype == np.float32
 
 
-def test_the_training_scale_of_a_constant_is_zero():
-    np.testing.assert_array_equal(tiling.to_training_scale(np.full((30, 20), 7), 10), 0)
+@pytest.mark.parametrize("value", [7, 1.5e308, -1.5e308, np.float32(3e38)])
+def test_the_training_scale_of_a_constant_is_zero(value):
+    np.testing.assert_array_equal(tiling.to_training_scale(np.full((30, 20), value), 10), 0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("share", [0.3, 0.9, 1])
+def test_the_training_scale_is_that_of_any_unit(dtype, share):
+    """Sums and differences of such pixels are infinite."""
+    image = 2 * picture(40, 40).astype(dtype) - 1
+    exponent = np.finfo(dtype).maxexp - 1
+    huge = np.ldexp(image / np.abs(image).max() * dtype(share), exponent)
+    np.testing.assert_array_equal(tiling.outliers(huge), tiling.outliers(image))
+    np.testing.assert_allclose(tiling.to_training_scale(huge, 20), tiling.to_training_scale(image, 20), atol=1e-6)
+
+
+@pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e37])
+def test_the_largest_numbers_may_be_outliers(largest):
+    image = picture(40, 40).astype(np.float32)
+    clean = tiling.to_training_scale(image, 20)
+    image[5, 7], image[30, 2] = largest, -largest
+    assert np.argwhere(tiling.outliers(image)).tolist() == [[5, 7], [30, 2]]
+    scaled = tiling.to_training_scale(image, 20)
+    hot = np.abs(image) >= 1e37
+    np.testing.assert_allclose(scaled[~hot], clean[~hot], atol=0.05)
 
 
 @pytest.mark.parametrize(
@@ -290,8 +313,8 @@ def test_refuses_other_arguments():
     variables = some_variables(model)
     with pytest.raises(ValueError, match="tile_size must be an integer >= 1"):
         tiling.segment(model, variables, image, 16, tile_size=0)
-    with pytest.raises(ValueError, match="image_size must be an integer >= 1"):
-        tiling.segment(model, variables, image, image_size=0)
+    with pytest.raises(ValueError, match="image_size must be an integer >= 2"):
+        tiling.segment(model, variables, image, image_size=1)
     with pytest.raises(TypeError, match="model must be a Flax Linen module"):
         tiling.predict_tiled(None, variables, image)
     shallow = NETWORKS["separate"].clone(depth=1)

@@ -555,6 +555,14 @@ ARGUMENTS = {
         lambda: tracking.rows(history(9)._replace(loss=None), 9),
         r"history must have arrays of one shape \(steps,\), at most 9, got \[\(\), ",
     ),
+    "crops that are not square": (
+        lambda: exemplars.mix_crops(np.ones((1, 8, 4), bool), *np.ones((2, 1, 8, 4))),
+        r"first must have shape \(batch, n, n\), got \(1, 8, 4\)",
+    ),
+    "fields that are not square": (
+        lambda: textures.blur(np.ones((1, 8, 4)), 1.0),
+        r"fields must have shape \(batch, n, n\), got \(1, 8, 4\)",
+    ),
     "counts that are an array": (
         lambda: metrics.iou(np.ones(5)),
         "counts must be Counts of real numbers, .* got array",
