@@ -66,7 +66,8 @@ def conv2d(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
     # Arrays that are sharded over a mesh with explicit axes: JAX knows the sharding of its own convolution's gradients.
     if any(any(jax.typeof(array).sharding.spec) for array in (inputs, kernel)):
         return _plain(inputs, kernel)
-    return _conv2d(inputs, kernel)
+    # Inside `shard_map`, the gradient with respect to a kernel that devices share is then the sum of theirs.
+    return _conv2d(_varying_like(inputs, kernel), _varying_like(kernel, inputs))
 
 
 class Conv(nn.Module):
@@ -90,7 +91,7 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        check_array("x", x)
+        check_images("x", x)
         sides = self.kernel_size if isinstance(self.kernel_size, Sequence) else (self.kernel_size,) * 2
         if len(sides) != 2:
             raise ValueError(f"kernel_size must be one side or (height, width), got {describe(self.kernel_size)}")
@@ -114,17 +115,25 @@ class Conv(nn.Module):
         return x if bias is None else x + bias[None, None, None]
 
 
+def _varying_like(array: jax.Array, other: jax.Array) -> jax.Array:
+    """The array, typed as one that varies over the axes of `other` too: those of devices inside `shard_map`."""
+    axes = [jax.typeof(each).manual_axis_type.varying for each in (array, other)]
+    return lax.pcast(array, tuple(axes[1] - axes[0]), to="varying") if axes[1] - axes[0] else array
+
+
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:
     """(b, h, w, c) -> (b, h / side, w / side, side * side * c); h and w are multiples of `side`."""
     # From Shi et al. (2016); PyTorch's PixelUnshuffle orders the channels differently.
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = check_images("x", x).shape
+    _check_multiples(check_count("side", side, minimum=1), height=height, width=width)
     x = x.reshape(batch, height // side, side, width // side, side, channels).swapaxes(2, 3)
     return x.reshape(batch, height // side, width // side, side * side * channels)
 
 
 def depth_to_space(x: jax.Array, side: int) -> jax.Array:
     """The inverse of `space_to_depth`."""
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = check_images("x", x).shape
+    _check_multiples(check_count("side", side, minimum=1) ** 2, channels=channels)
     x = x.reshape(batch, height, width, side, side, channels // side**2).swapaxes(2, 3)
     return x.reshape(batch, height * side, width * side, channels // side**2)
 
@@ -132,13 +141,20 @@ def depth_to_space(x: jax.Array, side: int) -> jax.Array:
 def halve(x: jax.Array) -> jax.Array:
     """(b, h, w, c) -> (b, h / 2, w / 2, c), h and w even: the mean of each 2 x 2 square."""
     # A reshape: the gradient of XLA's pooling is slow on a CPU.
-    batch, height, width, channels = x.shape
+    batch, height, width, channels = check_images("x", x).shape
+    _check_multiples(2, height=height, width=width)
     return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def double(x: jax.Array) -> jax.Array:
     """(b, h, w, c) -> (b, 2 h, 2 w, c): each pixel as a 2 x 2 square."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
+    return jnp.repeat(jnp.repeat(check_images("x", x), 2, axis=1), 2, axis=2)
+
+
+def _check_multiples(divisor: int, **sizes: int) -> None:
+    for axis, size in sizes.items():
+        if size % divisor:
+            raise ValueError(f"the {axis} of x must be a multiple of {divisor}, got {size}")
 
 
 def _vmap_strategy() -> str:
@@ -216,7 +232,7 @@ def _call(name: str, shape: Sequence[int], *arrays: jax.Array, **attributes: Any
     """A function of `segjax-native`; under `vmap` a loop over the runs."""
     _register()
     result = jax.ShapeDtypeStruct(tuple(shape), arrays[0].dtype)
-    return jax.ffi.ffi_call(name, result, vmap_method="sequential")(*arrays, **attributes)
+    return _varying_like(jax.ffi.ffi_call(name, result, vmap_method="sequential")(*arrays, **attributes), arrays[0])
 
 
 def _forward_in_cpp(inputs: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -257,7 +273,7 @@ def _plain_kernel_gradient(inputs: jax.Array, cotangent: jax.Array, size: Sequen
 
     @custom_vmap
     def gradient(inputs: jax.Array, cotangent: jax.Array) -> jax.Array:
-        kernel = jax.ShapeDtypeStruct((*size, inputs.shape[3] // groups, cotangent.shape[3]), inputs.dtype)
+        kernel = _varying_like(jnp.zeros((*size, inputs.shape[3] // groups, cotangent.shape[3]), inputs.dtype), inputs)
         convolve = partial(_convolve, inputs, padding=_same_padding(kernel), groups=groups)
         return jax.linear_transpose(convolve, kernel)(cotangent)[0]
 

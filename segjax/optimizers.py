@@ -107,7 +107,7 @@ def transformation(
         if not is_ready(ready):
             raise TypeError(f"optimizer must return an optax transformation, got {describe(ready)}")
     ready = optax.with_extra_args_support(ready)
-    return optax.GradientTransformationExtraArgs(_naming_itself(ready.init), _naming_itself(ready.update))
+    return optax.GradientTransformationExtraArgs(_fitting(ready.init), _fitting(ready.update))
 
 
 def _check_rate(learning_rate: Rate) -> Rate:
@@ -132,6 +132,19 @@ def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
             raise TypeError(f"{must}: {reason}") from error
 
     return named
+
+
+def _fitting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`init` or `update` of an optimizer; such as `optax.masked` refuses the weights of another model."""
+
+    @wraps(function)
+    def fitting(*arguments: Any, **options: Any) -> Any:
+        try:
+            return _naming_itself(function)(*arguments, **options)
+        except ValueError as error:
+            raise ValueError(f"optimizer must fit the weights of model: {describe_error(error)}") from error
+
+    return fitting
 
 
 def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:

@@ -33,13 +33,15 @@ def checked(schedule: Schedule) -> Schedule:
 
 
 def _check_step(step: Any) -> Any:
-    """Returns `step`, from 0 to 2^31 - 1 or traced; raises TypeError or ValueError otherwise."""
+    """Returns `step`, from 0 to 2^31 - 1 or traced, as an array; raises TypeError or ValueError otherwise."""
     # JAX raises an OverflowError for a larger int of Python, and an int64 of NumPy becomes negative.
     if not isinstance(step, jax.core.Tracer):
         steps = check_real("step", step)
         if isinstance(step, list | tuple) or not ((steps >= 0) & (steps < 2**31)).all():
             raise ValueError(f"step must be from 0 to {2**31 - 1}, a number or an array, got {describe(step)}")
-    return step
+    # In jax's default dtype, since a hundred times the step overflows in int8, int16 and float16.
+    step = jnp.asarray(step)
+    return step.astype(float if jnp.issubdtype(step.dtype, jnp.floating) else int)
 
 
 @checked
@@ -62,7 +64,7 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         # Runs of this length so far, and the rest: far beyond its end, 100 times the step would exceed 2^31.
-        runs, rest = jnp.divmod(jnp.asarray(step) // unit, units)
+        runs, rest = jnp.divmod(step // unit, units)
         return jnp.asarray(learning_rate) * 0.95 ** _float(100 * jnp.minimum(runs, 10_000) + 100 * rest // units)
 
     return rate
@@ -104,7 +106,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         rising = 1 - (1 - 1 / 25) * up(step)
-        return jnp.asarray(learning_rate) * jnp.where(jnp.asarray(step) < rise, rising, down(step - rise))
+        return jnp.asarray(learning_rate) * jnp.where(step < rise, rising, down(step - rise))
 
     return rate
 
@@ -144,7 +146,11 @@ def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory
     # The schedule is built from the traced peak: one program serves every rate. `wraps` keeps `eval_params`.
     @wraps(optimizer)
     def with_peak(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
-        return optimizer(schedule(learning_rate, num_steps), **options)
+        rate = schedule(learning_rate, num_steps)
+        # optax would take None for a rate of -1.
+        if not callable(rate):
+            raise TypeError(f"schedule must return a function of the step, got {describe(rate)}")
+        return optimizer(rate, **options)
 
     return with_peak
 

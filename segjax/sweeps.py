@@ -83,6 +83,8 @@ def sweep(
         raise ValueError(
             f"keys must be typed keys of shape (seeds,), at least one, such as {example}, got {describe(keys)}"
         )
+    if jax.sharding.get_abstract_mesh().empty and any(jax.typeof(keys).sharding.spec):
+        raise ValueError("keys must not be sharded over explicit axes: with mesh, sweep gives each device its share")
     axes, concrete = OrderedDict(key=keys), {}
     rates = {} if learning_rates is None else {"learning_rate": learning_rates}
     check_callable("train", train, **axes, **rates, **traced_options)
@@ -148,6 +150,8 @@ def map_runs(function: Callable[..., Any], *arguments: Any, width: int = 1, mesh
 
     if mesh is None:
         return share(*arguments)
+    if not jax.sharding.get_abstract_mesh().empty:
+        raise ValueError("mesh must be None inside jax.set_mesh, which has set one already")
     if not isinstance(mesh, Mesh):
         raise TypeError(f"mesh must be a jax.sharding.Mesh, as jax.make_mesh makes it, or None, got {describe(mesh)}")
     num_runs = len(jax.tree.leaves(arguments)[0])

@@ -20,6 +20,7 @@ from jax.custom_batching import sequential_vmap
 from segjax import metrics
 from segjax._checks import (
     check_callable,
+    check_concrete,
     check_count,
     check_key,
     check_layout,
@@ -164,7 +165,8 @@ def make_train(
     - traced_options: options that may be traced, of `generate`, such as sigma1, or named by the signature of the
       optimizer's factory, such as b1 of `optax.adam`. They replace those given to `make_train`.
 
-    The run is a loop that cannot be differentiated. On a GPU its convolutions round to TF32, unless it is traced under
+    The run is a loop that cannot be differentiated. Inside `jax.shard_map` it needs `check_vma=False`; `sweep` shares
+    runs between devices without it. On a GPU its convolutions round to TF32, unless it is traced under
     `jax.default_matmul_precision("highest")`. A CPU reproduces a run bit for bit if the process may use the same number
     of cores; a GPU does so only with `XLA_FLAGS=--xla_gpu_exclude_nondeterministic_ops=true`.
 
@@ -253,7 +255,7 @@ class Fit(NamedTuple):
         Raises:
             TypeError, ValueError: naming the argument that is out of range.
         """
-        key, learning_rate = _check_run(key, learning_rate)
+        key, learning_rate = _check_run(check_concrete("key", key), learning_rate)
         if report is not None:
             check_callable("report", report, "state", "history")
         if resume_from is None:

@@ -201,6 +201,22 @@ def test_gradients_of_arrays_sharded_over_explicit_axes(sharded):
     chex.assert_trees_all_close(ours, theirs, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("native", ["0", None])
+def test_gradients_inside_shard_map_are_those_outside(native, monkeypatch):
+    """With its default, which checks what varies over devices; the kernel is shared, so its gradient is their sum."""
+    if native:
+        monkeypatch.setenv("SEGJAX_NATIVE", native)
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Auto,))
+    specs = PartitionSpec("devices"), PartitionSpec()
+
+    def loss(inputs, kernel):
+        return lax.psum(jnp.sum(conv2d(inputs, kernel) ** 2), "devices")
+
+    sharded = jax.shard_map(jax.grad(loss, (0, 1)), mesh=mesh, in_specs=specs, out_specs=specs)
+    plain = jax.grad(lambda *arrays: jnp.sum(plain_convolution(*arrays) ** 2), (0, 1))
+    chex.assert_trees_all_close(jax.jit(sharded)(INPUTS, KERNEL), plain(INPUTS, KERNEL), rtol=1e-5, atol=1e-3)
+
+
 @pytest.mark.parametrize("options", [{}, {"use_bias": False}, {"dtype": jnp.bfloat16}, {"param_dtype": jnp.float16}])
 @pytest.mark.parametrize("size", [(3, 5), (2, 4)])
 def test_the_layer_takes_the_place_of_flax_s(size, options):
@@ -235,6 +251,21 @@ def test_squares_become_channels_and_come_back():
     x = normal(1, 4, 6, 2)
     np.testing.assert_allclose(halve(x)[0, 1, 2], x[0, 2:4, 4:6].mean((0, 1)), rtol=1e-5)
     np.testing.assert_array_equal(double(x)[0, 5, 7], x[0, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("resize", "message"),
+    [
+        (lambda: halve(normal(1, 4, 3, 1)), "the width of x must be a multiple of 2, got 3"),
+        (lambda: space_to_depth(normal(1, 4, 6, 1), 3), "the height of x must be a multiple of 3, got 4"),
+        (lambda: depth_to_space(normal(1, 2, 2, 6), 2), "the channels of x must be a multiple of 4, got 6"),
+        (lambda: space_to_depth(normal(1, 4, 4, 1), 0), "side must be an integer >= 1, got 0"),
+        (lambda: double(normal(4, 4, 1)), r"x must have shape \(batch, height, width, channels\), got \(4, 4, 1\)"),
+    ],
+)
+def test_refuses_images_that_do_not_divide(resize, message):
+    with pytest.raises(ValueError, match=message):
+        resize()
 
 
 def test_refuses_a_kernel_of_another_dtype():

@@ -79,6 +79,13 @@ def test_cycles_of_two_and_three_steps_end_low():
 
 
 @pytest.mark.parametrize("name", list(SCHEDULES))
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.float16])
+def test_steps_of_a_narrow_dtype_have_the_same_rates(name, dtype):
+    rate, steps = SCHEDULES[name](PEAK, 1000), np.array([0, 2, 90, 120])
+    np.testing.assert_allclose(rate(steps.astype(dtype)), rate(steps.astype(np.int32)), rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", list(SCHEDULES))
 def test_rates_have_the_digits_of_float64(name, x64):
     schedule, step = SCHEDULES[name](PEAK, 30), np.arange(30)
     rising, falling = (step + 1) / 3, (1 + np.cos(np.pi * step / 30)) / 2

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import AS_USERS, random_variables
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import segjax
 from segjax import (
@@ -33,6 +34,7 @@ from segjax import (
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
 TINY = segjax.SegmentationCNN(num_channels=1, kernel_size=1, depth=1)
+MESH, AXES = jax.make_mesh((1,), ("devices",), axis_types=(AxisType.Explicit,)), PartitionSpec("devices")
 
 # float32 -> numbers that no sigma may be.
 NO_SIGMA = [0.0, -0.0, -4.0, np.nan, np.inf, -np.inf, 1e-20, 1e-40]
@@ -306,6 +308,11 @@ def sweep_on(mesh):
     return segjax.sweep(train_tiny(), jax.random.split(KEY, 2), [1e-3], mesh=mesh)
 
 
+def sweep_in(mesh):
+    with jax.set_mesh(mesh):
+        return sweep_on(mesh)
+
+
 def make_of(generate):
     return segjax.make_train(TINY, num_steps=2, generate=generate)
 
@@ -456,6 +463,26 @@ ARGUMENTS = {
     "a sweep of nothing": (
         lambda: sweep_of(lambda key, learning_rate: None),
         r"train must return \(state, history\), .* got None",
+    ),
+    "keys sharded over explicit axes": (
+        lambda: segjax.sweep(train_tiny(), jax.device_put(jax.random.split(KEY), NamedSharding(MESH, AXES)), [1e-3]),
+        "keys must not be sharded over explicit axes: with mesh, sweep gives each device its share",
+    ),
+    "a mesh beside the one that is set": (
+        lambda: sweep_in(MESH),
+        "mesh must be None inside jax.set_mesh, which has set one already",
+    ),
+    "a schedule that gives nothing": (
+        lambda: run_tiny(optimizer=segjax.schedules.scheduled(optax.sgd, lambda peak, num_steps: None, 2)),
+        "schedule must return a function of the step, got None",
+    ),
+    "an optimizer of other weights": (
+        lambda: run_tiny(optimizer=lambda rate: optax.masked(optax.sgd(rate), {"a": True})),
+        "optimizer must fit the weights of model: pytree structure error",
+    ),
+    "a run in chunks with a traced key": (
+        lambda: jax.jit(lambda key: fit_tiny()(key, 1e-2))(KEY),
+        "key must not be traced, since the host needs its value",
     ),
     "rates that are flags": (
         lambda: sweep_of(train_tiny(), [True]),
