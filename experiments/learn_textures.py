@@ -76,7 +76,7 @@ class Crops(Group):
 
     def check(self) -> None:
         check_count("--batch-size", self.batch_size, 1)
-        check_count("--image-size", self.image_size, 2)
+        check_count("--image-size", self.image_size, novelty.MIN_SIDE)
         check_sigma("--sigma", self.masks["sigma"])
         check_share("--contrast", self.contrast)
         check_pixels("the images of a batch, --batch-size * --image-size^2,", self.batch_size * self.image_size**2)

@@ -44,7 +44,7 @@ _SWAPPED = np.array([-1] + [1] * (1 + len(_LAGS)) + [-1] * (1 + len(_DOTS)))
 # Images per group; and how much nearer a negative is, in standard deviations of the means of a picture's squares.
 _GROUP, _NEARER = 16, 2.0
 # A square of less than 8 pixels per side has few differences over 4 pixels.
-_MIN_SIDE = 8
+MIN_SIDE = 8
 # Below the step of 8 bits of grey; the logarithm of 0 is not finite.
 _FLOOR = 1e-3
 # Images that are drawn from each of four sources, and their pixels in all: large images have more squares each.
@@ -61,7 +61,7 @@ Draw = Callable[..., segjax.Batch]
 
 def square_side(image_size: int) -> int:
     """The side of a square, in pixels."""
-    return max(_MIN_SIDE, image_size // 4)
+    return max(MIN_SIDE, image_size // 4)
 
 
 class Reference(NamedTuple):
@@ -235,14 +235,14 @@ def blank(name: str, grey: np.ndarray, valid: np.ndarray | None = None) -> list[
 
 def _bar(grey: np.ndarray, tolerance: float) -> int:
     """The number of rows at the top in which most pixels have one grey level, but for text and lines."""
-    level = np.median(grey[:_MIN_SIDE])
+    level = np.median(grey[:MIN_SIDE])
     # NaN is no level: pixels that do not count are no bar.
     with np.errstate(invalid="ignore"):
         is_blank = (np.abs(grey - level) <= tolerance).mean(axis=1) > 0.5
     enough = np.flatnonzero(is_blank & (np.cumsum(is_blank) >= _BAR_SHARE * np.arange(1, len(grey) + 1)))
     number = int(enough[-1]) + 1 if len(enough) else 0
     # More than half of the picture is no bar: one pixel level far from all others makes the rest one grey level.
-    return number if _MIN_SIDE <= number <= len(grey) // 2 else 0
+    return number if MIN_SIDE <= number <= len(grey) // 2 else 0
 
 
 def _cut(array: np.ndarray, side: int) -> np.ndarray:

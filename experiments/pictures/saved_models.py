@@ -116,8 +116,8 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
 
 
 def reference(saved: SavedModel) -> Reference | None:
-    """What `novelty.strange` compares a picture with; None if a file of photographs has none."""
-    if saved.texture is None:
+    """What `novelty.strange` compares a picture with; None if a file of photographs has none, or images no square."""
+    if saved.texture is None or saved.image_size < novelty.MIN_SIDE:
         return saved.reference
     mixed = partial(generate_data, **saved.texture)
     sigmas = saved.texture["sigma1"], saved.texture["sigma2"]

@@ -183,6 +183,7 @@ def test_a_copy_of_a_photograph_is_no_second_material(tmp_path):
         (["--sigma", "0"], "--sigma must be a finite number > 0"),
         (["--contrast", "nan"], r"--contrast must be a number in \[0, 1\)"),
         (["--contrast", "1"], r"--contrast must be a number in \[0, 1\)"),
+        (["--image-size", "7"], "--image-size must be an integer >= 8, got 7"),
     ],
 )
 def test_refuses(arguments, message, tmp_path):

@@ -219,6 +219,11 @@ def test_photographs_that_make_no_sense_are_one_line(exemplars, message, tmp_pat
         saved_models.load(path)
 
 
+def test_images_smaller_than_a_square_have_no_reference(tmp_path):
+    path = changed(tmp_path, lambda _, metadata: metadata["texture"].update(image_size=7))
+    assert saved_models.reference(saved_models.load(path)) is None
+
+
 def test_the_reference_of_photographs_comes_with_the_file(tmp_path):
     path = changed(tmp_path, lambda _, metadata: metadata["exemplars"].update(novelty=NOVELTY), texture=None)
     reference = saved_models.reference(saved_models.load(path))
@@ -249,7 +254,10 @@ def test_a_network_that_diverged_says_so(tmp_path):
 
 def test_weights_of_pytorch_that_are_no_numbers_are_refused(golden_model, tmp_path):
     arrays, path = under(golden_model, "state/"), tmp_path / "theirs.safetensors"
-    for dtype, value, message in ((np.float32, np.nan, "its training diverged"), (np.int32, 1, "kernel is int32")):
+    for dtype, value, message in (
+        (np.float32, np.nan, "its training diverged"),
+        (np.int32, 1, "kernel must be of a floating dtype"),
+    ):
         save_file({**arrays, "out.weight": np.full_like(arrays["out.weight"], value, dtype)}, path)
         with pytest.raises(UsageError, match=f"is not a model of these experiments: .*{message}"):
             saved_models.load(path)
