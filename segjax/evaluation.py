@@ -27,6 +27,7 @@ from segjax._checks import (
     check_variables,
     describe,
     is_ready,
+    named_arrays,
 )
 from segjax.models import Variables, collections_of, predict, template_of
 from segjax.optimizers import Optimizer, eval_params, transformation
@@ -181,8 +182,11 @@ def evaluate(
 def _check_opt_state(optimizer: Optimizer, state: TrainState) -> None:
     """Raises ValueError for a state of another optimizer, if the evaluation weights depend on either."""
     axes = jnp.shape(state.step)
+    named_arrays("state.params", state.params)
     # With leading axes less, as of one run.
-    params = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[len(axes) :], leaf.dtype), state.params)
+    params = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[len(axes) :], jnp.result_type(leaf)), state.params
+    )
     rate = None if is_ready(optimizer) else jax.ShapeDtypeStruct((), jnp.result_type(float))
     try:
         template = jax.eval_shape(lambda params, rate: transformation(optimizer, rate).init(params), params, rate)

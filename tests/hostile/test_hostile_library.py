@@ -354,10 +354,10 @@ class Average(NamedTuple):
     average: dict
 
 
-def evaluate_with(optimizer, optimizer_of_state):
+def evaluate_with(optimizer, optimizer_of_state, **changes):
     params = random_variables(TINY)["params"]
     state = segjax.TrainState(params, {}, optimizer_of_state(1e-3).init(params), np.int32(0))
-    return segjax.eval_variables(KEY, TINY, optimizer, state, **SMALL)
+    return segjax.eval_variables(KEY, TINY, optimizer, state._replace(**changes), **SMALL)
 
 
 def history(shape):
@@ -561,6 +561,14 @@ ARGUMENTS = {
     "an optimizer of another state": (
         lambda: evaluate_with(segjax.OPTIMIZERS["adam"], optax.contrib.schedule_free_adamw),
         "state.opt_state must be of this optimizer: 0/count is missing there, and int32 of shape",
+    ),
+    "a state of other weights": (
+        lambda: evaluate_with(averaged, averaged, params={"a": "x"}),
+        "state.params must hold arrays of numbers, got 'x' at a",
+    ),
+    "a state of one weight": (
+        lambda: evaluate_with(averaged, averaged, params=0.5),
+        r"state.opt_state must be of this optimizer: average is missing there, and float32 of shape \(\) here",
     ),
     "a state without the average": (
         lambda: evaluate_with(averaged, segjax.OPTIMIZERS["sgd"]),
