@@ -438,8 +438,8 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
             )
         if (number := row["outlier_pixels"]) > MANY_OUTLIERS * (row["first_pixels"] + row["second_pixels"]):
             sentences.append(
-                f"{row['name']} has {number:,} pixels far from all others, hot or without data. They got the median of "
-                "their neighbours."
+                f"{row['name']} has {number:,} pixel{'s' if number > 1 else ''} far from all others, hot or without "
+                "data, which got the median of the neighbours."
             )
     return sentences
 

@@ -267,8 +267,8 @@ class Command(Group):
     def check(self) -> None:
         for group in self.groups:
             group.check()
-        if self.pdf is not None:
-            check_positive("--pdf", self.pdf)
+        if self.pdf is not None and not 2 <= self.pdf <= 40:
+            raise ValueError(f"--pdf must be 2 to 40 inches, got {self.pdf:g}")
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:

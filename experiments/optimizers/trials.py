@@ -63,6 +63,8 @@ def _check(factory: Callable[..., Any]) -> None:
         listed = ", ".join(required)
         must = "give it the rest in brackets, or in a function of your own"
         raise TypeError(f"it needs more than a rate ({listed}): {must}")
+    if inspect.iscoroutinefunction(factory):
+        raise TypeError("it is a coroutine function, which returns no optimizer: define it without async")
     for name, reason in _NOT_OFFERED.items():
         try:
             _trace_update(factory, **{name: partial(_refuse, reason)})
@@ -77,8 +79,8 @@ def _check(factory: Callable[..., Any]) -> None:
     state = transformation(factory, 1e-3).init(weights)
     if evaluation_weights := eval_params(factory, state):
         evaluated = evaluation_weights(state, weights)
-        if _shapes(evaluated) != _shapes(weights):
-            raise TypeError("its evaluation weights do not have the shapes of the trained ones")
+        if _layout(evaluated) != _layout(weights):
+            raise TypeError("its evaluation weights do not have the shapes of the trained ones, or are not floating")
         if not all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(evaluated)):
             raise ValueError("its evaluation weights are not finite")
     # A rate so small that no optimizer diverges with it.
@@ -96,13 +98,22 @@ def _trace_update(factory: Callable[..., Any], **extra_args: Any) -> None:
         return (params, state), update(params, state, params, value=jnp.ones(()), grad=params, **extra_args)
 
     before, after = jax.eval_shape(update, jnp.asarray(1e-3), trial_weights())
-    if _shapes(before) != _shapes(after):
-        raise TypeError("its update must return updates of the weights' shapes, and a state of the shapes of init's")
+    if _layout(before) != _layout(after) or _dtypes(before[1]) != _dtypes(after[1]):
+        raise TypeError(
+            "its update must return updates of the weights' shapes, floating, and a state of the shapes and dtypes of "
+            "init's"
+        )
 
 
-def _shapes(tree: Any) -> Any:
+def _layout(tree: Any) -> Any:
+    """Structure and shapes; dtypes too, but for those of floating numbers."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, [jnp.shape(leaf) for leaf in leaves]
+    dtypes = [jnp.floating if jnp.issubdtype(dtype, jnp.floating) else dtype for dtype in _dtypes(leaves)]
+    return structure, [jnp.shape(leaf) for leaf in leaves], dtypes
+
+
+def _dtypes(tree: Any) -> list[Any]:
+    return [jnp.result_type(leaf) for leaf in jax.tree.leaves(tree)]
 
 
 def _signature(factory: Callable[..., Any]) -> inspect.Signature:

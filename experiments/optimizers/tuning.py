@@ -137,7 +137,7 @@ def _candidate(text: str, rates: Sequence[float]) -> Candidate:
             raise ValueError(f"the label {label} is the name of another optimizer")
         if is_ready and equals:
             raise ValueError("it is a ready transformation, which has its rate already: give it none")
-        grid = tuple(float(rate) for rate in rates_text.split(",")) if equals else tuple(rates)
+        grid = _rates(rates_text) if equals else tuple(rates)
     except ValueError as error:
         raise ValueError(f"--optimizers {text}: {error}") from error
     if is_ready:
@@ -146,6 +146,13 @@ def _candidate(text: str, rates: Sequence[float]) -> Candidate:
     # Only the largest rate of a grid must make progress.
     trials.check_moves(f"--optimizers {text}", name, max(grid))
     return Candidate(label, name, tuple(sorted(grid)))
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise ValueError(f"rates must be different numbers > 0, got {text!r:.60}") from None
 
 
 def _split_label(text: str) -> tuple[str | None, str]:

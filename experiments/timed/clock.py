@@ -122,7 +122,7 @@ class TimedRun:
             Snapshot(float(shot["seconds"]), int(shot["step"]), float(shot["loss"]), shot["variables"])
             for _, shot in sorted(notes.get("shots", {}).items())
         ]
-        losses = [float(loss) for chunk in partial_run.chunks for loss in chunk.loss]
+        losses = [float(loss) for chunk in partial_run.chunks for loss in chunk.loss][: int(partial_run.state.step)]
         start_seconds, chunk_seconds = float(notes["compiled"]), float(notes["chunk_seconds"])
         return cls(timed, start_seconds, partial_run.seconds, chunk_seconds, losses, snapshots)
 
@@ -148,7 +148,9 @@ class TimedRun:
 
     def add_chunk(self, partial_run: PartialRun) -> None:
         """Adds the last chunk of a run, and takes a snapshot if one is due."""
-        self.losses.extend(np.asarray(partial_run.chunks[-1].loss).tolist())
+        # The last chunk may have room for more steps than were done.
+        num_steps = int(partial_run.state.step) - len(self.losses)
+        self.losses.extend(np.asarray(partial_run.chunks[-1].loss)[:num_steps].tolist())
         self.chunk_seconds, self.seconds = partial_run.seconds - self.seconds, partial_run.seconds
         due = SNAPSHOTS[min(len(self.snapshots), len(SNAPSHOTS) - 1)]
         # Compared with the end of the next chunk: then the last chunk has a snapshot. The last step is known.

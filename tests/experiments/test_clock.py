@@ -1,12 +1,16 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import random_variables
 from small_runs import SMALL, execute, ticking, told_to_stop
 
+import segjax
 from experiments import train_best_model
 from experiments.lab import arms
 from experiments.lab.folder import Folder
 from experiments.lab.names import ARCHITECTURES
+from experiments.lab.runs import PartialRun
 from experiments.lab.stops import Interrupted, UsageError
 from experiments.pictures import saved_models
 from experiments.timed import clock
@@ -38,6 +42,19 @@ def test_what_was_interrupted_goes_on_with_its_clock(tmp_path):
     assert rows[-1]["step"] == STEPS
     assert SECONDS - TICK <= rows[-1]["seconds"] <= SECONDS
     assert not list(tmp_path.glob("runs/*.part"))
+
+
+def test_a_last_chunk_with_room_for_more_steps_counts_those_that_were_done():
+    timed, losses = clock.Timed(steps=3), np.float32([0.3, 0.2, 0.1, *[0.0] * 7])
+    state = SimpleNamespace(step=np.int32(3), variables={})
+    partial_run = PartialRun(state, [segjax.History(losses, None)], 1.0)
+    trained = clock.TimedRun(timed, 0.0, 0.0)
+    trained.add_chunk(partial_run)
+    (snapshot,) = trained.snapshots
+    assert snapshot[:3] == (1.0, 3, pytest.approx(0.2))
+    for timed_run in (trained, clock.TimedRun.resumed(timed, partial_run, trained.notes | {"shots": {}})):
+        assert timed_run.losses == pytest.approx([0.3, 0.2, 0.1])
+        assert timed_run.share == 1
 
 
 @pytest.mark.slow

@@ -47,6 +47,11 @@ def test_the_table_has_a_row_for_each_with_its_cost_and_both_accuracies():
     assert table.rows[0] == ["notebook", "13,681", "17", "2", "20", "0.750", "4", "0.750"]
     assert table.rows[1] == ["wide", "52,961", "17", "8", "80", "0.250", "2", "0.000"]
     assert "steps in 2 s" in table.headings
+    quick = compare_architectures.table(
+        options(), {name: cost._replace(step_seconds=2e-4) for name, cost in costs.items()}, budgets
+    )
+    assert "steps in 0.02 s" in quick.headings
+    assert quick.rows[0][4] == "0.2"
 
 
 def test_what_the_seeds_do_not_tell_apart_has_its_difference_at_each_budget():

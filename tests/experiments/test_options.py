@@ -1,6 +1,7 @@
 """The options that questions share: their checks, the run that they describe, and how results.json has them."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,14 @@ def test_an_option_that_is_out_of_range_is_named(group, message):
     if type(group) in names:
         with pytest.raises((ValueError, TypeError), match=message):
             Comparison(**{names[type(group)]: group}).check()
+
+
+@pytest.mark.parametrize("inches", [1e-30, 1.9, 41.0, 1e6, -3.0, float("nan")])
+def test_a_pdf_has_a_width_that_its_text_fits_and_memory_holds(inches):
+    with pytest.raises(ValueError, match=f"--pdf must be 2 to 40 inches, got {re.escape(f'{inches:g}')}"):
+        Comparison(pdf=inches).check()
+    for width in (2.0, 40.0):
+        Comparison(pdf=width).check()
 
 
 @pytest.mark.parametrize("sizes", [{"batch_size": 10**8}, {"image_size": 2 * 10**9}])

@@ -550,6 +550,8 @@ def test_a_picture_of_something_else_gets_a_warning(network):
     assert negative == "dark looks like a negative of the training images; --invert swaps dark and bright."
     (dotted,) = segment_image.warnings(loaded, [row("dotted", outliers=2), row("clean")])
     assert dotted.startswith("dotted has 2 pixels far from all others")
+    (dotted,) = segment_image.warnings(loaded, [row("dotted", outliers=1)])
+    assert dotted.startswith("dotted has 1 pixel far from all others, hot or without data")
     assert "A dash" in segment_image.table(rows, loaded).note
     assert "A dash" not in segment_image.table(rows[:3], loaded).note
 

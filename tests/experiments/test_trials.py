@@ -99,6 +99,12 @@ BODIES = {
     "return sgd(lambda gradient, state: gradient)": "its update must return updates of the weights' shapes",
     "return sgd(lambda gradient, state: (None, state))": "its update must return updates of the weights' shapes",
     "return sgd(lambda gradient, state: (gradient['bias'], state))": "its update must return updates of the weights'",
+    "return sgd(lambda gradient, state: (jax.tree.map(lambda g: g + 0j, gradient), state))": "its .* floating, and",
+    "return sgd(lambda gradient, state: (jax.tree.map(lambda g: g > 0, gradient), state))": "its .* floating, and",
+    "return optax.GradientTransformation(lambda _: 1, lambda gradient, state, _: (gradient, "
+    "state / 2))": "its .*dtypes of init's",
+    "return optax.GradientTransformation(lambda _: jax.numpy.ones(()), lambda gradient, state, _: (gradient, "
+    "state.astype('bfloat16')))": "its .*dtypes of init's",
     "return sgd(lambda gradient, state: (gradient, 0.0))": "its update must return updates of .*, and a state of",
     "raise SystemExit(3)": "SystemExit 3$",
     "raise KeyboardInterrupt": "KeyboardInterrupt$",
@@ -111,7 +117,7 @@ BODIES = {
 @pytest.mark.parametrize(("body", "message"), BODIES.items())
 def test_a_factory_that_does_anything_else_is_refused_with_one_line(body, message, tmp_path, monkeypatch):
     (tmp_path / "bodies.py").write_text(
-        "import optax\ndef sgd(update):\n"
+        "import jax, optax\ndef sgd(update):\n"
         "    return optax.GradientTransformation(lambda _: (), lambda gradient, state, _: update(gradient, state))\n"
         f"def factory(rate):\n    {body}\n"
     )
@@ -122,6 +128,15 @@ def test_a_factory_that_does_anything_else_is_refused_with_one_line(body, messag
     monkeypatch.delitem(sys.modules, "bodies", raising=False)
     with pytest.raises(import_paths.RefusedError, match=f"a gradient and a loss: {message}"):
         trials.optimizer("bodies:factory")
+
+
+@pytest.mark.parametrize("options", ["", "(momentum=0.9)"])
+def test_a_coroutine_function_is_refused_without_a_call(options, tmp_path, monkeypatch):
+    """Python warns of a coroutine that nobody awaits, and warnings are errors here."""
+    (tmp_path / "waits.py").write_text("import optax\nasync def sgd(rate, momentum=0.5):\n    return optax.sgd(rate)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(import_paths.RefusedError, match="it is a coroutine function, which returns no optimizer"):
+        trials.optimizer(f"waits:sgd{options}")
 
 
 @pytest.mark.parametrize(
