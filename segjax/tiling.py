@@ -166,7 +166,9 @@ def outliers(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
     sampled = pixels[:: -(-len(pixels) // _MAX_SAMPLED)]
     low, high = (float(value) for value in np.quantile(sampled.astype(np.float64), _QUANTILES))
     reach = _MOST_BEYOND * (high - low)
-    beyond: np.ndarray = (image < low - reach) | (image > high + reach)
+    # In the dtype of the picture, a bound may be infinite.
+    with np.errstate(over="ignore"):
+        beyond: np.ndarray = (image < low - reach) | (image > high + reach)
     return beyond if valid is None else beyond & valid
 
 

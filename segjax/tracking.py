@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from segjax import checkpoints, metrics
-from segjax._checks import check_count, check_counts, describe
+from segjax._checks import check_count, check_counts, check_real, describe
 from segjax.training import History
 
 # What a line says of a run, its name left out.
@@ -46,6 +46,9 @@ def rows(history: History, num_steps: int, every: int = 10, after: int = 0) -> l
     every, table = check_count("every", every, 1), []
     num_steps, after = check_count("num_steps", num_steps, 1), check_count("after", after, 0)
     check_counts(history.counts, metrics.Counts)
+    check_real("history.loss", history.loss)
+    # With NumPy: the mean of an array of JAX would be float32.
+    history = jax.tree.map(np.asarray, history)
     first, *others = map(np.shape, (history.loss, *history.counts))
     if len(first) != 1 or {*others} != {first} or first[0] > num_steps:
         raise ValueError(f"history must have arrays of one shape (steps,), at most {num_steps}, got {[first, *others]}")
@@ -69,8 +72,10 @@ class Log:
 
         Raises:
             OSError: if the file cannot be read or written.
-            ValueError: if it holds anything but rows.
+            TypeError, ValueError: if it holds anything but rows, or an argument is no text.
         """
+        if not isinstance(begin_anew, str | None):
+            raise TypeError(f"begin_anew must be text or None, got {describe(begin_anew)}")
         self.path = path
         with open(path, "ab", opener=_without_waiting):
             content = checkpoints.read(path)
@@ -95,7 +100,7 @@ class Log:
 
         Args:
             run: its name.
-            rows: of `rows`, or others in JSON's types with a step.
+            rows: of `rows`, or others in JSON's types with ascending steps.
             about: what else each line says, in JSON's types, by names that rows do not have.
 
         Raises:
@@ -119,10 +124,16 @@ def _check_rows(rows: Any) -> list[Row]:
         raise TypeError(f"rows must be several, as tracking.rows returns, got {describe(rows)}")
     rows = list(rows)
     for row in rows:
-        if not isinstance(row, Mapping) or "step" not in row or "run" in row:
+        if not isinstance(row, Mapping) or "step" not in row or "run" in row or not all(map(_is_text, row)):
             raise TypeError(f"rows must be dicts with a step and no run, as tracking.rows returns, got {describe(row)}")
-        check_count("step", row["step"], 1)
+    steps = [check_count("step", row["step"], 1) for row in rows]
+    if steps != sorted({*steps}):
+        raise ValueError(f"rows must have ascending steps, got {describe(steps)}")
     return rows
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _line(row: Row, about: Row) -> str:

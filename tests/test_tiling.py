@@ -270,7 +270,7 @@ def test_the_training_scale_of_a_constant_is_zero(value):
     np.testing.assert_array_equal(tiling.to_training_scale(np.full((30, 20), value), 10), 0)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("share", [0.3, 0.9, 1])
 def test_the_training_scale_is_that_of_any_unit(dtype, share):
     """Sums and differences of such pixels are infinite."""
@@ -278,7 +278,9 @@ def test_the_training_scale_is_that_of_any_unit(dtype, share):
     exponent = np.finfo(dtype).maxexp - 1
     huge = np.ldexp(image / np.abs(image).max() * dtype(share), exponent)
     np.testing.assert_array_equal(tiling.outliers(huge), tiling.outliers(image))
-    np.testing.assert_allclose(tiling.to_training_scale(huge, 20), tiling.to_training_scale(image, 20), atol=1e-6)
+    np.testing.assert_allclose(
+        tiling.to_training_scale(huge, 20), tiling.to_training_scale(image, 20), atol=5 * np.finfo(dtype).eps + 1e-6
+    )
 
 
 @pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e37])

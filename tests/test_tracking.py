@@ -3,6 +3,8 @@
 import json
 import os
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -81,6 +83,8 @@ UNSAID = {
     "steps alone": (("a", [3]), {}, "rows must be dicts with a step and no run, .* got 3"),
     "a row without a step": (("a", [{}]), {}, "rows must be dicts with a step and no run, .* got {}"),
     "a row of another run": (("a", [{"step": 1, "run": "b"}]), {}, "rows must be dicts with a step and no run"),
+    "a name that is no text": (("a", [{"step": 1, (2,): 3}]), {}, "rows must be dicts with a step and no run"),
+    "steps that go back": (("a", [{"step": 3}, {"step": 1}]), {}, r"rows must have ascending steps, got \[3, 1\]"),
     "a step that is text": (("a", [{"step": "x"}]), {}, "step must be an integer >= 1, got 'x'"),
     "a step for all rows": (
         ("a", [{"step": 1}]),
@@ -101,6 +105,15 @@ def test_what_no_line_can_say_is_refused_and_not_written(name, tmp_path):
         log.append(*arguments, **about)
     assert "\n" not in str(error.value)
     assert read(log.path) == []
+
+
+def test_the_beginning_of_a_name_is_text(tmp_path):
+    with pytest.raises(TypeError, match="begin_anew must be text or None, got 5"):
+        Log(tmp_path / "log.jsonl", begin_anew=5)
+
+
+def test_a_history_of_jax_has_the_rows_of_numpy():
+    assert rows(jax.tree.map(jnp.asarray, history(25)), num_steps=25) == rows(history(25), num_steps=25)
 
 
 def test_a_pipe_is_refused_and_does_not_hang(tmp_path):

@@ -588,7 +588,11 @@ ARGUMENTS = {
     ),
     "a history without losses": (
         lambda: tracking.rows(history(9)._replace(loss=None), 9),
-        r"history must have arrays of one shape \(steps,\), at most 9, got \[\(\), ",
+        "history.loss must be real numbers, got None",
+    ),
+    "a history that is traced": (
+        lambda: jax.eval_shape(lambda history: tracking.rows(history, 9), history(9)),
+        "history.loss must be real numbers, got traced",
     ),
     "crops that are not square": (
         lambda: exemplars.mix_crops(np.ones((1, 8, 4), bool), *np.ones((2, 1, 8, 4))),
