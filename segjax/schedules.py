@@ -106,7 +106,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
 
     def rate(step: jax.typing.ArrayLike) -> jax.Array:
         rising = 1 - (1 - 1 / 25) * up(step)
-        return jnp.asarray(learning_rate) * jnp.where(step < rise, rising, down(step - rise))
+        return jnp.asarray(learning_rate) * jnp.where(jnp.asarray(step) < rise, rising, down(step - rise))
 
     return rate
 

@@ -433,12 +433,16 @@ def batch_shapes(key: jax.Array, generate: Generate, options: Mapping[str, Any])
     """Shapes and dtypes of a batch.
 
     Raises:
-        TypeError: if `generate` with its options is no function of a key, or returns no `Batch` of arrays.
+        TypeError, ValueError: if `generate` with its options is no function of a key, or returns no `Batch` of arrays
+            with at least one pixel.
     """
     of_key = check_callable("generate", partial(check_callable("generate", generate), **options), "key")
     batch = jax.eval_shape(of_key, key)
     if not isinstance(batch, Batch) or len(jax.tree.leaves(batch)) != 2:
         raise TypeError(f"generate must return a segjax.Batch of two arrays, got {describe(batch)}")
+    if not batch.image.size or not batch.mask.size:
+        shapes = f"{batch.image.shape} and {batch.mask.shape}"
+        raise ValueError(f"generate must return images and masks of at least one pixel, got arrays of shape {shapes}")
     return batch
 
 

@@ -317,6 +317,14 @@ def make_of(generate):
     return segjax.make_train(TINY, num_steps=2, generate=generate)
 
 
+def evaluate_on(generate):
+    return segjax.evaluate(KEY, TINY, random_variables(TINY), generate=generate)
+
+
+def recalibrate_on(generate):
+    return segjax.recalibrate(KEY, TINY, random_variables(TINY), generate=generate)
+
+
 def make_of_loss(loss):
     return segjax.make_train(TINY, loss=loss, num_steps=2, **SMALL)
 
@@ -683,6 +691,14 @@ ARGUMENTS = {
         lambda: make_of(lambda key: segjax.Batch(jnp.zeros((1, 8, 8, 1)), None)),
         "generate must return a segjax.Batch of two arrays",
     ),
+    **{
+        f"a batch of shape {shape} to {use.__name__}": (
+            lambda shape=shape, use=use: use(lambda key: segjax.Batch(jnp.ones(shape), jnp.ones(shape))),
+            "generate must return images and masks of at least one pixel, got arrays of shape",
+        )
+        for shape in ((0, 8, 8, 1), (1, 0, 8, 1))
+        for use in (make_of, evaluate_on, recalibrate_on)
+    },
     "a batch of nothing to evaluate": (
         lambda: segjax.evaluate(KEY, TINY, random_variables(TINY), generate=lambda key: None),
         "generate must return a segjax.Batch",
