@@ -171,7 +171,7 @@ def check_real(name: str, values: Any) -> np.ndarray:
 
 
 def check_rates(rates: Any, ascending: bool = True) -> np.ndarray:
-    """Returns `rates`, (rates,), as `check_real` does; raises TypeError or ValueError otherwise."""
+    """Returns `rates`, (rates,), finite and above 0, as `check_real` does; raises TypeError or ValueError otherwise."""
     rates = check_real("rates", rates)
     valid = rates.ndim == 1 and rates.size and np.isfinite(rates).all() and (rates > 0).all()
     if not valid or (ascending and (np.diff(rates) <= 0).any()):
@@ -181,7 +181,7 @@ def check_rates(rates: Any, ascending: bool = True) -> np.ndarray:
 
 
 def check_flags(name: str, values: Any) -> np.ndarray:
-    """Returns `values` as an array of NumPy of True and False; raises TypeError naming `name` otherwise."""
+    """Returns `values`, True or False, as an array of NumPy; raises TypeError naming `name` otherwise."""
     array = _to_numpy(name, values)
     if array.dtype != bool:
         raise TypeError(f"{name} must be True or False, got {describe(values)}")
@@ -200,7 +200,7 @@ def _to_numpy(name: str, values: Any) -> np.ndarray:
 
 
 def _has_flag(values: Any) -> bool:
-    """Whether it is, or a list of it holds, True or False."""
+    """Whether a value is True or False, or a list that holds one of them."""
     if isinstance(values, list | tuple):
         return any(map(_has_flag, values))
     return isinstance(values, bool) or _is_any(getattr(values, "dtype", None), jnp.bool_)
@@ -311,11 +311,12 @@ def check_layout(name: str, tree: Any, template: Any, origin: str, dtypes: bool 
 
 def check_callable(name: str, function: Any, /, *arguments: str, **keywords: Any) -> Callable[..., Any]:
     """Returns `function`, which can be called with these arguments; raises TypeError naming `name` otherwise."""
-    taken = f" of ({', '.join([*arguments, *keywords])})" if arguments or keywords else ""
+    names = ", ".join([*arguments, *keywords])
+    form = f"a function of ({names})" if names else "a function"
     if not callable(function):
-        raise TypeError(f"{name} must be a function{taken}, got {describe(function)}")
+        raise TypeError(f"{name} must be {form}, got {describe(function)}")
     try:
-        signature = inspect.signature(function) if taken else None
+        signature = inspect.signature(function) if names else None
     # Some functions of other languages tell nothing of their arguments.
     except (TypeError, ValueError):
         signature = None
@@ -323,7 +324,7 @@ def check_callable(name: str, function: Any, /, *arguments: str, **keywords: Any
         if signature:
             signature.bind(*arguments, **keywords)
     except TypeError as error:
-        raise TypeError(f"{name} must be a function{taken}: {error}") from None
+        raise TypeError(f"{name} must be {form}: {error}") from None
     return cast(Callable[..., Any], function)
 
 
@@ -377,17 +378,17 @@ def check_options(caller: Callable[..., Any], function: Callable[..., Any], opti
 
 
 def check_floating(name: str, array: Any, *axes: str) -> jax.Array:
-    """Returns `array`, floating and with these axes, if any; raises TypeError or ValueError naming `name` otherwise.
+    """Returns `array`, floating and of these axes, if any; raises TypeError or ValueError naming `name` otherwise.
 
-    The first axis may be "...", any number of axes. Axes of one name must be of one length.
+    Axes of one name must have one length; "..." as the first stands for any number of axes.
     """
     array = check_array(name, array)
     # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {array.dtype}")
-    fits = array.ndim >= len(axes) - 1 if "..." in axes else not axes or array.ndim == len(axes)
-    lengths = {*zip(axes, array.shape, strict=False)}
-    if not fits or ("..." not in axes and len(lengths) > len({*axes})):
+    names = [axis for axis in axes if axis != "..."]
+    shape = array.shape[-len(names) :] if "..." in axes else array.shape
+    if axes and (len(shape) != len(names) or len({*zip(names, shape, strict=True)}) > len({*names})):
         raise ValueError(f"{name} must have shape ({', '.join(axes)}), got {array.shape}")
     return array
 

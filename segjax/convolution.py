@@ -107,18 +107,18 @@ class Conv(nn.Module):
 
         dtype = self.param_dtype or x.dtype
         kernel = self.param("kernel", initialiser, (*kernel_shape, self.features), dtype)
-        bias = (
-            self.param("bias", initialiser, (self.features,), dtype) if check_flag("use_bias", self.use_bias) else None
-        )
+        use_bias = check_flag("use_bias", self.use_bias)
+        bias = self.param("bias", initialiser, (self.features,), dtype) if use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         x = conv2d(x, kernel)
         return x if bias is None else x + bias[None, None, None]
 
 
 def _varying_like(array: jax.Array, other: jax.Array) -> jax.Array:
-    """The array, typed as one that varies over the axes of `other` too: those of devices inside `shard_map`."""
-    axes = [jax.typeof(each).manual_axis_type.varying for each in (array, other)]
-    return lax.pcast(array, tuple(axes[1] - axes[0]), to="varying") if axes[1] - axes[0] else array
+    """The array, whose type inside `shard_map` says that it varies over the devices that `other` varies over."""
+    present, needed = (jax.typeof(each).manual_axis_type.varying for each in (array, other))
+    axes = tuple(needed - present)
+    return lax.pcast(array, axes, to="varying") if axes else array
 
 
 def space_to_depth(x: jax.Array, side: int) -> jax.Array:

@@ -180,10 +180,10 @@ def evaluate(
 
 
 def _check_opt_state(optimizer: Optimizer, state: TrainState) -> None:
-    """Raises ValueError for a state of another optimizer, if the evaluation weights depend on either."""
+    """Raises TypeError or ValueError for a state of another optimizer, if evaluation weights depend on either."""
     axes = jnp.shape(state.step)
     named_arrays("state.params", state.params)
-    # With leading axes less, as of one run.
+    # Those of one run.
     params = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(jnp.shape(leaf)[len(axes) :], jnp.result_type(leaf)), state.params
     )
@@ -191,15 +191,15 @@ def _check_opt_state(optimizer: Optimizer, state: TrainState) -> None:
     try:
         template = jax.eval_shape(lambda params, rate: transformation(optimizer, rate).init(params), params, rate)
     except TypeError:
-        # A factory with options that only `train` had.
+        # A factory that needs options, which only `train` had.
         return
-    # For others, options may change the state: `optax.sgd` has none without momentum.
+    # Otherwise options of the run may have changed the layout: `optax.sgd` has a state only with momentum.
     if eval_params(optimizer, template) or eval_params(optimizer, state.opt_state):
         check_layout("state.opt_state", state.opt_state, _of_runs(template, axes), "optimizer")
 
 
 def _of_runs(template: Any, axes: tuple[int, ...]) -> Any:
-    """Shapes and dtypes of many runs."""
+    """The shapes and dtypes of a template with the leading axes of many runs."""
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((*axes, *leaf.shape), leaf.dtype), template)
 
 

@@ -76,7 +76,7 @@ def skip(before: jax.Array, after: jax.Array) -> jax.Array:
     Raises:
         ValueError: if the two have different shapes.
     """
-    check_array("before", before), check_array("after", after)
+    before, after = check_array("before", before), check_array("after", after)
     if before.shape != after.shape:
         raise ValueError(
             f"layer can be skipped only if its output has its input's shape, {before.shape}, got {after.shape}"

@@ -107,7 +107,7 @@ def transformation(
         if not is_ready(ready):
             raise TypeError(f"optimizer must return an optax transformation, got {describe(ready)}")
     ready = optax.with_extra_args_support(ready)
-    return optax.GradientTransformationExtraArgs(_fitting(ready.init), _fitting(ready.update))
+    return optax.GradientTransformationExtraArgs(_naming_itself(ready.init, True), _naming_itself(ready.update, True))
 
 
 def _check_rate(learning_rate: Rate) -> Rate:
@@ -117,7 +117,7 @@ def _check_rate(learning_rate: Rate) -> Rate:
     return check_positive("learning_rate", learning_rate)
 
 
-def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
+def _naming_itself(function: Callable[..., Any], takes_weights: bool = False) -> Callable[..., Any]:
     """A function of an optimizer, whose errors name it as the argument that does not fit."""
 
     @wraps(function)
@@ -130,21 +130,13 @@ def _naming_itself(function: Callable[..., Any]) -> Callable[..., Any]:
             reason = describe_error(error)
             must = "optimizer must need no more than a learning rate, which may be traced, a gradient and the loss"
             raise TypeError(f"{must}: {reason}") from error
-
-    return named
-
-
-def _fitting(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`init` or `update` of an optimizer; such as `optax.masked` refuses the weights of another model."""
-
-    @wraps(function)
-    def fitting(*arguments: Any, **options: Any) -> Any:
-        try:
-            return _naming_itself(function)(*arguments, **options)
         except ValueError as error:
+            if not takes_weights:
+                raise
+            # Such as that of `optax.masked`, whose mask is for the weights of one model.
             raise ValueError(f"optimizer must fit the weights of model: {describe_error(error)}") from error
 
-    return fitting
+    return named
 
 
 def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:

@@ -13,7 +13,7 @@ import optax
 from numpy.typing import ArrayLike
 
 from segjax._checks import check_concrete, check_count, check_positive, check_rates, check_real, describe
-from segjax.schedules import Schedule, checked
+from segjax.schedules import Schedule, with_checks
 
 # The suggestion is the rate of the lowest loss divided by this: at the lowest loss the rate is already too large for a
 # long run, and soon after it the run diverges.
@@ -21,7 +21,7 @@ SAFETY = 3.0
 # Standard deviation of the smoothing, as a share of the steps. Losses of single batches are too noisy to be compared,
 # and a minimum is wider than this.
 SMOOTHING = 0.03
-# Dice's loss of a perfect prediction may be as far below 0, in float32.
+# In float32, rounding can bring Dice's loss of a perfect prediction this far below 0.
 _ROUNDING = 1e-5
 
 
@@ -30,7 +30,7 @@ def growing(ratio: float) -> Schedule:
 
     check_positive("ratio", ratio)
 
-    @checked
+    @with_checks
     def schedule(low: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
         return optax.exponential_decay(low, num_steps - 1, ratio)
 

@@ -20,16 +20,16 @@ from segjax.optimizers import Factory, Rate
 Schedule = Callable[[jax.typing.ArrayLike, int], optax.Schedule]
 
 
-def checked(schedule: Schedule) -> Schedule:
-    """The schedule with its arguments and the steps of its rates checked; what is traced passes."""
+def with_checks(schedule: Schedule) -> Schedule:
+    """The schedule, which first checks the peak, the number of steps and each step; traced values pass."""
 
     @wraps(schedule)
-    def with_checks(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
+    def make_rate(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
         check_positive("learning_rate", learning_rate)
         rate = schedule(learning_rate, check_count("num_steps", num_steps, minimum=1))
         return lambda step: rate(_check_step(step))
 
-    return with_checks
+    return make_rate
 
 
 def _check_step(step: Any) -> Any:
@@ -44,13 +44,13 @@ def _check_step(step: Any) -> Any:
     return step.astype(float if jnp.issubdtype(step.dtype, jnp.floating) else int)
 
 
-@checked
+@with_checks
 def constant(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """One rate for the whole run, as in every finished run of the notebook."""
     return optax.constant_schedule(learning_rate)
 
 
-@checked
+@with_checks
 def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The notebook's 0.95^epoch: `torch.optim.lr_scheduler.LambdaLR`, stepped once per epoch.
 
@@ -70,14 +70,14 @@ def exponential(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sc
     return rate
 
 
-@checked
+@with_checks
 def cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """Half a cosine from the peak to 0 (Loshchilov and Hutter, 2017)."""
     # The last step is num_steps - 1, at which the rate is still above 0: no step is wasted.
     return _cosine(learning_rate, num_steps)
 
 
-@checked
+@with_checks
 def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A straight line up to the peak over the first tenth of the run, then the peak."""
     steps = max(1, num_steps // 10)
@@ -86,7 +86,7 @@ def warmup(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedul
     return lambda step: jnp.asarray(learning_rate) * jnp.minimum(1, _float(jnp.minimum(step, steps) + 1) / steps)
 
 
-@checked
+@with_checks
 def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """The product of `warmup` and `cosine`: small steps at both ends."""
     # Both have the peak 1; the product of two peaks would be its square.
@@ -94,7 +94,7 @@ def warmup_cosine(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.
     return lambda step: jnp.asarray(learning_rate) * rising(step) * falling(step)
 
 
-@checked
+@with_checks
 def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Schedule:
     """A cosine from 1/25 of the peak up over the first 30 % of the run, then down to 1/250,000 of it (Smith, 2018).
 
@@ -146,10 +146,8 @@ def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory
     # The schedule is built from the traced peak: one program serves every rate. `wraps` keeps `eval_params`.
     @wraps(optimizer)
     def with_peak(learning_rate: Rate, **options: Any) -> optax.GradientTransformation:
-        rate = schedule(learning_rate, num_steps)
         # optax would take None for a rate of -1.
-        if not callable(rate):
-            raise TypeError(f"schedule must return a function of the step, got {describe(rate)}")
+        rate = check_callable("the result of schedule", schedule(learning_rate, num_steps), "step")
         return optimizer(rate, **options)
 
     return with_peak

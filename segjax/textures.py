@@ -105,9 +105,9 @@ def compose_batch(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_floating("noise", noise, "3", "batch", "n", "n")
+    check_floating("noise", noise)
     shape, dtype = noise.shape, noise.dtype
-    if shape[0] != 3 or shape[1] < 1 or shape[2] < 2:
+    if len(shape) != 4 or shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
         raise ValueError(f"noise must have shape (3, batch >= 1, n, n) with n >= 2, got {shape}")
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):
         check_sigma(name, value, dtype)

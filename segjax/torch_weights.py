@@ -60,9 +60,8 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
         _check_aliases(arrays)
     params, batch_stats = {}, {}
     for ours, theirs in _convolutions():
-        weight = jnp.asarray(arrays[f"{theirs}.weight"])
-        if weight.ndim != 4:
-            raise ValueError(f"{theirs}.weight must have shape (out, in, height, width), got {weight.shape}")
+        name, axes = f"{theirs}.weight", ("out", "in", "height", "width")
+        weight = check_floating(name, jnp.asarray(arrays[name]), *axes)
         # PyTorch has (out, in, height, width), JAX (height, width, in, out); both cross-correlate: nothing is flipped.
         params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
     for ours, theirs in _norms(shared):

@@ -43,15 +43,16 @@ def rows(history: History, num_steps: int, every: int = 10, after: int = 0) -> l
     """
     if not isinstance(history, History):
         raise TypeError(f"history must be a segjax.History, got {describe(history)}")
-    every, table = check_count("every", every, 1), []
-    num_steps, after = check_count("num_steps", num_steps, 1), check_count("after", after, 0)
+    num_steps, every = check_count("num_steps", num_steps, 1), check_count("every", every, 1)
+    after = check_count("after", after, 0)
     check_counts(history.counts, metrics.Counts)
     check_real("history.loss", history.loss)
     # With NumPy: the mean of an array of JAX would be float32.
     history = jax.tree.map(np.asarray, history)
-    first, *others = map(np.shape, (history.loss, *history.counts))
-    if len(first) != 1 or {*others} != {first} or first[0] > num_steps:
-        raise ValueError(f"history must have arrays of one shape (steps,), at most {num_steps}, got {[first, *others]}")
+    shapes = [leaf.shape for leaf in jax.tree.leaves(history)]
+    if len({*shapes}) > 1 or len(shapes[0]) != 1 or shapes[0][0] > num_steps:
+        raise ValueError(f"history must have arrays of one shape (steps,), at most {num_steps}, got {shapes}")
+    table = []
     for end in range(after + 1, len(history.loss) + 1):
         if end % every == 0 or end == num_steps:
             loss, counts = jax.tree.map(lambda leaf, end=end: leaf[(end - 1) // every * every : end], history)
@@ -68,11 +69,12 @@ class Log:
         """Reads the rows that the file has, and drops a line that a crash cut off.
 
         Args:
-            begin_anew: drop the rows of all runs whose names begin so.
+            begin_anew: drops the rows of all runs whose names begin with this text.
 
         Raises:
             OSError: if the file cannot be read or written.
-            TypeError, ValueError: if it holds anything but rows, or an argument is no text.
+            TypeError: if `begin_anew` is not text.
+            ValueError: if the file holds anything but rows.
         """
         if not isinstance(begin_anew, str | None):
             raise TypeError(f"begin_anew must be text or None, got {describe(begin_anew)}")
@@ -119,26 +121,25 @@ class Log:
 
 
 def _check_rows(rows: Any) -> list[Row]:
-    """The rows, each with a step; raises TypeError or ValueError for others."""
+    """Returns `rows`, dicts with ascending steps, as a list; raises TypeError or ValueError otherwise."""
+    must = "rows must be dicts with a step and no run, as tracking.rows returns"
     if isinstance(rows, Mapping | str) or not isinstance(rows, Iterable):
-        raise TypeError(f"rows must be several, as tracking.rows returns, got {describe(rows)}")
+        raise TypeError(f"{must}, got {describe(rows)}")
     rows = list(rows)
     for row in rows:
-        if not isinstance(row, Mapping) or "step" not in row or "run" in row or not all(map(_is_text, row)):
-            raise TypeError(f"rows must be dicts with a step and no run, as tracking.rows returns, got {describe(row)}")
+        names = {*row} if isinstance(row, Mapping) else set()
+        if "step" not in names or "run" in names or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"{must}, got {describe(row)}")
     steps = [check_count("step", row["step"], 1) for row in rows]
     if steps != sorted({*steps}):
         raise ValueError(f"rows must have ascending steps, got {describe(steps)}")
     return rows
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
 def _line(row: Row, about: Row) -> str:
-    if repeated := sorted(row.keys() & about.keys()):
-        raise ValueError(f"{repeated[0]} must not be given, since each row has it, got {describe(about[repeated[0]])}")
+    """A line of JSON; raises TypeError or ValueError naming what JSON does not have, or both have."""
+    for name in sorted(row.keys() & about.keys()):
+        raise ValueError(f"{name} must be none of the names that rows have, got {name}={describe(about[name])}")
     for name, value in {**row, **about}.items():
         try:
             json.dumps(value, allow_nan=False)

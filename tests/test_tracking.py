@@ -75,11 +75,11 @@ def test_another_file_is_refused_and_stays(content, tmp_path):
     assert path.read_bytes() == content
 
 
-# What no line can say -> arguments of `append`, and the message.
-UNSAID = {
+# What no line can hold -> arguments of `append`, and the message.
+INVALID_ROWS = {
     "a run that is no text": ((5, [{"step": 1}]), {}, "run must be text, got 5"),
-    "no rows": (("a", 5), {}, "rows must be several, as tracking.rows returns, got 5"),
-    "one row": (("a", {"step": 1}), {}, "rows must be several, as tracking.rows returns, got {'step': 1}"),
+    "no rows": (("a", 5), {}, "rows must be dicts with a step and no run, .* got 5"),
+    "one row": (("a", {"step": 1}), {}, "rows must be dicts with a step and no run, .* got {'step': 1}"),
     "steps alone": (("a", [3]), {}, "rows must be dicts with a step and no run, .* got 3"),
     "a row without a step": (("a", [{}]), {}, "rows must be dicts with a step and no run, .* got {}"),
     "a row of another run": (("a", [{"step": 1, "run": "b"}]), {}, "rows must be dicts with a step and no run"),
@@ -89,7 +89,7 @@ UNSAID = {
     "a step for all rows": (
         ("a", [{"step": 1}]),
         {"step": 99},
-        "step must not be given, since each row has it, got 99",
+        "step must be none of the names that rows have, got step=99",
     ),
     "NaN": (("a", [{"step": 1}]), {"x": np.nan}, "x must be of JSON's types, got nan: "),
     "an array": (("a", [{"step": 1}]), {"x": np.ones(2)}, r"x must be of JSON's types, got array\(\[1., 1.\]\): "),
@@ -97,9 +97,9 @@ UNSAID = {
 }
 
 
-@pytest.mark.parametrize("name", UNSAID)
-def test_what_no_line_can_say_is_refused_and_not_written(name, tmp_path):
-    arguments, about, message = UNSAID[name]
+@pytest.mark.parametrize("name", INVALID_ROWS)
+def test_rows_that_no_line_can_hold_are_refused_and_not_written(name, tmp_path):
+    arguments, about, message = INVALID_ROWS[name]
     log = Log(tmp_path / "log.jsonl")
     with pytest.raises((TypeError, ValueError), match=message) as error:
         log.append(*arguments, **about)
@@ -107,12 +107,12 @@ def test_what_no_line_can_say_is_refused_and_not_written(name, tmp_path):
     assert read(log.path) == []
 
 
-def test_the_beginning_of_a_name_is_text(tmp_path):
+def test_begin_anew_must_be_text(tmp_path):
     with pytest.raises(TypeError, match="begin_anew must be text or None, got 5"):
         Log(tmp_path / "log.jsonl", begin_anew=5)
 
 
-def test_a_history_of_jax_has_the_rows_of_numpy():
+def test_a_history_of_jax_arrays_has_the_rows_of_numpy_arrays():
     assert rows(jax.tree.map(jnp.asarray, history(25)), num_steps=25) == rows(history(25), num_steps=25)
 
 

@@ -256,7 +256,7 @@ def test_weights_of_pytorch_that_are_no_numbers_are_refused(golden_model, tmp_pa
     arrays, path = under(golden_model, "state/"), tmp_path / "theirs.safetensors"
     for dtype, value, message in (
         (np.float32, np.nan, "its training diverged"),
-        (np.int32, 1, "kernel must be of a floating dtype"),
+        (np.int32, 1, r"out\.weight must be of a floating dtype, got int32"),
     ):
         save_file({**arrays, "out.weight": np.full_like(arrays["out.weight"], value, dtype)}, path)
         with pytest.raises(UsageError, match=f"is not a model of these experiments: .*{message}"):

@@ -482,7 +482,7 @@ ARGUMENTS = {
     ),
     "a schedule that gives nothing": (
         lambda: run_tiny(optimizer=segjax.schedules.scheduled(optax.sgd, lambda peak, num_steps: None, 2)),
-        "schedule must return a function of the step, got None",
+        r"the result of schedule must be a function of \(step\), got None",
     ),
     "an optimizer of other weights": (
         lambda: run_tiny(optimizer=lambda rate: optax.masked(optax.sgd(rate), {"a": True})),
@@ -646,7 +646,7 @@ ARGUMENTS = {
         lambda: torch_weights.from_state_dict(
             {name: array.astype(int) for name, array in torch_weights.to_state_dict(DEEP).items()}
         ),
-        "arrays: conv1 kernel must be of a floating dtype, got int32",
+        "conv1.0.weight must be of a floating dtype, got int32",
     ),
     "weights of complex numbers": (
         lambda: torch_weights.to_state_dict(jax.tree.map(lambda leaf: leaf * 1j, DEEP)),
