@@ -258,7 +258,7 @@ class Command(Group):
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False  # Start anew in a folder that already holds files: deletes its results and finished runs.
-    #: Also write each figure as NAME.pdf, so many inches wide: 3.3 fits a column of a paper, 6.8 a page.
+    #: Also write each figure as NAME.pdf, so many inches wide, 2 to 40: 3.3 fits a column of a paper, 6.8 a page.
     pdf: float | None = None
 
     # Options that select what is reported and do not change a run: the folder may hold results of other values.
