@@ -119,12 +119,12 @@ OTHERS = {
     "an optimizer's rate of nothing": (
         "compare_optimizers",
         ["--optimizers", "adam="],
-        "--optimizers adam=: could not convert",
+        "--optimizers adam=: rates must be different numbers > 0, got ''",
     ),
     "an optimizer's rate of no number": (
         "compare_optimizers",
         ["--optimizers", "adam=x"],
-        "--optimizers adam=x: could not convert",
+        "--optimizers adam=x: rates must be different numbers > 0, got 'x'",
     ),
     "more workers than cores": ("compare_optimizers", ["--workers", "100000"], "must be at most the number of cores"),
     "workers below 0": ("compare_optimizers", ["--workers", "-1"], "--workers must be an integer >= 0"),
