@@ -58,7 +58,7 @@ if sys.argv[:1] == ["-m"] and any(word.startswith("experiments") for word in sys
     stops.install(lambda: "interrupted before it began")
     # Figures go to files, so a command needs no window.
     os.environ["MPLBACKEND"] = "agg"
-    # At fewer than two digits rich prints nothing, or tyro never ends; at what is no number rich fails.
+    # With one digit rich prints nothing, or tyro never ends; without a number rich fails.
     if not fullmatch("[1-9][0-9]{1,3}", os.environ.get("COLUMNS", "")):
         os.environ.pop("COLUMNS", None)
     try:

@@ -177,17 +177,17 @@ def table(options: Options, costs: Mapping[str, Cost], budgets: Mapping[str, Arm
         at_steps, at_seconds = (
             tables.spread(budgets[budget][name].converged("accuracy"), ".3f") for budget in (STEPS, SECONDS)
         )
-        cost = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", _rounded(1e3 * seconds)]
+        cost = [f"{parameters:,}", f"{field}", f"{flops / 1e6:.0f}", _short_number(1e3 * seconds)]
         rows.append([name, *cost, at_steps, f"{budgets[SECONDS][name].run.iterations}", at_seconds])
     headings = ["", "parameters", "field (px)", "MFLOP", "ms per step"]
     headings += [f"accuracy, {options.training.iterations} steps"]
-    headings += [f"steps in {_rounded(budget_seconds(options, costs))} s", "accuracy then"]
+    headings += [f"steps in {_short_number(budget_seconds(options, costs))} s", "accuracy then"]
     note = "Accuracy: held-out images. Field: side of the receptive field. MFLOP: one image forward."
     return Table(f"Architectures: {options.seeds}", headings, rows, note)
 
 
-def _rounded(number: float) -> str:
-    """A whole number, or two digits below 1."""
+def _short_number(number: float) -> str:
+    """A number without decimals, or with two digits if it is below 1."""
     return f"{number:.0f}" if number >= 1 else f"{number:.2g}"
 
 

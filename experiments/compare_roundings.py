@@ -9,7 +9,7 @@ amplifies. Seconds.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from experiments.lab.names import exact
 from experiments.lab.options import CHANGE_NO_RESULT, Command
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
+from experiments.optimizers import contest
 from experiments.optimizers.baseline import NotNegative, Share, refusals
 from segjax import plotting, statistics
 
@@ -119,7 +120,7 @@ def answer(options: Options, lab: Lab) -> Report:
     )
     tables = [deviation_table(ious, by_rounding, by_seed, title)]
     for heading, counts in (
-        ("Verdict by IoU", verdict_counts(ious, reference, _verdict_with_counts)),
+        ("Verdict by IoU", verdict_counts(ious, reference, with_numbers=True)),
         ("Rate of the lowest loss", chosen),
     ):
         rows = [[name, ", ".join(f"{value}: {n}" for value, n in each.most_common())] for name, each in counts.items()]
@@ -159,26 +160,16 @@ def typical(deviations: np.ndarray) -> float:
     return float(np.sqrt(np.mean(deviations**2))) if deviations.size else np.nan
 
 
-def _verdict(runs: np.ndarray, reference: np.ndarray) -> str:
-    failed, failed_reference = (int(np.isnan(values).sum()) for values in (runs, reference))
-    if failed != failed_reference:
-        return f"{'fewer' if failed < failed_reference else 'more'} runs diverged"
-    return statistics.verdict(runs, reference, IOU.higher_is_better)
-
-
-def _verdict_with_counts(runs: np.ndarray, reference: np.ndarray) -> str:
-    """The verdict, and how many runs diverged if this decides it."""
-    failed = [int(np.isnan(values).sum()) for values in (runs, reference)]
-    counts = " and ".join(f"{count} of {len(runs)}" for count in failed)
-    return _verdict(runs, reference) + (f" ({counts})" if failed[0] != failed[1] else "")
-
-
 def verdict_counts(
-    ious: Mapping[str, np.ndarray], reference: str, verdict: Callable[[np.ndarray, np.ndarray], str] = _verdict
+    ious: Mapping[str, np.ndarray], reference: str, with_numbers: bool = False
 ) -> dict[str, Counter[str]]:
-    """label of a rival -> verdict -> number of roundings."""
-    rivals = {label: runs for label, runs in ious.items() if label != reference}
-    return {label: Counter(map(verdict, runs, ious[reference])) for label, runs in rivals.items()}
+    """label of a rival -> verdict, if asked for with the numbers of diverged runs that decide it -> roundings."""
+    counts = {}
+    for label, runs in ious.items():
+        if label != reference:
+            pairs = map(contest.verdict, runs, ious[reference])
+            counts[label] = Counter(verdict + numbers * with_numbers for verdict, numbers in pairs)
+    return counts
 
 
 def chosen_rates(runs: Sequence[Row], losses: Mapping[str, np.ndarray]) -> dict[str, Counter[str]]:

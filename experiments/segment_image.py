@@ -195,7 +195,9 @@ def answer(options: Options, lab: Lab) -> Report:
         # JSON can hold any path; a table of text cannot.
         rows=[{**row, "image": printable(row["image"])} for row in rows],
         warnings=[
-            *(*warnings(network, rows), *copies(pictures), *left_out(options)),
+            *warnings(network, rows),
+            *copies(pictures),
+            *left_out(options),
             *(text for each in pictures for text in each.warnings),
         ],
         written=[name for picture in pictures for name in files(options, picture.name)],
@@ -452,14 +454,15 @@ def is_strange(row: Mapping[str, Any]) -> bool:
 
 
 def copies(pictures: Sequence[Segmented]) -> list[str]:
-    """A warning for each file that several pictures are copies of."""
-    images: dict[str, dict[str, None]] = {}
+    """A warning for each file that was given under several paths."""
+    paths: dict[str, dict[str, None]] = {}
     for picture in pictures:
-        images.setdefault(picture.digest, {})[printable(picture.row["image"])] = None
+        # A dict, since all pages of a stack have one path.
+        paths.setdefault(picture.digest, {})[printable(picture.row["image"])] = None
     return [
-        f"{' and '.join(copies)} are copies of one file: sums over pictures count it {len(copies)} times."
-        for copies in images.values()
-        if len(copies) > 1
+        f"{' and '.join(group)} are copies of one file: sums over pictures count it {len(group)} times."
+        for group in paths.values()
+        if len(group) > 1
     ]
 
 

@@ -132,15 +132,15 @@ def parse(options: type[Options], presets: Mapping[str, Options], arguments: Seq
         docstring = (sys.modules[options.__module__].__doc__ or options.__doc__ or "").strip()
         docstring += f"\n\nPresets, as the first word: {', '.join(presets)}." if presets else ""
         # tyro wraps only the help of options.
-        print(wrapped(docstring, shutil.get_terminal_size().columns), end="\n\n")
+        print(wrap_docstring(docstring, shutil.get_terminal_size().columns), end="\n\n")
     config = (tyro.conf.OmitArgPrefixes,)
     return tyro.cli(options, prog=" ".join(program()), description="", args=arguments, default=default, config=config)
 
 
-def wrapped(docstring: str, width: int) -> str:
-    """A docstring with its paragraphs and the items of its lists wrapped anew; a long command has a hanging indent."""
+def wrap_docstring(docstring: str, width: int) -> str:
+    """A docstring with its paragraphs, the items of its lists, and its commands wrapped at a width."""
     if max(map(len, docstring.splitlines())) > width:
-        # The comments of commands go below them.
+        # Comments beside commands move below them.
         docstring = re.sub(r"(?<=\S) {2,}", f"\n{8 * ' '}", docstring)
     lines = []
     for text in re.split(r"\n(?=\n|- |    )|(?<=\n)\n", re.sub(r"\n  (?=\S)", " ", docstring)):

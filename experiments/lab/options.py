@@ -254,7 +254,7 @@ class Engine(Group):
 class Command(Group):
     """The options of every question; a question adds options and groups."""
 
-    # A docstring, which questions with another default inherit; other help is `#:`, of which tyro joins the lines.
+    # A docstring, since questions with another default inherit it; tyro joins the lines only of comments with `#:`.
     out: Path = Path("results")
     """Folder for the figures, report.html, results.json and runs.csv."""
     overwrite: bool = False  # Start anew in a folder that already holds files: deletes its results and finished runs.

@@ -34,12 +34,12 @@ NotNegative = Annotated[float, Meta(ge=-1e-6, le=float(_FLOAT32.max))] | None
 Positive = Annotated[float, Meta(ge=float(_FLOAT32.tiny), le=float(_FLOAT32.max))]
 Count = Annotated[int, Meta(ge=0, lt=2**31)]
 Step = Annotated[int, Meta(ge=1, lt=2**31)]
-# The columns that are no shares of pixels or images.
+# The columns that are not shares of pixels.
 _AMOUNTS = ("loss", "final_loss", "seconds", "held_out_mse", "held_out_bce", "held_out_dice")
 
 
 class _Curves(msgspec.Struct):
-    """The curves of `CURVES`."""
+    """The curves of a run, those of `CURVES`: one value per step."""
 
     loss: list[NotNegative]
     agreement: list[Share]
@@ -139,7 +139,7 @@ def read(path: Path, options: Comparison) -> Baseline:
 
 
 def _by_label(rows: Iterable[Any]) -> dict[str, list[Any]]:
-    """label -> its runs; raises a ValueError that names the first run that is none, or repeats a seed of its label."""
+    """label -> its runs; raises a ValueError that names the first run that is invalid or repeats a seed."""
     stored: dict[str, dict[int, Any]] = {}
     for index, row in enumerate(rows):
         try:
@@ -148,7 +148,7 @@ def _by_label(rows: Iterable[Any]) -> dict[str, list[Any]]:
             raise ValueError(f"runs[{index}]: {error}") from error
         runs = stored.setdefault(run.label, {})
         if run.seed in runs:
-            raise ValueError(f"runs[{index}]: {run.label} must have one run per seed, and has another of {run.seed}")
+            raise ValueError(f"runs[{index}]: {run.label} must have one run per seed, got two of seed {run.seed}")
         runs[run.seed] = run
     return {label: list(runs.values()) for label, runs in stored.items()}
 
@@ -178,7 +178,8 @@ def _arm(label: str, runs: Sequence[Any], options: Comparison) -> StoredArm:
         # The file does not have the weights, which may be infinite after the last step.
         if run.diverged_at not in ([step] if step else [None, steps]):
             allowed = step or f"null or {steps}"
-            raise ValueError(f"diverged_at of {run.label}, seed {run.seed}, must be {allowed} by its losses")
+            argument = f"diverged_at of {run.label}, seed {run.seed},"
+            raise ValueError(f"{argument} must be {allowed} by its losses, got {run.diverged_at or 'null'}")
     fields = {name: getattr(first, name) for name in Run._fields if name != "texture"}
     rows = [{**msgspec.structs.asdict(run), "label": label} for run in runs]
     for row in rows:

@@ -125,7 +125,7 @@ def against_reference(label: str, contest: Contest) -> str:
 def verdict_table(contest: Contest, decisions: Mapping[str, Decision] | None = None) -> Table:
     """One row per arm: its final loss, its held-out scores, and the verdict by IoU, of `decisions` if there are any."""
     verdicts = {
-        label: _decided(decisions[label]) if decisions else _verdict(label, contest) for label in contest.rivals
+        label: _anytime_verdict(decisions[label]) if decisions else _verdict(label, contest) for label in contest.rivals
     }
     rows = [[label, *_means(arm), *verdicts.get(label, ["", "reference"])] for label, arm in contest.arms.items()]
     note = "Means over seeds that did not diverge; accuracy and IoU of held-out images."
@@ -146,7 +146,7 @@ def _interval(contest: Contest, decisions: Mapping[str, Decision] | None) -> str
     return f"for one look ({' or '.join(sorted(methods))}); tied where that includes 0"
 
 
-def _decided(decision: Decision) -> list[str]:
+def _anytime_verdict(decision: Decision) -> list[str]:
     """The difference of a rival's IoU, and the verdict, both valid at every number of seeds."""
     is_known = np.isfinite(decision.difference.value)
     difference = estimate_text(decision.difference, "+.3f") if is_known else "runs diverged"
@@ -158,18 +158,23 @@ def _means(arm: Arm) -> list[str]:
     return [f"{mean:{COLUMNS[name].form}}" if np.isfinite(mean) else "-" for name, mean in means.items()]
 
 
+def verdict(values: np.ndarray, reference: np.ndarray) -> tuple[str, str]:
+    """The verdict by IoU, (seeds,) with NaN for runs that diverged, and the numbers of these if they decide it."""
+    diverged = [int(np.isnan(each).sum()) for each in (values, reference)]
+    if diverged[0] != diverged[1]:
+        counts = " and ".join(f"{count} of {len(values)}" for count in diverged)
+        return f"{'fewer' if diverged[0] < diverged[1] else 'more'} runs diverged", f" ({counts})"
+    return statistics.verdict(values, reference, higher_is_better=True), ""
+
+
 def _verdict(label: str, contest: Contest) -> list[str]:
-    """The difference of a rival's IoU, and the verdict."""
+    """The difference of a rival's IoU, and the verdict for one look."""
     arm, reference = contest.arms[label], contest.arms[contest.reference]
     difference = contest.improvements["iou"][label].difference
-    text = estimate_text(difference, "+.3f")
-    diverged = [int(each.diverged.sum()) for each in (arm, reference)]
-    if diverged[0] != diverged[1]:
-        counts = " and ".join(f"{count} of {len(arm.rows)}" for count in diverged)
-        return [text, f"{'fewer' if diverged[0] < diverged[1] else 'more'} runs diverged ({counts})"]
-    verdict = statistics.verdict(arm.masked("iou"), reference.masked("iou"), higher_is_better=True)
-    is_known = np.isfinite(difference).all()
-    return [text, ("tied" if is_known else "too few seeds") if verdict == "not told apart" else verdict]
+    text = "".join(verdict(arm.masked("iou"), reference.masked("iou")))
+    if text == "not told apart":
+        text = "tied" if np.isfinite(difference).all() else "too few seeds"
+    return [estimate_text(difference, "+.3f"), text]
 
 
 def detail_tables(contest: Contest) -> Iterator[Table]:

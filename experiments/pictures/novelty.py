@@ -17,7 +17,7 @@ A square is strange if its distance to the nearest of 1,024 training squares exc
 feature is divided by its standard deviation. The means of the features over a picture scatter less: their distance to
 the nearest training image, by the covariance of the training images, is compared with the largest such distance among
 these. A picture gets a warning if more than a quarter of its squares are strange, if its means are further away, or if
-it is a negative: with dark and bright swapped, they are nearer to groups of training images, and not too far away.
+it is a negative: with dark and bright swapped its means are nearer to groups of training images, and not too far away.
 
 Half of the training images show both textures. The other half shows one alone, as a picture may. A picture with these
 features passes, whatever it shows; docs/real-pictures.md has examples.
@@ -39,10 +39,10 @@ _LAGS, _DOTS = (1, 2, 4), (1, 2)
 NUM_FEATURES = 2 + len(_LAGS) + 1 + len(_DOTS)
 # Squares of training, at most: their distances take 8 MB.
 MAX_TRAINING_SQUARES = 1024
-# What swapping dark and bright does to the sign of each feature.
-_SWAPPED = np.array([-1] + [1] * (1 + len(_LAGS)) + [-1] * (1 + len(_DOTS)))
-# Images per group; and how much nearer a negative is, in standard deviations of the means of a picture's squares.
-_GROUP, _NEARER = 16, 2.0
+# The sign that each feature gets in a negative.
+_NEGATIVE_SIGNS = np.array([-1] + [1] * (1 + len(_LAGS)) + [-1] * (1 + len(_DOTS)))
+# Training images per group; and how much nearer a negative is, in standard deviations of a picture's means.
+_GROUP_SIZE, _MARGIN = 16, 2.0
 # A square of less than 8 pixels per side has few differences over 4 pixels.
 MIN_SIDE = 8
 # Below the step of 8 bits of grey; the logarithm of 0 is not finite.
@@ -85,7 +85,7 @@ class Strange(NamedTuple):
         share: of its squares that are strange.
         pixels: (height, width) of bool, those of the strange squares.
         distance: of its mean features to the nearest training image; 1 is the largest of training images to others.
-        negative: whether with dark and bright swapped this is at most 1, and clearly nearer to training images.
+        negative: whether its negative has a distance of at most 1, and is clearly nearer to training images.
     """
 
     share: float
@@ -144,14 +144,15 @@ def strange(
     variances, directions = np.linalg.eigh(np.cov(images.T))
     weights = directions / np.sqrt(np.maximum(variances, _LEAST_VARIANCE))
     means = total / counts.sum()
-    swapped = _SWAPPED * means + np.eye(NUM_FEATURES)[0] / deviation
-    images, pair = images @ weights, np.stack([means, swapped]) @ weights
+    # In a negative, the mean m of the grey levels, the first feature, is 1 - m.
+    negative_means = _NEGATIVE_SIGNS * means + np.eye(NUM_FEATURES)[0] / deviation
+    images, pair = images @ weights, np.stack([means, negative_means]) @ weights
     # The means of fewer squares scatter more.
     scatter = (reference.number / counts.sum()) ** 0.5
     # Training images that are all equal have a limit of 0.
     limit = max(_nearest(images).max() * max(1.0, scatter), _FLOOR)
-    distance, swapped_distance = (_nearest(pair, images) / limit).tolist()
-    negative = swapped_distance <= 1 and _is_negative(images, pair, scatter)
+    distance, negative_distance = (_nearest(pair, images) / limit).tolist()
+    negative = negative_distance <= 1 and _is_negative(images, pair, scatter)
     # Pixels beyond the last whole square belong to it.
     rows, columns = (
         np.minimum(np.arange(length) // side, number - 1) for length, number in zip(image.shape, shape, strict=True)
@@ -160,18 +161,20 @@ def strange(
 
 
 def _is_negative(images: np.ndarray, pair: np.ndarray, scatter: float) -> bool:
-    """Whether the second of two rows, a picture's means and those of its negative, is nearer to training images.
+    """Whether a picture's negative is clearly nearer to training images than the picture.
 
     Args:
         images: means of training images, each column of variance 1, the last the direction of the largest variance.
+        pair: the means of the picture, and those of its negative.
         scatter: of a picture's means, relative to that of a training image.
     """
-    # Single small images scatter as far as negatives lie. Groups along that direction keep the share of a texture.
-    groups = np.array_split(images[np.argsort(images[:, -1])], -(-len(images) // _GROUP))
+    # Single small images scatter as far as negatives lie; groups scatter less. Along the direction of the largest
+    # variance, which the shares of the textures cause, they differ in these.
+    groups = np.array_split(images[np.argsort(images[:, -1])], -(-len(images) // _GROUP_SIZE))
     centres = np.array([group.mean(axis=0) for group in groups])
     deviation = max(float(np.sqrt(np.square(_nearest(images, centres)).mean())), _FLOOR)
-    distance, swapped = _nearest(pair, centres)
-    return bool(distance - swapped > _NEARER * scatter * deviation)
+    distance, negative_distance = _nearest(pair, centres)
+    return bool(distance - negative_distance > _MARGIN * scatter * deviation)
 
 
 def _nearest(rows: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
@@ -241,7 +244,7 @@ def _bar(grey: np.ndarray, tolerance: float) -> int:
         is_blank = (np.abs(grey - level) <= tolerance).mean(axis=1) > 0.5
     enough = np.flatnonzero(is_blank & (np.cumsum(is_blank) >= _BAR_SHARE * np.arange(1, len(grey) + 1)))
     number = int(enough[-1]) + 1 if len(enough) else 0
-    # More than half of the picture is no bar: one pixel level far from all others makes the rest one grey level.
+    # More than half of a picture is no bar: pixels far from all others, such as -9999, make the rest one grey level.
     return number if MIN_SIDE <= number <= len(grey) // 2 else 0
 
 

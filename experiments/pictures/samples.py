@@ -69,7 +69,7 @@ class Samples(NamedTuple):
         """The pixels with data, (height, width) of bool; None if all have."""
         if self.nodata is None:
             return None
-        # Of colours all must have the number: black may stand for no data, and a pure blue has no red either.
+        # All colours of a pixel must have the number: black may stand for no data, but a pure blue has no red either.
         array = self.array[..., [channel - 1]] if channel else self.array[..., : self.array.shape[-1] - self.opacity]
         # Compared as a number, since the array's integers may not hold it.
         has_data = ~np.isnan(array) if np.isnan(self.nodata) else array != self.nodata

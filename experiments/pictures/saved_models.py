@@ -90,7 +90,7 @@ def load(path: Path) -> SavedModel:
         UsageError: if the file is neither, does not fit the network that it names, or has numbers that are not finite.
     """
     with usage_errors():
-        # Otherwise a bad SEGJAX_NATIVE would be a fault of the file.
+        # Otherwise the message of a bad SEGJAX_NATIVE would blame the file.
         cpu_backend()
     try:
         try:
@@ -116,7 +116,7 @@ def load_with_textures(path: Path) -> tuple[SavedModel, Texture]:
 
 
 def reference(saved: SavedModel) -> Reference | None:
-    """What `novelty.strange` compares a picture with; None if a file of photographs has none, or images no square."""
+    """What `novelty.strange` compares a picture with; None if the file has none, or training images have no square."""
     if saved.texture is None or saved.image_size < novelty.MIN_SIDE:
         return saved.reference
     mixed = partial(generate_data, **saved.texture)

@@ -111,11 +111,11 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
         ),
         (
             lambda file: file["runs"].append(file["runs"][0]),
-            r"runs\[4\]: lion 0.001 must have one run per seed, and has another of 0",
+            r"runs\[4\]: lion 0.001 must have one run per seed, got two of seed 0",
         ),
         (
             lambda file: file["runs"][1]["curves"]["loss"].__setitem__(slice(6, None), [None] * 4),
-            "diverged_at of lion 0.001, seed 1, must be 7 by its losses",
+            "diverged_at of lion 0.001, seed 1, must be 7 by its losses, got null",
         ),
         (
             lambda file: file["runs"][1]["curves"]["loss"].__setitem__(9, 5.0),
@@ -123,7 +123,7 @@ def test_another_protocol_is_one_line(stored, tmp_path, words, message):
         ),
         (
             lambda file: file["runs"][0].update(diverged_at=3),
-            "diverged_at of lion 0.001, seed 0, must be null or 10 by its losses",
+            "diverged_at of lion 0.001, seed 0, must be null or 10 by its losses, got 3",
         ),
         (lambda file: file["runs"][0]["curves"]["loss"].pop(), "its curves do not have 10 steps"),
         (lambda file: file["runs"][0]["curves"].update(loss=[[1.0] * 10]), "Expected `float.* - at `.*curves.loss"),

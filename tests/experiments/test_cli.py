@@ -96,11 +96,11 @@ def test_help_has_the_docstring_the_options_and_the_presets(capsys):
         assert text in out
 
 
-def test_a_docstring_is_wrapped_anew():
+def test_a_docstring_is_wrapped_at_the_width_of_the_terminal():
     commands = "    python -m it         slowly, and\n    python -m it quick   less"
     docstring = f"Is it?\n\n{commands}\n\nMany\nwords.\n- An item\n  of two lines."
-    assert cli.wrapped(docstring, 50) == f"Is it?\n\n{commands}\n\nMany words.\n- An item of two lines."
-    assert cli.wrapped(docstring, 20).splitlines() == [
+    assert cli.wrap_docstring(docstring, 50) == f"Is it?\n\n{commands}\n\nMany words.\n- An item of two lines."
+    assert cli.wrap_docstring(docstring, 20).splitlines() == [
         *("Is it?", ""),
         *("    python -m it", "        slowly, and", "    python -m it", "        quick", "        less", ""),
         *("Many words.", "- An item of two", "  lines."),
