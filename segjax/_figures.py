@@ -74,11 +74,11 @@ def resizable(draw: Callable[_Arguments, Figure]) -> Callable[_Arguments, Figure
 
 
 def _check_kind(name: str, value: Any, kind: Any) -> None:
-    """Raises TypeError or ValueError unless the value is of the annotated kind, and so are its parts.
+    """Raises TypeError or ValueError unless a value and its parts are of an annotated kind.
 
-    Other annotations than those of `segjax.plotting` are not checked.
+    It knows the kinds of annotations that `segjax.plotting` has, and accepts any value for others.
     """
-    origin, inner = get_origin(kind), get_args(kind)
+    origin, kinds = get_origin(kind), get_args(kind)
     if kind is bool:
         check_flag(name, value)
     elif kind in (np.ndarray, ArrayLike, float):
@@ -87,31 +87,34 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise TypeError(f"{name} must be a mapping of names, got {describe(value)}")
         for key, part in value.items():
-            _check_kind(f"{key} of {name}", part, inner[1])
+            _check_kind(f"{key} of {name}", part, kinds[1])
     elif origin in (Sequence, tuple):
         # Arrays without an axis have no length.
-        sized = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
-        if not sized or (origin is tuple and len(value) != len(inner)):
-            number = f" of {len(inner)}" if origin is tuple else ""
-            raise TypeError(f"{name} must be a sequence{number}, got {describe(value)}")
-        kinds = inner if origin is tuple else inner * len(value)
-        for part, part_kind in zip(value, kinds, strict=True):
+        has_length = isinstance(value, Collection) and getattr(value, "ndim", 1) > 0
+        if not has_length or (origin is tuple and len(value) != len(kinds)):
+            length = f" of {len(kinds)}" if origin is tuple else ""
+            raise TypeError(f"{name} must be a sequence{length}, got {describe(value)}")
+        for part, part_kind in zip(value, kinds if origin is tuple else kinds * len(value), strict=True):
             _check_kind(f"each of {name}", part, part_kind)
     elif origin is Literal:
-        if not isinstance(value, str) or value not in inner:
-            raise ValueError(f"{name} must be one of {', '.join(inner)}, got {describe(value)}")
-    elif type(None) in inner:
+        if not isinstance(value, str) or value not in kinds:
+            raise ValueError(f"{name} must be one of {', '.join(kinds)}, got {describe(value)}")
+    elif type(None) in kinds:
         if value is not None:
-            _check_kind(name, value, inner[0])
+            _check_kind(name, value, kinds[0])
     elif kind is str or hasattr(kind, "_fields"):
         if not isinstance(value, kind):
-            raise TypeError(f"{name} must be of {kind.__name__}, got {describe(value)}")
+            raise TypeError(f"{name} must be a {kind.__name__}, got {describe(value)}")
         for field in getattr(kind, "_fields", ()):
             _check_kind(f"{field} of {name}", getattr(value, field), kind.__annotations__[field])
 
 
 def check_axes(name: str, values: Any, *shapes: tuple[int | None, ...]) -> tuple[int, ...]:
-    """The shape of real numbers, flags or masked numbers: one of these, if any, where None is any length above 0."""
+    """Returns the shape of real numbers, flags or masked numbers; raises TypeError or ValueError for anything else.
+
+    Args:
+        shapes: the allowed ones, by default any; None stands for any length above 0.
+    """
     numbers = values.data if isinstance(values, np.ma.MaskedArray) else values
     flags = getattr(getattr(numbers, "dtype", None), "kind", "") == "b"
     shape: tuple[int, ...] = numbers.shape if flags else check_real(name, numbers).shape

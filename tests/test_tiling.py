@@ -271,16 +271,15 @@ def test_the_training_scale_of_a_constant_is_zero(value):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("share", [0.3, 0.9, 1])
-def test_the_training_scale_is_that_of_any_unit(dtype, share):
+@pytest.mark.parametrize("fraction", [0.3, 0.9, 1])
+def test_the_training_scale_does_not_depend_on_the_unit(dtype, fraction):
     """Sums and differences of such pixels are infinite."""
     image = 2 * picture(40, 40).astype(dtype) - 1
     exponent = np.finfo(dtype).maxexp - 1
-    huge = np.ldexp(image / np.abs(image).max() * dtype(share), exponent)
+    huge = np.ldexp(image / np.abs(image).max() * dtype(fraction), exponent)
     np.testing.assert_array_equal(tiling.outliers(huge), tiling.outliers(image))
-    np.testing.assert_allclose(
-        tiling.to_training_scale(huge, 20), tiling.to_training_scale(image, 20), atol=5 * np.finfo(dtype).eps + 1e-6
-    )
+    scaled, expected = (tiling.to_training_scale(pixels, 20) for pixels in (huge, image))
+    np.testing.assert_allclose(scaled, expected, atol=max(1e-6, 5 * np.finfo(dtype).eps))
 
 
 @pytest.mark.parametrize("largest", [np.finfo(np.float32).max, 1e37])

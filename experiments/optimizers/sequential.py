@@ -80,7 +80,7 @@ def decisions(rivals: Mapping[str, Arm], reference: Arm) -> dict[str, Decision]:
 
 
 def _enough_alone(others: np.ndarray) -> float:
-    """The e-value at which a rival's shared one is enough, with those of the others as they are."""
+    """The e-value that a rival needs for enough shared evidence, beside the e-values of the others."""
     lowest = np.concatenate([[0.0], np.cumsum(np.sort(others))])
     return float(np.max(ENOUGH * np.arange(1, len(lowest) + 1) - lowest))
 

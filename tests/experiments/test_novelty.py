@@ -99,7 +99,7 @@ def spots(key, batch_size, size):
     return blurred + 0.2 * noise
 
 
-def test_a_large_negative_is_known_where_small_images_scatter():
+def test_a_large_negative_is_recognised_where_small_images_scatter():
     def draw(key, batch_size):
         return Batch(rescale(spots(key, batch_size, 32))[..., None], np.zeros((batch_size, 32, 32, 1)))
 
@@ -121,7 +121,7 @@ def test_a_large_negative_is_known_where_small_images_scatter():
         assert not novelty.strange(reference, tiling.to_training_scale(-picture[:32, :32], 32), 32).negative
 
 
-def test_a_texture_like_its_negative_is_none(reference):
+def test_a_texture_that_looks_like_its_negative_is_no_negative(reference):
     drawn = generate_data(jax.random.key(9), 8, 2 * SIZE, 0.2, 1.2, sigma=12.8).image[..., 0]
     for image in np.asarray(drawn):
         for picture in (image, 1 - image):

@@ -77,7 +77,7 @@ def test_pytorch_s_own_weights_predict_what_pytorch_does(golden_model, tmp_path)
     np.testing.assert_allclose(probability, to_nhwc(golden_model["train/output"]), rtol=0, atol=1e-5)
 
 
-def test_a_bad_switch_of_the_convolution_is_no_fault_of_the_file(tmp_path, monkeypatch):
+def test_a_bad_segjax_native_is_not_blamed_on_the_file(tmp_path, monkeypatch):
     path, _ = save(tmp_path, "shallow", {"texture": TEXTURE})
     monkeypatch.setenv("SEGJAX_NATIVE", "maybe")
     with pytest.raises(UsageError, match=r"^SEGJAX_NATIVE must be 0 or 1, got 'maybe'"):

@@ -39,7 +39,7 @@ def test_rivals_share_the_level():
 
 
 @pytest.mark.parametrize("others", [[], [1.0], [0.5, 30.0], [300.0, 2.0, 0.1]])
-def test_what_is_enough_beside_other_rivals_makes_the_shared_evidence_enough(others):
+def test_an_e_value_that_is_enough_beside_the_others_makes_the_shared_one_enough(others):
     alone = sequential._enough_alone(np.array(others))
     assert statistics.shared_evidence([alone, *others])[0] == pytest.approx(sequential.ENOUGH)
     assert statistics.shared_evidence([0.99 * alone, *others])[0] < sequential.ENOUGH

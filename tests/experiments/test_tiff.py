@@ -231,7 +231,7 @@ def test_pixels_that_gdal_says_have_no_data_are_left_out(nodata, tmp_path):
         (np.where(SHADES[..., None] < 99, 0, COLOURS // 2 + 1).astype(np.uint8), "0", SHADES < 99),
     ],
 )
-def test_what_gdal_says_of_integers_and_colours_is_compared_as_numbers(array, nodata, left_out, tmp_path):
+def test_nodata_of_integers_and_colours_is_compared_as_a_number(array, nodata, left_out, tmp_path):
     path = tmp_path / "a.tif"
     options = {"photometric": "rgb"} if array.ndim == 3 else {}
     tifffile.imwrite(path, array, extratags=[(42113, 2, 0, nodata, True)], **options)

@@ -230,7 +230,7 @@ def test_no_rate_beyond_the_run_exceeds_the_peak(name, num_steps):
 
 @pytest.mark.parametrize("name", segjax.SCHEDULES)
 @pytest.mark.parametrize("step", [2**31, 2**70, np.int64(2**31), -1, np.nan, True, "1", [1, 2], KEY])
-def test_a_step_beyond_every_run_is_refused(name, step):
+def test_a_step_that_no_run_has_is_refused(name, step):
     with pytest.raises((TypeError, ValueError), match="step must be "):
         segjax.SCHEDULES[name](1.0, 5)(step)
     assert segjax.SCHEDULES[name](1.0, 5)(2**31 - 1) <= 1
