@@ -58,6 +58,7 @@ def predict_changed(model: nn.Module, variables: Variables, image: jax.Array, la
 
     def replace(name: str, before: jax.Array, after: jax.Array) -> jax.Array:
         names.append(name)
+        # As text: an array would be compared element by element.
         if name != str(layer):
             return after
         result = change(before, after)

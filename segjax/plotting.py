@@ -104,9 +104,10 @@ def training_curves(panels: Sequence[Panel], title: str, *, width: float | None 
         for name, runs in panel.curves.items():
             check_axes(f"{name} of curves", runs, (None,), (None, None))
             runs, (colour, line, _) = np.atleast_2d(runs), styles[name]
-            for part, points in [("x", panel.x), *((f"{name} of bands", edge) for edge in panel.bands.get(name, ()))]:
-                if points is not None:
-                    check_axes(part, points, runs.shape[1:])
+            for edge in panel.bands.get(name, ()):
+                check_axes(f"{name} of bands", edge, runs.shape[1:])
+            if panel.x is not None:
+                check_axes("x", panel.x, runs.shape[1:])
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
             # Few points are marked; a single one would be invisible without a marker.
             marker = "o" if runs.shape[1] <= _FEW_POINTS else ""
@@ -389,7 +390,8 @@ def sensitivity(
         diverged: name -> (seeds, rates), bool; a cross at the top edge marks a diverged run, which the mean excludes.
         bands: name -> lower and upper edge, (rates,) each, NaN for a gap; by default, the range of the seeds.
     """
-    check_axes("rates", rates := np.asarray(rates), (None,))
+    rates = np.asarray(rates)
+    check_axes("rates", rates, (None,))
     for name, values in losses.items():
         shape = check_axes(f"{name} of losses", values, (None, len(rates)))
         check_axes(f"{name} of diverged", check_flags(f"{name} of diverged", diverged.get(name)), shape)
