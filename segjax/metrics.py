@@ -53,10 +53,6 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
         TypeError, ValueError: if they are not arrays of one shape, or have more than 2^31 - 1 pixels.
     """
     check_logits(logits, mask)
-    return _count(logits, mask)
-
-
-def _count(logits: jax.Array, mask: jax.Array) -> Counts:
     check_pixels("mask", mask.size)
     # No thresholds on the logit: the notebook's 0.1 and 0.9 are thresholds on the probability, in float32.
     probability = jax.nn.sigmoid(logits)
@@ -80,7 +76,7 @@ def count_each(logits: jax.Array, mask: jax.Array) -> Counts:
         TypeError, ValueError: if they are not arrays of one shape.
     """
     check_logits(logits, mask)
-    return jax.vmap(_count)(logits, mask)
+    return jax.vmap(lambda logits, mask: count(logits[jnp.newaxis], mask[jnp.newaxis]))(logits, mask)
 
 
 def accuracy(counts: Counts) -> jax.Array:

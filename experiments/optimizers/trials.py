@@ -106,7 +106,7 @@ def _trace_update(factory: Callable[..., Any], **extra_args: Any) -> None:
 
 
 def _layout(tree: Any) -> Any:
-    """Structure and shapes; dtypes too, but for those of floating numbers."""
+    """Structure, shapes and dtypes; all floating dtypes count as one."""
     leaves, structure = jax.tree.flatten(tree)
     dtypes = [jnp.floating if jnp.issubdtype(dtype, jnp.floating) else dtype for dtype in _dtypes(leaves)]
     return structure, [jnp.shape(leaf) for leaf in leaves], dtypes
