@@ -91,10 +91,8 @@ def boundary_f(counts: EdgeCounts) -> jax.Array:
     An edge consists of the pixels on both of its sides. It is 1 if neither mask has an edge.
     """
     check_counts(counts, EdgeCounts)
-    recall, precision = (
-        ratio(counts.true_matched, counts.true_edge),
-        ratio(counts.predicted_matched, counts.predicted_edge),
-    )
+    recall = ratio(counts.true_matched, counts.true_edge)
+    precision = ratio(counts.predicted_matched, counts.predicted_edge)
     both = precision + recall
     return jnp.where(both > 0, 2 * precision * recall / jnp.where(both > 0, both, 1), 0.0)
 

@@ -79,7 +79,9 @@ def generate_crops(
     image_size = check_count("image_size", image_size, minimum=2)
     check_pixels("batch_size * image_size^2", batch_size * image_size**2)
     check_share("contrast", contrast)
-    materials = [_checked(name, exemplars, image_size) for name, exemplars in (("first", first), ("second", second))]
+    materials = [
+        _exemplars_of(name, exemplars, image_size) for name, exemplars in (("first", first), ("second", second))
+    ]
     dtype = jnp.result_type(materials[0][0])
     for name, exemplars in zip(("first", "second"), materials, strict=True):
         if differing := [jnp.result_type(each) for each in exemplars if jnp.result_type(each) != dtype]:
@@ -88,10 +90,8 @@ def generate_crops(
     _check_range([*materials[0], *materials[1]], contrast)
     # Separate keys: the mask is then the same for all exemplars and contrasts.
     keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
-    inside, outside = (
-        _crops(key, exemplars, batch_size, image_size, contrast)
-        for key, exemplars in zip((keys.first, keys.second), materials, strict=True)
-    )
+    inside = _crops(keys.first, materials[0], batch_size, image_size, contrast)
+    outside = _crops(keys.second, materials[1], batch_size, image_size, contrast)
     # Drawn as one axis, as in `textures.generate_data`.
     noise = jax.random.normal(keys.mask, (inside.size,), inside.dtype).reshape(inside.shape)
     return nan_if_invalid(mix_crops(blur(noise, sigma) > 0, inside, outside), sigma)
@@ -124,10 +124,8 @@ def _crops(
         shares = positions.prod(axis=1) / positions.prod(axis=1).sum()
         index = jax.random.choice(index_key, len(exemplars), (number,), p=jnp.asarray(shares, float))
     # The upper end of `randint` is exclusive: the last position still has `size` pixels after it.
-    rows, columns = (
-        jax.random.randint(axis_key, (number,), 0, jnp.asarray(positions[:, axis])[index])
-        for axis, axis_key in enumerate((row_key, keys.column))
-    )
+    rows = jax.random.randint(row_key, (number,), 0, jnp.asarray(positions[:, 0])[index])
+    columns = jax.random.randint(keys.column, (number,), 0, jnp.asarray(positions[:, 1])[index])
     turns = jax.random.bernoulli(keys.turn, shape=(number, 3))
     if isinstance(contrast, jax.core.Tracer):
         contrast = jnp.where((contrast >= 0) & (contrast < 1), contrast, jnp.nan)
@@ -158,20 +156,17 @@ def _side_by_side(exemplars: Sequence[Exemplar]) -> tuple[jax.Array, jax.Array, 
     return jnp.asarray(xp.concatenate(padded, axis=1)), jnp.asarray(np.cumsum([0, *widths[:-1]])), means
 
 
-def _checked(name: str, exemplars: Exemplar | Sequence[Exemplar], image_size: int) -> Sequence[Exemplar]:
-    """The exemplars of a material, which may be one array."""
+def _exemplars_of(name: str, exemplars: Exemplar | Sequence[Exemplar], image_size: int) -> Sequence[Exemplar]:
+    """The exemplars of a material, which may be one array; raises TypeError or ValueError for others."""
     several = exemplars if isinstance(exemplars, list | tuple) else [cast(Exemplar, exemplars)]
     if not several:
         raise ValueError(f"{name} must be an array or several, got none")
     for index, exemplar in enumerate(several):
-        _check_exemplar(name if several is not exemplars else f"{name}[{index}]", exemplar, image_size)
+        place = name if several is not exemplars else f"{name}[{index}]"
+        shape = check_floating(place, exemplar, "height", "width").shape
+        if min(shape) < image_size:
+            raise ValueError(f"{place} must have shape (height, width), both at least {image_size}, got {shape}")
     return several
-
-
-def _check_exemplar(name: str, exemplar: Exemplar, image_size: int) -> None:
-    shape = check_floating(name, exemplar, "height", "width").shape
-    if min(shape) < image_size:
-        raise ValueError(f"{name} must have shape (height, width), both at least {image_size}, got {shape}")
 
 
 def _check_range(exemplars: Sequence[Exemplar], contrast: jax.typing.ArrayLike) -> None:

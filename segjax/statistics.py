@@ -214,10 +214,8 @@ def prediction_interval(values: ArrayLike, level: float = _LEVEL) -> tuple[float
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must have shape (seeds,), at least two seeds, got {values.shape}")
     (deviation, scale), count = _deviation(values), len(values)
-    center, half = (
-        mean(values) / scale,
-        scipy.stats.t.ppf(0.5 + level / 2, count - 1) * deviation * np.sqrt(1 + 1 / count),
-    )
+    center = mean(values) / scale
+    half = scipy.stats.t.ppf(0.5 + level / 2, count - 1) * deviation * np.sqrt(1 + 1 / count)
     return float((center - half) * scale), float((center + half) * scale)
 
 
@@ -310,9 +308,8 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
     differences = check_real("differences", differences)
     if not differences.ndim or not differences.size:
         raise ValueError(f"differences must have shape (seeds, ...), at least one seed, got {differences.shape}")
-    probability, sign_evidence = _sign_test(
-        np.cumsum(differences > 0, axis=0), np.cumsum(differences < 0, axis=0), level
-    )
+    wins, losses = np.cumsum(differences > 0, axis=0), np.cumsum(differences < 0, axis=0)
+    probability, sign_evidence = _sign_test(wins, losses, level)
     usable = np.logical_and.accumulate(np.isfinite(differences), axis=0)
     # The evidence has no unit: on this scale no square is infinite, or 0.
     scale = np.abs(np.where(usable, differences, 0)).max() or 1.0
