@@ -15,6 +15,7 @@ import importlib
 import json
 import math
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -141,10 +142,9 @@ def imported(value: Any) -> list[str]:
         return imported((*value, *value.values()))
     if isinstance(value, list | tuple):
         return [name for item in value for name in imported(item)]
-    module, colon, factory = value.partition(":") if isinstance(value, str) else ("", "", "")
-    # FILE:X,Y,WIDTH,HEIGHT is none: no name of a factory begins with a digit.
-    is_path = colon and not factory[:1].isdecimal() and all(part.isidentifier() for part in module.split("."))
-    return [module] if is_path else []
+    # After a label too. FILE:X,Y,WIDTH,HEIGHT is none: no name of a factory begins with a digit.
+    name = r"[^\W\d]\w*"
+    return re.findall(rf"(?:^|=)({name}(?:\.{name})*):(?={name})", value) if isinstance(value, str) else []
 
 
 def allowed(module: str, home: Path, named: Collection[str]) -> bool:

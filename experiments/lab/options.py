@@ -279,15 +279,12 @@ class Command(Group):
 
     @property
     def groups(self) -> list[Group]:
-        values = (getattr(self, field.name) for field in dataclasses.fields(self))
-        return [value for value in values if isinstance(value, Group)]
+        return [value for value in super().flat.values() if isinstance(value, Group)]
 
     @property
     def flat(self) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
-        for name, value in super().flat.items():
-            flat |= value.flat if isinstance(value, Group) else {name: value}
-        return flat
+        parts = [value.flat if isinstance(value, Group) else {name: value} for name, value in super().flat.items()]
+        return {name: value for part in parts for name, value in part.items()}
 
     def inputs(self) -> list[Path]:
         """Input files that the results depend on."""
@@ -300,6 +297,8 @@ def identity_of(options: Command, experiment: str) -> dict[str, Any]:
     In JSON's types, with lists for tuples, so that it equals an identity that is read from a file.
     """
     flat = {name: value for name, value in options.flat.items() if name not in CHANGE_NO_RESULT}
+    # Finished results without these figures are not those of this command.
+    flat |= {"pdf": options.pdf} if options.pdf else {}
     identity = {"options": flat, "inputs": {str(path): provenance.digest(path) for path in options.inputs()}}
     identity |= {"versions": provenance.versions(), "numerics": provenance.numerics()}
     return {"experiment": experiment, **json.loads(json.dumps(identity, default=str))}

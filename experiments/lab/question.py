@@ -191,7 +191,9 @@ def opened(script: ModuleType, options: Command, console: Console) -> Iterator[L
             options.check()
             # The name of the script's file is that of the experiment.
             identity = identity_of(options, Path(script.__file__ or "").stem)
-        folder = stack.enter_context(Folder.claimed(options.out, identity, options.overwrite, options.free))
+        # Only questions that keep their runs have such options: the others would train again for these figures.
+        free = (*options.free, "pdf") if options.free else ()
+        folder = stack.enter_context(Folder.claimed(options.out, identity, options.overwrite, free))
         yield Lab(folder, console, options, stack)
 
 
@@ -205,7 +207,6 @@ def questions(folder: Path) -> dict[str, str]:
     questions = {}
     for path in sorted(folder.glob("*.py")):
         tree = ast.parse(path.read_text())
-        names = {getattr(node, "name", "") for node in tree.body}
-        if {"Options", "answer"} <= names:
+        if {"Options", "answer"} <= {getattr(node, "name", "") for node in tree.body}:
             questions[path.stem] = question(ast.get_docstring(tree) or "?")
     return questions

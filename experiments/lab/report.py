@@ -323,5 +323,4 @@ def _latex_cell(lines: Sequence[str], side: str, level: str) -> str:
 
 def _latex(text: str) -> str:
     """Text with LaTeX's special characters escaped."""
-    escaped = _LIGATURE.sub(r"\1{}", "".join(_LATEX.get(sign, sign) for sign in text))
-    return _MINUS.sub("$-$", escaped)
+    return _MINUS.sub("$-$", _LIGATURE.sub(r"\1{}", "".join(_LATEX.get(sign, sign) for sign in text)))

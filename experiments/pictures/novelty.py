@@ -237,11 +237,11 @@ def blank(name: str, grey: np.ndarray, valid: np.ndarray | None = None) -> list[
 
 
 def _bar(grey: np.ndarray, tolerance: float) -> int:
-    """The number of rows at the top in which most pixels have one grey level, but for text and lines."""
+    """The number of rows at the top in which three pixels of five have one grey level, but for text and lines."""
     level = np.median(grey[:MIN_SIDE])
     # NaN is no level: pixels that do not count are no bar.
     with np.errstate(invalid="ignore"):
-        is_blank = (np.abs(grey - level) <= tolerance).mean(axis=1) > 0.5
+        is_blank = (np.abs(grey - level) <= tolerance).mean(axis=1) > 0.6
     enough = np.flatnonzero(is_blank & (np.cumsum(is_blank) >= _BAR_SHARE * np.arange(1, len(grey) + 1)))
     number = int(enough[-1]) + 1 if len(enough) else 0
     # More than half of a picture is no bar: pixels far from all others, such as -9999, make the rest one grey level.

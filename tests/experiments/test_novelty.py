@@ -189,5 +189,7 @@ def test_a_blank_frame_is_named_and_a_texture_is_not():
     picture[3, 3] = 9
     assert novelty.blank("a", picture) == ["a is blank: 99% of its pixels have one grey level. Its areas mean nothing."]
     assert novelty.blank("a", texture()) == []
+    # Half of the pixels of two grey levels have one of them.
+    assert novelty.blank("a", np.random.default_rng(0).integers(0, 2, (50, 40)).astype(float)) == []
     # Rows of one grey level each, but not of one.
     assert novelty.blank("a", np.broadcast_to(np.arange(100.0)[:, None], (100, 100))) == []

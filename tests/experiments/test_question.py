@@ -16,15 +16,16 @@ import jax
 import plain
 import pytest
 from rich.console import Console
-from small_runs import ROOT, count_training, execute, parse
+from small_runs import ROOT, SHORT, count_training, execute, parse
 
 import experiments
+from experiments import compare_losses
 from experiments.lab import question
 from experiments.lab.folder import Folder
 from experiments.lab.options import Comparison, Training, identity_of
 from experiments.lab.report import Report
 from experiments.lab.runs import Texture
-from experiments.lab.stops import UsageError
+from experiments.lab.stops import Finished, UsageError
 
 SMALL = ["--image-size", "16", "--batch-size", "1", "--iterations", "10"]
 
@@ -136,6 +137,19 @@ def test_more_seeds_train_only_the_new_ones_and_fewer_report_fewer(tmp_path, mon
     # A seed that none of the others has.
     execute(*words, "--seeds", "2", "--seed", "4", "--overwrite")
     assert [run.seed for run in started] == [4, 5]
+
+
+@pytest.mark.slow
+def test_figures_for_a_page_come_from_finished_runs(tmp_path, monkeypatch):
+    words = [compare_losses, *SHORT, "--losses", "mse", "--seeds", "1", "--out", tmp_path]
+    execute(*words)
+    started = count_training(monkeypatch)
+    execute(*words, "--pdf", "3.3")
+    assert started == []
+    assert list(tmp_path.glob("*.pdf"))
+    # They change no result: without the option the folder is finished.
+    with pytest.raises(Finished):
+        question.run(compare_losses, parse(*words))
 
 
 REPORT = Report(["It works."], [], {}, failures=["a.png is no picture", "b\n.png neither"])

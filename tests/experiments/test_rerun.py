@@ -129,6 +129,10 @@ def test_refuses_to_write_over_the_results(results):
         ({"optimizers": {"evil:factory": ["another:factory"]}}, ["evil", "another"]),
         ({"optimizers": ("évil:factory=\n1",)}, ["évil"]),
         ({"optimizers": ("sgd=0.1",), "nested": {"a": ("other.module:factory",)}}, ["other.module"]),
+        (
+            {"optimizers": ("label=evil:factory", ":x:=worse.one:factory(a=1)=0.1", "a b=optax:sgd=1")},
+            ["evil", "worse.one", "optax"],
+        ),
         ({"out": Path("a:b"), "loss": "mse", "cluster": ""}, []),
         ({"first": [["wall.tif:0,0,400,300"]]}, []),
     ],
