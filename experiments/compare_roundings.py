@@ -124,7 +124,7 @@ def answer(options: Options, lab: Lab) -> Report:
         ("Rate of the lowest loss", chosen),
     ):
         rows = [[name, ", ".join(f"{value}: {n}" for value, n in each.most_common())] for name, each in counts.items()]
-        tables.append(Table(heading, ("", "number of roundings"), rows))
+        tables += [Table(heading, ("", "number of roundings"), rows)] if rows else []  # Without rates to choose from.
     names = [path.parent.name for path in options.results]
     sections = {"roundings": names, "iou": ious, "verdicts": verdicts, "rates": chosen}
     csv_rows = [
