@@ -69,8 +69,9 @@ def eval_variables(
         return state.variables
 
     def of_run(state: TrainState) -> Variables:
-        variables = {**state.variables, "params": weights(state.opt_state, state.params)}
-        return recalibrate(key, model, variables, num_batches, generate, **generate_options)
+        params = weights(state.opt_state, state.params)
+        check_layout("the result of eval_params of optimizer", params, state.params, "state's params", dtypes=False)
+        return recalibrate(key, model, {**state.variables, "params": params}, num_batches, generate, **generate_options)
 
     return _over_runs(of_run, jnp.shape(state.step), state)
 

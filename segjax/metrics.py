@@ -163,7 +163,8 @@ def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
     The third rule needs a loss >= 0 and does not apply to a run of one step.
 
     Args:
-        loss: (steps,), of one run; `jax.vmap` maps over several.
+        loss: (steps,), of one run; `jax.vmap` maps over several. Unless x64 is enabled, JAX converts float64 to
+            float32, in which 1e39 is infinite.
         params: the parameters after the run, a pytree; with None, the second rule does not apply.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Protocol, cast
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.traverse_util import flatten_dict
 
 from segjax._checks import (
@@ -408,7 +409,7 @@ def template_of(model: nn.Module, image: Any) -> Variables:
 def count_parameters(variables: Variables) -> int:
     """Number of trained parameters, without running statistics: 13,681 for the notebook's network."""
     check_variables(variables)
-    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def parameter_table(variables: Variables) -> str:
@@ -424,7 +425,7 @@ def parameter_table(variables: Variables) -> str:
         layers.setdefault("/".join(path) or name, {})[name] = array
     rows = []
     for layer, arrays in layers.items():
-        shapes = ", ".join(f"{name} {'x'.join(map(str, array.shape))}" for name, array in arrays.items())
+        shapes = ", ".join(f"{name} {'x'.join(map(str, np.shape(array)))}" for name, array in arrays.items())
         rows.append((layer, shapes, f"{count_parameters({'params': arrays}):,}"))
     rows.append(("total", "", f"{count_parameters(variables):,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]

@@ -21,7 +21,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
-from segjax._checks import check_flags, check_positive
+from segjax._checks import check_count, check_flags, check_positive
 from segjax._figures import (
     COLOURS,
     LINES,
@@ -153,7 +153,7 @@ def predictions(
 
 def in_rows(row: Sequence[Picture], longest: int = 5) -> list[list[Picture]]:
     """Pictures in as few rows as possible, with at most `longest` pictures each, of lengths as equal as possible."""
-    num_rows = math.ceil(len(row) / longest)
+    num_rows = math.ceil(len(row) / check_count("longest", longest, minimum=1))
     ends = [math.ceil(len(row) * index / max(1, num_rows)) for index in range(num_rows + 1)]
     return [list(row[start:end]) for start, end in itertools.pairwise(ends)]
 

@@ -255,7 +255,7 @@ class Fit(NamedTuple):
         Raises:
             TypeError, ValueError: naming the argument that is out of range.
         """
-        key, learning_rate = _check_run(check_concrete("key", key), learning_rate)
+        key, learning_rate = _check_run(check_concrete("key", key), check_concrete("learning_rate", learning_rate))
         if report is not None:
             check_callable("report", report, "state", "history")
         if resume_from is None:
@@ -463,6 +463,8 @@ def _check_traceable(function: Callable[..., Any], name: str, value: jax.typing.
     try:
         jax.eval_shape(lambda value: function(**{name: value}), value)
     except TypeError as error:
+        # A sweep passes 2 as 2.0.
+        value = int(value) if isinstance(value, float) and value.is_integer() else value
         # Such as a text, which has a better message.
         jax.eval_shape(lambda: function(**{name: value}))
         raise TypeError(f"{name} may not be traced: give it to make_train and not to train") from error

@@ -401,6 +401,11 @@ def test_a_table_of_nested_layers():
         segjax.parameter_table(params)
 
 
+def test_a_python_number_is_one_parameter():
+    assert segjax.count_parameters({"params": {"a": 3}}) == 1
+    assert segjax.parameter_table({"params": {"a": 3}}).splitlines()[-1].split() == ["total", "1"]
+
+
 def test_each_halving_of_a_unet_doubles_the_channels_and_has_a_skip():
     _, variables = shapes(segjax.UNet(3, num_halvings=2))
     layers = {name: layer["kernel"].shape[2:] for name, layer in variables["params"].items() if "kernel" in layer}

@@ -202,7 +202,7 @@ def test_refuses_other_keys(keys):
         (ValueError, {"sigma2": [0.2, 1e39]}, "sigma2 must be .* which is infinite in float32"),
         (ValueError, {"sigma": jnp.array([1.0, -2.0])}, "sigma must be a finite number > 0, got -2.0"),
         (ValueError, {"batch_size": 2}, r"batch_size must have shape \(values,\).*: a sweep takes .* may be traced"),
-        (TypeError, {"batch_size": [2, 3]}, "batch_size must be an integer >= 1, .*: a sweep takes .* may be traced"),
+        (TypeError, {"batch_size": [2, 3]}, "batch_size may not be traced: give it to make_train .*: a sweep takes"),
     ],
 )
 def test_refuses(error, options, message):

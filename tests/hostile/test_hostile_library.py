@@ -30,6 +30,7 @@ from segjax import (
     torch_weights,
     tracking,
 )
+from segjax.sweeps import map_runs
 
 KEY = jax.random.key(0)
 SMALL = {"batch_size": 2, "image_size": 8}
@@ -358,6 +359,12 @@ def averaged(learning_rate):
 averaged.eval_params = lambda opt_state, params: opt_state.average
 
 
+def with_eval_params(function):
+    optimizer = partial(averaged)
+    optimizer.eval_params = function
+    return optimizer
+
+
 class Average(NamedTuple):
     average: dict
 
@@ -492,6 +499,55 @@ ARGUMENTS = {
         lambda: jax.jit(lambda key: fit_tiny()(key, 1e-2))(KEY),
         "key must not be traced, since the host needs its value",
     ),
+    **{
+        f"map_runs of {name}": (
+            lambda mesh=mesh, arguments=arguments: map_runs(lambda *run: run, *arguments, mesh=mesh),
+            f"arguments must be arrays with one length >= 1 of their first axis, got {got}",
+        )
+        for mesh in (None, jax.make_mesh((1,), ("runs",)))
+        for name, arguments, got in (
+            (f"a shorter argument, {mesh}", (np.ones(3), np.ones(2)), r"\[\(2,\), \(3,\)\]"),
+            (f"a single number, {mesh}", (np.ones(3), {"a": np.float32(1)}), r"\[\(\), \(3,\)\]"),
+            (f"no runs, {mesh}", (np.ones((0, 2)),), r"\[\(0,\)\]"),
+            (f"nothing, {mesh}", (), "none"),
+        )
+    },
+    "map_runs of no function": (lambda: map_runs(1, np.ones(3)), "function must be a function, got 1"),
+    "map_runs of text": (lambda: map_runs(len, ["a"]), "arguments must hold arrays of numbers, got 'a' at 0/0"),
+    "rates given twice": (
+        lambda: sweep_of(train_tiny(), learning_rate=[0.1]),
+        "traced_options must not have learning_rate, which keys or learning_rates set",
+    ),
+    "a key beside keys": (
+        lambda: sweep_of(train_tiny(), key=[1.0]),
+        "traced_options must not have key, which keys or learning_rates set",
+    ),
+    "a static option of a sweep": (
+        lambda: sweep_of(train_tiny(), batch_size=[1, 2]),
+        "batch_size may not be traced: give it to make_train and not to train",
+    ),
+    **{
+        f"rows of {longest} pictures": (
+            lambda longest=longest: plotting.in_rows([], longest),
+            "longest must be an integer >= 1, got",
+        )
+        for longest in (0, -2, "a")
+    },
+    "a run in chunks with a traced rate": (
+        lambda: jax.jit(lambda rate: fit_tiny()(KEY, rate))(1e-2),
+        "learning_rate must not be traced, since the host needs its value",
+    ),
+    **{
+        f"evaluation weights that are {name}": (
+            lambda function=function: evaluate_with(with_eval_params(function), averaged),
+            f"the result of eval_params of optimizer must be of this state's params: conv1/bias is {got} there, and of",
+        )
+        for name, function, got in (
+            ("none", lambda opt_state, params: None, "missing"),
+            ("a number", lambda opt_state, params: 3.0, "missing"),
+            ("of other shapes", lambda opt_state, params: jax.tree.map(jnp.sum, params), r"of shape \(\)"),
+        )
+    },
     "rates that are flags": (
         lambda: sweep_of(train_tiny(), [True]),
         r"learning_rates must be real numbers, got \[True\]",
