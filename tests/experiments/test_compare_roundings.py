@@ -88,11 +88,15 @@ def test_diverged_runs_are_counted_and_their_seeds_are_in_no_mean(paths, tmp_pat
         (paths, ["sgd 1", "0.7000", "0.0000", "0.0000", "0.7000 to 0.7000", "1 of 4"]),
         (apart, ["sgd 1", "-", "-", "-", "-", "2 of 4"]),
     ):
-        means, verdicts, _ = compare_roundings.answer(parse(compare_roundings, "--results", *files), lab=None).tables
+        means, verdicts, *choices = compare_roundings.answer(
+            parse(compare_roundings, "--results", *files), lab=None
+        ).tables
         assert means.headings[-1] == "runs diverged"
         assert row in means.rows
         assert ["adam 0.01", "0.8500"] in [cells[:2] for cells in means.rows]
     assert verdicts.rows == [["sgd 1", "more runs diverged (1 of 2 and 0 of 2): 2"]]
+    # Each optimizer of the last files has one rate: no choice is a table.
+    assert not choices
 
 
 def test_without_diverged_runs_there_is_no_column_for_them(tmp_path):
