@@ -411,10 +411,16 @@ def check_logits(logits: Any, mask: Any) -> jax.Array:
     return check_floating("logits", logits)
 
 
-def check_counts(counts: Any, kind: Any) -> None:
-    """Raises TypeError unless it is a NamedTuple of this kind with real numbers in each field."""
+def check_counts(counts: Any, kind: Any, per_band: int = 0) -> None:
+    """Raises TypeError or ValueError unless it is a NamedTuple of this kind: real numbers of one shape in all fields.
+
+    The first `per_band` fields may have another shape than the others.
+    """
     leaves = named_arrays("counts", counts) if isinstance(counts, kind) else {}
     real = all(_is_any(dtype_of(leaf), *_REAL) for leaf in leaves.values())
+    must = f"counts must be {kind.__name__} of real numbers, as {kind.__module__}.count returns"
     if not real or list(leaves) != list(kind._fields):
-        must = f"counts must be {kind.__name__} of real numbers, as {kind.__module__}.count returns"
         raise TypeError(f"{must}, got {describe(counts)}")
+    shapes = [np.shape(leaf) for leaf in leaves.values()]
+    if len({*shapes[:per_band]}) > 1 or len({*shapes[per_band:]}) > 1:
+        raise ValueError(f"{must}, got fields of shapes {', '.join(map(str, shapes))}")

@@ -81,7 +81,7 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
 
 def error(counts: EdgeCounts) -> jax.Array:
     """Share of the pixels that are wrong in each of `BAND_NAMES`: (..., 5); 0 in a band without pixels."""
-    check_counts(counts, EdgeCounts)
+    check_counts(counts, EdgeCounts, per_band=2)
     return jnp.where(counts.pixels > 0, counts.wrong / jnp.where(counts.pixels > 0, counts.pixels, 1), 0.0)
 
 
@@ -90,7 +90,7 @@ def boundary_f(counts: EdgeCounts) -> jax.Array:
 
     An edge consists of the pixels on both of its sides. It is 1 if neither mask has an edge.
     """
-    check_counts(counts, EdgeCounts)
+    check_counts(counts, EdgeCounts, per_band=2)
     recall = ratio(counts.true_matched, counts.true_edge)
     precision = ratio(counts.predicted_matched, counts.predicted_edge)
     both = precision + recall

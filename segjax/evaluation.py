@@ -17,12 +17,14 @@ from jax import lax
 
 from segjax import metrics
 from segjax._checks import (
+    check_callable,
     check_count,
     check_key,
     check_layout,
     check_model,
     check_network,
     check_optimizer,
+    check_options,
     check_pixels,
     check_variables,
     describe,
@@ -105,6 +107,7 @@ def recalibrate(
     check_variables(variables)
     check_key(key)
     num_batches = check_count("num_batches", num_batches, minimum=1)
+    check_options(recalibrate, check_callable("generate", generate), generate_options)
     axes = _axes_of_runs(model, variables, batch_shapes(key, generate, generate_options).image)
     if not jax.tree.leaves(variables.get("batch_stats", {})):
         return variables
@@ -165,6 +168,7 @@ def evaluate(
     check_key(key)
     check_network(model, "batch_statistics")
     num_batches = check_count("num_batches", num_batches, minimum=1)
+    check_options(evaluate, check_callable("generate", generate), generate_options)
     shapes = batch_shapes(key, generate, generate_options)
     check_pixels("num_batches times the pixels of a batch", num_batches * shapes.mask.size)
     check_variables(variables)

@@ -3,10 +3,11 @@
 The generative model, for exemplars (photographs, or parts of them) of each material:
 
     mask  = (b * g_sigma) > 0                        as in `textures`
-    image = rescale(w crop1 + (1 - w) crop2)         w: the mask blurred by g_1, as the notebook blurs its edge
+    image = rescale(w crop1 + (1 - w) crop2)         w: the mask blurred by g_1, normalised at the image's border
 
 A crop has a random position in an exemplar of its material, random flips and quarter turns, and a random contrast. Away
 from the edge of the mask, the pixels are those of the photograph; the notebook's last blur would smooth all of them.
+The kernel of w is centred; the notebook's is so for images of odd sizes, and shifted by half a pixel for even sizes.
 """
 
 from collections.abc import Sequence
@@ -166,6 +167,8 @@ def _exemplars_of(name: str, exemplars: Exemplar | Sequence[Exemplar], image_siz
         shape = check_floating(place, exemplar, "height", "width").shape
         if min(shape) < image_size:
             raise ValueError(f"{place} must have shape (height, width), both at least {image_size}, got {shape}")
+        if not isinstance(exemplar, jax.core.Tracer) and (number := (~np.isfinite(np.asarray(exemplar))).sum()):
+            raise ValueError(f"{place} must be finite numbers, got NaN or infinity in {number} pixels")
     return several
 
 
@@ -182,7 +185,7 @@ def _check_range(exemplars: Sequence[Exemplar], contrast: jax.typing.ArrayLike) 
             ends += [mean + factor * (float(end) - mean) for end in (array.min(), array.max())]
     # The dtype of the computation: NumPy's float64 becomes float32 unless x64 is enabled.
     dtype = jnp.result_type(exemplars[0])
-    # `not <=`: NaN is refused too.
+    # `not <=`: a mean that overflows makes both ends NaN.
     if ends and not max(np.abs(ends).max(), np.ptp(ends)) <= float(jnp.finfo(dtype).max):
         extremes = f"from {min(ends)} to {max(ends)}"
         raise ValueError(f"first and second must be finite numbers whose crops are finite in {dtype}, got {extremes}")

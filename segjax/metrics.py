@@ -5,9 +5,9 @@
 >>> float(iou(jax.tree.map(jnp.add, first, second)))
 0.75
 
-The ratios take counts of any shape, and raise TypeError for anything but `Counts`. A ratio of 0 / 0 is 1. So IoU and F1
-are 1 if mask and prediction are both empty, and 0 after one false positive on an empty mask. Precision is 1 for an
-empty prediction and any mask, recall is 1 for an empty mask and any prediction.
+The ratios take counts of any shape, one for all fields, and raise TypeError for anything but `Counts`. A ratio of 0 / 0
+is 1. So IoU and F1 are 1 if mask and prediction are both empty, and 0 after one false positive on an empty mask.
+Precision is 1 for an empty prediction and any mask, recall is 1 for an empty mask and any prediction.
 
 `last_tenth` and `diverged_at` take the losses of a run: its final loss, and whether it diverged.
 """

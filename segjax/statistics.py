@@ -474,7 +474,7 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
 
     Args:
         values: (seeds,); NaN and infinity are above every point.
-        at: (points,).
+        at: (points,), no NaN.
 
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
@@ -482,6 +482,8 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
     values, at = check_real("values", values), check_real("at", at)
     if values.ndim != 1 or not len(values):
         raise ValueError(f"values must have shape (seeds,), got {values.shape}")
+    if np.isnan(at).any():
+        raise ValueError(f"at must be numbers without NaN, got {describe(at)}")
     arrived = np.sum(np.isfinite(values) & (values <= at[..., np.newaxis]), axis=-1)
     # One interval for each possible number of seeds, since many points have the same number.
     table = Estimate(*np.transpose([proportion(count, len(values)) for count in range(len(values) + 1)]))

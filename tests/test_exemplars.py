@@ -15,6 +15,7 @@ draw = jax.jit(generate_crops, static_argnames=("batch_size", "image_size"))
 mix = jax.jit(mix_crops)
 KEY = jax.random.key(0)
 FIRST, SECOND = np.random.default_rng(1).uniform(size=(2, 20, 30)).astype(np.float32)
+FIRST_WITH_NAN = np.where(np.arange(600).reshape(20, 30) == 7, np.float32(np.nan), FIRST)
 SMALL = {"first": FIRST, "second": SECOND, "batch_size": 2, "image_size": 16, "sigma": 4.0}
 
 
@@ -194,8 +195,9 @@ def test_float64_exemplars_are_float32_where_x64_is_not_enabled():
         (ValueError, {"sigma": 0.0}, "sigma must be a finite number > 0"),
         (ValueError, {"sigma": 1e-30}, "sigma must be .* whose square is 0 in float32"),
         (ValueError, {"batch_size": 2**31 - 1}, r"batch_size \* image_size\^2 must be at most 2\^31 - 1 pixels"),
-        (ValueError, {"first": np.full_like(FIRST, np.nan)}, "first and second must be finite numbers"),
-        (ValueError, {"second": np.full_like(SECOND, np.inf)}, "first and second must be finite numbers"),
+        (ValueError, {"first": FIRST_WITH_NAN}, "first must be finite numbers, got NaN or infinity in 1 pixels"),
+        (ValueError, {"second": [SECOND, FIRST_WITH_NAN]}, r"second\[1\] must be finite numbers, got NaN or infinity"),
+        (ValueError, {"second": np.full_like(SECOND, np.inf)}, "second must be finite numbers, got NaN or infinity"),
         (ValueError, {"first": FIRST * np.float32(3e38)}, "first and second must be .* crops are finite in float32"),
         (ValueError, {"batch_size": 0}, "batch_size must be an integer >= 1"),
     ],

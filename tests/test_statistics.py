@@ -171,6 +171,7 @@ def test_profile_counts_what_has_arrived():
         (lambda: statistics.steps_to_target([1.0, 2.0], 1, True, window=3), "window must be at most"),
         (lambda: statistics.steps_to_target([1.0, 2.0], 1, True, window=0), "window must be an integer >= 1"),
         (lambda: statistics.profile([[1.0]], [1.0]), "values must have shape"),
+        (lambda: statistics.profile([1.0, 2.0], [1.0, np.nan]), "at must be numbers without NaN"),
         (lambda: statistics.estimates(np.ones((2, 3))), r"values must have shape \(seeds,\), got \(2, 3\)"),
         (lambda: statistics.band([1.0, 2.0]), r"curves must have shape \(seeds, points\)"),
         (lambda: statistics.band(np.ones((0, 3))), "at least one seed"),

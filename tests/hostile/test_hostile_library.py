@@ -675,6 +675,18 @@ ARGUMENTS = {
         "counts must be Counts of real numbers, as segjax.metrics.count returns, got EdgeCounts",
     ),
     "counts of nothing": (lambda: metrics.accuracy(metrics.Counts(*[None] * 5)), "counts must be Counts of real"),
+    "counts of two shapes": (
+        lambda: metrics.iou(history(3).counts._replace(false_negative=np.ones(2))),
+        r"counts must be Counts of real numbers, .* got fields of shapes \(3,\), \(3,\), \(2,\), \(3,\), \(3,\)",
+    ),
+    "counts of other bands": (
+        lambda: edges.error(edges.EdgeCounts(np.ones(5), np.ones(4), *np.ones(4))),
+        r"counts must be EdgeCounts of real numbers, .* got fields of shapes \(5,\), \(4,\), \(\), ",
+    ),
+    "counts of other edges": (
+        lambda: edges.boundary_f(edges.EdgeCounts(*np.ones((2, 3, 5)), *np.ones((3, 3)), np.ones(2))),
+        "counts must be EdgeCounts of real numbers, .* got fields of shapes",
+    ),
     "counts that are no edges": (
         lambda: edges.error(metrics.Counts(*[np.ones(5)] * 5)),
         "counts must be EdgeCounts of real numbers, as segjax.edges.count returns, got Counts",
@@ -743,6 +755,13 @@ ARGUMENTS = {
     "a batch of nothing": (lambda: make_of(lambda key: None), "generate must return a segjax.Batch .* got None"),
     "a pair": (lambda: make_of(lambda key: (jnp.zeros((1, 8, 8, 1)),) * 2), "generate must return a segjax.Batch"),
     "an array": (lambda: make_of(lambda key: jnp.zeros((1, 8, 8, 1))), "generate must return a segjax.Batch"),
+    **{
+        f"an option that generate has not, in {use.__name__}": (
+            lambda use=use: use(KEY, TINY, random_variables(TINY), sgima=3),
+            f"{use.__name__} has no option sgima; its options, the closest first: sigma, ",
+        )
+        for use in (segjax.evaluate, segjax.recalibrate)
+    },
     "a batch without a mask": (
         lambda: make_of(lambda key: segjax.Batch(jnp.zeros((1, 8, 8, 1)), None)),
         "generate must return a segjax.Batch of two arrays",
