@@ -267,6 +267,7 @@ class Fit(NamedTuple):
         for start in range(done, self.num_steps, self.chunk_size):
             num_steps = min(self.chunk_size, self.num_steps - start)
             state, history = self.advance(key, state, learning_rate, num_steps)
+            check_concrete("the result of a Fit", history.loss)
             # Copied to the host at once, so that the device holds the history of one chunk only.
             chunks.append(jax.tree.map(lambda leaf, n=num_steps: np.asarray(leaf)[:n], history))
             if report is not None:

@@ -537,6 +537,10 @@ ARGUMENTS = {
         lambda: jax.jit(lambda rate: fit_tiny()(KEY, rate))(1e-2),
         "learning_rate must not be traced, since the host needs its value",
     ),
+    "a run in chunks inside jit": (
+        lambda: jax.jit(lambda: fit_tiny()(KEY, 1e-2))(),
+        "the result of a Fit must not be traced, since the host needs its value",
+    ),
     **{
         f"evaluation weights that are {name}": (
             lambda function=function: evaluate_with(with_eval_params(function), averaged),
