@@ -1,4 +1,4 @@
-"""Which loss should the network be trained with? MSE, cross entropy and Dice, each judged by every metric and loss.
+"""Which loss should the network be trained with? MSE, cross entropy and Dice, each scored by every metric and loss.
 
     python -m experiments.compare_losses           64 x 64 images, 300 iterations, 3 seeds
     python -m experiments.compare_losses quick     32 x 32 images, 60 iterations, 2 seeds
@@ -32,7 +32,7 @@ JUDGES = METRICS + OTHERS
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Comparison):
-    """Trains with several losses, paired over seeds, and judges each by every metric."""
+    """Trains with several losses, paired over seeds, and scores each by every metric."""
 
     data: Data = Data(image_size=64)
     training: Training = Training(iterations=300)

@@ -423,7 +423,7 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
         sentences.append("The training of this network diverged: its masks may mean nothing. Train it at a lower rate.")
     if network.model.batch_statistics:
         sentences.append(
-            "The layers of this network share one BatchNorm, so it judges each tile by the tile's own statistics: its "
+            "The layers of this network share one BatchNorm, so it predicts each tile by the tile's own statistics: its "
             "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
         )
     for row in rows:

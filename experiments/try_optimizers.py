@@ -167,9 +167,9 @@ def needs(name: str) -> list[str]:
         messages.append("gets the loss's value")
     follow, copies = evaluation_weights(name)
     if follow:
-        messages.append("judged by the average that it keeps")
+        messages.append("evaluated with the average that it keeps")
     if copies:
-        messages.append(f"keeps a copy of the weights ({', '.join(copies)}), and is judged by those it trains")
+        messages.append(f"keeps a copy of the weights ({', '.join(copies)}), and is evaluated with those it trains")
     return messages
 
 

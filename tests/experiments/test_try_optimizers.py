@@ -40,7 +40,7 @@ def test_what_optax_has_is_tried_or_refused_with_a_reason():
         ("adam", []),
         ("optax.contrib:momo(beta=0.5)", ["gets the loss's value"]),
         ("optax.contrib:muon", ["segjax's form: a kernel is one matrix"]),
-        ("optax.contrib:schedule_free_sgd", ["judged by the average that it keeps"]),
+        ("optax.contrib:schedule_free_sgd", ["evaluated with the average that it keeps"]),
         ("optax.contrib:galore", ["projects matrices alone, of which a convolution has none: it is its Adam here"]),
     ],
 )
