@@ -144,8 +144,9 @@ def predictions(
     Args:
         probabilities: name -> (n, n).
     """
-    for name, probability in probabilities.items():
-        check_axes(f"{name} of probabilities", probability, (None, None))
+    shape = check_axes("image", image, (None, None))
+    for name, array in [("mask", mask), *((f"{name} of probabilities", each) for name, each in probabilities.items())]:
+        check_axes(name, array, shape)
     row = [Picture("input image", image), Picture("true mask", mask, "mask")]
     row += [Picture(name, probability, "probability") for name, probability in probabilities.items()]
     return pictures([row] if width else in_rows(row), title, width=width)
@@ -178,6 +179,7 @@ def pictures(
     check_positive("size", size)
     if not len(grid) or not all(map(len, grid)):
         raise ValueError("grid must have at least one picture in each row, got an empty one")
+    check_length("names", names, len(grid) if names else 0, "grid")
     for picture in itertools.chain.from_iterable(grid):
         check_axes(f"array of {picture.title}", picture.array, (None, None), (None, None, 3), (None, None, 4))
     if width and not names:

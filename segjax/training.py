@@ -131,6 +131,8 @@ def train_step(
         variables = {**state.variables, "params": params}
         mutable = collections_of(variables)
         logits, updates = model.apply(variables, batch.image, train=True, mutable=mutable, rngs=rng)
+        if not isinstance(logits, jax.Array):
+            raise TypeError(f"model must return one array, the logits, got {describe(logits)}")
         return jnp.mean(_losses(loss, logits, batch.mask)), (logits, updates)
 
     (value, (logits, variables)), gradient = jax.value_and_grad(objective, has_aux=True)(state.params)
@@ -441,6 +443,8 @@ def batch_shapes(key: jax.Array, generate: Generate, options: Mapping[str, Any])
     batch = jax.eval_shape(of_key, key)
     if not isinstance(batch, Batch) or len(jax.tree.leaves(batch)) != 2:
         raise TypeError(f"generate must return a segjax.Batch of two arrays, got {describe(batch)}")
+    if not jnp.issubdtype(batch.image.dtype, jnp.floating):
+        raise TypeError(f"generate must return floating images, got {batch.image.dtype}")
     if not batch.image.size or not batch.mask.size:
         shapes = f"{batch.image.shape} and {batch.mask.shape}"
         raise ValueError(f"generate must return images and masks of at least one pixel, got arrays of shape {shapes}")
@@ -453,6 +457,7 @@ def _split_options(optimizer: Optimizer, generate: Generate, options: _Options) 
     of_optimizer = {name: value for name, value in options.items() if name in accepted}
     if both := sorted(of_optimizer.keys() & set(options_of(generate) or ())):
         raise TypeError(f"{both[0]} must be an option of the optimizer or of generate, got one of both")
+    named_arrays("options of optimizer", of_optimizer)
     of_generate = {name: value for name, value in options.items() if name not in of_optimizer}
     for name, value in of_generate.items():
         _check_traceable(partial(generate, jax.random.key(0)), name, value)

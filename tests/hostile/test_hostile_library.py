@@ -305,6 +305,13 @@ def run_tiny(*arguments, model=TINY, **options):
     return jax.eval_shape(lambda: train(*(arguments or (KEY, 1e-3))))
 
 
+class Twice(nn.Module):
+    @nn.compact
+    def __call__(self, image, train=False):
+        logits = nn.Conv(1, (1, 1))(image)
+        return logits, logits
+
+
 def sweep_on(mesh):
     return segjax.sweep(train_tiny(), jax.random.split(KEY, 2), [1e-3], mesh=mesh)
 
@@ -552,6 +559,26 @@ ARGUMENTS = {
             ("of other shapes", lambda opt_state, params: jax.tree.map(jnp.sum, params), r"of shape \(\)"),
         )
     },
+    "images of whole numbers": (
+        lambda: segjax.make_train(TINY, generate=lambda key: segjax.Batch(IMAGE.astype(np.uint8), IMAGE)),
+        "generate must return floating images, got uint8",
+    ),
+    "a network of two results": (
+        lambda: run_tiny(model=Twice()),
+        "model must return one array, the logits, got",
+    ),
+    "a text for an option of the optimizer": (
+        lambda: segjax.make_train(TINY, optimizer=optax.adam, num_steps=2, **SMALL)(KEY, 1e-3, b1="a"),
+        "options of optimizer must hold arrays of numbers, got 'a' at b1",
+    ),
+    "a mask of another size than the image": (
+        lambda: plotting.predictions(np.ones((4, 4)), np.ones((9, 4)), {}, "title"),
+        r"mask must have shape \(4, 4\), got \(9, 4\)",
+    ),
+    "names of more rows than there are": (
+        lambda: plotting.pictures([[plotting.Picture("a", np.ones((4, 4)))]], "title", ["a", "b"]),
+        "names must have the length of grid, 1, got 2",
+    ),
     "rates that are flags": (
         lambda: sweep_of(train_tiny(), [True]),
         r"learning_rates must be real numbers, got \[True\]",
