@@ -75,7 +75,7 @@ class Results(msgspec.Struct):
     @property
     def protocol(self) -> tuple[Any, ...]:
         """All that must be equal."""
-        options = {name: value for name, value in self.options.items() if name not in CHANGE_NO_RESULT}
+        options = {name: value for name, value in self.options.items() if name not in (*CHANGE_NO_RESULT, "width")}
         return options, self.reference, [(row.label, row.optimizer, row.learning_rate, row.seed) for row in self.runs]
 
 

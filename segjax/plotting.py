@@ -183,7 +183,7 @@ def pictures(
     for picture in itertools.chain.from_iterable(grid):
         check_axes(f"array of {picture.title}", picture.array, (None, None), (None, None, 3), (None, None, 4))
     if width and not names:
-        grid = [part for row in grid for part in in_rows(row, max(1, int(width / _NARROWEST_PICTURE)))]
+        grid = [part for row in grid for part in in_rows(row, max(1, min(len(row), int(width / _NARROWEST_PICTURE))))]
     # In inches, of a colour bar and of the names; on a page the bar is below, since beside it takes a picture's room.
     margin = 0.9 if names or not width else 0.0
     if width:

@@ -344,7 +344,7 @@ class Folder:
             UsageError: if the file is damaged, or holds the state of another network or optimizer.
         """
         content = _read(path := self.path / _run(names[0], "part"))
-        # Another --width groups the runs differently; they start anew.
+        # More seeds may group the runs of one --width differently; they start anew.
         if content is None or content[1].get("names") != list(names):
             return None
         arrays, metadata = content

@@ -23,8 +23,8 @@ from experiments.lab.runs import HELD_OUT_BATCHES, Run, Texture
 from segjax import LOSSES, OPTIMIZERS, SCHEDULES
 from segjax._checks import check_count, check_pixels, check_positive, check_sigma
 
-# Options that change no result. `width` changes only rounding: a command that ran out of memory can resume with less.
-CHANGE_NO_RESULT = ("out", "overwrite", "pdf", "checkpoint_seconds", "log", "width", "workers", "cluster")
+# Options that change no result. `width` is none of them, since it changes rounding.
+CHANGE_NO_RESULT = ("out", "overwrite", "pdf", "checkpoint_seconds", "log", "workers", "cluster")
 # The values of `--precision` that are passed to jax; "default" is not.
 PRECISIONS = ("high", "highest")
 

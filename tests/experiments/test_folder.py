@@ -392,12 +392,14 @@ def test_a_damaged_run_is_one_line(damage, options):
 
 def test_options_that_change_no_result_are_not_in_the_identity(tmp_path):
     comparison = plain.PRESETS["quick"]
-    training, engine = comparison.training, replace(comparison.engine, width=2, workers=1)
+    training, engine = comparison.training, replace(comparison.engine, workers=1)
     same = replace(comparison, out=tmp_path, overwrite=True, engine=engine)
     training = replace(training, checkpoint_seconds=1.0)
     assert identity(replace(same, training=training)) == identity(comparison)
     for change in ({"deterministic": True}, {"precision": "high"}, {"iterations": 11}):
         assert identity(replace(comparison, training=replace(training, **change))) != identity(comparison)
+    # Runs of two roundings would be in one table.
+    assert identity(replace(comparison, engine=replace(engine, width=2))) != identity(comparison)
     assert identity_of(comparison, "other") != identity(comparison)
 
 
