@@ -210,6 +210,10 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     notes, digests = read_notes(lab.folder), lab.folder.identity["inputs"]
     segmented, refused = complete(options, lab.folder, notes), []
     check_unchanged(options, segmented, digests)
+    named = {source.note for source in options.pictures}
+    dropped = {picture.name for note, picture in notes.items() if note not in named}
+    for name in sorted(dropped - {picture.name for picture in segmented.values()}):
+        lab.say(f"{printable(name)} is left out, since a file of it is gone: name its picture again to have it back.")
     new = [source for source in options.pictures if source.note not in segmented]
     reference = saved_models.reference(network) if new else None
     with lab.progress() as progress:
@@ -423,8 +427,8 @@ def warnings(network: SavedModel, rows: Sequence[Mapping[str, Any]]) -> list[str
         sentences.append("The training of this network diverged: its masks may mean nothing. Train it at a lower rate.")
     if network.model.batch_statistics:
         sentences.append(
-            "The layers of this network share one BatchNorm, so it predicts each tile by the tile's own statistics: its "
-            "answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
+            "The layers of this network share one BatchNorm, so it predicts each tile by the tile's own statistics: "
+            "its answer for a pixel depends on the tile. With a BatchNorm for each layer (separate_norm) it does not."
         )
     for row in rows:
         if is_strange(row):

@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,9 +57,10 @@ class SavedModel(NamedTuple):
     area: AreaError | None = None
 
 
-def check_export(export_torch: bool, architecture: str) -> None:
+def check_export(export_torch: bool, architecture: str, known: Iterable[str] = ARCHITECTURES) -> None:
     """Raises a ValueError if a network is to be exported for which PyTorch's file has no names."""
-    names = [name for name, net in ARCHITECTURES.items() if isinstance(net, SegmentationCNN) and net.depth == 3]
+    networks = [(name, ARCHITECTURES[name]) for name in known]
+    names = [name for name, network in networks if isinstance(network, SegmentationCNN) and network.depth == 3]
     if export_torch and architecture not in names:
         raise ValueError(f"--export-torch needs an --architecture of: {', '.join(names)}; got {architecture!r}")
 

@@ -77,11 +77,10 @@ class Timed(Group):
         if self.covered > 1:
             raise ValueError(f"--covered must be in (0, 1], got {self.covered:g}")
         check_count("--held-out", self.held_out, 1)
-        if ARCHITECTURES[self.architecture].batch_statistics:
-            raise ValueError(
-                "--architecture must have running statistics that work; those of a shared BatchNorm do not"
-            )
-        saved_models.check_export(self.export_torch, self.architecture)
+        # The running statistics of a shared BatchNorm do not work.
+        known = [name for name, network in ARCHITECTURES.items() if not network.batch_statistics]
+        check_name("--architecture", self.architecture, known)
+        saved_models.check_export(self.export_torch, self.architecture, known)
 
     def check_held_out(self, image_size: int) -> None:
         """Raises a ValueError if a program cannot count so many held-out pixels."""

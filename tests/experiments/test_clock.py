@@ -97,8 +97,8 @@ def test_the_rate_follows_the_clock(tmp_path, monkeypatch):
         (["--covered", "nan"], "--covered must be a finite number > 0"),
         (["--held-out", "0"], "--held-out must be an integer >= 1"),
         (["--checkpoint-seconds", "0"], "--checkpoint-seconds must be a finite number > 0"),
-        (["--architecture", "notebook"], "--architecture must have running statistics that work"),
-        (["--export-torch"], "--export-torch needs an --architecture of: notebook, separate_norm"),
+        (["--architecture", "notebook"], "--architecture must be one of: separate_norm, narrow"),
+        (["--export-torch"], "--export-torch needs an --architecture of: separate_norm, narrow"),
     ],
 )
 def test_refuses(arguments, message, tmp_path):

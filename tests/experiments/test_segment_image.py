@@ -181,11 +181,12 @@ def test_pictures_of_an_interrupted_addition_stay(network, pictures, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_picture_whose_files_are_gone_leaves_its_name_to_others(network, pictures, tmp_path):
+def test_a_picture_whose_files_are_gone_leaves_its_name_to_others(network, pictures, tmp_path, capsys):
     out, other = tmp_path / "out", shutil.copy(DATA / "grain.png", tmp_path / "grey.png")
     run(out, network, other)
     (out / "grey-mask.png").unlink()
     document = run(out, network, pictures / "grey.png")
+    assert "grey is left out, since a file of it is gone: name its picture again" in capsys.readouterr().out
     assert [row["image"] for row in document["images"]] == [str(pictures / "grey.png")]
     # The files of this name are those of the later picture now.
     document = run(out, network, other)
