@@ -138,7 +138,8 @@ def _check_rows(rows: Any) -> list[Row]:
 
 def _line(row: Row, about: Row) -> str:
     """A line of JSON; raises TypeError or ValueError naming what JSON does not have, or both have."""
-    for name in sorted(row.keys() & about.keys()):
+    if both := row.keys() & about.keys():
+        name = min(both)
         raise ValueError(f"{name} must be none of the names that rows have, got {name}={describe(about[name])}")
     for name, value in {**row, **about}.items():
         try:
