@@ -223,7 +223,7 @@ def _difference_figure(contest: Contest) -> Figure:
     }
     xlabels = [f"{COLUMNS[column].title} minus {contest.reference}'s" for column in DECISIVE]
     better = [COLUMNS[column].higher_is_better for column in DECISIVE]
-    interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval"
+    interval = "mean and range" if contest.few_seeds else "mean and its 95 % interval for one look"
     title = f"{contest.setting}: paired differences, {interval}; one dot per seed"
     return plotting.differences(estimates, pairs, xlabels, better, title, order=list(contest.arms))
 
