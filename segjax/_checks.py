@@ -162,11 +162,37 @@ def check_array(name: str, array: Any) -> jax.Array:
     return cast(jax.Array, array)
 
 
-def check_real(name: str, values: Any) -> np.ndarray:
-    """Returns `values`, real numbers, as a float64 array of NumPy; raises TypeError naming `name` otherwise."""
+def check_shape(name: str, shape: tuple[int, ...], allowed: str) -> None:
+    """Raises ValueError naming `name` unless a shape is an allowed one, in the notation of docstrings.
+
+    Args:
+        allowed: such as "(..., height, width)", "(seeds, 3), at least one seed", "(n,) or (runs, n), at least one
+            number". A word is any length, the same wherever it occurs.
+    """
+    forms, _, unit = allowed.partition(", at least one ")
+    for form in forms.split(" or "):
+        axes = re.findall(r"[\w.]+", form)
+        if "..." in axes:
+            place = axes.index("...")
+            axes[place : place + 1] = [f"...{index}" for index in range(len(shape) - len(axes) + 1)]
+        if len(axes) == len(shape):
+            lengths = dict(zip(axes, shape, strict=True)) | {axis: int(axis) for axis in axes if axis.isdigit()}
+            enough = not unit or lengths.get(f"{unit}s", math.prod(shape)) > 0
+            if enough and shape == tuple(lengths[axis] for axis in axes):
+                return
+    raise ValueError(f"{name} must have shape {allowed}, got {shape or 'a single number'}")
+
+
+def check_real(name: str, values: Any, shape: str = "...") -> np.ndarray:
+    """Returns `values`, real numbers of a shape for `check_shape`, as a float64 array of NumPy.
+
+    Raises:
+        TypeError, ValueError: naming `name`.
+    """
     array = _to_numpy(name, values)
     if not _is_any(array.dtype, *_REAL):
         raise TypeError(f"{name} must be real numbers, got {describe(values)}")
+    check_shape(name, array.shape, shape)
     return array.astype(np.float64, copy=False)
 
 
@@ -377,32 +403,25 @@ def check_options(caller: Callable[..., Any], function: Callable[..., Any], opti
             raise TypeError(f"{caller.__name__} has no option {name}; its options, the closest first: {ordered}")
 
 
-def check_floating(name: str, array: Any, *axes: str) -> jax.Array:
-    """Returns `array`, floating and of these axes, if any; raises TypeError or ValueError naming `name` otherwise.
-
-    Axes of one name must have one length; "..." as the first stands for any number of axes.
-    """
+def check_floating(name: str, array: Any, shape: str = "...") -> jax.Array:
+    """Returns `array`, floating, of a shape for `check_shape`; raises TypeError or ValueError otherwise."""
     array = check_array(name, array)
     # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {array.dtype}")
-    names = [axis for axis in axes if axis != "..."]
-    shape = array.shape[-len(names) :] if "..." in axes else array.shape
-    if axes and (len(shape) != len(names) or len({*zip(names, shape, strict=True)}) > len({*names})):
-        raise ValueError(f"{name} must have shape ({', '.join(axes)}), got {array.shape}")
+    check_shape(name, array.shape, shape)
     return array
 
 
-def check_images(name: str, array: Any) -> jax.Array:
+def check_images(name: str, array: Any, channels: str = "channels") -> jax.Array:
     """Returns `array`, floating images (batch, height, width, channels); raises TypeError or ValueError otherwise."""
-    return check_floating(name, array, "batch", "height", "width", "channels")
+    return check_floating(name, array, f"(batch, height, width, {channels})")
 
 
 def check_logits(logits: Any, mask: Any) -> jax.Array:
     """Returns `logits`, floating and of the shape of `mask`; raises TypeError or ValueError naming the bad one."""
     logits, mask = check_array("logits", logits), check_array("mask", mask)
-    if not mask.ndim:
-        raise ValueError("mask must have shape (batch, ...), got a single number")
+    check_shape("mask", mask.shape, "(batch, ...)")
     if jnp.issubdtype(mask.dtype, jnp.complexfloating):
         raise TypeError(f"mask must be of real numbers, got {mask.dtype}")
     # Broadcasting would hide the mistake: 8 images with the mask of one have a loss too.

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
-from segjax._checks import check_flag, check_positive, check_real, describe
+from segjax._checks import check_flag, check_positive, check_real, check_shape, describe
 
 # Okabe and Ito's colours (2008), which colour-blind readers can tell apart, without black and the pale yellow.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -82,7 +82,7 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
     if kind is bool:
         check_flag(name, value)
     elif kind in (np.ndarray, ArrayLike, float):
-        check_axes(name, value, *([()] if kind is float else []))
+        check_axes(name, value, "()" if kind is float else "...")
     elif origin is Mapping:
         if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
             raise TypeError(f"{name} must be a mapping of names, got {describe(value)}")
@@ -109,23 +109,12 @@ def _check_kind(name: str, value: Any, kind: Any) -> None:
             _check_kind(f"{field} of {name}", getattr(value, field), kind.__annotations__[field])
 
 
-def check_axes(name: str, values: Any, *shapes: tuple[int | None, ...]) -> tuple[int, ...]:
-    """Returns the shape of real numbers, flags or masked numbers; raises TypeError or ValueError for anything else.
-
-    Args:
-        shapes: the allowed ones, by default any; None stands for any length above 0.
-    """
+def check_axes(name: str, values: Any, allowed: str) -> tuple[int, ...]:
+    """Returns the shape of real numbers, flags or masked numbers; raises TypeError or ValueError as `check_shape`."""
     numbers = values.data if isinstance(values, np.ma.MaskedArray) else values
     flags = getattr(getattr(numbers, "dtype", None), "kind", "") == "b"
     shape: tuple[int, ...] = numbers.shape if flags else check_real(name, numbers).shape
-
-    def fits(axes: tuple[int | None, ...]) -> bool:
-        pairs = zip(axes, shape, strict=False)
-        return len(axes) == len(shape) and all(length if axis is None else length == axis for axis, length in pairs)
-
-    if shapes and not any(map(fits, shapes)):
-        allowed = " or ".join(str(axes).replace("None", "n") for axes in shapes)
-        raise ValueError(f"{name} must have shape {allowed}, got {shape}")
+    check_shape(name, shape, allowed)
     return shape
 
 

@@ -58,8 +58,7 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    if check_images("mask", mask).shape[3] != 1:
-        raise ValueError(f"mask must have shape (batch, height, width, 1), got {mask.shape}")
+    check_images("mask", mask, channels="1")
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
     if cast(float, check_concrete("tolerance", check_positive("tolerance", tolerance))) > BANDS[-1]:

@@ -101,7 +101,7 @@ def generate_crops(
 def mix_crops(mask: jax.Array, first: jax.Array, second: jax.Array) -> Batch:
     """The deterministic part: a boolean mask (batch, n, n) and two crops of that shape -> images and masks."""
     for name, crops in (("first", first), ("second", second)):
-        if check_floating(name, crops, "batch", "n", "n").shape != check_array("mask", mask).shape:
+        if check_floating(name, crops, "(batch, n, n)").shape != check_array("mask", mask).shape:
             raise ValueError(f"{name} must have the shape of mask, {mask.shape}, got {crops.shape}")
     floating_mask = mask.astype(first.dtype)
     # The kernel is as large as the image. An odd kernel has a centre; an even one would move the edge by half a pixel.
@@ -164,7 +164,7 @@ def _exemplars_of(name: str, exemplars: Exemplar | Sequence[Exemplar], image_siz
         raise ValueError(f"{name} must be an array or several, got none")
     for index, exemplar in enumerate(several):
         place = name if several is not exemplars else f"{name}[{index}]"
-        shape = check_floating(place, exemplar, "height", "width").shape
+        shape = check_floating(place, exemplar, "(height, width)").shape
         if min(shape) < image_size:
             raise ValueError(f"{place} must have shape (height, width), both at least {image_size}, got {shape}")
         if not isinstance(exemplar, jax.core.Tracer) and (number := (~np.isfinite(np.asarray(exemplar))).sum()):

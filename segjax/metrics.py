@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segjax._checks import check_array, check_counts, check_logits, check_pixels, check_real
+from segjax._checks import check_array, check_counts, check_logits, check_pixels, check_real, check_shape
 
 Array = TypeVar("Array", jax.Array, np.ndarray)
 # The batch-to-batch noise of an untrained network's loss is a few percent, so +20 % is not noise.
@@ -125,9 +125,7 @@ def running_mean(values: jax.typing.ArrayLike) -> np.ndarray:
     Raises:
         TypeError, ValueError: if `values` are not real numbers of shape (..., steps).
     """
-    values = check_real("values", values)
-    if not values.ndim:
-        raise ValueError("values must have shape (..., steps), got a single number")
+    values = check_real("values", values, "(..., steps)")
     steps = np.arange(1, values.shape[-1] + 1)
     # In float32, a sum over the notebook's 10,000 batches would lose up to three digits.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -145,9 +143,7 @@ def last_tenth(values: Array) -> Array:
     Raises:
         TypeError, ValueError: if `values` is not such an array.
     """
-    check_array("values", values)
-    if not values.ndim or not values.shape[-1]:
-        raise ValueError(f"values must have shape (..., steps), at least one step, got {values.shape}")
+    check_shape("values", check_array("values", values).shape, "(..., steps), at least one step")
     return values[..., -max(1, values.shape[-1] // 10) :]
 
 
@@ -174,8 +170,7 @@ def diverged_at(loss: jax.Array | np.ndarray, params: Any = None) -> jax.Array:
     loss = jnp.asarray(check_array("loss", loss))
     if jnp.iscomplexobj(loss):
         raise TypeError(f"loss must be of real numbers, got {loss.dtype}")
-    if loss.ndim != 1 or not loss.size:
-        raise ValueError(f"loss must have shape (steps,), at least one step, got {loss.shape}")
+    check_shape("loss", loss.shape, "(steps,), at least one step")
     num_steps = loss.size
     not_finite = ~jnp.isfinite(loss)
     # The loss of a step is computed before its update, so the last update is visible only in the parameters.

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from segjax._checks import check_callable, check_concrete, check_count, check_images, check_key, check_sigma
+from segjax._checks import check_callable, check_concrete, check_count, check_floating, check_key, check_sigma
 from segjax.textures import EDGE_SIGMA, _band, _gaussian_profile, generate_data
 
 # The grey levels divide this range, in standard deviations of the texture with the larger variance.
@@ -179,9 +179,7 @@ def posterior(
         TypeError, ValueError: naming the argument that is out of range.
     """
     check_concrete("key", check_key(key))
-    check_concrete("images", images := check_images("images", images))
-    if images.shape[1] != images.shape[2] or images.shape[3] != 1:
-        raise ValueError(f"images must have shape (batch, n, n, 1), got {images.shape}")
+    check_concrete("images", images := check_floating("images", images, "(batch, n, n, 1)"))
     if not np.isfinite(np.asarray(images)).all():
         raise ValueError("images must be finite")
     # The darkest pixel of a rescaled image is 0; a texture that is not rescaled varies around 0.

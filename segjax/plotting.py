@@ -47,6 +47,7 @@ _MASK = ListedColormap([PROBABILITY(0.0), PROBABILITY(1.0)])
 Kind = Literal["image", "mask", "probability", "signed", "feature"]
 # The narrowest picture beside others on a page, in inches.
 _NARROWEST_PICTURE = 1.0
+_PIXELS = "(height, width) or (height, width, 3) or (height, width, 4)"
 # In inches, so that a title of usual length fits.
 _LEAST_WIDTH = 6.4
 
@@ -102,12 +103,12 @@ def training_curves(panels: Sequence[Panel], title: str, *, width: float | None 
     for axes, panel in zip(all_axes, panels, strict=True):
         styles = ordered_styles(panel.curves) if panel.ordered else styles_of(panel.curves, panel.order)
         for name, runs in panel.curves.items():
-            check_axes(f"{name} of curves", runs, (None,), (None, None))
-            runs, (colour, line, _) = np.atleast_2d(runs), styles[name]
+            shape = check_axes(f"{name} of curves", runs, "(points,) or (runs, points), at least one number")
             for edge in panel.bands.get(name, ()):
-                check_axes(f"{name} of bands", edge, runs.shape[1:])
+                check_axes(f"{name} of bands", edge, f"{shape[-1:]}")
             if panel.x is not None:
-                check_axes("x", panel.x, runs.shape[1:])
+                check_axes("x", panel.x, f"{shape[-1:]}")
+            runs, (colour, line, _) = np.atleast_2d(runs), styles[name]
             x = np.arange(1, runs.shape[1] + 1) if panel.x is None else panel.x
             # Few points are marked; a single one would be invisible without a marker.
             marker = "o" if runs.shape[1] <= _FEW_POINTS else ""
@@ -144,9 +145,9 @@ def predictions(
     Args:
         probabilities: name -> (n, n).
     """
-    shape = check_axes("image", image, (None, None))
+    shape = check_axes("image", image, "(height, width), at least one number")
     for name, array in [("mask", mask), *((f"{name} of probabilities", each) for name, each in probabilities.items())]:
-        check_axes(name, array, shape)
+        check_axes(name, array, f"{shape}")
     row = [Picture("input image", image), Picture("true mask", mask, "mask")]
     row += [Picture(name, probability, "probability") for name, probability in probabilities.items()]
     return pictures([row] if width else in_rows(row), title, width=width)
@@ -181,7 +182,7 @@ def pictures(
         raise ValueError("grid must have at least one picture in each row, got an empty one")
     check_length("names", names, len(grid) if names else 0, "grid")
     for picture in itertools.chain.from_iterable(grid):
-        check_axes(f"array of {picture.title}", picture.array, (None, None), (None, None, 3), (None, None, 4))
+        check_axes(f"array of {picture.title}", picture.array, f"{_PIXELS}, at least one number")
     if width and not names:
         grid = [part for row in grid for part in in_rows(row, max(1, min(len(row), int(width / _NARROWEST_PICTURE))))]
     # In inches, of a colour bar and of the names; on a page the bar is below, since beside it takes a picture's room.
@@ -227,7 +228,7 @@ def bars(
         xlabel: the quantity with its unit.
     """
     for name, repeats in values.items():
-        check_axes(f"{name} of values", repeats, (None,))
+        check_axes(f"{name} of values", repeats, "(repeats,), at least one number")
     figure, (axes,) = panel_axes(1, (8.4, 0.45 * len(values) + 1.6), width)
     # The median, since times on a shared machine have outliers on one side.
     medians = np.array([np.median(repeats) for repeats in values.values()])
@@ -264,7 +265,7 @@ def heatmap(
             those of the values.
     """
     for name, matrix in (("values", values), ("ranks", values if ranks is None else ranks)):
-        check_axes(name, matrix, (len(rows), len(columns)))
+        check_axes(name, matrix, f"{len(rows), len(columns)}")
     check_length("labels", labels, 3, "rows, columns and colours")
     try:
         format(0.0, form)
@@ -326,7 +327,7 @@ def scores(
     """
     check_length("xlabels", xlabels, len(groups), "groups")
     for name, runs in values.items():
-        check_axes(f"{name} of values", runs, (len(groups), None))
+        check_axes(f"{name} of values", runs, f"({len(groups)}, runs), at least one run")
     figure, panels = panel_axes(len(groups), (3.3 * len(groups) + 1.6, 0.42 * len(values) + 1.7), width, sharey=True)
     styles = styles_of(values, order)
     for index, (axes, group, xlabel) in enumerate(zip(panels, groups, xlabels, strict=True)):
@@ -360,8 +361,8 @@ def dots(
         labels: of the dots and of the diamonds.
     """
     for name, runs in values.items():
-        check_axes(f"{name} of values", runs, (None,), (0,))
-    check_axes("reference", reference, (len(values),))
+        check_axes(f"{name} of values", runs, "(runs,)")
+    check_axes("reference", reference, f"({len(values)},)")
     figure, (axes,) = panel_axes(1, (7.6, 0.3 * len(values) + 1.9), width)
     for row, runs in enumerate(values.values()):
         axes.plot(runs, np.full(len(runs), row), "o", color=COLOURS[0], alpha=0.7, label=labels[0])
@@ -393,12 +394,12 @@ def sensitivity(
         bands: name -> lower and upper edge, (rates,) each, NaN for a gap; by default, the range of the seeds.
     """
     rates = np.asarray(rates)
-    check_axes("rates", rates, (None,))
+    check_axes("rates", rates, "(rates,), at least one rate")
     for name, values in losses.items():
-        shape = check_axes(f"{name} of losses", values, (None, len(rates)))
-        check_axes(f"{name} of diverged", check_flags(f"{name} of diverged", diverged.get(name)), shape)
+        shape = check_axes(f"{name} of losses", values, f"(seeds, {len(rates)}), at least one seed")
+        check_axes(f"{name} of diverged", check_flags(f"{name} of diverged", diverged.get(name)), f"{shape}")
         for edge in bands.get(name, ()):
-            check_axes(f"{name} of bands", edge, shape[1:])
+            check_axes(f"{name} of bands", edge, f"{shape[1:]}")
     figure, (axes,) = panel_axes(1, (7.6, 4.9), width)
     crosses = []
     for name, (colour, line, marker) in styles_of(losses, order).items():

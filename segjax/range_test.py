@@ -53,9 +53,7 @@ def smooth(losses: ArrayLike) -> np.ndarray:
     Raises:
         TypeError, ValueError: if the losses are not real numbers of one run, >= 0 up to rounding before it diverged.
     """
-    losses = check_real("losses", losses)
-    if losses.ndim != 1 or not losses.size:
-        raise ValueError(f"losses must have shape (steps,), at least one step, got {losses.shape}")
+    losses = check_real("losses", losses, "(steps,), at least one step")
     end = int(np.argmax(~np.isfinite(losses))) if not np.isfinite(losses).all() else len(losses)
     if (losses[:end] < -_ROUNDING).any():
         raise ValueError(f"losses must be >= 0, since their logarithms are averaged, got {losses[:end].min()}")

@@ -34,6 +34,7 @@ from segjax._checks import (
     check_positive,
     check_rates,
     check_real,
+    check_shape,
     describe,
 )
 
@@ -176,9 +177,7 @@ def estimates(values: ArrayLike) -> dict[str, Estimate]:
     Raises:
         TypeError, ValueError: if the values are not real numbers of shape (seeds,).
     """
-    values = check_real("values", values)
-    if values.ndim != 1:
-        raise ValueError(f"values must have shape (seeds,), got {values.shape}")
+    values = check_real("values", values, "(seeds,)")
     finite = values[np.isfinite(values)]
     if not finite.size:
         return dict.fromkeys(STATISTICS, Estimate(*np.full(3, np.nan)))
@@ -191,9 +190,7 @@ def band(curves: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         TypeError, ValueError: if the curves are not real numbers of shape (seeds, points), at least one seed.
     """
-    curves = check_real("curves", curves)
-    if curves.ndim != 2 or not len(curves):
-        raise ValueError(f"curves must have shape (seeds, points), at least one seed, got {curves.shape}")
+    curves = check_real("curves", curves, "(seeds, points), at least one seed")
     finite = np.isfinite(curves).all(axis=0)
     low, high = np.full((2, curves.shape[1]), np.nan)
     if finite.any():
@@ -305,9 +302,7 @@ def sequential(differences: ArrayLike, level: float = _LEVEL, effect_variance: f
     """
     _check_level(level)
     check_concrete("effect_variance", check_positive("effect_variance", effect_variance))
-    differences = check_real("differences", differences)
-    if not differences.ndim or not differences.size:
-        raise ValueError(f"differences must have shape (seeds, ...), at least one seed, got {differences.shape}")
+    differences = check_real("differences", differences, "(seeds, ...), at least one number")
     wins, losses = np.cumsum(differences > 0, axis=0), np.cumsum(differences < 0, axis=0)
     probability, sign_evidence = _sign_test(wins, losses, level)
     usable = np.logical_and.accumulate(np.isfinite(differences), axis=0)
@@ -399,11 +394,9 @@ def best_rate(rates: ArrayLike, losses: ArrayLike, diverged: ArrayLike) -> Best:
     >>> best_rate([0.01, 0.1, 1.0], [[0.3, 0.2, 0.1]], [[False, False, True]])
     Best(rate=0.1, loss=0.2, edge=None)
     """
-    rates, losses = check_rates(rates), check_real("losses", losses)
-    failed = check_flags("diverged", diverged)
-    for name, runs in (("losses", losses), ("diverged", failed)):
-        if runs.ndim != 2 or runs.shape[1] != len(rates) or len(runs) != len(losses) or not len(runs):
-            raise ValueError(f"{name} must have shape (seeds, {len(rates)}), the same for both, got {runs.shape}")
+    rates, failed = check_rates(rates), check_flags("diverged", diverged)
+    losses = check_real("losses", losses, f"(seeds, {len(rates)}), at least one seed")
+    check_shape("diverged", failed.shape, f"{losses.shape}")
     with_runs = np.flatnonzero(np.isfinite(losses).any(axis=0) | failed.any(axis=0))
     # A rate at which one seed of three diverges is not recommended.
     means = mean(losses)
@@ -448,9 +441,7 @@ def steps_to_target(curves: ArrayLike, target: float, higher_is_better: bool, wi
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    curves = check_real("curves", curves)
-    if not curves.ndim:
-        raise ValueError("curves must have shape (..., steps), got a single number")
+    curves = check_real("curves", curves, "(..., steps)")
     if not 1 <= check_count("window", window, 1) <= curves.shape[-1]:
         raise ValueError(f"window must be at most the number of steps of the curves, {curves.shape[-1]}, got {window}")
     goal = check_real("target", target)
@@ -479,9 +470,7 @@ def profile(values: ArrayLike, at: ArrayLike) -> Estimate:
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    values, at = check_real("values", values), check_real("at", at)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"values must have shape (seeds,), got {values.shape}")
+    values, at = check_real("values", values, "(seeds,), at least one seed"), check_real("at", at)
     if np.isnan(at).any():
         raise ValueError(f"at must be numbers without NaN, got {describe(at)}")
     arrived = np.sum(np.isfinite(values) & (values <= at[..., np.newaxis]), axis=-1)
@@ -586,9 +575,7 @@ def _check_level(level: float) -> None:
 
 def _finite(values: ArrayLike) -> np.ndarray:
     """The values as float64, (seeds, ...); raises TypeError or ValueError if one is not finite."""
-    values = check_real("values", values)
-    if not values.ndim or not len(values):
-        raise ValueError(f"values must have shape (seeds, ...), at least one seed, got {values.shape}")
+    values = check_real("values", values, "(seeds, ...), at least one seed")
     # The caller decides whether a diverged run counts as a loss or is left out: it changes the meaning of the interval.
     if infinite := int(np.sum(~np.isfinite(values))):
         raise ValueError(f"values must be finite, got {infinite} that are not; leave out or count runs that diverged")

@@ -178,7 +178,7 @@ def _gaussian_profile(image_size: int, sigma: jax.typing.ArrayLike, dtype: jnp.d
 
 def blur(fields: jax.Array, sigma: jax.typing.ArrayLike) -> jax.Array:
     """Cross-correlates each (n, n) field of (batch, n, n) with the n x n Gaussian, zero-padded as PyTorch does."""
-    check_floating("fields", fields, "batch", "n", "n")
+    check_floating("fields", fields, "(batch, n, n)")
     check_sigma("sigma", sigma, fields.dtype)
     band = _band(fields.shape[-1], sigma, fields.dtype)
     # No FFT: the kernel is separable, and XLA's FFT is slow in a large program on a CPU.
@@ -200,7 +200,7 @@ def rescale(images: jax.Array) -> jax.Array:
 
     If the difference of maximum and minimum is infinite in the dtype of the images, pixels are 0 or NaN.
     """
-    check_floating("images", images, "...", "height", "width")
+    check_floating("images", images, "(..., height, width)")
     # One reduction for both, which is one launch on a GPU. Rounding is monotonic, so the peak is the maximum of the
     # shifted image.
     minus_low, high = jnp.max(jnp.stack([-images, images]), axis=(-2, -1), keepdims=True)

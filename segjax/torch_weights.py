@@ -60,8 +60,8 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
         _check_aliases(arrays)
     params, batch_stats = {}, {}
     for ours, theirs in _convolutions():
-        name, axes = f"{theirs}.weight", ("out", "in", "height", "width")
-        weight = check_floating(name, jnp.asarray(arrays[name]), *axes)
+        name = f"{theirs}.weight"
+        weight = check_floating(name, jnp.asarray(arrays[name]), "(out, in, height, width)")
         # PyTorch has (out, in, height, width), JAX (height, width, in, out); both cross-correlate: nothing is flipped.
         params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
     for ours, theirs in _norms(shared):
@@ -193,7 +193,7 @@ def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
 def _kernel_shape(argument: str, variables: Variables) -> tuple[int, ...]:
     """The shape of the first kernel."""
     kernel = named_arrays(argument, variables).get("params/conv1/kernel")
-    return check_floating(f"{argument}: conv1 kernel", kernel, "height", "width", "in", "out").shape
+    return check_floating(f"{argument}: conv1 kernel", kernel, "(height, width, in, out)").shape
 
 
 def _check_shapes(argument: str, variables: Variables) -> None:
@@ -209,6 +209,5 @@ def _check_shapes(argument: str, variables: Variables) -> None:
         shapes |= {("batch_stats", layer, name): (features,) for name, _ in _NORM_STATS}
     arrays = named_arrays(argument, variables)
     for (collection, layer, name), expected in shapes.items():
-        place = f"{argument}: {layer} {name}"
-        if (shape := check_floating(place, arrays.get(f"{collection}/{layer}/{name}")).shape) != expected:
-            raise ValueError(f"{place} must have shape {expected}, got {shape}")
+        array = arrays.get(f"{collection}/{layer}/{name}")
+        check_floating(f"{argument}: {layer} {name}", array, f"{expected}")

@@ -1,6 +1,7 @@
 """Each check takes what is within its bounds, refuses what is just beyond, and says what is allowed."""
 
 import math
+import re
 from functools import partial
 
 import flax.linen as nn
@@ -140,6 +141,28 @@ def test_an_array_has_a_dtype_of_numbers():
     for other in (np.array(["a"]), np.array([None]), KEY):
         with pytest.raises(TypeError, match="n must be an array of numbers, got one of dtype "):
             checks.check_array("n", other)
+
+
+@pytest.mark.parametrize(
+    ("allowed", "good", "bad"),
+    [
+        ("...", [(), (0,), (2, 3)], []),
+        ("()", [()], [(1,)]),
+        ("(steps,)", [(0,), (3,)], [(), (3, 3)]),
+        ("(seeds, 3), at least one seed", [(1, 3)], [(0, 3), (3,), (3, 1)]),
+        ("(batch, n, n)", [(0, 4, 4), (2, 1, 1)], [(2, 4, 3), (4, 4)]),
+        ("(..., steps), at least one step", [(1,), (0, 2, 1)], [(), (2, 0)]),
+        ("(seeds, ...), at least one number", [(1,), (2, 3)], [(), (0,), (2, 0)]),
+        ("(n,) or (runs, n, 2)", [(3,), (4, 3, 2)], [(), (3, 2), (4, 3, 1)]),
+    ],
+)
+def test_a_shape_is_one_that_the_notation_allows(allowed, good, bad):
+    for shape in good:
+        checks.check_shape("n", shape, allowed)
+    for shape in bad:
+        message = f"n must have shape {allowed}, got {shape or 'a single number'}"
+        with pytest.raises(ValueError, match=re.escape(message)):
+            checks.check_shape("n", shape, allowed)
 
 
 def test_real_numbers_become_float64():
