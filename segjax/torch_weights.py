@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import unflatten_dict
 from safetensors import SafetensorError
 from safetensors import numpy as safetensors
 
@@ -36,9 +37,14 @@ from segjax.models import SegmentationCNN, Variables
 
 # The names of the state_dict exist for the notebook's depth only.
 _LAYERS = (1, 2, 3)
-# (name in segjax, name in PyTorch)
-_NORM_PARAMS = (("scale", "weight"), ("bias", "bias"))
-_NORM_STATS = (("mean", "running_mean"), ("var", "running_var"))
+# Array of a layer in segjax -> its collection, and its name in PyTorch.
+_CONVOLUTION = {"kernel": ("params", "weight"), "bias": ("params", "bias")}
+_NORM = {
+    "scale": ("params", "weight"),
+    "bias": ("params", "bias"),
+    "mean": ("batch_stats", "running_mean"),
+    "var": ("batch_stats", "running_var"),
+}
 
 
 def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
@@ -55,19 +61,24 @@ def from_state_dict(arrays: Mapping[str, jax.typing.ArrayLike]) -> Variables:
     if named_arrays("arrays", dict(arrays)).keys() != arrays.keys():
         raise TypeError("arrays must hold one array under each name")
     shared = any(name.startswith("bn.") for name in arrays)
-    _check_names(arrays, shared)
-    if shared:
-        _check_aliases(arrays)
-    params, batch_stats = {}, {}
-    for ours, theirs in _convolutions():
-        name = f"{theirs}.weight"
-        weight = check_floating(name, jnp.asarray(arrays[name]), "(out, in, height, width)")
-        # PyTorch has (out, in, height, width), JAX (height, width, in, out); both cross-correlate: nothing is flipped.
-        params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": jnp.asarray(arrays[f"{theirs}.bias"])}
-    for ours, theirs in _norms(shared):
-        params[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_PARAMS}
-        batch_stats[ours] = {name: jnp.asarray(arrays[f"{theirs}.{other}"]) for name, other in _NORM_STATS}
-    variables = {"params": params, "batch_stats": batch_stats}
+    names = _names(shared)
+    # `save_model` omits the repeated names, `save_file` writes them: both are valid.
+    repeated = {name for name in names if shared and ".2." in name}
+    missing = sorted(names.keys() - repeated - arrays.keys())
+    # The counter is ignored: a BatchNorm with a momentum never reads it.
+    unknown = sorted(name for name in arrays.keys() - names.keys() if not name.endswith(".num_batches_tracked"))
+    if missing or unknown:
+        raise ValueError(f"arrays must be the notebook's state_dict; missing: {missing}, unknown: {unknown}")
+    for name in sorted(repeated & arrays.keys()):
+        first = f"bn.{name.rpartition('.')[2]}"
+        if not np.array_equal(arrays[name], arrays[first], equal_nan=True):
+            raise ValueError(f"arrays: {name} differs from {first}: the notebook's network has one BatchNorm for all")
+    flat = {place: jnp.asarray(arrays[name]) for name, place in names.items() if name not in repeated}
+    for name, place in names.items():
+        if place[-1] == "kernel":
+            # PyTorch has (out, in, height, width), JAX (height, width, in, out); both cross-correlate, without a flip.
+            flat[place] = check_floating(name, flat[place], "(out, in, height, width)").transpose(2, 3, 1, 0)
+    variables = unflatten_dict(flat)
     _check_shapes("arrays", variables)
     return variables
 
@@ -84,23 +95,19 @@ def to_state_dict(variables: Variables, num_batches_tracked: int = 0) -> dict[st
     """
     check_variables(variables)
     check_count("num_batches_tracked", num_batches_tracked, 0, 2**63 - 1)
-    params, batch_stats = variables["params"], variables.get("batch_stats", {})
-    _check_layers(params)
-    shared = "norm" in params
-    if missing := sorted({ours for ours, _ in _norms(shared)} - set(batch_stats)):
+    _check_layers(variables["params"])
+    names = _names("norm" in variables["params"])
+    norms = {layer for collection, layer, _ in names.values() if collection == "batch_stats"}
+    if missing := sorted(norms - set(variables.get("batch_stats", {}))):
         raise ValueError(f"variables must have batch_stats of {', '.join(missing)}")
     _check_shapes("variables", variables)
     arrays = {}
-    for ours, theirs in _convolutions():
+    for name, (collection, layer, ours) in names.items():
+        array = np.array(variables[collection][layer][ours])
         # Copied: a transposed view is not contiguous, and safetensors would write it in the order of its memory.
-        arrays[f"{theirs}.weight"] = np.array(params[ours]["kernel"]).transpose(3, 2, 0, 1).copy()
-        arrays[f"{theirs}.bias"] = np.array(params[ours]["bias"])
-    # PyTorch's state_dict repeats the shared BatchNorm under a name for each layer that uses it.
-    aliases = [("norm", f"conv{layer}.2") for layer in _LAYERS] if shared else []
-    for ours, theirs in [*_norms(shared), *aliases]:
-        arrays |= {f"{theirs}.{other}": np.array(params[ours][name]) for name, other in _NORM_PARAMS}
-        arrays |= {f"{theirs}.{other}": np.array(batch_stats[ours][name]) for name, other in _NORM_STATS}
-        arrays[f"{theirs}.num_batches_tracked"] = np.array(num_batches_tracked, np.int64)
+        arrays[name] = array.transpose(3, 2, 0, 1).copy() if ours == "kernel" else array
+        if ours == "var":
+            arrays[name.replace("running_var", "num_batches_tracked")] = np.array(num_batches_tracked, np.int64)
     return arrays
 
 
@@ -155,39 +162,22 @@ def model_of(variables: Variables) -> SegmentationCNN:
     return SegmentationCNN(num_channels, size, shared_norm="norm" in variables["params"])
 
 
-def _convolutions() -> list[tuple[str, str]]:
-    return [*((f"conv{layer}", f"conv{layer}.0") for layer in _LAYERS), ("out", "out")]
-
-
-def _norms(shared: bool) -> list[tuple[str, str]]:
-    return [("norm", "bn")] if shared else [(f"norm{layer}", f"conv{layer}.2") for layer in _LAYERS]
+def _names(shared: bool) -> dict[str, tuple[str, str, str]]:
+    """Name in PyTorch -> collection, layer and name in segjax; PyTorch repeats a shared BatchNorm for each layer."""
+    convolutions = {**{f"conv{layer}.0": f"conv{layer}" for layer in _LAYERS}, "out": "out"}
+    norms = {f"conv{layer}.2": "norm" if shared else f"norm{layer}" for layer in _LAYERS}
+    return {
+        f"{theirs}.{other}": (collection, ours, name)
+        for layers, arrays in ((convolutions, _CONVOLUTION), ({"bn": "norm"} if shared else {}, _NORM), (norms, _NORM))
+        for theirs, ours in layers.items()
+        for name, (collection, other) in arrays.items()
+    }
 
 
 def _check_layers(params: Mapping[str, Any]) -> None:
     layers = {str(name) for name in params if not str(name).startswith("norm")}
-    if layers != {ours for ours, _ in _convolutions()}:
+    if layers != {layer for _, layer, name in _names(shared=True).values() if name == "kernel"}:
         raise ValueError(f"variables must be of a SegmentationCNN of depth 3, got the layers {sorted(layers)}")
-
-
-def _check_names(arrays: Mapping[str, jax.typing.ArrayLike], shared: bool) -> None:
-    needed = {f"{theirs}.{name}" for _, theirs in _convolutions() for name in ("weight", "bias")}
-    norm_names = [theirs for _, theirs in (*_NORM_PARAMS, *_NORM_STATS)]
-    needed |= {f"{theirs}.{name}" for _, theirs in _norms(shared) for name in norm_names}
-    # `save_model` omits the aliases, `save_file` writes them: both are valid.
-    aliases = {f"conv{layer}.2.{name}" for layer in _LAYERS for name in norm_names} if shared else set()
-    missing = sorted(needed - set(arrays))
-    # The counter is ignored: a BatchNorm with a momentum never reads it.
-    unknown = sorted(name for name in set(arrays) - needed - aliases if not name.endswith(".num_batches_tracked"))
-    if missing or unknown:
-        raise ValueError(f"arrays must be the notebook's state_dict; missing: {missing}, unknown: {unknown}")
-
-
-def _check_aliases(arrays: Mapping[str, jax.typing.ArrayLike]) -> None:
-    """The arrays of a shared BatchNorm must be equal under all names."""
-    for name, array in arrays.items():
-        shared = f"bn.{name.rpartition('.')[2]}"
-        if ".2." in name and shared in arrays and not np.array_equal(array, arrays[shared], equal_nan=True):
-            raise ValueError(f"arrays: {name} differs from {shared}: the notebook's network has one BatchNorm for all")
 
 
 def _kernel_shape(argument: str, variables: Variables) -> tuple[int, ...]:
@@ -200,14 +190,8 @@ def _check_shapes(argument: str, variables: Variables) -> None:
     """The input channels of a layer must be the output channels of the one before, and vectors must fit kernels."""
     # JAX would accept kernels with other channels as another network, and fail only when it is applied.
     *size, channels, features = _kernel_shape(argument, variables)
-    shapes: dict[tuple[str, str, str], tuple[int, ...]] = {}
-    for layer, _ in _convolutions():
-        inputs, outputs = channels if layer == "conv1" else features, 1 if layer == "out" else features
-        shapes |= {("params", layer, "kernel"): (*size, inputs, outputs), ("params", layer, "bias"): (outputs,)}
-    for layer, _ in _norms("norm" in variables["params"]):
-        shapes |= {("params", layer, name): (features,) for name, _ in _NORM_PARAMS}
-        shapes |= {("batch_stats", layer, name): (features,) for name, _ in _NORM_STATS}
     arrays = named_arrays(argument, variables)
-    for (collection, layer, name), expected in shapes.items():
-        array = arrays.get(f"{collection}/{layer}/{name}")
-        check_floating(f"{argument}: {layer} {name}", array, f"{expected}")
+    for collection, layer, name in dict.fromkeys(_names("norm" in variables["params"]).values()):
+        inputs, outputs = channels if layer == "conv1" else features, 1 if layer == "out" else features
+        shape = (*size, inputs, outputs) if name == "kernel" else (outputs,)
+        check_floating(f"{argument}: {layer} {name}", arrays.get(f"{collection}/{layer}/{name}"), f"{shape}")
