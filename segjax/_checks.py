@@ -54,12 +54,12 @@ def check_count(name: str, value: int, minimum: int, maximum: int = 2**31 - 1) -
 
 
 def check_positive(
-    name: str, value: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike | None = None
+    name: str, value: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike | None = None, squared: bool = False
 ) -> jax.typing.ArrayLike:
     """Returns `value`, one finite number above 0 or traced; raises TypeError or ValueError naming `name` otherwise.
 
     The number must be finite and above 0 in `dtype` too, by default jax's float dtype: in float32, 1e-50 is 0 and 1e39
-    is infinite.
+    is infinite. With `squared`, its square must not be 0 either.
     """
     info = jnp.finfo(jnp.result_type(float) if dtype is None else dtype)
 
@@ -69,7 +69,9 @@ def check_positive(
         if number > float(info.max):
             return f", which is infinite in {info.dtype}"
         # XLA replaces anything smaller by 0.
-        return f", which is 0 in {info.dtype}" if number < float(info.tiny) else None
+        if number < float(info.tiny):
+            return f", which is 0 in {info.dtype}"
+        return f", whose square is 0 in {info.dtype}" if squared and number < float(info.tiny) ** 0.5 else None
 
     return _check_number(name, value, "a finite number > 0", fault)
 
@@ -78,14 +80,8 @@ def check_sigma(
     name: str, value: jax.typing.ArrayLike, dtype: jax.typing.DTypeLike | None = None
 ) -> jax.typing.ArrayLike:
     """Returns `value`, a Gaussian's sigma: as `check_positive`, and its square must not be 0 in `dtype` either."""
-    info = jnp.finfo(jnp.result_type(float) if dtype is None else dtype)
-
     # A compiled program computes x / sigma / sigma as x / (sigma * sigma), which is 0 / 0 if the square underflows.
-    def fault(number: float) -> str | None:
-        return f", whose square is 0 in {info.dtype}" if number < float(info.tiny) ** 0.5 else None
-
-    check_positive(name, value, dtype)
-    return _check_number(name, value, "a finite number > 0", fault)
+    return check_positive(name, value, dtype, squared=True)
 
 
 def check_share(name: str, value: jax.typing.ArrayLike) -> jax.typing.ArrayLike:
@@ -256,8 +252,8 @@ def check_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def check_model(model: Any) -> Any:
-    """Returns `model`, a Flax Linen module; raises TypeError otherwise."""
+def check_model(model: Any, *attributes: str) -> Any:
+    """Returns `model`, a Linen module with these attributes of `Network`; raises TypeError naming the missing one."""
     # By its methods and not by its class: a wrapper with `init` and `apply` is accepted too.
     if isinstance(model, type) or not all(callable(getattr(model, name, None)) for name in ("init", "apply")):
         raise TypeError(f"model must be a Flax Linen module, such as segjax.SegmentationCNN(), got {describe(model)}")
@@ -266,12 +262,6 @@ def check_model(model: Any) -> Any:
         raise TypeError(
             f"model must have the argument train, as __call__(self, image, train=False), got {describe(model)}"
         )
-    return model
-
-
-def check_network(model: Any, *attributes: str) -> Any:
-    """Returns `model`, a Linen module with these attributes of `Network`; raises TypeError naming the missing one."""
-    check_model(model)
     for name in attributes:
         if not hasattr(model, name):
             line = f"{name} = {_ATTRIBUTES[name]}"
@@ -360,20 +350,14 @@ def is_ready(optimizer: Any) -> bool:
     return hasattr(optimizer, "init") and hasattr(optimizer, "update") and not isinstance(optimizer, type)
 
 
-def check_optimizer(optimizer: Any) -> Any:
+def check_optimizer(optimizer: Any, may_be_ready: bool = True) -> Any:
     """Returns `optimizer`, a function of the learning rate or an optax transformation; raises TypeError otherwise."""
-    if not callable(optimizer) and not is_ready(optimizer):
-        raise TypeError(f"optimizer must be {_FACTORY}, or an optax transformation, got {describe(optimizer)}")
-    return optimizer
-
-
-def check_factory(optimizer: Any) -> Callable[..., Any]:
-    """Returns `optimizer`, a function of the learning rate; raises TypeError otherwise, also for a transformation."""
-    if is_ready(optimizer):
+    if is_ready(optimizer) and not may_be_ready:
         raise TypeError(f"optimizer must be {_FACTORY}: pass the factory, optax.adam, and not optax.adam(1e-3)")
-    if not callable(optimizer):
-        raise TypeError(f"optimizer must be {_FACTORY}, got {describe(optimizer)}")
-    return cast(Callable[..., Any], optimizer)
+    if not callable(optimizer) and not is_ready(optimizer):
+        must = f"{_FACTORY}, or an optax transformation" if may_be_ready else _FACTORY
+        raise TypeError(f"optimizer must be {must}, got {describe(optimizer)}")
+    return optimizer
 
 
 def options_of(function: Any) -> list[str] | None:

@@ -22,7 +22,6 @@ from segjax._checks import (
     check_key,
     check_layout,
     check_model,
-    check_network,
     check_optimizer,
     check_options,
     check_pixels,
@@ -166,7 +165,7 @@ def evaluate(
     (3, 2)
     """
     check_key(key)
-    check_network(model, "batch_statistics")
+    check_model(model, "batch_statistics")
     num_batches = check_count("num_batches", num_batches, minimum=1)
     check_options(evaluate, check_callable("generate", generate), generate_options)
     shapes = batch_shapes(key, generate, generate_options)

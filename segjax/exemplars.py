@@ -11,7 +11,7 @@ The kernel of w is centred; the notebook's is so for images of odd sizes, and sh
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias, cast
+from typing import TypeAlias, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,6 @@ from segjax._checks import check_array, check_count, check_floating, check_key, 
 from segjax.textures import EDGE_SIGMA, Batch, blur, mask_sigma, nan_if_invalid, rescale
 
 Exemplar: TypeAlias = jax.Array | np.ndarray
-
-
-class _Keys(NamedTuple):
-    mask: jax.Array
-    first: jax.Array
-    second: jax.Array
-
-
-class _CropKeys(NamedTuple):
-    row: jax.Array
-    column: jax.Array
-    turn: jax.Array
-    contrast: jax.Array
 
 
 def generate_crops(
@@ -90,11 +77,11 @@ def generate_crops(
     sigma = check_sigma("sigma", mask_sigma(sigma, image_size), dtype)
     _check_range([*materials[0], *materials[1]], contrast)
     # Separate keys: the mask is then the same for all exemplars and contrasts.
-    keys = _Keys(*jax.random.split(key, len(_Keys._fields)))
-    inside = _crops(keys.first, materials[0], batch_size, image_size, contrast)
-    outside = _crops(keys.second, materials[1], batch_size, image_size, contrast)
+    mask_key, first_key, second_key = jax.random.split(key, 3)
+    inside = _crops(first_key, materials[0], batch_size, image_size, contrast)
+    outside = _crops(second_key, materials[1], batch_size, image_size, contrast)
     # Drawn as one axis, as in `textures.generate_data`.
-    noise = jax.random.normal(keys.mask, (inside.size,), inside.dtype).reshape(inside.shape)
+    noise = jax.random.normal(mask_key, (inside.size,), inside.dtype).reshape(inside.shape)
     return nan_if_invalid(mix_crops(blur(noise, sigma) > 0, inside, outside), sigma)
 
 
@@ -117,23 +104,21 @@ def _crops(
     key: jax.Array, exemplars: Sequence[Exemplar], number: int, size: int, contrast: jax.typing.ArrayLike
 ) -> jax.Array:
     """Squares of the exemplars, flipped and turned at random: (number, size, size)."""
-    keys = _CropKeys(*jax.random.split(key, len(_CropKeys._fields)))
+    row_key, column_key, turn_key, contrast_key = jax.random.split(key, 4)
     positions = np.array([exemplar.shape for exemplar in exemplars]) - size + 1
-    index, row_key = jnp.zeros(number, int), keys.row
+    index = jnp.zeros(number, int)
     if len(exemplars) > 1:
-        index_key, row_key = jax.random.split(keys.row)
+        index_key, row_key = jax.random.split(row_key)
         shares = positions.prod(axis=1) / positions.prod(axis=1).sum()
         index = jax.random.choice(index_key, len(exemplars), (number,), p=jnp.asarray(shares, float))
     # The upper end of `randint` is exclusive: the last position still has `size` pixels after it.
     rows = jax.random.randint(row_key, (number,), 0, jnp.asarray(positions[:, 0])[index])
-    columns = jax.random.randint(keys.column, (number,), 0, jnp.asarray(positions[:, 1])[index])
-    turns = jax.random.bernoulli(keys.turn, shape=(number, 3))
+    columns = jax.random.randint(column_key, (number,), 0, jnp.asarray(positions[:, 1])[index])
+    turns = jax.random.bernoulli(turn_key, shape=(number, 3))
     if isinstance(contrast, jax.core.Tracer):
         contrast = jnp.where((contrast >= 0) & (contrast < 1), contrast, jnp.nan)
     canvas, starts, means = _side_by_side(exemplars)
-    factors = 1 + jnp.asarray(contrast, canvas.dtype) * jax.random.uniform(
-        keys.contrast, (number,), canvas.dtype, -1, 1
-    )
+    factors = 1 + jnp.asarray(contrast, canvas.dtype) * jax.random.uniform(contrast_key, (number,), canvas.dtype, -1, 1)
 
     def crop(row: jax.Array, column: jax.Array, turn: jax.Array, factor: jax.Array, mean: jax.Array) -> jax.Array:
         square = lax.dynamic_slice(canvas, (row, column), (size, size))

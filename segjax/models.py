@@ -17,7 +17,7 @@ from segjax._checks import (
     check_flag,
     check_images,
     check_layout,
-    check_network,
+    check_model,
     check_variables,
     describe,
 )
@@ -386,7 +386,7 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     Raises:
         TypeError, ValueError: naming the bad argument, or what does not fit the model.
     """
-    check_network(model, "batch_statistics")
+    check_model(model, "batch_statistics")
     check_variables(variables)
     check_images("image", image)
     check_layout("variables", variables, template_of(model, image), "model and these images", dtypes=False)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from segjax._checks import check_callable, check_count, check_factory, check_positive, check_real, describe
+from segjax._checks import check_callable, check_count, check_optimizer, check_positive, check_real, describe
 from segjax.optimizers import Factory, Rate
 
 # (peak of the learning rate, number of steps) -> (step -> learning rate).
@@ -139,7 +139,7 @@ def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory
     >>> optimizer = segjax.schedules.scheduled(segjax.OPTIMIZERS["adam"], segjax.schedules.cosine, num_steps=5)
     >>> train = segjax.make_train(segjax.SegmentationCNN(), optimizer=optimizer, num_steps=5, image_size=16, sigma=3)
     """
-    check_factory(optimizer)
+    check_optimizer(optimizer, may_be_ready=False)
     check_callable("schedule", schedule)
     num_steps = check_count("num_steps", num_steps, minimum=1)
 

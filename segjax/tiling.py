@@ -15,7 +15,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from segjax._checks import check_array, check_callable, check_count, check_network, check_variables
+from segjax._checks import check_array, check_callable, check_count, check_model, check_variables
 from segjax.models import Variables, predict
 
 # Outliers lie beyond these quantiles by more than this multiple of their difference: training images of Gaussian
@@ -54,7 +54,7 @@ def segment(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_network(model, "standardize")
+    check_model(model, "standardize")
     image = to_training_scale(image, image_size, valid)
     if model.standardize:
         # Once for the picture: the statistics of single tiles would cause steps between them.
@@ -91,7 +91,7 @@ def predict_tiled(
     Raises:
         TypeError, ValueError: naming the argument that is out of range.
     """
-    check_network(model, "margin", "multiple", "batch_statistics")
+    check_model(model, "margin", "multiple", "batch_statistics")
     check_variables(variables)
     if progress is not None:
         check_callable("progress", progress, "done", "all")

@@ -88,12 +88,6 @@ _Options = Mapping[str, jax.typing.ArrayLike]
 _NO_OPTIONS: _Options = MappingProxyType({})
 
 
-# Two keys: the images then do not depend on the number of layers, each of which draws from the first key.
-class _Keys(NamedTuple):
-    init: jax.Array
-    data: jax.Array
-
-
 def create_state(
     key: jax.Array,
     model: nn.Module,
@@ -330,8 +324,9 @@ def _make_run(
     def init(key: jax.Array, learning_rate: Any = None, of_optimizer: _Options = _NO_OPTIONS) -> TrainState:
         if jnp.result_type(float) != dtype:
             raise ValueError(f"jax_enable_x64 must be as when the run was made, for {dtype}, not changed since")
+        init_key, _ = _split(key)
         # Zeros serve as the image, since the initial weights depend on the key alone.
-        variables = _alone(weights, key)(_split(key).init, jnp.zeros(image.shape, image.dtype))
+        variables = _alone(weights, key)(init_key, jnp.zeros(image.shape, image.dtype))
         return start(variables, learning_rate, dict(of_optimizer))
 
     def draw(key: jax.Array, step: jax.Array, of_generate: _Options) -> Batch:
@@ -494,9 +489,10 @@ def _shared_weights(model: nn.Module, attributes: str) -> Callable[[jax.Array, j
     return jax.jit(partial(_weights, model))
 
 
-def _split(key: jax.Array) -> _Keys:
+def _split(key: jax.Array) -> jax.Array:
+    """The keys of the weights and of the data: the images then do not depend on the number of layers."""
     # Cloned, since runs are paired by their key on purpose: `jax_debug_key_reuse` would refuse the second.
-    return _Keys(*_alone(lambda key: jax.random.split(key), key)(jax.random.clone(key)))
+    return _alone(lambda key: jax.random.split(key), key)(jax.random.clone(key))
 
 
 def _alone(function: Callable[..., Any], key: jax.Array) -> Callable[..., Any]:

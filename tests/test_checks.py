@@ -196,13 +196,13 @@ def test_a_model_is_told_by_its_methods():
 
 def test_a_network_has_the_attributes_that_are_asked_for():
     model = Told()
-    assert checks.check_network(model) is checks.check_network(model, "margin") is model
+    assert checks.check_model(model) is checks.check_model(model, "margin") is model
     with pytest.raises(
         TypeError, match=r"model must have the attribute multiple, which segjax\.models\.Network describes"
     ):
-        checks.check_network(model, "margin", "multiple")
+        checks.check_model(model, "margin", "multiple")
     with pytest.raises(TypeError, match="model must be a Flax Linen module"):
-        checks.check_network(None, "margin")
+        checks.check_model(None, "margin")
 
 
 def test_variables_are_a_dict_of_dicts_with_params():
@@ -264,15 +264,15 @@ def test_an_optimizer_is_a_factory_or_a_transformation():
     for optimizer in (optax.adam, *ready):
         assert checks.check_optimizer(optimizer) is optimizer
         assert checks.is_ready(optimizer) == (optimizer is not optax.adam)
-    assert checks.check_factory(optax.adam) is optax.adam
+    assert checks.check_optimizer(optax.adam, may_be_ready=False) is optax.adam
     assert not checks.is_ready(Transformation)
     for optimizer in ready:
         with pytest.raises(TypeError, match=r"pass the factory, optax.adam, and not optax.adam\(1e-3\)"):
-            checks.check_factory(optimizer)
+            checks.check_optimizer(optimizer, may_be_ready=False)
     with pytest.raises(TypeError, match=r"\['adam'\] or optax.adam, or an optax transformation, got 'adam'"):
         checks.check_optimizer("adam")
     with pytest.raises(TypeError, match=r"such as segjax.OPTIMIZERS\['adam'\] or optax.adam, got 'adam'"):
-        checks.check_factory("adam")
+        checks.check_optimizer("adam", may_be_ready=False)
 
 
 def test_options_of_a_function_are_those_after_its_first_argument():
