@@ -23,33 +23,30 @@ A picture that cannot be read is reported by one line on the terminal and in the
 and the exit code is 1. Takes half a second per million pixels on 2 CPU cores.
 """
 
-import hashlib
-import io
 import itertools
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
 from rich.progress import TaskID
 from tyro.conf import Positional, arg
 
-from experiments.lab import question, stops
-from experiments.lab.folder import Folder
+from experiments.lab import question
 from experiments.lab.names import printable
 from experiments.lab.options import Command
 from experiments.lab.provenance import digest
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
-from experiments.pictures import areas, novelty, photographs, saved_models
+from experiments.pictures import album, areas, novelty, photographs, saved_models
+from experiments.pictures.album import Segmented, Source
 from experiments.pictures.novelty import Reference, Strange
-from experiments.pictures.photographs import Box, Choice, MachineError, Picture, Texts
+from experiments.pictures.photographs import Box, Choice, Picture, Texts
 from experiments.pictures.samples import in_8_bits
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
@@ -60,12 +57,14 @@ from segjax.plotting import Figure
 SMALLEST = 16
 # Pictures in the report, and their longest side there in pixels.
 MAX_PREVIEWS, PREVIEW_SIDE = 12, 400
-# Bytes that file systems allow for a name, minus what is added to a picture's name while its longest file is written.
-MAX_NAME_BYTES = 255 - len("..tmp") - len("-probability.png")
 # A picture with a larger share of outliers gets a warning.
 MANY_OUTLIERS = 1e-4
-# Prefix of the names of the notes; each picture has one note.
-NOTE = "picture-"
+# A value of --probability -> the file's ending, and what encodes it.
+PROBABILITY_FILES = {
+    "png": {"-probability.png": photographs.probability_png},
+    "npy": {"-probability.npy": photographs.npy},
+    "none": {},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +98,18 @@ class Options(Command):
         return photographs.find(list(self.images))
 
     @cached_property
-    def pictures(self) -> list["Source"]:
+    def pictures(self) -> list[Source]:
         """The pictures of these files that are to be segmented."""
-        page, channel = self.page, self.channel
-        if page != "all":
-            return [Source(path, page, channel) for path in self.paths]
-        numbers = [(path, photographs.count_pages(path)) for path in self.paths]
-        return [Source(path, 1 + index, channel) for path, number in numbers for index in range(number)]
+        return [
+            Source(path, page, self.channel)
+            for path in self.paths
+            for page in (range(1, 1 + photographs.count_pages(path)) if self.page == "all" else [self.page])
+        ]
+
+    @property
+    def endings(self) -> list[str]:
+        """The ends of the names of a picture's files."""
+        return ["-mask.png", "-overlay.png", *PROBABILITY_FILES[self.probability]]
 
     @cached_property
     def boxes(self) -> list[Box]:
@@ -130,49 +134,6 @@ class Options(Command):
 
 # No presets: MODEL and IMAGE are required, and all other options have defaults.
 PRESETS: dict[str, Options] = {}
-
-
-class Source(NamedTuple):
-    """A picture of a file: the only one, or a page or a channel."""
-
-    path: Path
-    page: int | None = None
-    channel: int | None = None
-
-    @property
-    def note(self) -> str:
-        """The name of its note: the same for all paths that lead to its file."""
-        chosen = f"\0{self.page}\0{self.channel}" if self.page or self.channel else ""
-        content = os.fsencode(os.path.realpath(self.path) + chosen)
-        return NOTE + hashlib.sha256(content).hexdigest()[:16]
-
-    def labels(self) -> Iterator[str]:
-        """Possible labels: the file without the ending; with the ending; and then with numbers."""
-        chosen = "" if self.page is None else f"-page{self.page:03}"
-        chosen += "" if self.channel is None else f"-channel{self.channel}"
-        yield from (self.path.stem + chosen, self.path.name + chosen)
-        yield from (f"{self.path.name}{chosen}-{number}" for number in itertools.count(2))
-
-
-class Segmented(NamedTuple):
-    """A segmented picture, as its note holds it.
-
-    Attributes:
-        number: orders the pictures in time.
-        digest: SHA-256 of the picture's file.
-        name: prefix of the names of its files.
-        row: in the table, runs.csv and results.json.
-        previews: for the report, at most PREVIEW_SIDE pixels per side: `picture` and `overlay` (height, width, 3) in 8
-            bits, `probability` (height, width). Empty if the report has no room.
-        warnings: sentences.
-    """
-
-    number: int
-    digest: str
-    name: str
-    row: Mapping[str, Any]
-    previews: Mapping[str, np.ndarray]
-    warnings: Sequence[str] = ()
 
 
 def answer(options: Options, lab: Lab) -> Report:
@@ -200,81 +161,51 @@ def answer(options: Options, lab: Lab) -> Report:
             *left_out(options),
             *(text for each in pictures for text in each.warnings),
         ],
-        written=[name for picture in pictures for name in files(options, picture.name)],
+        written=[picture.name + ending for picture in pictures for ending in options.endings],
         failures=failures,
     )
 
 
 def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[Segmented], list[dict[str, str]]]:
     """Segments the new pictures; returns all pictures of the folder, and the path and error of each that is refused."""
-    notes, digests = read_notes(lab.folder), lab.folder.identity["inputs"]
-    segmented, refused = complete(options, lab.folder, notes), []
-    check_unchanged(options, segmented, digests)
-    named = {source.note for source in options.pictures}
-    dropped = {picture.name for note, picture in notes.items() if note not in named}
-    for name in sorted(dropped - {picture.name for picture in segmented.values()}):
-        lab.say(f"{printable(name)} is left out, since a file of it is gone: name its picture again to have it back.")
-    new = [source for source in options.pictures if source.note not in segmented]
-    reference = saved_models.reference(network) if new else None
-    with lab.progress() as progress:
-        bar = progress.add_task("", total=len(new))
-        for number, source in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
-            path = source.path
-            tiles = progress.add_task(printable(path.name), total=None)
-
-            def count_tiles(done: int, total: int, task: TaskID = tiles) -> None:
-                progress.update(task, completed=done, total=total)
-
-            taken = {picture.name for picture in segmented.values()}
-            label = next(label for label in source.labels() if file_prefix(label) not in taken)
-            try:
-                with photographs.machine_errors(path):
-                    picture, contents = segment(source, label, options, network, reference, count_tiles)
-                if digest(path) != digests[str(path)]:
-                    raise ValueError(f"{path} has changed since it was named")
-            except (ValueError, MachineError) as error:
-                again = "; the same command tries it again" if isinstance(error, MachineError) else ""
-                refused.append({"image": str(path), "error": f"{error}{again}"})
-            else:
-                picture = picture._replace(number=number, digest=digests[str(path)])
-                if sum(bool(other.previews) for other in segmented.values()) >= MAX_PREVIEWS:
-                    picture = picture._replace(previews={})
-                write(options, lab.folder, source.note, picture, contents)
-                segmented[source.note] = picture
-            progress.remove_task(tiles)
-            progress.advance(bar)
-    return list(segmented.values()), refused
-
-
-def read_notes(folder: Folder) -> dict[str, Segmented]:
-    """Name of the note -> picture, ordered by number."""
-    notes = {}
-    for name in folder.notes(NOTE):
-        if note := folder.read_note(name):
-            arrays, metadata = note
-            notes[name] = Segmented(previews=arrays, **{**metadata, "row": dict(metadata["row"])})
-    return dict(sorted(notes.items(), key=lambda note: note[1].number))
-
-
-def complete(options: Options, folder: Folder, notes: Mapping[str, Segmented]) -> dict[str, Segmented]:
-    """The notes of pictures whose files all exist. If two pictures have one name, the files are the later one's."""
-    last = {picture.name: name for name, picture in notes.items()}
-    return {
-        name: picture
-        for name, picture in notes.items()
-        if last[picture.name] == name and all((folder.path / file).exists() for file in files(options, picture.name))
-    }
-
-
-def check_unchanged(options: Options, segmented: Mapping[str, Segmented], digests: Mapping[str, str]) -> None:
-    """Raises a UsageError if a picture has changed since the folder got its results."""
-    for source in options.pictures:
-        picture = segmented.get(source.note)
-        if picture and picture.digest != digests[str(source.path)]:
+    notes, digests = album.read(lab.folder), lab.folder.identity["inputs"]
+    segmented, refused = album.complete(lab.folder, notes, options.endings), []
+    sources = {source.note: source for source in options.pictures}
+    for note, source in sources.items():
+        if note in segmented and segmented[note].digest != digests[str(source.path)]:
             raise UsageError(
                 f"--out {options.out} holds the results for other contents of {source.path}; give it another name, "
                 "name another folder, or pass --overwrite"
             )
+    lost = {picture.name for note, picture in notes.items() if note not in sources}
+    for name in sorted(lost - {picture.name for picture in segmented.values()}):
+        lab.say(f"{printable(name)} is left out, since a file of it is gone: name its picture again to have it back.")
+    new = [source for note, source in sources.items() if note not in segmented]
+    reference = saved_models.reference(network) if new else None
+    with lab.progress() as progress:
+
+        def count(task: TaskID, done: int, total: int) -> None:
+            progress.update(task, completed=done, total=total)
+
+        bar = progress.add_task("", total=len(new))
+        for number, source in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
+            task = progress.add_task(printable(source.path.name), total=None)
+            label = source.label({picture.name for picture in segmented.values()})
+            try:
+                with photographs.machine_errors(source.path):
+                    picture, contents = segment(source, label, options, network, reference, partial(count, task))
+                if digest(source.path) != digests[str(source.path)]:
+                    raise ValueError(f"{source.path} has changed since it was named")
+            except ValueError as error:
+                refused.append({"image": str(source.path), "error": str(error)})
+            else:
+                has_room = sum(bool(other.previews) for other in segmented.values()) < MAX_PREVIEWS
+                picture = picture._replace(number=number, digest=digests[str(source.path)])
+                segmented[source.note] = picture if has_room else picture._replace(previews={})
+                album.write(lab.folder, source.note, segmented[source.note], contents)
+            progress.remove_task(task)
+            progress.advance(bar)
+    return list(segmented.values()), refused
 
 
 def segment(
@@ -284,8 +215,8 @@ def segment(
     network: SavedModel,
     reference: Reference | None,
     progress: Callable[[int, int], None],
-) -> tuple[Segmented, list[bytes]]:
-    """A picture, segmented, without its number and digest; and the content of each of its `files`.
+) -> tuple[Segmented, dict[str, bytes]]:
+    """A picture, segmented, without its number and digest; and its files, ending -> content.
 
     Args:
         reference: of the training images; None if it is unknown.
@@ -293,11 +224,11 @@ def segment(
 
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
-        MachineError: if memory or file handles are exhausted.
     """
     choice = Choice(options.max_megapixels, SMALLEST, source.page, source.channel)
     picture = photographs.read(source.path, choice, PREVIEW_SIDE)
-    grey, valid = -picture.grey if options.invert else picture.grey, without(source.path, picture, options.boxes)
+    grey = -picture.grey if options.invert else picture.grey
+    valid, outside = without(source, label, picture, options.boxes)
     model, variables, image_size = network.model, network.variables, network.image_size
     probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress, valid)
     if not np.isfinite(probability if valid is None else probability[valid]).all():
@@ -316,70 +247,30 @@ def segment(
     previews = {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
     if picture.preview is not None and not options.invert:
         previews["picture"] = picture.preview
-    contents = [photographs.mask_png(probability), photographs.png(overlay), *encoded(probability, options.probability)]
-    warnings = [*picture.warnings, *bars, *boxes_outside(row["name"], grey, options.boxes)]
-    return Segmented(0, "", file_prefix(label), row, previews, warnings), contents
+    contents = {"-mask.png": photographs.mask_png(probability), "-overlay.png": photographs.png(overlay)}
+    contents |= {ending: encode(probability) for ending, encode in PROBABILITY_FILES[options.probability].items()}
+    warnings = [*picture.warnings, *bars, *outside]
+    return Segmented(0, "", album.file_prefix(label), row, previews, warnings), contents
 
 
-def encoded(probability: np.ndarray, kind: str) -> list[bytes]:
-    """The content of the file of probabilities, if there is to be one."""
-    if kind == "png":
-        return [photographs.probability_png(probability)]
-    buffer = io.BytesIO()
-    np.save(buffer, probability)
-    return [buffer.getvalue()] if kind == "npy" else []
-
-
-def boxes_outside(name: str, grey: np.ndarray, boxes: Sequence[Box]) -> list[str]:
-    """A warning for each box that has no pixel of the picture."""
-    height, width = grey.shape
-    return [
-        f"{name} has {width} x {height} pixels: the --ignore-box {box} lies outside of them."
-        for box in boxes
-        if not grey[box.rows, box.columns].size
-    ]
-
-
-def without(path: Path, picture: Picture, boxes: Sequence[Box]) -> np.ndarray | None:
-    """The pixels of a picture that have data and lie in no box, (height, width) of bool; None if all do.
+def without(source: Source, label: str, picture: Picture, boxes: Sequence[Box]) -> tuple[np.ndarray | None, list[str]]:
+    """The pixels of a picture that have data and lie in no box, (height, width) of bool, None if all do; and warnings.
 
     Raises:
         ValueError: if there are none.
     """
-    if not boxes:
-        return picture.valid
-    valid = np.ones(picture.grey.shape, bool) if picture.valid is None else picture.valid.copy()
-    for box in boxes:
-        valid[box.rows, box.columns] = False
-    if not valid.any():
-        raise ValueError(f"{path}: --ignore-box leaves no pixel")
-    return valid
-
-
-def files(options: Options, name: str) -> list[str]:
-    """The names of a picture's files; `name` is their prefix."""
-    endings = ["mask.png", "overlay.png"] + [f"probability.{options.probability}"] * (options.probability != "none")
-    return [f"{name}-{ending}" for ending in endings]
-
-
-def write(options: Options, folder: Folder, note: str, picture: Segmented, contents: Sequence[bytes]) -> None:
-    """Writes the files of a picture and its note; a signal in between is deferred."""
-    metadata = picture._asdict()
-    # A file of safetensors sorts the keys of its metadata, but not a list.
-    arrays, metadata["row"] = metadata.pop("previews"), list(picture.row.items())
-    with stops.deferred():
-        for name, content in zip(files(options, picture.name), contents, strict=True):
-            folder.write(name, content)
-        folder.write_note(note, arrays, metadata)
-
-
-def file_prefix(label: str) -> str:
-    """The prefix of the names of a picture's files: its label, cut if it is too long."""
-    encoded = os.fsencode(label)
-    if len(encoded) <= MAX_NAME_BYTES:
-        return label
-    # Half a character at the cut is dropped; the digest distinguishes labels that differ beyond it.
-    return f"{encoded[: MAX_NAME_BYTES - 9].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:8]}"
+    (height, width), valid, warnings = picture.grey.shape, picture.valid, []
+    if boxes:
+        valid = np.ones((height, width), bool) if valid is None else valid.copy()
+        for box in boxes:
+            inside = valid[box.rows, box.columns]
+            inside[...] = False
+            if not inside.size:
+                pixels = f"{printable(label)} has {width} x {height} pixels"
+                warnings.append(f"{pixels}: the --ignore-box {box} lies outside of them.")
+        if not valid.any():
+            raise ValueError(f"{source.path}: --ignore-box leaves no pixel")
+    return valid, warnings
 
 
 def describe(
@@ -398,9 +289,8 @@ def describe(
     row |= {"left_out_pixels": probability.size - total}
     row |= {f"{part}_share": float(count) / total for part, count in counts.items()}
     row |= {f"{part}_square_um": pixel_area and float(counts[part]) * pixel_area for part in ("first", "second")}
-    if strange is None:
-        return {**row, "strange_share": None, "distance": None, "negative": None}
-    return {**row, "strange_share": strange.share, "distance": strange.distance, "negative": strange.negative}
+    strange_share, _, distance, negative = strange or (None,) * 4
+    return {**row, "strange_share": strange_share, "distance": distance, "negative": negative}
 
 
 def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, str]], network: SavedModel) -> list[str]:

@@ -42,10 +42,6 @@ _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 Texts: TypeAlias = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
-class MachineError(Exception):
-    """The machine lacks memory or file handles, which says nothing about the picture; the message is one line."""
-
-
 class Choice(NamedTuple):
     """What is read of a file.
 
@@ -124,9 +120,8 @@ def read(path: Path, choice: Choice, side: int = 1) -> Picture:
     Raises:
         ValueError: with the reason in one sentence: not such a picture, truncated, a stack of which no page is chosen,
             partly transparent, not finite, of a layout that no library here reads right, too small or too large.
-        MachineError: if memory or file handles are exhausted.
     """
-    with machine_errors(path), _readable(path) as file:
+    with _readable(path) as file:
         page = _opened(path, file, choice)
         # This is in the header: a file that would fill the memory is refused before it is unpacked.
         _check_size(page, choice)
@@ -147,7 +142,7 @@ def read(path: Path, choice: Choice, side: int = 1) -> Picture:
 def count_pages(path: Path) -> int:
     """The number of pages that `Choice.page` counts; 1 for a file that cannot be read."""
     try:
-        with machine_errors(path), _readable(path) as file:
+        with _readable(path) as file:
             return tiff.count_pages(file) if _is_tiff(file) else 1
     except ValueError:
         return 1
@@ -155,20 +150,21 @@ def count_pages(path: Path) -> int:
 
 @contextlib.contextmanager
 def machine_errors(path: Path) -> Iterator[None]:
-    """Turns exhausted memory, also of jax's device, and exhausted file handles into a MachineError."""
+    """Turns exhausted memory, also of jax's device, and exhausted file handles into a ValueError of one sentence."""
+    again = "; the same command tries it again"
     try:
         yield
     except MemoryError as error:
-        raise MachineError(f"{path} takes more memory than there is") from error
+        raise ValueError(f"{path} takes more memory than there is{again}") from error
     except OSError as error:
         if error.errno not in _OF_THE_MACHINE:
             raise
-        raise MachineError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}{again}") from error
     except jax.errors.JaxRuntimeError as error:
         # jax gives the code of XLA's status as the beginning of the message alone.
         if not str(error).startswith("RESOURCE_EXHAUSTED"):
             raise
-        raise MachineError(f"{path} takes more memory than the device has; try a smaller --tile-size") from error
+        raise ValueError(f"{path} takes more memory than the device has; try a smaller --tile-size{again}") from error
 
 
 def find(paths: list[Path]) -> list[Path]:
@@ -224,6 +220,12 @@ def probability_png(probability: np.ndarray) -> bytes:
     """Probabilities (height, width) in 16 bits: 65535 means certainly the first texture; NaN is 32768."""
     known = np.nan_to_num(probability, nan=0.5)
     return png(Image.fromarray(np.round(known * np.float32(65535)).astype(np.uint16)))
+
+
+def npy(probability: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, probability)
+    return buffer.getvalue()
 
 
 def overlay(grey: np.ndarray, probability: np.ndarray) -> Image.Image:
