@@ -15,6 +15,7 @@ fine detail, without which the accuracy is at chance, and most single channels t
 cores, half of it for the training.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,10 +108,8 @@ def answer(options: Options, lab: Lab) -> Report:
     maps = layers.feature_maps(model, variables, batch.image)
     removals = remove_each(model, variables, texture, maps, lab)
     figures = {f"kernels_{layer}": Drawing(f"Kernels of {layer}", kernels(layer, variables)) for layer in maps}
-    figures |= {
-        f"features_{layer}": Drawing(f"Feature maps of {layer}", features(layer, array, batch))
-        for layer, array in maps.items()
-    }
+    for layer, array in maps.items():
+        figures[f"features_{layer}"] = Drawing(f"Feature maps of {layer}", features(layer, array, batch))
     figures["removal"] = Drawing("Accuracy without each layer", removal_figure(removals))
     rows = [removal._asdict() for removal in removals]
     return Report(
@@ -142,8 +141,8 @@ def remove_each(
     ]
     parts: list[tuple[str, int | None]] = []
     for layer, array in maps.items():
-        channels = range(array.shape[-1]) if array.shape[-1] > 1 else ()
-        parts += [(layer, None), *((layer, channel) for channel in channels)]
+        num_channels = array.shape[-1]
+        parts += [(layer, None), *((layer, channel) for channel in range(num_channels) if num_channels > 1)]
     with lab.progress() as progress:
         for layer, channel in progress.track(parts, description="removing each layer and channel"):
             change = layers.average if channel is None else layers.average_channel(channel)
@@ -201,24 +200,13 @@ def features(layer: str, maps: jax.Array, batch: segjax.Batch) -> Figure:
     return plotting.pictures(plotting.in_rows(cells, 6), title, size=1.6)
 
 
-def by_layer(removals: Sequence[Removal]) -> dict[str, tuple[list[Removal], list[Removal]]]:
-    """layer -> the removals of the whole layer, and those of its channels."""
-    groups: dict[str, tuple[list[Removal], list[Removal]]] = {}
-    for removal in removals:
-        whole, channels = groups.setdefault(removal.layer, ([], []))
-        (whole if removal.channel is None else channels).append(removal)
-    return groups
-
-
 def removal_figure(removals: Sequence[Removal]) -> Figure:
     """Accuracy without each layer; the channels of a layer share one bar, with their range."""
     bars: dict[str, list[float]] = {}
-    for layer, (whole, channels) in by_layer(removals).items():
-        bars |= {
-            f"{layer or removal.removed} {'averaged' if layer else 'removed'}": [removal.accuracy] for removal in whole
-        }
-        if channels:
-            bars[f"{layer}, one channel averaged"] = [removal.accuracy for removal in channels]
+    for removal in removals:
+        name = f"{removal.layer} averaged" if removal.layer else f"{removal.removed} removed"
+        name = name if removal.channel is None else f"{removal.layer}, one channel averaged"
+        bars.setdefault(name, []).append(removal.accuracy)
     return plotting.bars(
         {name: np.array(values) for name, values in bars.items()},
         "held-out accuracy, as a share of the pixels (of single channels: median and range)",
@@ -230,8 +218,10 @@ def removal_figure(removals: Sequence[Removal]) -> Figure:
 def table(removals: Sequence[Removal]) -> Table:
     """Whole layers, and the channel of each that matters most."""
     chosen: list[Removal] = []
-    for whole, channels in by_layer(removals).values():
-        chosen += [*whole, *sorted(channels, key=lambda removal: removal.accuracy)[:1]]
+    # The channels of a layer follow it.
+    for is_channel, group in itertools.groupby(removals, lambda removal: removal.channel is not None):
+        parts = list(group)
+        chosen += [min(parts, key=lambda part: part.accuracy)] if is_channel else parts
     cells = [[row.layer or "all", row.label, f"{row.accuracy:.4f}", f"{row.loss_of_accuracy:.4f}"] for row in chosen]
     note = (
         "Averaged: its mean over the image in its place. Everything removed: one answer for all pixels. For each layer "

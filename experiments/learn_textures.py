@@ -41,7 +41,7 @@ from experiments.lab.programs import HELD_OUT_KEY
 from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report
 from experiments.pictures import areas, novelty, photographs, saved_models, views
-from experiments.pictures.photographs import Box, Choice, Picture, Texts
+from experiments.pictures.photographs import Box, Picture, Source, Texts
 from experiments.pictures.samples import in_8_bits
 from experiments.timed import clock
 from experiments.timed.clock import Timed
@@ -152,8 +152,10 @@ class Options(Command):
         """Each file, which is read once."""
         whole = {region.path for region in self.all_regions if region.box is None}
         smallest = {path: self.crops.image_size if path in whole else SMALLEST_CROP for path in self.inputs()}
-        choices = {path: Choice(self.max_megapixels, size, self.page, self.channel) for path, size in smallest.items()}
-        return {path: photographs.read(path, choice) for path, choice in choices.items()}
+        return {
+            path: photographs.read(Source(path, self.page, self.channel), self.max_megapixels, size)
+            for path, size in smallest.items()
+        }
 
     @cached_property
     def fitting(self) -> Crops:

@@ -44,9 +44,9 @@ from experiments.lab.question import Lab
 from experiments.lab.report import Drawing, Report, Table
 from experiments.lab.stops import UsageError
 from experiments.pictures import album, areas, novelty, photographs, saved_models
-from experiments.pictures.album import Segmented, Source
+from experiments.pictures.album import Segmented
 from experiments.pictures.novelty import Reference, Strange
-from experiments.pictures.photographs import Box, Choice, Picture, Texts
+from experiments.pictures.photographs import Box, Picture, Source, Texts
 from experiments.pictures.samples import in_8_bits
 from experiments.pictures.saved_models import SavedModel
 from segjax import plotting, tiling
@@ -170,7 +170,7 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     """Segments the new pictures; returns all pictures of the folder, and the path and error of each that is refused."""
     notes, digests = album.read(lab.folder), lab.folder.identity["inputs"]
     segmented, refused = album.complete(lab.folder, notes, options.endings), []
-    sources = {source.note: source for source in options.pictures}
+    sources = {album.note_of(source): source for source in options.pictures}
     for note, source in sources.items():
         if note in segmented and segmented[note].digest != digests[str(source.path)]:
             raise UsageError(
@@ -180,7 +180,8 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     lost = {picture.name for note, picture in notes.items() if note not in sources}
     for name in sorted(lost - {picture.name for picture in segmented.values()}):
         lab.say(f"{printable(name)} is left out, since a file of it is gone: name its picture again to have it back.")
-    new = [source for note, source in sources.items() if note not in segmented]
+    new = {note: source for note, source in sources.items() if note not in segmented}
+    last = max((picture.number for picture in notes.values()), default=0)
     reference = saved_models.reference(network) if new else None
     with lab.progress() as progress:
 
@@ -188,9 +189,9 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
             progress.update(task, completed=done, total=total)
 
         bar = progress.add_task("", total=len(new))
-        for number, source in enumerate(new, start=1 + max((note.number for note in notes.values()), default=0)):
+        for number, (note, source) in enumerate(new.items(), start=last + 1):
             task = progress.add_task(printable(source.path.name), total=None)
-            label = source.label({picture.name for picture in segmented.values()})
+            label = album.label_of(source, {picture.name for picture in segmented.values()})
             try:
                 with photographs.machine_errors(source.path):
                     picture, contents = segment(source, label, options, network, reference, partial(count, task))
@@ -201,8 +202,8 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
             else:
                 has_room = sum(bool(other.previews) for other in segmented.values()) < MAX_PREVIEWS
                 picture = picture._replace(number=number, digest=digests[str(source.path)])
-                segmented[source.note] = picture if has_room else picture._replace(previews={})
-                album.write(lab.folder, source.note, segmented[source.note], contents)
+                segmented[note] = picture if has_room else picture._replace(previews={})
+                album.write(lab.folder, note, segmented[note], contents)
             progress.remove_task(task)
             progress.advance(bar)
     return list(segmented.values()), refused
@@ -225,8 +226,7 @@ def segment(
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
     """
-    choice = Choice(options.max_megapixels, SMALLEST, source.page, source.channel)
-    picture = photographs.read(source.path, choice, PREVIEW_SIDE)
+    picture = photographs.read(source, options.max_megapixels, SMALLEST, PREVIEW_SIDE)
     grey = -picture.grey if options.invert else picture.grey
     valid, outside = without(source, label, picture, options.boxes)
     model, variables, image_size = network.model, network.variables, network.image_size

@@ -7,41 +7,18 @@ import hashlib
 import itertools
 import os
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.lab import stops
 from experiments.lab.folder import Folder
+from experiments.pictures.photographs import Source
 
 # Bytes that file systems allow for a name, minus what is added to a picture's name while its longest file is written.
 _MAX_NAME_BYTES = 255 - len("..tmp") - len("-probability.png")
 # Prefix of the names of the notes.
 _NOTE = "picture-"
-
-
-class Source(NamedTuple):
-    """A picture of a file: the only one, or a page or a channel."""
-
-    path: Path
-    page: int | None = None
-    channel: int | None = None
-
-    @property
-    def note(self) -> str:
-        """The name of its note: the same for all paths that lead to its file."""
-        chosen = f"\0{self.page}\0{self.channel}" if self.page or self.channel else ""
-        content = os.fsencode(os.path.realpath(self.path) + chosen)
-        return _NOTE + hashlib.sha256(content).hexdigest()[:16]
-
-    def label(self, taken: Collection[str]) -> str:
-        """The first whose prefix is not taken: the file without its ending; with it; and then with numbers."""
-        chosen = "" if self.page is None else f"-page{self.page:03}"
-        chosen += "" if self.channel is None else f"-channel{self.channel}"
-        numbered = (f"{self.path.name}{chosen}-{number}" for number in itertools.count(2))
-        labels = itertools.chain((self.path.stem + chosen, self.path.name + chosen), numbered)
-        return next(label for label in labels if file_prefix(label) not in taken)
 
 
 class Segmented(NamedTuple):
@@ -63,6 +40,22 @@ class Segmented(NamedTuple):
     row: Mapping[str, Any]
     previews: Mapping[str, np.ndarray]
     warnings: Sequence[str] = ()
+
+
+def note_of(source: Source) -> str:
+    """The name of a picture's note: the same for all paths that lead to its file."""
+    chosen = f"\0{source.page}\0{source.channel}" if source.page or source.channel else ""
+    content = os.fsencode(os.path.realpath(source.path) + chosen)
+    return _NOTE + hashlib.sha256(content).hexdigest()[:16]
+
+
+def label_of(source: Source, taken: Collection[str]) -> str:
+    """The first label whose prefix is not taken: the file without its ending; with it; and then with numbers."""
+    chosen = "" if source.page is None else f"-page{source.page:03}"
+    chosen += "" if source.channel is None else f"-channel{source.channel}"
+    name = source.path.name + chosen
+    labels = itertools.chain((source.path.stem + chosen, name), (f"{name}-{number}" for number in itertools.count(2)))
+    return next(label for label in labels if file_prefix(label) not in taken)
 
 
 def read(folder: Folder) -> dict[str, Segmented]:

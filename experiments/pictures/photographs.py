@@ -42,18 +42,10 @@ _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 Texts: TypeAlias = Annotated[tuple[tuple[str, ...], ...], UseAppendAction]
 
 
-class Choice(NamedTuple):
-    """What is read of a file.
+class Source(NamedTuple):
+    """A picture of a file: the only one, or a page of a stack or a channel of several, both counted from 1."""
 
-    Attributes:
-        max_megapixels: more are refused before they are unpacked, in millions.
-        smallest: fewest pixels per side.
-        page: of a stack, counted from 1; None for the only one.
-        channel: counted from 1; None for the only one, or all colours.
-    """
-
-    max_megapixels: float
-    smallest: int
+    path: Path
     page: int | None = None
     channel: int | None = None
 
@@ -111,25 +103,27 @@ class Box(NamedTuple):
         return slice(self.x, self.x + self.width)
 
 
-def read(path: Path, choice: Choice, side: int = 1) -> Picture:
+def read(source: Source, max_megapixels: float, smallest: int, side: int = 1) -> Picture:
     """Reads a picture in PNG, JPEG or TIFF.
 
     Args:
+        max_megapixels: more are refused before they are unpacked, in millions.
+        smallest: fewest pixels per side.
         side: longest side of the preview, in pixels.
 
     Raises:
         ValueError: with the reason in one sentence: not such a picture, truncated, a stack of which no page is chosen,
             partly transparent, not finite, of a layout that no library here reads right, too small or too large.
     """
-    with _readable(path) as file:
-        page = _opened(path, file, choice)
+    with _readable(source.path) as file:
+        page = _opened(file, source)
         # This is in the header: a file that would fill the memory is refused before it is unpacked.
-        _check_size(page, choice)
+        _check_size(page, max_megapixels, smallest)
         samples, channel = page.load(), page.channel
         grey, valid = samples.grey(channel), samples.valid(channel)
         _check_numbers(grey if valid is None else grey[valid])
         warning = (
-            f"The colours of {path} hardly correlate: it may be three pictures, of which --channel chooses one."
+            f"The colours of {source.path} hardly correlate: it may be three pictures, of which --channel chooses one."
             if samples.colours and channel is None and samples.correlation() < _LEAST_CORRELATION
             else ""
         )
@@ -140,7 +134,7 @@ def read(path: Path, choice: Choice, side: int = 1) -> Picture:
 
 
 def count_pages(path: Path) -> int:
-    """The number of pages that `Choice.page` counts; 1 for a file that cannot be read."""
+    """The number of pages that `Source.page` counts; 1 for a file that cannot be read."""
     try:
         with _readable(path) as file:
             return tiff.count_pages(file) if _is_tiff(file) else 1
@@ -253,18 +247,18 @@ def png(picture: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _opened(path: Path, file: BinaryIO, choice: Choice) -> Page:
-    """The page of a file that is chosen, not yet unpacked."""
+def _opened(file: BinaryIO, source: Source) -> Page:
+    """The picture of a file, not yet unpacked."""
     if _is_tiff(file):
-        return tiff.open_page(file, path, choice.page, choice.channel)
+        return tiff.open_page(file, *source)
     picture = Image.open(file, formats=("PNG", "JPEG"))
     # The second picture of an MPO, a camera's JPEG, is a small copy of the first.
     number = 1 if picture.format == "MPO" else getattr(picture, "n_frames", 1)
     if number > 1:
         raise UnreadableError(f"is animated: it holds {number} pictures, not one")
-    if choice.page not in (None, 1):
-        raise UnreadableError(f"has 1 page, and no page {choice.page}")
-    return Page(*picture.size, lambda: by_pillow(file), choice.channel)
+    if source.page not in (None, 1):
+        raise UnreadableError(f"has 1 page, and no page {source.page}")
+    return Page(*picture.size, lambda: by_pillow(file), source.channel)
 
 
 def _is_tiff(file: BinaryIO) -> bool:
@@ -273,12 +267,12 @@ def _is_tiff(file: BinaryIO) -> bool:
     return begin in _TIFF
 
 
-def _check_size(page: Page, choice: Choice) -> None:
+def _check_size(page: Page, max_megapixels: float, smallest: int) -> None:
     pixels = f"has {page.width} x {page.height} pixels"
-    if min(page.width, page.height) < choice.smallest:
-        raise UnreadableError(f"{pixels}; both sides must have at least {choice.smallest}")
-    if page.width * page.height > choice.max_megapixels * 1e6:
-        raise UnreadableError(f"{pixels}, more than the {choice.max_megapixels:g} million of --max-megapixels")
+    if min(page.width, page.height) < smallest:
+        raise UnreadableError(f"{pixels}; both sides must have at least {smallest}")
+    if page.width * page.height > max_megapixels * 1e6:
+        raise UnreadableError(f"{pixels}, more than the {max_megapixels:g} million of --max-megapixels")
 
 
 def _check_numbers(grey: np.ndarray) -> None:

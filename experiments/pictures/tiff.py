@@ -14,16 +14,6 @@ from experiments.pictures.samples import Samples, UnreadableError, by_pillow
 
 # Tags that tifffile's pages have no attribute for.
 _ORIENTATION, _X_RESOLUTION, _Y_RESOLUTION, _RESOLUTION_UNIT, _GDAL_NODATA = 274, 282, 283, 296, 42113
-# EXIF's orientation -> the array upright.
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda array: array[:, ::-1],
-    3: lambda array: array[::-1, ::-1],
-    4: lambda array: array[::-1],
-    5: lambda array: array.swapaxes(0, 1),
-    6: lambda array: np.rot90(array, -1),
-    7: lambda array: array[::-1, ::-1].swapaxes(0, 1),
-    8: lambda array: np.rot90(array),
-}
 # Micrometres in the units of ImageJ, OME and TIFF.
 _MICROMETRES = {"nm": 1e-3, "micron": 1.0, "um": 1.0, "\u00b5m": 1.0, "\u03bcm": 1.0, "mm": 1e3, "cm": 1e4}
 _MICROMETRES |= {"\\u00B5m": 1.0, "m": 1e6, "inch": 25400.0}
@@ -192,11 +182,15 @@ def _samples(page: Any, array: np.ndarray) -> Samples:
         white = 65535.0 if array.max() > 255 else 255.0
     elif array.dtype.kind == "u" and page.bitspersample <= 16:
         white = 2.0**page.bitspersample - 1
-    orientation = page.tags.valueof(_ORIENTATION)
     opacity = bool(page.extrasamples) and page.extrasamples[-1] != EXTRASAMPLE.UNSPECIFIED
     inverted = page.photometric == PHOTOMETRIC.MINISWHITE
-    upright = _UPRIGHT.get(orientation, np.asarray)(array)
-    return Samples(upright, white, inverted, colours, opacity, _nodata(page))
+    return Samples(_upright(array, page.tags.valueof(_ORIENTATION)), white, inverted, colours, opacity, _nodata(page))
+
+
+def _upright(array: np.ndarray, orientation: int | None) -> np.ndarray:
+    """The array, transposed and mirrored as EXIF's orientation says."""
+    array = array.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else array
+    return array[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
 
 
 def _nodata(page: Any) -> float | None:

@@ -8,17 +8,16 @@ import tifffile
 from PIL import Image
 
 from experiments.pictures import photographs
-from experiments.pictures.photographs import Choice
+from experiments.pictures.photographs import Source
 
 SHADES = np.random.default_rng(0).integers(0, 256, (18, 24)).astype(np.uint8)
 DEEP = SHADES.astype(np.uint16) * 250 + 17
 COLOURS = np.random.default_rng(1).integers(0, 256, (18, 24, 3)).astype(np.uint8)
 LUMA = np.array([0.299, 0.587, 0.114])
-CHOICE = Choice(max_megapixels=1.0, smallest=16)
 
 
 def read(path, side=1, **choice):
-    return photographs.read(path, CHOICE._replace(**choice), side)
+    return photographs.read(Source(path, **choice), 1.0, 16, side)
 
 
 def grey(array):
