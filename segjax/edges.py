@@ -81,7 +81,7 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
 def error(counts: EdgeCounts) -> jax.Array:
     """Share of the pixels that are wrong in each of `BAND_NAMES`: (..., 5); 0 in a band without pixels."""
     check_counts(counts, EdgeCounts, per_band=2)
-    return jnp.where(counts.pixels > 0, counts.wrong / jnp.where(counts.pixels > 0, counts.pixels, 1), 0.0)
+    return ratio(counts.wrong, counts.pixels, empty=0.0)
 
 
 def boundary_f(counts: EdgeCounts) -> jax.Array:
@@ -92,8 +92,7 @@ def boundary_f(counts: EdgeCounts) -> jax.Array:
     check_counts(counts, EdgeCounts, per_band=2)
     recall = ratio(counts.true_matched, counts.true_edge)
     precision = ratio(counts.predicted_matched, counts.predicted_edge)
-    both = precision + recall
-    return jnp.where(both > 0, 2 * precision * recall / jnp.where(both > 0, both, 1), 0.0)
+    return ratio(2 * precision * recall, precision + recall, empty=0.0)
 
 
 def edge_distance(mask: jax.Array, reach: int = BANDS[-1] + 1) -> jax.Array:

@@ -5,7 +5,6 @@ same axes, and equals the results of the single runs bit for bit. Runs are evalu
 runs need more memory for their results only.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -222,7 +221,6 @@ def _axes_of_runs(model: nn.Module, variables: Variables, image: Any) -> tuple[i
 
 def _over_runs(function: Callable[[Any], Any], axes: tuple[int, ...], tree: Any) -> Any:
     """Applies `function` to each run; every leaf of the tree has these leading axes."""
-    if not axes:
-        return function(tree)
-    runs = jax.tree.map(lambda leaf: jnp.reshape(leaf, (math.prod(axes), *leaf.shape[len(axes) :])), tree)
-    return jax.tree.map(lambda leaf: leaf.reshape(*axes, *leaf.shape[1:]), map_runs(function, runs))
+    for _ in axes:
+        function = partial(map_runs, function)
+    return function(tree)

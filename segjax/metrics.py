@@ -191,7 +191,7 @@ def _unsigned(counts: jax.Array) -> jax.Array:
     return jnp.asarray(counts, jnp.uint32) if jnp.result_type(counts) == jnp.int32 else counts
 
 
-def ratio(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """`part / whole`, and 1 where the whole is 0."""
+def ratio(part: jax.Array, whole: jax.Array, empty: float = 1.0) -> jax.Array:
+    """`part / whole`, and `empty` where the whole is 0."""
     # The inner `where` avoids computing 0 / 0, which would be an error under `jax_debug_nans`.
-    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), 1.0)
+    return jnp.where(whole > 0, part / jnp.where(whole > 0, whole, 1), empty)

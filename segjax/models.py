@@ -269,12 +269,13 @@ def _options(network: Any) -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(network) if field.name not in ("parent", "name")]
 
 
-def _check_options(model: nn.Module) -> None:
+def _check_options(model: Any, bounded: bool = False) -> None:
     for field in _options(model):
-        if field.name in _SIZES:
-            check_count(field.name, getattr(model, field.name), _SIZES[field.name].start)
+        value, sizes = getattr(model, field.name), _SIZES.get(field.name)
+        if sizes is None:
+            check_flag(field.name, value)
         else:
-            check_flag(field.name, getattr(model, field.name))
+            check_count(field.name, value, *((sizes.start, sizes.stop - 1) if bounded else (sizes.start,)))
 
 
 def _batch_norm(name: str, dtype: jnp.dtype, train: bool) -> nn.BatchNorm:
@@ -356,19 +357,16 @@ def from_config(config: Mapping[str, Any]) -> nn.Module:
     network = options.pop("network", None)
     if not isinstance(network, str) or network not in _NETWORKS:
         raise ValueError(f"config must name one of the networks {', '.join(_NETWORKS)}; got {describe(network)}")
-    defaults = {field.name: field.default for field in _options(_NETWORKS[network])}
+    known = [field.name for field in _options(_NETWORKS[network])]
     # A file of a newer version may have options that this version does not know.
-    if unknown := [name for name in options if name not in defaults]:
+    if unknown := [name for name in options if name not in known]:
         raise ValueError(f"config has options that {network} does not have: {describe(unknown)}")
-    for name, value in options.items():
-        try:
-            if name in _SIZES:
-                check_count(name, value, _SIZES[name].start, _SIZES[name].stop - 1)
-            elif not isinstance(value, type(defaults[name])):
-                raise TypeError(f"{name} must be {type(defaults[name]).__name__}, got {describe(value)}")
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"config: {error}") from None
-    return cast(nn.Module, _NETWORKS[network](**options))
+    model = _NETWORKS[network](**options)
+    try:
+        _check_options(model, bounded=True)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"config: {error}") from None
+    return cast(nn.Module, model)
 
 
 # `nn.Module` here and in `tiling`, since Python has no type for a Linen module that is also a `Network`.

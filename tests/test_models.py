@@ -345,8 +345,8 @@ def test_configuration_there_and_back(model):
         ({"network": "UNet", "num_halvings": -1}, "config: num_halvings must be an integer >= 0, got -1"),
         ({"network": "PatchCNN", "patch": 0}, "config: patch must be an integer >= 1, got 0"),
         ({"network": "PatchCNN", "patch": 65}, "config: patch must be an integer <= 64, got 65"),
-        ({"network": "PatchCNN", "standardize": "no"}, "config: standardize must be bool, got 'no'"),
-        ({"network": "SegmentationCNN", "shared_norm": 1}, "config: shared_norm must be bool, got 1"),
+        ({"network": "PatchCNN", "standardize": "no"}, "config: standardize must be True or False, got 'no'"),
+        ({"network": "SegmentationCNN", "shared_norm": 1}, "config: shared_norm must be True or False, got 1"),
     ],
 )
 def test_refuses_other_configurations(config, message):
