@@ -3,6 +3,7 @@
 A traced value is not known yet and passes; a bad one shows as NaN in the results.
 """
 
+import contextlib
 import difflib
 import inspect
 import math
@@ -185,9 +186,7 @@ def check_real(name: str, values: Any, shape: str = "...") -> np.ndarray:
     Raises:
         TypeError, ValueError: naming `name`.
     """
-    array = _to_numpy(name, values)
-    if not _is_any(array.dtype, *_REAL):
-        raise TypeError(f"{name} must be real numbers, got {describe(values)}")
+    array = _to_numpy(name, values, "real numbers", *_REAL)
     check_shape(name, array.shape, shape)
     return array.astype(np.float64, copy=False)
 
@@ -204,21 +203,18 @@ def check_rates(rates: Any, ascending: bool = True) -> np.ndarray:
 
 def check_flags(name: str, values: Any) -> np.ndarray:
     """Returns `values`, True or False, as an array of NumPy; raises TypeError naming `name` otherwise."""
-    array = _to_numpy(name, values)
-    if array.dtype != bool:
-        raise TypeError(f"{name} must be True or False, got {describe(values)}")
-    return array
+    return _to_numpy(name, values, "True or False", jnp.bool_)
 
 
-def _to_numpy(name: str, values: Any) -> np.ndarray:
+def _to_numpy(name: str, values: Any, allowed: str, *kinds: Any) -> np.ndarray:
     check_unmasked(name, values)
-    try:
-        array = np.asarray(values)
     # NumPy refuses rows of different lengths, keys, and what is traced.
-    except (TypeError, ValueError):
-        return np.array(None)
-    # In a list, NumPy converts True to 1.
-    return np.array(None) if array.dtype != bool and _has_flag(values) else array
+    with contextlib.suppress(TypeError, ValueError):
+        array = np.asarray(values)
+        # In a list, NumPy converts True to 1.
+        if _is_any(array.dtype, *kinds) and (array.dtype == bool or not _has_flag(values)):
+            return array
+    raise TypeError(f"{name} must be {allowed}, got {describe(values)}")
 
 
 def _has_flag(values: Any) -> bool:
