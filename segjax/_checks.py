@@ -286,7 +286,7 @@ def named_arrays(name: str, tree: Any) -> dict[str, Any]:
     for path, array in arrays.items():
         check_unmasked(f"{path} of {name}", array)
         if not _is_any(dtype_of(array), *_LEAVES):
-            raise TypeError(f"{name} must hold arrays of numbers, got {describe(array)} at {path}")
+            raise TypeError(f"{name} must hold arrays of numbers, got {describe(array)} at {path or 'its root'}")
     return arrays
 
 
@@ -389,6 +389,9 @@ def check_floating(name: str, array: Any, shape: str = "...") -> jax.Array:
     # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {array.dtype}")
+    # Such as those of a FITS file, which jax refuses in many lines.
+    if not array.dtype.isnative:
+        raise TypeError(f"{name} must have the byte order of this machine, got {array.dtype.str}; convert with astype")
     check_shape(name, array.shape, shape)
     return array
 

@@ -250,11 +250,11 @@ def ordered_styles(names: Collection[str]) -> dict[str, Style]:
 def _legend(figure: Figure) -> None:
     """Adds one legend below all panels, with each name once."""
     named = {str(line.get_label()): line for axes in figure.axes for line in axes.lines}
-    # Labels with an underscore are matplotlib's defaults; a line without a finite value is not visible.
+    # matplotlib's defaults are `_child1` and so on; a line without a finite value is not visible.
     visible = {
         label: line
         for label, line in named.items()
-        if not label.startswith("_") and np.isfinite(np.asarray(line.get_ydata(), float)).any()
+        if not re.fullmatch(r"_child\d+", label) and np.isfinite(np.asarray(line.get_ydata(), float)).any()
     }
     if not visible:
         return

@@ -10,6 +10,7 @@ from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from segjax._checks import check_logits
@@ -53,8 +54,9 @@ LOSSES = MappingProxyType({"mse": mean_squared_error, "bce": binary_cross_entrop
 
 
 def _pixel_sum(values: jax.Array) -> jax.Array:
-    # At least float32, as in `jnp.mean`: float16 ends at 65,504, an image of 256 x 256 pixels.
-    dtype = jnp.promote_types(values.dtype, jnp.float32) if jnp.issubdtype(values.dtype, jnp.floating) else None
+    # At least float32, as in `jnp.mean`: float16 ends at 65,504, an image of 256 x 256 pixels. With NumPy, since jax
+    # refuses float64 and float32 under strict promotion.
+    dtype = np.promote_types(values.dtype, np.float32) if jnp.issubdtype(values.dtype, jnp.floating) else None
     return jnp.sum(values, axis=tuple(range(1, values.ndim)), dtype=dtype)
 
 

@@ -55,7 +55,8 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
     # No thresholds on the logit: the notebook's 0.1 and 0.9 are thresholds on the probability, in float32.
-    probability = jax.nn.sigmoid(logits)
+    # In at least float32: rounded to bfloat16, the sigmoid of 0.005 is 0.5. NumPy promotes under strict promotion too.
+    probability = jax.nn.sigmoid(logits.astype(np.promote_types(logits.dtype, np.float32)))
     # No `~true` and `~predicted`: a comparison with NaN is false, and a pixel of NaN would be a true negative.
     true, false = mask > 0.5, mask <= 0.5
     predicted, rejected = probability > 0.5, probability <= 0.5

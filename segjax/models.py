@@ -386,7 +386,8 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     """
     check_model(model, "batch_statistics")
     check_variables(variables)
-    check_images("image", image)
+    # Here, since jax warns of NumPy's float64 wherever a layer takes its dtype.
+    image = jnp.asarray(check_images("image", image))
     check_layout("variables", variables, template_of(model, image), "model and these images", dtypes=False)
     if model.batch_statistics:
         # The updated running statistics are discarded: a prediction changes no variable.

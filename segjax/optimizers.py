@@ -154,10 +154,10 @@ def eval_params(optimizer: Optimizer, opt_state: Any) -> EvalParams | None:
         state: a tuple for an `optax.chain`.
 
     Raises:
-        TypeError: if the attribute is no function.
+        TypeError: if the attribute is no function of (opt_state, params).
     """
     if attribute := getattr(optimizer, "eval_params", None):
-        return check_callable("eval_params", attribute)
+        return check_callable("eval_params", attribute, "opt_state", "params")
     if inner := optimizer.func if isinstance(optimizer, partial) else getattr(optimizer, "__wrapped__", None):
         return eval_params(inner, opt_state)
     return _schedule_free if _schedule_free_states(opt_state) else None

@@ -140,7 +140,7 @@ def scheduled(optimizer: Factory, schedule: Schedule, num_steps: int) -> Factory
     >>> train = segjax.make_train(segjax.SegmentationCNN(), optimizer=optimizer, num_steps=5, image_size=16, sigma=3)
     """
     check_optimizer(optimizer, may_be_ready=False)
-    check_callable("schedule", schedule)
+    check_callable("schedule", schedule, "learning_rate", "num_steps")
     num_steps = check_count("num_steps", num_steps, minimum=1)
 
     # The schedule is built from the traced peak: one program serves every rate. `wraps` keeps `eval_params`.

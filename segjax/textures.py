@@ -106,7 +106,8 @@ def compose_batch(
         TypeError, ValueError: naming the argument that is out of range.
     """
     check_floating("noise", noise)
-    shape, dtype = noise.shape, noise.dtype
+    # Not `noise.dtype`: that of NumPy may be one that jax does not have.
+    shape, dtype = noise.shape, jnp.result_type(noise)
     if len(shape) != 4 or shape[0] != 3 or shape[1] < 1 or shape[2] != shape[3] or shape[2] < 2:
         raise ValueError(f"noise must have shape (3, batch >= 1, n, n) with n >= 2, got {shape}")
     for name, value in (("sigma1", sigma1), ("sigma2", sigma2), ("sigma", sigma)):

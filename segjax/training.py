@@ -119,7 +119,12 @@ def train_step(
         learning_rate: one number, which may be traced; None for a ready transformation.
         rng: key of this step, for networks that draw random numbers, such as dropout's.
         optimizer_options: of a factory, such as b1 of `optax.adam`; they may be traced.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is out of range.
     """
+    if not isinstance(batch, Batch):
+        raise TypeError(f"batch must be a segjax.Batch, got {describe(batch)}")
 
     def objective(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
         variables = {**state.variables, "params": params}
@@ -156,8 +161,8 @@ def make_train(
 
     - key: one key of `jax.random`;
     - learning_rate: one number > 0; none for a ready transformation, which has its rate already;
-    - resume_from: (state, history) of this run so far. On a CPU the result is bit for bit that of an uninterrupted run,
-      and the history contains all steps from the first;
+    - resume_from: (state, history) of this run so far. On a CPU the result is bit for bit that of an uninterrupted run
+      (under `jax.vmap` up to a few last digits), and the history contains all steps from the first;
     - traced_options: options that may be traced, of `generate`, such as sigma1, or named by the signature of the
       optimizer's factory, such as b1 of `optax.adam`. They replace those given to `make_train`.
 

@@ -141,6 +141,28 @@ def test_images_of_a_traced_sigma_that_is_none_have_the_lowest_score():
     assert int(counts.false_positive) == 2 * 2 * 8 * 8
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_counts_of_half_precision_are_those_of_its_numbers_in_float32(dtype):
+    logits = jnp.linspace(-3, 3, 2001).astype(dtype)
+    mask = (jnp.arange(2001) % 3 > 0).astype(dtype)
+    assert metrics.count(logits, mask) == metrics.count(logits.astype(jnp.float32), mask)
+    assert metrics.count(jnp.array([0.005], dtype), mask[1:2]).true_positive == 1
+
+
+@pytest.mark.parametrize("name", segjax.LOSSES)
+def test_losses_of_float64_mix_no_dtypes(name, x64):
+    with jax.numpy_dtype_promotion("strict"):
+        assert segjax.LOSSES[name](IMAGE.astype(float), IMAGE.astype(float)).dtype == np.float64
+
+
+def test_float64_of_numpy_is_float32_without_a_warning():
+    image = IMAGE.astype(np.float64)
+    weights = random_variables(TINY)
+    chex.assert_trees_all_equal(segjax.predict(TINY, weights, image), segjax.predict(TINY, weights, IMAGE))
+    noise = np.random.default_rng(0).normal(size=(3, 1, 8, 8))
+    chex.assert_trees_all_equal(*(segjax.compose_batch(noise.astype(kind), 1.0, 2.0, 3.0) for kind in (float, "f4")))
+
+
 MASKED = np.ma.masked_array([0.1, 0.2, 99.0], [False, False, True])
 GRID = np.ma.masked_array([[0.3, 0.2]], [[False, True]])
 TAKE_ARRAYS = {
@@ -392,6 +414,13 @@ def under_x64(make):
         return train(jax.random.key(0), 1e-3)
 
 
+def of_state_alone(learning_rate, b1):
+    return optax.adam(learning_rate, b1)
+
+
+of_state_alone.eval_params = lambda opt_state: opt_state
+
+PHOTOGRAPH = np.random.default_rng(0).uniform(size=(20, 20)).astype(np.float32)
 NO_MORE = "optimizer must need no more than a learning rate, which may be traced, a gradient and the loss: "
 # What is passed -> what passes it, and the sentence.
 ARGUMENTS = {
@@ -466,6 +495,30 @@ ARGUMENTS = {
     "a state of text": (
         lambda: run_tiny(KEY, optimizer=optax.GradientTransformation(lambda params: "x", print)),
         "state of optimizer must hold arrays of numbers, got 'x'",
+    ),
+    **{
+        f"big-endian {name}": (
+            lambda call=call: call(PHOTOGRAPH.astype(">f4")),
+            f"{name} must have the byte order of this machine, got >f4",
+        )
+        for name, call in {
+            "image": lambda array: segjax.predict(TINY, random_variables(TINY), array[None, ..., None]),
+            "inputs": lambda array: segjax.convolution.conv2d(array[None, ..., None], np.ones((1, 1, 1, 1))),
+            "first": lambda array: exemplars.generate_crops(KEY, array, array, **SMALL),
+            "logits": lambda array: segjax.LOSSES["bce"](array, PHOTOGRAPH),
+        }.items()
+    },
+    "evaluation weights of one argument": (
+        lambda: segjax.optimizers.eval_params(partial(of_state_alone, b1=0.5), None),
+        r"eval_params must be a function of \(opt_state, params\): too many",
+    ),
+    "a schedule of one argument": (
+        lambda: segjax.schedules.scheduled(optax.adam, lambda peak: optax.constant_schedule(peak), 2),
+        r"schedule must be a function of \(learning_rate, num_steps\): too many",
+    ),
+    "a batch that is a pair": (
+        lambda: segjax.training.train_step(TINY, optax.adam, segjax.LOSSES["mse"], None, (IMAGE, IMAGE), 1e-3),
+        "batch must be a segjax.Batch, got",
     ),
     "a report that is none": (
         lambda: fit_tiny()(KEY, 1e-3, report=1),
@@ -898,7 +951,6 @@ def one_run(make, key):
     return (jax.jit(run) if make is segjax.make_train else run)(key, 1e-3)
 
 
-PHOTOGRAPH = np.random.default_rng(0).uniform(size=(20, 20)).astype(np.float32)
 VARIABLES, DEEP = random_variables(TINY), random_variables(segjax.SegmentationCNN(2, 3))
 # What takes a key -> it, and how often it may get the same key: runs and their evaluations are paired on purpose.
 TAKE_KEYS = {
@@ -976,6 +1028,12 @@ FIGURES = {
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_logarithmic_axis_takes_any_numbers_without_a_warning(name):
     FIGURES[name]().savefig(io.BytesIO())
+
+
+def test_a_name_that_begins_with_an_underscore_is_in_the_legend():
+    figure = plotting.training_curves([plotting.Panel("loss", {"_mine": ZEROS[0], "adam": ZEROS[0]})], "title")
+    figure.savefig(io.BytesIO())
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_mine", "adam"]
 
 
 @pytest.mark.slow
