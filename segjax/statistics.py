@@ -159,16 +159,17 @@ def bootstrap(values: ArrayLike, statistic: Statistic = mean, level: float = _LE
     # Student's quantiles, since the spread of few seeds is itself uncertain.
     student = scipy.stats.t.ppf(0.5 + level / 2, seeds - 1)
     if seeds < FEWEST_SEEDS:
-        deviation, scale = _deviation(values)
-        half = student * deviation / np.sqrt(seeds)
-        return Estimate(value[()], ((value / scale - half) * scale)[()], ((value / scale + half) * scale)[()])
-    resamples = np.random.default_rng(_SEED).integers(seeds, size=(NUM_RESAMPLES, seeds))
-    # Hesterberg's corrections: the percentiles at these quantiles, scaled around the value by sqrt(n / (n - 1)).
-    samples = _apply(statistic, values[resamples], axis=1)
-    scale = _power_of_two(samples)
-    quantiles = np.quantile(samples / scale, scipy.stats.norm.cdf([-student, student]), axis=0)
-    low, high = value / scale + (quantiles - value / scale) * np.sqrt(seeds / (seeds - 1))
-    return Estimate(value[()], (low * scale)[()], (high * scale)[()])
+        scale = _power_of_two(values)
+        distances = np.multiply.outer([-student, student], (values / scale).std(axis=0, ddof=1)) / np.sqrt(seeds)
+    else:
+        resamples = np.random.default_rng(_SEED).integers(seeds, size=(NUM_RESAMPLES, seeds))
+        samples = _apply(statistic, values[resamples], axis=1)
+        scale = _power_of_two(samples)
+        # Hesterberg's corrections: the percentiles at these quantiles, scaled around the value by sqrt(n / (n - 1)).
+        quantiles = np.quantile(samples / scale, scipy.stats.norm.cdf([-student, student]), axis=0)
+        distances = (quantiles - value / scale) * np.sqrt(seeds / (seeds - 1))
+    low, high = (value / scale + distances) * scale
+    return Estimate(value[()], low[()], high[()])
 
 
 def estimates(values: ArrayLike) -> dict[str, Estimate]:
@@ -210,8 +211,8 @@ def prediction_interval(values: ArrayLike, level: float = _LEVEL) -> tuple[float
     _check_level(level)
     if values.ndim != 1 or len(values) < 2:
         raise ValueError(f"values must have shape (seeds,), at least two seeds, got {values.shape}")
-    (deviation, scale), count = _deviation(values), len(values)
-    center = mean(values) / scale
+    scale, count = _power_of_two(values), len(values)
+    center, deviation = mean(values) / scale, (values / scale).std(ddof=1)
     half = scipy.stats.t.ppf(0.5 + level / 2, count - 1) * deviation * np.sqrt(1 + 1 / count)
     return float((center - half) * scale), float((center + half) * scale)
 
@@ -559,12 +560,6 @@ def _power_of_two(values: np.ndarray, axis: int | None = 0) -> np.ndarray:
     largest = np.max(np.abs(np.where(np.isfinite(values), values, 0)), axis=axis, keepdims=axis == -1)
     usual = (largest == 0) | ((largest > 1e-100) & (largest < 1e100))
     return np.where(usual, 1.0, np.ldexp(1.0, np.frexp(largest)[1] - 1))
-
-
-def _deviation(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Standard deviation over seeds of the values divided by a scale, and the scale."""
-    scale = _power_of_two(values)
-    return np.asarray((values / scale).std(axis=0, ddof=1)), scale
 
 
 def _check_level(level: float) -> None:
