@@ -20,9 +20,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
 import msgspec
-import numpy as np
 
 import segjax
 from experiments.lab import provenance
@@ -322,16 +320,9 @@ class Folder:
         Args:
             notes: a tree of arrays that `read_partial` returns.
         """
-        # The last chunk may have room for more steps than were done.
-        steps = int(np.max(jax.device_get(partial.state.step)))
-        chunks = jax.device_get(list(partial.chunks))
-        history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1)[..., :steps], *chunks)
-        arrays = {"state": partial.state, "history": history, "notes": notes}
-        metadata = {
-            "names": list(names),
-            "seconds": partial.seconds,
-            "cores": [*partial.cores, provenance.cores() or 0],
-        }
+        arrays = {"state": partial.state, "history": partial.history, "notes": notes}
+        cores = [*partial.cores, provenance.cores() or 0]
+        metadata = {"names": list(names), "seconds": partial.seconds, "cores": cores}
         self._write(_run(names[0], "part"), checkpoints.to_bytes(arrays, metadata))
 
     def read_partial(self, names: Sequence[str], template: Any) -> tuple[PartialRun, dict[str, Any]] | None:
@@ -352,8 +343,8 @@ class Folder:
             state = checkpoints.restore(template, arrays["state"])
         except ValueError as error:
             raise UsageError(f"{path}: {error}; {_CURE}") from error
-        history, cores = [_history(arrays["history"])], tuple(metadata.get("cores", ()))
-        return PartialRun(state, history, metadata["seconds"], cores), arrays.get("notes", {})
+        history, cores = _history(arrays["history"]), tuple(metadata.get("cores", ()))
+        return PartialRun(state, metadata["seconds"], history, cores), arrays.get("notes", {})
 
     def write_note(self, name: str, arrays: Any, metadata: Mapping[str, Any]) -> None:
         """Writes arrays and JSON that a question needs when it resumes."""

@@ -29,7 +29,7 @@ from experiments.lab.options import Command, Engine, Training, check_runs, ident
 from experiments.lab.programs import CHUNK_SIZE
 from experiments.lab.runs import Group, Result, Run
 from experiments.lab.stops import usage_errors
-from experiments.lab.train import Checkpoints, Watch, grouped, progress_bar, train_group
+from experiments.lab.train import Watch, grouped, progress_bar, train_group
 
 # Most characters of an optimizer's name in the progress.
 _LONGEST_NAME = 20
@@ -111,17 +111,11 @@ class Lab:
                 self._pool.train(train_group, groups, finished, look)
                 groups = []
             for group in groups:
-                update(completed=finished_steps())
                 new_runs = sum(run not in results for run in group)
-                look_here = partial(_show, update, _name(group, labels or {}), new_runs)
-                log, checkpoints = partial(self._log.add, group), self._checkpoints(group)
-                finished(train_group(group, look_here, checkpoints, watch, chunk_size, log))
+                look_here = partial(_show, update, _name(group, labels or {}), finished_steps(), new_runs)
+                every, log = self._training.checkpoint_seconds, partial(self._log.add, group)
+                finished(train_group(group, look_here, self.folder, every, watch, chunk_size, log))
         return [results[run] for run in runs]
-
-    def _checkpoints(self, group: Group) -> Checkpoints:
-        stems = [run.stem for run in group]
-        read, write = partial(self.folder.read_partial, stems), partial(self.folder.write_partial, stems)
-        return Checkpoints(read, write, self._training.checkpoint_seconds)
 
     @cached_property
     def _pool(self) -> workers.Pool:
@@ -129,9 +123,9 @@ class Lab:
         return self._stack.enter_context(workers.opened(self._engine, self._training.precision, self.say))
 
 
-def _show(update: Callable[..., None], name: str, new_runs: int, activity: str, steps: int) -> None:
+def _show(update: Callable[..., None], name: str, steps_before: int, new_runs: int, activity: str, steps: int) -> None:
     """Updates the progress bar after a chunk of a group with `new_runs` unfinished runs."""
-    update(advance=steps * new_runs, description=f"{activity} {name}")
+    update(completed=steps_before + steps * new_runs, description=f"{activity} {name}")
 
 
 def _name(runs: Group, labels: Mapping[str, str]) -> str:

@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 import segjax
 from segjax import edges, metrics
 
@@ -61,15 +64,25 @@ class PartialRun(NamedTuple):
 
     Attributes:
         state: the state for the next step.
-        chunks: the history so far, leaves (..., steps); the last chunk may have room for more steps than were done.
         seconds: training time so far.
+        history: a `segjax.History` of NumPy arrays, leaves (..., steps); None before the first step.
         cores: numbers of cores available to the processes that trained it before this one.
     """
 
     state: segjax.TrainState
-    chunks: Sequence[segjax.History]
-    seconds: float
+    seconds: float = 0.0
+    history: Any = None
     cores: tuple[int, ...] = ()
+
+    @property
+    def steps(self) -> int:
+        return self.history.loss.shape[-1] if self.history else 0
+
+    def after(self, state: segjax.TrainState, chunk: segjax.History, seconds: float) -> "PartialRun":
+        """The runs after another chunk, which may have room for more steps than were done."""
+        steps, *chunks = jax.device_get([state.step, *([self.history] if self.history else []), chunk])
+        history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1)[..., : np.max(steps)], *chunks)
+        return self._replace(state=state, seconds=seconds, history=history)
 
 
 class HeldOut(NamedTuple):

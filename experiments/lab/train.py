@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,26 +17,13 @@ from rich.table import Column
 
 import segjax
 from experiments.lab import provenance, stops
+from experiments.lab.folder import Folder
 from experiments.lab.programs import CHUNK_SIZE, Program, arguments, program
 from experiments.lab.runs import Group, PartialRun, Result, Run
 
 Watch = Callable[[segjax.TrainState], None]
-# Called with the current activity, and the number of steps per run since the last call.
+# Called with the current activity, and the number of steps per run so far.
 Look = Callable[[str, int], None]
-
-
-class Checkpoints(NamedTuple):
-    """Reads and writes the checkpoints of a group of runs.
-
-    Attributes:
-        read: the shapes and dtypes of a state -> the runs in progress and notes; None without a checkpoint.
-        write: writes a checkpoint.
-        seconds: time between two checkpoints.
-    """
-
-    read: Callable[[Any], tuple[PartialRun, Any] | None]
-    write: Callable[[PartialRun], None]
-    seconds: float
 
 
 def grouped(runs: Sequence[Run], width: int) -> list[Group]:
@@ -56,7 +42,8 @@ def grouped(runs: Sequence[Run], width: int) -> list[Group]:
 def train_group(
     runs: Group,
     look: Look,
-    checkpoints: Checkpoints | None = None,
+    folder: Folder | None = None,
+    checkpoint_seconds: float = math.inf,
     watch: Watch | None = None,
     chunk_size: int = CHUNK_SIZE,
     log: Callable[[segjax.History], None] = lambda _: None,
@@ -65,50 +52,43 @@ def train_group(
 
     Args:
         look: called after each chunk.
-        checkpoints: without them a signal ends the training at once.
+        folder: for the checkpoints, to which the runs are announced; without it a signal ends the training at once.
         watch: called with the state after each chunk; for a single run.
         chunk_size: most steps of a chunk.
         log: called after each chunk with the history of all steps, leaves (steps,), or (runs, steps) for several runs.
     """
     look("compiling", 0)
     total, compiled = runs[0].iterations, program(runs[0], len(runs), chunk_size)
-    keys, rates = arguments(runs)
-    checkpoint = checkpoints.read(jax.eval_shape(compiled.init, keys, rates)) if checkpoints else None
-    partial_run = checkpoint[0] if checkpoint else PartialRun(compiled.init(keys, rates), [], 0.0)
+    (keys, rates), stems = arguments(runs), [run.stem for run in runs]
+    checkpoint = folder.read_partial(stems, jax.eval_shape(compiled.init, keys, rates)) if folder else None
+    partial_run = checkpoint[0] if checkpoint else PartialRun(compiled.init(keys, rates))
     # Zero steps compile the program, before the clock starts.
     state, _ = jax.block_until_ready(compiled.advance(keys, partial_run.state, rates, 0))
-    history = partial_run.chunks[0] if checkpoint else None
-    done = history.loss.shape[-1] if history else 0
-    look("compiling", done)
+    look("compiling", partial_run.steps)
 
     def chunk(so_far: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
-        steps = min(compiled.chunk_size, total - done)
+        steps = min(compiled.chunk_size, total - so_far.steps)
         return compiled.advance(keys, so_far.state, rates, steps) if steps else None
 
     def after_chunk(so_far: PartialRun) -> None:
-        nonlocal done, history
-        steps = min(compiled.chunk_size, total - done)
-        new = jax.tree.map(lambda leaf: leaf[..., :steps], jax.device_get(so_far.chunks[-1]))
-        history = jax.tree.map(lambda *leaves: np.concatenate(leaves, axis=-1), history, new) if history else new
-        done += steps
-        log(history)
+        log(so_far.history)
         if watch:
             watch(so_far.state)
         # The running mean, as in the notebook's progress bar.
-        look(f"loss {np.mean(history.loss, dtype=np.float64):.3g}:", steps)
+        look(f"loss {np.mean(so_far.history.loss, dtype=np.float64):.3g}:", so_far.steps)
 
-    write, seconds = (checkpoints.write, checkpoints.seconds) if checkpoints else (None, math.inf)
-    end = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, seconds)
-    look("evaluating", 0)
-    return _results(runs, compiled, end, history)
+    write = partial(folder.write_partial, stems) if folder else None
+    end = in_chunks(partial_run._replace(state=state), chunk, after_chunk, write, checkpoint_seconds)
+    look("evaluating", total)
+    return _results(runs, compiled, end)
 
 
-def _results(runs: Group, compiled: Program, end: PartialRun, history: Any) -> list[Result]:
+def _results(runs: Group, compiled: Program, end: PartialRun) -> list[Result]:
     """Evaluates the runs, and splits the results."""
     variables, trained = end.state.variables, None
     if compiled.eval_variables:
         variables, trained = compiled.eval_variables(end.state), variables
-    parts = compiled.split((history, variables, compiled.evaluate(variables), trained))
+    parts = compiled.split((end.history, variables, compiled.evaluate(variables), trained))
     all_cores = sorted({*end.cores, provenance.cores() or 0})
     cores = all_cores[0] or None if len(all_cores) == 1 else ", ".join(map(str, all_cores))
     return [
@@ -142,8 +122,7 @@ def in_chunks(
         while result := chunk(partial_run):
             # Waits for the device, so that the clock measures the work and not its dispatch.
             state, history = jax.block_until_ready(result)
-            chunks, seconds = [*partial_run.chunks, history], time.perf_counter() - start
-            partial_run = partial_run._replace(state=state, chunks=chunks, seconds=seconds)
+            partial_run = partial_run.after(state, history, time.perf_counter() - start)
             look(partial_run)
             if save and (signals or partial_run.seconds - saved >= every):
                 save(partial_run)

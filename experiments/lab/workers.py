@@ -32,7 +32,7 @@ from experiments.lab.runs import Group, Result, Run
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
 
-# Trains a group; its second argument is called with the current activity and the number of new steps.
+# Trains a group; its second argument is called with the current activity and the number of steps so far.
 TrainGroup = Callable[[Group, Callable[[str, int], None]], list[Result]]
 # Seconds without any worker after which a command fails. A worker takes 5 to 20 s to start.
 PATIENCE_S = 60.0
@@ -373,11 +373,10 @@ def train_here(group: Group, job: Job) -> list[Result]:
     from distributed import get_worker
 
     worker = get_worker()
-    key, steps, last_event = worker.get_current_task(), 0, 0.0
+    key, last_event = worker.get_current_task(), 0.0
 
-    def look(_: str, new_steps: int) -> None:
-        nonlocal steps, last_event
-        steps += new_steps
+    def look(_: str, steps: int) -> None:
+        nonlocal last_event
         if time.monotonic() - last_event > INTERVAL_S:
             last_event = time.monotonic()
             worker.log_event(job.topic, (worker.address, steps))

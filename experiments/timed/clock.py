@@ -103,7 +103,7 @@ class TimedRun:
     Attributes:
         start_seconds: on the clock when the training began.
         seconds: on the clock after the last chunk, which took `chunk_seconds`.
-        losses: of every step.
+        steps: done so far.
         snapshots: in the order of their steps.
     """
 
@@ -111,7 +111,7 @@ class TimedRun:
     start_seconds: float
     seconds: float
     chunk_seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
+    steps: int = 0
     snapshots: list[Snapshot] = field(default_factory=list)
 
     @classmethod
@@ -121,9 +121,8 @@ class TimedRun:
             Snapshot(float(shot["seconds"]), int(shot["step"]), float(shot["loss"]), shot["variables"])
             for _, shot in sorted(notes.get("shots", {}).items())
         ]
-        losses = [float(loss) for chunk in partial_run.chunks for loss in chunk.loss][: int(partial_run.state.step)]
         start_seconds, chunk_seconds = float(notes["compiled"]), float(notes["chunk_seconds"])
-        return cls(timed, start_seconds, partial_run.seconds, chunk_seconds, losses, snapshots)
+        return cls(timed, start_seconds, partial_run.seconds, chunk_seconds, partial_run.steps, snapshots)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -135,29 +134,28 @@ class TimedRun:
     def share(self) -> float:
         """The share of the steps that are done, or of the training time, without compilation, that has passed."""
         if self.timed.steps:
-            return len(self.losses) / self.timed.steps
+            return self.steps / self.timed.steps
         return min((self.seconds - self.start_seconds) / max(self.timed.seconds - self.start_seconds, 1e-9), 1.0)
 
     @property
     def is_over(self) -> bool:
         """Whether all steps are done, or another chunk would end too late, so that only noise overruns the time."""
         if self.timed.steps:
-            return len(self.losses) >= self.timed.steps
-        return bool(self.losses) and self.seconds + self.chunk_seconds >= self.timed.seconds
+            return self.steps >= self.timed.steps
+        return bool(self.steps) and self.seconds + self.chunk_seconds >= self.timed.seconds
 
     def add_chunk(self, partial_run: PartialRun) -> None:
         """Adds the last chunk of a run, and takes a snapshot if one is due."""
-        # The last chunk may have room for more steps than were done.
-        num_steps = int(partial_run.state.step) - len(self.losses)
-        self.losses.extend(np.asarray(partial_run.chunks[-1].loss)[:num_steps].tolist())
         self.chunk_seconds, self.seconds = partial_run.seconds - self.seconds, partial_run.seconds
+        self.steps = partial_run.steps
         due = SNAPSHOTS[min(len(self.snapshots), len(SNAPSHOTS) - 1)]
         # Compared with the end of the next chunk: then the last chunk has a snapshot. The last step is known.
         end = self.share if self.timed.steps else (self.seconds + self.chunk_seconds) / self.timed.seconds
         if end >= due - 1e-9:
-            loss = float(np.mean(self.losses[self.snapshots[-1].step if self.snapshots else 0 :]))
+            losses = partial_run.history.loss
+            loss = float(np.mean(losses[self.snapshots[-1].step if self.snapshots else 0 :].astype(float)))
             variables = jax.device_get(partial_run.state.variables)
-            self.snapshots.append(Snapshot(self.seconds, int(partial_run.state.step), loss, variables))
+            self.snapshots.append(Snapshot(self.seconds, self.steps, loss, variables))
 
 
 def train(timed: Timed, seed: int, generate: Generate, lab: Lab) -> list[Snapshot]:
@@ -180,20 +178,20 @@ def train(timed: Timed, seed: int, generate: Generate, lab: Lab) -> list[Snapsho
         if checkpoint := lab.folder.read_partial(names, template):
             partial_run, run = checkpoint[0], TimedRun.resumed(timed, *checkpoint)
         else:
-            partial_run = PartialRun(fit.init(key, timed.learning_rate), [], start_seconds)
+            partial_run = PartialRun(fit.init(key, timed.learning_rate), start_seconds)
             run = TimedRun(timed, start_seconds, start_seconds)
 
         def chunk(current: PartialRun) -> tuple[segjax.TrainState, segjax.History] | None:
             if run.is_over:
                 return None
             rate = rate_at(int(timed.covered * run.share * (RESOLUTION - 1)))
-            steps = min(CHUNK_SIZE, (timed.steps or sys.maxsize) - len(run.losses))
+            steps = min(CHUNK_SIZE, (timed.steps or sys.maxsize) - run.steps)
             return fit.advance(key, current.state, jnp.asarray(rate, float), steps)
 
         def after_chunk(current: PartialRun) -> None:
             run.add_chunk(current)
-            description = f"step {len(run.losses)}: loss {run.losses[-1]:.4f}"
-            completed = len(run.losses) if timed.steps else int(run.seconds)
+            description = f"step {run.steps}: loss {current.history.loss[-1]:.4f}"
+            completed = run.steps if timed.steps else int(run.seconds)
             progress.update(bar, completed=completed, description=description)
 
         def save(current: PartialRun) -> None:

@@ -47,13 +47,13 @@ def test_what_was_interrupted_goes_on_with_its_clock(tmp_path):
 def test_a_last_chunk_with_room_for_more_steps_counts_those_that_were_done():
     timed, losses = clock.Timed(steps=3), np.float32([0.3, 0.2, 0.1, *[0.0] * 7])
     state = SimpleNamespace(step=np.int32(3), variables={})
-    partial_run = PartialRun(state, [segjax.History(losses, None)], 1.0)
+    partial_run = PartialRun(None).after(state, segjax.History(losses, None), 1.0)
     trained = clock.TimedRun(timed, 0.0, 0.0)
     trained.add_chunk(partial_run)
     (snapshot,) = trained.snapshots
     assert snapshot[:3] == (1.0, 3, pytest.approx(0.2))
     for timed_run in (trained, clock.TimedRun.resumed(timed, partial_run, trained.notes | {"shots": {}})):
-        assert timed_run.losses == pytest.approx([0.3, 0.2, 0.1])
+        assert timed_run.steps == 3
         assert timed_run.share == 1
 
 

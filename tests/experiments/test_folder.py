@@ -292,16 +292,16 @@ def test_a_run_that_is_written_is_read_as_it_was(options):
 
 
 def test_runs_in_progress_are_those_of_one_group(options):
-    """The last chunk had room for four steps and made three; another group of runs begins anew."""
+    """Another group of runs begins anew."""
     state = TrainState({"w": np.ones(2, np.float32)}, {"m": np.zeros(2)}, {"v": np.ones(1)}, np.int32(3))
-    history, group = result([0.5, 0.4, 0.3, 0.0]).history, ["a-seed0", "a-seed1"]
+    history, group = result([0.5, 0.4, 0.3]).history, ["a-seed0", "a-seed1"]
     with claimed(options) as ours:
         ours.announce_runs(group)
-        ours.write_partial(group, PartialRun(state, [history], 2.0), {"compiled": np.float64(1.5)})
+        ours.write_partial(group, PartialRun(state, 2.0, history), {"compiled": np.float64(1.5)})
         partial_run, notes = ours.read_partial(group, state)
         chex.assert_trees_all_equal(partial_run.state, state)
         assert (partial_run.seconds, notes["compiled"]) == (2.0, 1.5)
-        np.testing.assert_array_equal(partial_run.chunks[0].loss, history.loss[:3])
+        np.testing.assert_array_equal(partial_run.history.loss, history.loss)
         for others in (["a-seed0"], ["a-seed0", "a-seed2"], ["a-seed1"]):
             assert ours.read_partial(others, state) is None
         resumes = f"the same command without --overwrite resumes from {options.out}: 1 in progress"
@@ -318,7 +318,7 @@ def test_a_folder_tells_what_it_keeps(options):
         ours.write_note("before", {}, {})
         assert resume_hint(options.out).endswith(f"resumes from {options.out}: 1 other results")
         ours.write_runs(runs[:2])
-        ours.write_partial([runs[2].run.stem], PartialRun(TrainState({}, {}, {}, np.int32(1)), [runs[2].history], 1.0))
+        ours.write_partial([runs[2].run.stem], PartialRun(TrainState({}, {}, {}, np.int32(1)), 1.0, runs[2].history))
         assert resume_hint(options.out).endswith(": 2 finished runs, 1 in progress, 1 other results")
 
 
@@ -369,7 +369,7 @@ def test_finishing_leaves_other_runs_in_progress(options):
     with claimed(options) as ours:
         ours.write_runs([done])
         for each in (done, in_progress):
-            ours.write_partial([each.run.stem], PartialRun(state, [each.history], 1.0))
+            ours.write_partial([each.run.stem], PartialRun(state, 1.0, each.history))
         ours.finish({"a.png": b"1"}, {"experiment": "compare_losses", "files": ["b.png"]})
     assert [path.name for path in options.out.glob("runs/*.part")] == [f"{in_progress.run.stem}.part"]
     document = json.loads((options.out / "results.json").read_text())
@@ -381,7 +381,7 @@ def test_a_damaged_run_is_one_line(damage, options):
     state, run = TrainState({}, {}, {}, np.int32(1)), result([0.5])
     with claimed(options) as ours:
         ours.write_runs([run])
-        ours.write_partial(["adam"], PartialRun(state, [run.history], 1.0))
+        ours.write_partial(["adam"], PartialRun(state, 1.0, run.history))
         for path in options.out.glob("runs/*"):
             path.write_bytes(damage(path.read_bytes()))
         for read in (lambda: ours.read_run(run.run), lambda: ours.read_partial(["adam"], state)):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import chex
 import jax
+import numpy as np
 import plain
 import pytest
 from rich.console import Console
@@ -138,7 +139,7 @@ def test_a_watched_run_is_alone(tmp_path, monkeypatch):
 
 
 class Loop:
-    """A training whose state is the number of its steps, one per chunk; its clock moves by 1 s at each look."""
+    """A training of one step per chunk, which has room for two; its clock moves by 1 s at each look."""
 
     def __init__(self, monkeypatch, last=4, stop_at_chunk=None, stop_at_checkpoint=None):
         """The process is told to stop at the chunk of this number, or at its checkpoint."""
@@ -151,29 +152,30 @@ class Loop:
         return self.moment
 
     def chunk(self, partial_run):
-        if partial_run.state == self.last:
+        step = partial_run.steps + 1
+        if partial_run.steps == self.last:
             return None
-        if partial_run.state + 1 == self.stop_at_chunk:
+        if step == self.stop_at_chunk:
             signal.raise_signal(signal.SIGTERM)
-        return partial_run.state + 1, f"step {partial_run.state + 1}"
+        return SimpleNamespace(step=step), segjax.History(np.array([step, 0.0]), None)
 
     def look(self, partial_run):
-        self.looks.append(partial_run.state)
+        self.looks.append(partial_run.steps)
 
     def save(self, partial_run):
-        self.checkpoints.append(partial_run.state)
-        if partial_run.state == self.stop_at_checkpoint:
+        self.checkpoints.append(partial_run.steps)
+        if partial_run.steps == self.stop_at_checkpoint:
             signal.raise_signal(signal.SIGINT)
 
     def run(self, partial_run=None, every=1000, **arguments):
-        partial_run = partial_run or PartialRun(0, [], 0.0)
+        partial_run = partial_run or PartialRun(None)
         return train.in_chunks(partial_run, self.chunk, self.look, self.save, every, **arguments)
 
 
 def test_a_loop_resumes_from_a_partial_run_and_ends_where_there_is_no_next_chunk(monkeypatch):
     loop = Loop(monkeypatch)
-    ended = loop.run(PartialRun(2, ["steps 1 and 2"], 10.0))
-    assert ended == PartialRun(4, ["steps 1 and 2", "step 3", "step 4"], 12.0)
+    ended = loop.run(PartialRun(None, 10.0, segjax.History(np.array([1.0, 2.0]), None)))
+    assert (ended.state.step, ended.seconds, ended.history.loss.tolist()) == (4, 12.0, [1, 2, 3, 4])
     assert loop.looks == [3, 4]
     assert loop.checkpoints == []
 
