@@ -21,7 +21,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jinja2
-import markupsafe
 import matplotlib
 import numpy as np
 from rich import box
@@ -130,10 +129,10 @@ def files(question: str, report: Report, document: Mapping[str, Any]) -> dict[st
     pictures = {name: picture(figure) for name, figure in figures.items()}
     contents = {f"{name}.png": png for name, png in pictures.items()}
     contents |= {f"{name}.pdf": picture(figure.at_width(width), "pdf") for name, figure in figures.items() if width}
-    texts = {"runs.csv": _csv(report.csv_rows), "tables.tex": to_latex(report, document["experiment"])}
+    texts = {"runs.csv": _csv(report.csv_rows), "tables.tex": render("tables.tex", question, report, document)}
     if report.markdown:
-        texts[report.markdown] = to_markdown(question, report, document)
-    texts["report.html"] = to_html(question, report, pictures, document)
+        texts[report.markdown] = render("report.md", question, report, document)
+    texts["report.html"] = render("report.html", question, report, document, pictures)
     # File names need not be UTF-8.
     encoded = {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
     return {**contents, **report.files, **encoded}
@@ -178,42 +177,25 @@ def show(report: Report, console: Console) -> None:
         console.print(Text.assemble(("Warning:", "bold"), f" {warning}"))
 
 
-def to_html(question: str, report: Report, pictures: Mapping[str, bytes], document: Mapping[str, Any]) -> str:
-    """One HTML page that loads nothing else.
+def render(
+    name: Literal["report.html", "report.md", "tables.tex"],
+    question: str,
+    report: Report,
+    document: Mapping[str, Any],
+    pictures: Mapping[str, bytes] = MappingProxyType({}),
+) -> str:
+    """A report by the template of this name.
 
     Args:
-        pictures: name in `report.figures` -> PNG.
         document: the return value of `document`.
+        pictures: name in `report.figures` -> PNG, for the page.
     """
-    encoded = [(report.figures[name].heading, base64.b64encode(png).decode()) for name, png in pictures.items()]
-    parts = {
-        "pictures": encoded,
-        "document": document,
-        # A copy of experiments/ without docs/ has no glossary, and loses no results.
-        "glossary": _WORD.findall(_GLOSSARY.read_text()) if _GLOSSARY.is_file() else [],
-        "style": markupsafe.Markup((_TEMPLATES / "report.css").read_text()),
-    }
-    return _render("report.html", question, report, **parts)
-
-
-def to_markdown(question: str, report: Report, document: Mapping[str, Any]) -> str:
-    """The report in Markdown, with figures in files of their own."""
-    return _render("report.md", question, report, document=document)
-
-
-def to_latex(report: Report, experiment: str) -> str:
-    """The tables, for an article of one column or two, which say what packages they need.
-
-    Args:
-        experiment: begins the label of each table.
-    """
-    return _render("tables.tex", experiment, report)
-
-
-def _render(name: str, question: str, report: Report, **variables: Any) -> str:
     report = _printable(report)
+    variables = {"question": question, "report": report, "document": document, "pictures": pictures}
+    # A copy of experiments/ without docs/ has no glossary, and loses no results.
+    glossary = _WORD.findall(_GLOSSARY.read_text()) if _GLOSSARY.is_file() else []
     template = _environment().get_template(f"{name}.jinja")
-    return template.render(question=question, report=report, tables=[*report.tables, *report.details], **variables)
+    return template.render(tables=[*report.tables, *report.details], glossary=glossary, **variables)
 
 
 @cache
@@ -230,8 +212,7 @@ def _environment() -> jinja2.Environment:
     environment.filters |= {
         "printable": printable,
         "json": json.dumps,
-        "lines": lambda cell: markupsafe.Markup("<br>").join(cell.split("\n")),
-        "markdown_row": _markdown_row,
+        "base64": lambda content: base64.b64encode(content).decode(),
         "breakable": lambda text: re.sub(r"\S{20}(?=\S)", "\\g<0>\N{ZERO WIDTH SPACE}", text),
         "latex": _latex,
         "latex_label": lambda text: re.sub("[^a-z0-9]+", "-", text.lower()).strip("-"),
@@ -288,10 +269,6 @@ def _rich(table: Table) -> RichTable:
         lines = (cell.partition("\n") for cell in row)
         result.add_row(*(Text.assemble(first, (end + rest, "dim")) for first, end, rest in lines))
     return result
-
-
-def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells) + " |"
 
 
 def _latex_layout(table: Table) -> tuple[bool, str, Sequence[Sequence[str]]]:

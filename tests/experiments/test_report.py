@@ -21,6 +21,7 @@ from segjax.plotting import Figure, bars
 
 TABLE = Table("A [title]", ("", "mean loss"), [["a|b <c>", "0.5\n0.4-0.6"], ["d", "1.0"]], "A note.")
 DOCUMENT = {
+    "experiment": "try_it",
     "command": "python -m it --out 'a b'",
     "options": {"out": "x", "rates": [1, 2]},
     "versions": {"jax": "0"},
@@ -36,7 +37,7 @@ def make(findings=(), tables=(), figures=(), warnings=()):
 
 
 def test_page_escapes_what_it_shows_and_inlines_its_figures():
-    page = report.to_html("Is 1 < 2?", make(["A & B."], [TABLE], ["it"]), {"it": b"PNG"}, DOCUMENT)
+    page = report.render("report.html", "Is 1 < 2?", make(["A & B."], [TABLE], ["it"]), DOCUMENT, {"it": b"PNG"})
     for text in (
         "Is 1 &lt; 2?",
         "A &amp; B.",
@@ -53,7 +54,7 @@ def test_page_escapes_what_it_shows_and_inlines_its_figures():
 
 
 def test_each_table_of_a_page_leads_to_the_glossary_of_the_docs():
-    page = report.to_html("?", make([], [TABLE, TABLE]), {}, DOCUMENT)
+    page = report.render("report.html", "?", make([], [TABLE, TABLE]), DOCUMENT)
     assert page.count('href="#glossary"') == 2
     _, rest = page.split('<h2 id="glossary">')
     entries = re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", rest, re.DOTALL)
@@ -67,7 +68,7 @@ def test_each_table_of_a_page_leads_to_the_glossary_of_the_docs():
 
 def test_without_the_docs_a_page_has_no_glossary_and_loses_nothing(monkeypatch, tmp_path):
     monkeypatch.setattr(report, "_GLOSSARY", tmp_path / "glossary.md")
-    page = report.to_html("?", make([], [TABLE]), {}, DOCUMENT)
+    page = report.render("report.html", "?", make([], [TABLE]), DOCUMENT)
     assert "a|b &lt;c&gt;" in page
     assert "lossary" not in page
 
@@ -91,7 +92,7 @@ def test_screen_cuts_no_word_where_it_is_narrow():
 
 
 def test_a_markdown_table_has_a_line_per_row():
-    text = report.to_markdown("Question?", make(["A finding."], [TABLE], ["a_figure"]), DOCUMENT)
+    text = report.render("report.md", "Question?", make(["A finding."], [TABLE], ["a_figure"]), DOCUMENT)
     assert text.startswith("# Question?\n")
     assert "| a\\|b <c> | 0.5<br>0.4-0.6 |" in text
     assert "![A < figure](./a_figure.png)" in text
@@ -104,12 +105,12 @@ def test_warnings_are_shown_everywhere():
     console = Console(file=io.StringIO(), width=80)
     report.show(warned, console)
     assert "Warning: Only 2 < 5 seeds." in console.file.getvalue()
-    assert '<ul class="warning"><li>Only 2 &lt; 5 seeds.</li>' in report.to_html("?", warned, {}, DOCUMENT)
-    assert "- Warning: Only 2 < 5 seeds." in report.to_markdown("?", warned, DOCUMENT)
+    assert '<ul class="warning"><li>Only 2 &lt; 5 seeds.</li>' in report.render("report.html", "?", warned, DOCUMENT)
+    assert "- Warning: Only 2 < 5 seeds." in report.render("report.md", "?", warned, DOCUMENT)
 
 
 def latex_of(*tables):
-    return report.to_latex(make([], tables), "try_it")
+    return report.render("tables.tex", "?", make([], tables), DOCUMENT)
 
 
 def test_latex_has_a_caption_a_label_a_note_and_intervals_in_line():
@@ -213,12 +214,12 @@ def test_characters_that_cannot_be_printed_are_escapes_in_every_format():
     report.show(shown, console)
     texts = [
         console.file.getvalue(),
-        report.to_html("?", shown, {}, DOCUMENT),
-        report.to_markdown("?", shown, DOCUMENT),
+        report.render("report.html", "?", shown, DOCUMENT),
+        report.render("report.md", "?", shown, DOCUMENT),
     ]
     for text in texts:
         assert escape in text
-    latex = report.to_latex(shown, "try_it")
+    latex = report.render("tables.tex", "?", shown, DOCUMENT)
     assert r"\textbackslash{}x1b{[}31m\textbackslash{}u202e" in latex
     for text in [*texts, latex]:
         assert text.replace("\n", "").isprintable()
