@@ -79,31 +79,32 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
         stops.install(partial(interruption_message, parsed))
         main(parsed)
     except stops.UsageError as error:
-        _exit(f"error: {error}", error)
+        _exit(f"error: {error}", 2)
     except stops.Finished as finished:
         print(printable(str(finished)))
     except stops.Interrupted as stop:
         stops.ignore()
-        _exit(interruption_message(parsed), stop)
+        # The shell's convention for a process that a signal ended.
+        _exit(interruption_message(parsed), 128 + stop.number)
     except stops.EngineError as error:
-        _exit(f"error: {error}; {resume_hint(_out(parsed))}", error)
-    except MemoryError as error:
-        _exit("error: out of memory: choose smaller sizes", error)
+        _exit(f"error: {error}; {resume_hint(_out(parsed))}")
+    except MemoryError:
+        _exit("error: out of memory: choose smaller sizes")
     except FloatingPointError as error:
         # From jax's option jax_debug_nans.
-        _exit(f"error: {str(error).partition(chr(10))[0]}", error)
+        _exit(f"error: {str(error).partition(chr(10))[0]}")
     except RuntimeError as error:
         # Of jax's many errors, the user can mend only these two.
         if match := re.search(r"out of memory.*?(?:\.(?!\d)|$)", str(error), re.IGNORECASE | re.MULTILINE):
-            _exit(f"error: {match[0].rstrip('.')}: choose smaller sizes", error)
+            _exit(f"error: {match[0].rstrip('.')}: choose smaller sizes")
         if match := re.search(r"Unable to initialize backend.*", str(error)):
-            _exit(f"error: {match[0]}", stops.UsageError())
+            _exit(f"error: {match[0]}", 2)
         raise
     except OSError as error:
         ending = "files written before are unchanged"
         if isinstance(error, checkpoints.UnsyncedError):
             ending = "it is written, but may not survive a power failure"
-        _exit(f"error: {error.filename or 'a file'}: {error.strerror or error}; {ending}", error)
+        _exit(f"error: {error.filename or 'a file'}: {error.strerror or error}; {ending}")
 
 
 def interruption_message(options: object) -> str:
@@ -149,6 +150,6 @@ def wrap_docstring(docstring: str, width: int) -> str:
     return "\n".join(lines)
 
 
-def _exit(message: str, error: BaseException) -> NoReturn:
+def _exit(message: str, code: int = 1) -> NoReturn:
     print(printable(" ".join(message.split())), file=sys.stderr)
-    raise SystemExit(stops.exit_code(error))
+    raise SystemExit(code)

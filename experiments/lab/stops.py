@@ -1,4 +1,4 @@
-"""How a command ends early: a mistake of the user, results that exist already, or a signal; and the exit codes."""
+"""How a command ends early: a mistake of the user, results that exist already, or a signal."""
 
 import contextlib
 import os
@@ -31,14 +31,6 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"interrupted by signal {number}")
         self.number = number
-
-
-def exit_code(error: BaseException) -> int:
-    """The exit code of a command that ends with this error."""
-    if isinstance(error, Interrupted):
-        # The shell's convention for a process that a signal ended.
-        return 128 + error.number
-    return {UsageError: 2, Finished: 0}.get(type(error), 1)
 
 
 @contextlib.contextmanager

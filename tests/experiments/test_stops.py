@@ -69,18 +69,3 @@ def test_a_value_that_the_library_refuses_is_the_user_s_mistake(error):
 def test_no_other_error_is_the_user_s_mistake():
     with pytest.raises(KeyError), stops.usage_errors():
         raise KeyError
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (stops.UsageError("--sigma"), 2),
-        (stops.Finished("done"), 0),
-        (stops.EngineError("the scheduler has ended"), 1),
-        (stops.Interrupted(signal.SIGTERM), 143),
-        (stops.Interrupted(signal.SIGINT), 130),
-        (OSError(28, "No space left on device"), 1),
-    ],
-)
-def test_every_end_has_its_exit_code(error, code):
-    assert stops.exit_code(error) == code
