@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from urllib.parse import urlsplit
 
 import jax
@@ -27,6 +27,7 @@ from segjax._checks import check_count, check_pixels, check_positive, check_sigm
 CHANGE_NO_RESULT = ("out", "overwrite", "pdf", "checkpoint_seconds", "log", "workers", "cluster")
 # The values of `--precision` that are passed to jax; "default" is not.
 PRECISIONS = ("high", "highest")
+_Group = TypeVar("_Group", bound="Group")
 
 
 def flag(name: str) -> str:
@@ -100,11 +101,6 @@ class Group:
 
     def check(self) -> None:
         """Raises ValueError or TypeError, naming the first invalid option and what is allowed."""
-
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        """A context in which jax is configured by the options; enter it before jax first looks for devices."""
-        yield
 
     @property
     def flat(self) -> dict[str, Any]:
@@ -199,16 +195,6 @@ class Training(Group):
         check_positive("--checkpoint-seconds", self.checkpoint_seconds)
         check_name("--precision", self.precision, ("default", *PRECISIONS))
 
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        if self.deterministic:
-            # Not xla_gpu_deterministic_ops, which also turns off autotuning.
-            flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true"
-            os.environ["XLA_FLAGS"] = flags.strip()
-        # Restored at the end, since a process may run several commands. `check` comes later and refuses other names.
-        with at_precision(self.precision):
-            yield
-
 
 @dataclass(frozen=True, kw_only=True)
 class Engine(Group):
@@ -225,11 +211,6 @@ class Engine(Group):
     #: seconds of a run are those of the whole group. On a CPU 1 is the fastest.
     width: int = 1
 
-    @property
-    def is_used(self) -> bool:
-        """Whether other processes train the runs."""
-        return bool(self.workers or self.cluster)
-
     def check(self) -> None:
         check_count("--width", self.width, 1)
         available = provenance.cores() or 1
@@ -241,13 +222,6 @@ class Engine(Group):
             raise ValueError("--workers shares out the cores of a CPU; for GPUs start a worker for each: --cluster")
         if self.cluster and not is_address(self.cluster) and not Path(self.cluster).is_file():
             raise ValueError(f"--cluster must be tcp://HOST:PORT, tls://HOST:PORT or a file, got {self.cluster!r}")
-
-    @contextlib.contextmanager
-    def prepared(self) -> Iterator[None]:
-        if self.cluster:
-            # Otherwise this process reserves three quarters of a GPU's memory, which a worker on the GPU needs.
-            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,14 +246,26 @@ class Command(Group):
 
     @contextlib.contextmanager
     def prepared(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for group in self.groups:
-                stack.enter_context(group.prepared())
+        """A context in which jax is configured by the options; enter it before jax first looks for devices."""
+        training = self.group(Training)
+        if training.deterministic:
+            # Not xla_gpu_deterministic_ops, which also turns off autotuning.
+            flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_gpu_exclude_nondeterministic_ops=true"
+            os.environ["XLA_FLAGS"] = flags.strip()
+        if self.group(Engine).cluster:
+            # Otherwise this process reserves three quarters of a GPU's memory, which a worker on the GPU needs.
+            os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        # Restored at the end, since a process may run several commands. `check` comes later and refuses other names.
+        with at_precision(training.precision):
             yield
 
     @property
     def groups(self) -> list[Group]:
         return [value for value in super().flat.values() if isinstance(value, Group)]
+
+    def group(self, kind: type[_Group]) -> _Group:
+        """The group of this kind; for a question without one the defaults."""
+        return next((group for group in self.groups if isinstance(group, kind)), kind())
 
     @property
     def flat(self) -> dict[str, Any]:

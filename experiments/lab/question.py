@@ -46,10 +46,7 @@ class Lab:
     def __init__(self, folder: Folder, console: Console, options: Command, stack: contextlib.ExitStack) -> None:
         """`stack` stops the workers when it is closed."""
         self.folder, self._console, self._stack = folder, console, stack
-        # A question that trains no runs has no such group.
-        groups: dict[type, Any] = {type(group): group for group in options.groups}
-        self._training: Training = groups.get(Training, Training())
-        self._engine: Engine = groups.get(Engine, Engine())
+        self._training, self._engine = options.group(Training), options.group(Engine)
         self.progress = partial(progress_bar, console)
         self._log = Log(self._training.log, options.out, options.overwrite, self.say)
 
@@ -101,7 +98,7 @@ class Lab:
         with self.progress() as progress:
             total = sum(run.iterations for run in runs_once)
             update = partial(progress.update, progress.add_task("", total=total))
-            if groups and not watch and self._engine.is_used:
+            if groups and not watch and (self._engine.workers or self._engine.cluster):
 
                 def look(steps: int, workers: int) -> None:
                     counts = f"{len(results)} of {len(runs_once)} runs, {workers} worker{'s' if workers != 1 else ''}"
