@@ -8,10 +8,10 @@ import shutil
 import sys
 import textwrap
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import matplotlib
 import tyro
@@ -25,39 +25,28 @@ from segjax import checkpoints
 Options = TypeVar("Options")
 
 
-class Stream(io.TextIOWrapper):
-    """stdout or stderr that never stops a command: failed writes are dropped, and every file name can be printed.
+class _Lossy(io.FileIO):
+    """A file that drops what it fails to write: its reader may close it, as `| head` does, or its disk may be full."""
 
-    Its reader may close it, as `| head` does, its disk may be full, or the process may have none.
-    """
+    def write(self, content: Any) -> int:
+        with contextlib.suppress(OSError):
+            if written := super().write(content):
+                return written
+        return len(content)
 
-    def __init__(self, stream: Any) -> None:
-        buffer = stream.detach() if stream else open(os.devnull, "wb")  # noqa: SIM115, open until the end
-        # File names that are not UTF-8 are printed with escapes.
-        super().__init__(buffer, getattr(stream, "encoding", "utf-8"), errors="backslashreplace", line_buffering=True)
 
-    def write(self, text: str) -> int:
-        with self._errors_dropped():
-            super().write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._errors_dropped():
-            super().flush()
-
-    @contextlib.contextmanager
-    def _errors_dropped(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError:
-            # The text in the buffer would fail again.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+def safe_stream(stream: TextIO | None) -> TextIO:
+    """stdout or stderr, which a process may lack, as a stream that never stops a command."""
+    file = _Lossy(stream.fileno() if stream else os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+    encoding = stream.encoding if stream else "utf-8"
+    # File names that are not UTF-8 are printed with escapes.
+    return io.TextIOWrapper(io.BufferedWriter(file), encoding, errors="backslashreplace", line_buffering=True)
 
 
 def command(main: Callable[[Options], None], options: type[Options], presets: Mapping[str, Options]) -> NoReturn:
     """`run`, then exits: for a process of its own, with safe streams and without the interpreter's orderly shutdown."""
     code: Any = 0
-    sys.stdout, sys.stderr = Stream(sys.stdout), Stream(sys.stderr)
+    sys.stdout, sys.stderr = safe_stream(sys.stdout), safe_stream(sys.stderr)
     # A user's matplotlibrc must not change figures.
     matplotlib.rcdefaults()
     try:
