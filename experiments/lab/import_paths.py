@@ -1,6 +1,7 @@
 """Optimizers by name or import path, such as "optax:lion", and the files that they need."""
 
 import ast
+import contextlib
 import difflib
 import pkgutil
 import sys
@@ -98,25 +99,16 @@ def _split_options(name: str) -> tuple[str, dict[str, Any]]:
     path, bracket, inside = name.partition("(")
     if not bracket:
         return path, {}
-    options = None if "#" in inside else _literals(f"options({inside}")
-    if options is None:
-        raise ValueError(f"{name!r} must have options as (weight_decay=0.01, nesterov=True): names and plain values")
-    return path, options
-
-
-def _literals(call: str) -> dict[str, Any] | None:
-    """The keyword arguments of a call; None if it has other arguments, or values that are not plain."""
-    try:
-        expression = ast.parse(call, mode="eval").body
-        if not isinstance(expression, ast.Call) or not isinstance(expression.func, ast.Name) or expression.args:
-            return None
-        options = {keyword.arg: ast.literal_eval(keyword.value) for keyword in expression.keywords}
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
-        return None
-    plain = not any(isinstance(leaf, complex | bytes) for leaf in jax.tree.leaves(list(options.values())))
-    # ast calls **options None, and lists an option that is given twice.
-    valid = plain and None not in options and len(options) == len(expression.keywords)
-    return {str(option): value for option, value in options.items()} if valid else None
+    with contextlib.suppress(SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        match ast.parse(f"options({inside}", mode="eval").body:
+            case ast.Call(ast.Name(), [], keywords) if "#" not in inside:
+                options = {each.arg: ast.literal_eval(each.value) for each in keywords if each.arg}
+                leaves = jax.tree.leaves(list(options.values()))
+                is_plain = not any(isinstance(leaf, complex | bytes) for leaf in leaves)
+                # ast has no name for **options, and lists an option that is given twice.
+                if is_plain and len(options) == len(keywords):
+                    return path, options
+    raise ValueError(f"{name!r} must have options as (weight_decay=0.01, nesterov=True): names and plain values")
 
 
 def is_installed(file: Path) -> bool:
