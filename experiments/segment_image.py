@@ -33,7 +33,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from PIL import Image
-from rich.progress import TaskID
 from tyro.conf import Positional, arg
 
 from experiments.lab import question
@@ -148,9 +147,13 @@ def answer(options: Options, lab: Lab) -> Report:
             print(f"error: {printable(failure)}", file=sys.stderr)
         raise UsageError(failures[-1])
     rows, drawn = [picture.row for picture in pictures], [picture for picture in pictures if picture.previews]
+    tables = [table(rows, network)]
+    if refused:
+        cells = [[printable(refusal["image"]), printable(refusal["error"])] for refusal in refused]
+        tables.append(Table("Pictures without a mask", ("picture", "reason"), cells))
     return Report(
         findings(rows, refused, network),
-        [table(rows, network), *([refusals(refused)] if refused else [])],
+        tables,
         {"pictures": Drawing("Each picture and its segmentation", figure(drawn, len(rows), network))} if drawn else {},
         results={"textures": network.names, "images": rows, "refused": refused},
         # JSON can hold any path; a table of text cannot.
@@ -184,17 +187,15 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
     last = max((picture.number for picture in notes.values()), default=0)
     reference = saved_models.reference(network) if new else None
     with lab.progress() as progress:
-
-        def count(task: TaskID, done: int, total: int) -> None:
-            progress.update(task, completed=done, total=total)
-
         bar = progress.add_task("", total=len(new))
         for number, (note, source) in enumerate(new.items(), start=last + 1):
             task = progress.add_task(printable(source.path.name), total=None)
             label = album.label_of(source, {picture.name for picture in segmented.values()})
             try:
                 with photographs.machine_errors(source.path):
-                    picture, contents = segment(source, label, options, network, reference, partial(count, task))
+                    picture, contents = segment(
+                        source, label, options, network, reference, partial(progress.update, task)
+                    )
                 if digest(source.path) != digests[str(source.path)]:
                     raise ValueError(f"{source.path} has changed since it was named")
             except ValueError as error:
@@ -215,13 +216,13 @@ def segment(
     options: Options,
     network: SavedModel,
     reference: Reference | None,
-    progress: Callable[[int, int], None],
+    update: Callable[..., None],
 ) -> tuple[Segmented, dict[str, bytes]]:
     """A picture, segmented, without its number and digest; and its files, ending -> content.
 
     Args:
         reference: of the training images; None if it is unknown.
-        progress: called with the number of tiles done and the number of all tiles.
+        update: called after each tile with the number of tiles `completed` and their `total`.
 
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
@@ -229,8 +230,10 @@ def segment(
     picture = photographs.read(source, options.max_megapixels, SMALLEST, PREVIEW_SIDE)
     grey = -picture.grey if options.invert else picture.grey
     valid, outside = without(source, label, picture, options.boxes)
-    model, variables, image_size = network.model, network.variables, network.image_size
-    probability = tiling.segment(model, variables, grey, image_size, options.tile_size, progress, valid)
+    trained, image_size = (network.model, network.variables), network.image_size
+    probability = tiling.segment(
+        *trained, grey, image_size, options.tile_size, lambda done, total: update(completed=done, total=total), valid
+    )
     if not np.isfinite(probability if valid is None else probability[valid]).all():
         raise ValueError(f"{source.path} gets no mask: the network's numbers for it are not finite")
     scaled = tiling.to_training_scale(grey, image_size, valid)
@@ -366,12 +369,6 @@ def left_out(options: Options) -> list[str]:
     names = [printable(path.name) for path in photographs.left_out(list(options.images))]
     sentences = [f"No picture is in {', '.join(empty)}."] if empty else []
     return sentences + ([f"Left out, since only PNG, JPEG and TIFF are read: {', '.join(names)}."] if names else [])
-
-
-def refusals(refused: Sequence[Mapping[str, str]]) -> Table:
-    """The pictures without a mask, and why."""
-    rows = [[printable(refusal["image"]), printable(refusal["error"])] for refusal in refused]
-    return Table("Pictures without a mask", ("picture", "reason"), rows)
 
 
 def table(rows: Sequence[Mapping[str, Any]], network: SavedModel) -> Table:

@@ -23,6 +23,8 @@ _COARSEST_PIXEL = 10.0
 # Colours that Pillow converts; they are read as red, green and blue of 8 bits.
 _CONVERTED = (PHOTOMETRIC.SEPARATED, PHOTOMETRIC.YCBCR, PHOTOMETRIC.CIELAB)
 _COLOURS = (PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE, *_CONVERTED)
+# libtiff ignores a predictor in all other compressions.
+_PREDICTED = (COMPRESSION.LZW, COMPRESSION.DEFLATE, COMPRESSION.ADOBE_DEFLATE)
 # A second page of the same picture has at most half as many rows, and the same shape within some pixels.
 _THUMBNAIL_SHARE, _THUMBNAIL_PIXELS = 0.5, 2
 
@@ -138,12 +140,7 @@ def _reads(page: Any) -> bool:
 
 def _reads_by_pillow(page: Any) -> bool:
     """Whether Pillow unpacks a page and reads it right; a test of 283 layouts holds this to account."""
-    # libtiff ignores a predictor in all other compressions.
-    if page.predictor != 1 and page.compression not in (
-        COMPRESSION.LZW,
-        COMPRESSION.DEFLATE,
-        COMPRESSION.ADOBE_DEFLATE,
-    ):
+    if page.predictor != 1 and page.compression not in _PREDICTED:
         return False
     if page.samplesperpixel > 1:
         is_opacity = [extra != EXTRASAMPLE.UNSPECIFIED for extra in page.extrasamples]
