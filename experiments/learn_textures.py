@@ -137,10 +137,9 @@ class Options(Command):
     @cached_property
     def regions(self) -> list[list["Region"]]:
         """The photographs and boxes of the first and of the second material."""
-        options = {"--first": self.first, "--second": self.second}
         return [
             [Region.parse(option, text, self.picture) for text in itertools.chain(*texts)]
-            for option, texts in options.items()
+            for option, texts in (("--first", self.first), ("--second", self.second))
         ]
 
     @property
@@ -221,9 +220,9 @@ class Region(NamedTuple):
         box = self.box or Box(0, 0, width, height)
         if box.x + box.width > width or box.y + box.height > height:
             raise ValueError(f"the box {self} reaches beyond its picture, which has {width} x {height} pixels")
-        if picture.valid is not None and not picture.valid[box.rows, box.columns].all():
+        if picture.valid is not None and not picture.valid[box.slices].all():
             raise ValueError(f"{self} has pixels without data")
-        return picture.grey[box.rows, box.columns].astype(np.float32)
+        return picture.grey[box.slices].astype(np.float32)
 
 
 class Parts(NamedTuple):

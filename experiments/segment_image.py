@@ -190,12 +190,11 @@ def segment_all(options: Options, lab: Lab, network: SavedModel) -> tuple[list[S
         bar = progress.add_task("", total=len(new))
         for number, (note, source) in enumerate(new.items(), start=last + 1):
             task = progress.add_task(printable(source.path.name), total=None)
+            count = partial(progress.update, task)
             label = album.label_of(source, {picture.name for picture in segmented.values()})
             try:
                 with photographs.machine_errors(source.path):
-                    picture, contents = segment(
-                        source, label, options, network, reference, partial(progress.update, task)
-                    )
+                    picture, contents = segment(source, label, options, network, reference, count)
                 if digest(source.path) != digests[str(source.path)]:
                     raise ValueError(f"{source.path} has changed since it was named")
             except ValueError as error:
@@ -216,13 +215,13 @@ def segment(
     options: Options,
     network: SavedModel,
     reference: Reference | None,
-    update: Callable[..., None],
+    count: Callable[..., None],
 ) -> tuple[Segmented, dict[str, bytes]]:
     """A picture, segmented, without its number and digest; and its files, ending -> content.
 
     Args:
         reference: of the training images; None if it is unknown.
-        update: called after each tile with the number of tiles `completed` and their `total`.
+        count: called after each tile with the number of tiles `completed` and their `total`.
 
     Raises:
         ValueError: if the picture cannot be read, or the prediction is not finite.
@@ -232,7 +231,7 @@ def segment(
     valid, outside = without(source, label, picture, options.boxes)
     trained, image_size = (network.model, network.variables), network.image_size
     probability = tiling.segment(
-        *trained, grey, image_size, options.tile_size, lambda done, total: update(completed=done, total=total), valid
+        *trained, grey, image_size, options.tile_size, lambda done, total: count(completed=done, total=total), valid
     )
     if not np.isfinite(probability if valid is None else probability[valid]).all():
         raise ValueError(f"{source.path} gets no mask: the network's numbers for it are not finite")
@@ -241,10 +240,10 @@ def segment(
     row = describe(source.path, label, probability, strange, picture.pixel_area)
     row["outlier_pixels"] = int(tiling.outliers(grey, valid).sum())
     bars = novelty.blank(row["name"], grey, valid)
+    row |= {"first_share_low": None, "first_share_high": None}
     # What the errors of known pictures say nothing about gets no interval.
-    known = strange is not None and not is_strange(row) and not bars
-    low, high = network.area.interval(probability, image_size) if network.area and known else (None, None)
-    row |= {"first_share_low": low, "first_share_high": high}
+    if network.area and strange is not None and not is_strange(row) and not bars:
+        row["first_share_low"], row["first_share_high"] = network.area.interval(probability, image_size)
     rgb, overlay = in_8_bits(scaled).convert("RGB"), photographs.overlay(scaled, probability)
     large = {"picture": rgb, "overlay": overlay, "probability": Image.fromarray(probability)}
     previews = {name: photographs.reduced(image, PREVIEW_SIDE) for name, image in large.items()}
@@ -252,8 +251,8 @@ def segment(
         previews["picture"] = picture.preview
     contents = {"-mask.png": photographs.mask_png(probability), "-overlay.png": photographs.png(overlay)}
     contents |= {ending: encode(probability) for ending, encode in PROBABILITY_FILES[options.probability].items()}
-    warnings = [*picture.warnings, *bars, *outside]
-    return Segmented(0, "", album.file_prefix(label), row, previews, warnings), contents
+    messages, prefix = [*picture.warnings, *bars, *outside], album.file_prefix(label)
+    return Segmented(0, "", prefix, row, previews, messages), contents
 
 
 def without(source: Source, label: str, picture: Picture, boxes: Sequence[Box]) -> tuple[np.ndarray | None, list[str]]:
@@ -266,7 +265,7 @@ def without(source: Source, label: str, picture: Picture, boxes: Sequence[Box]) 
     if boxes:
         valid = np.ones((height, width), bool) if valid is None else valid.copy()
         for box in boxes:
-            inside = valid[box.rows, box.columns]
+            inside = valid[box.slices]
             inside[...] = False
             if not inside.size:
                 pixels = f"{printable(label)} has {width} x {height} pixels"

@@ -7,7 +7,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, BinaryIO, NamedTuple, TypeAlias
 
@@ -66,7 +66,7 @@ class Picture(NamedTuple):
     valid: np.ndarray | None
     preview: np.ndarray | None
     pixel_area: float | None
-    warnings: tuple[str, ...]
+    warnings: Sequence[str]
 
 
 class Box(NamedTuple):
@@ -95,12 +95,9 @@ class Box(NamedTuple):
         return all(max(self[axis], other[axis]) < min(end[axis] for end in ends) for axis in (0, 1))
 
     @property
-    def rows(self) -> slice:
-        return slice(self.y, self.y + self.height)
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.x, self.x + self.width)
+    def slices(self) -> tuple[slice, slice]:
+        """The rows and columns of a picture."""
+        return slice(self.y, self.y + self.height), slice(self.x, self.x + self.width)
 
 
 def read(source: Source, max_megapixels: float, smallest: int, side: int = 1) -> Picture:
@@ -122,15 +119,14 @@ def read(source: Source, max_megapixels: float, smallest: int, side: int = 1) ->
         samples, channel = page.load(), page.channel
         grey, valid = samples.grey(channel), samples.valid(channel)
         _check_numbers(grey if valid is None else grey[valid])
-        warning = (
-            f"The colours of {source.path} hardly correlate: it may be three pictures, of which --channel chooses one."
-            if samples.colours and channel is None and samples.correlation() < _LEAST_CORRELATION
-            else ""
-        )
+        is_colour, messages = samples.colours and channel is None, []
+        if is_colour and samples.correlation() < _LEAST_CORRELATION:
+            doubt = "hardly correlate: it may be three pictures, of which --channel chooses one."
+            messages.append(f"The colours of {source.path} {doubt}")
         if valid is not None:
             grey[~valid] = np.median(grey[valid])
-        preview = reduced(samples.in_colour(), side) if samples.colours and channel is None else None
-        return Picture(grey, valid, preview, samples.pixel_area, (warning,) if warning else ())
+        preview = reduced(samples.in_colour(), side) if is_colour else None
+        return Picture(grey, valid, preview, samples.pixel_area, messages)
 
 
 def count_pages(path: Path) -> int:

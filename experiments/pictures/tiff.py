@@ -77,10 +77,11 @@ def open_page(file: BinaryIO, path: Path, page: int | None, channel: int | None)
         if _reads(keyframe):
             samples = _samples(keyframe, _plane(path, series, index))
         else:
-            samples = by_pillow(file, getattr(series.pages[index], "index", 0))._replace(nodata=_nodata(keyframe))
+            samples = by_pillow(file, getattr(series.pages[index], "index", 0))
             # Pillow gives 12 bits as 16.
             samples = samples._replace(white=4095.0) if keyframe.bitspersample == 12 else samples
-        return samples._replace(pixel_area=area)
+        nodata = keyframe.tags.valueof(_GDAL_NODATA)
+        return samples._replace(pixel_area=area, nodata=None if nodata is None else float(nodata))
 
     return Page(keyframe.imagewidth, keyframe.imagelength, load, channel)
 
@@ -181,19 +182,13 @@ def _samples(page: Any, array: np.ndarray) -> Samples:
         white = 2.0**page.bitspersample - 1
     opacity = bool(page.extrasamples) and page.extrasamples[-1] != EXTRASAMPLE.UNSPECIFIED
     inverted = page.photometric == PHOTOMETRIC.MINISWHITE
-    return Samples(_upright(array, page.tags.valueof(_ORIENTATION)), white, inverted, colours, opacity, _nodata(page))
+    return Samples(_upright(array, page.tags.valueof(_ORIENTATION)), white, inverted, colours, opacity)
 
 
 def _upright(array: np.ndarray, orientation: int | None) -> np.ndarray:
     """The array, transposed and mirrored as EXIF's orientation says."""
     array = array.swapaxes(0, 1) if orientation in (5, 6, 7, 8) else array
     return array[:: -1 if orientation in (3, 4, 7, 8) else 1, :: -1 if orientation in (2, 3, 6, 7) else 1]
-
-
-def _nodata(page: Any) -> float | None:
-    """GDAL's number of a pixel without data."""
-    text = page.tags.valueof(_GDAL_NODATA)
-    return None if text is None else float(text)
 
 
 def _pixel_area(tiff: tifffile.TiffFile, page: Any) -> float | None:
