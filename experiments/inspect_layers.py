@@ -241,14 +241,14 @@ def findings(removals: Sequence[Removal]) -> list[str]:
     sentences = [
         f"The network is right on {whole.accuracy:.3f} of the held-out pixels; one answer for all of them would be "
         f"right on {constant.accuracy:.3f}.",
-        f"With the output of a layer averaged over the image, accuracy falls to {lowest} for {' or '.join(worst)}"
+        f"With the output of a layer averaged over the image, accuracy is lowest, {lowest}, for {' or '.join(worst)}"
         f"{f'; others: {others}' if others else ''}.",
     ]
     if channels := [part for part in ranked if part.channel is not None]:
         idle = sum(removal.loss_of_accuracy < IDLE for removal in channels)
         sentences.append(
-            f"If single channels are averaged, {channels[0].label} of {channels[0].layer} costs most and leaves "
-            f"{channels[0].accuracy:.3f}; {idle} of {len(channels)} cost less than {IDLE:g} each."
+            f"With a single channel averaged, accuracy is lowest, {channels[0].accuracy:.3f}, for "
+            f"{channels[0].label} of {channels[0].layer}; {idle} of {len(channels)} cost less than {IDLE:g} each."
         )
     return sentences
 

@@ -107,12 +107,10 @@ def answer(options: Options, lab: Lab) -> Report:
         findings.insert(0, bounds.finding(bound, "this network", error, field))
     title = f"{label}, {run.schedule} schedule, {run.objective} loss, {run.architecture}, seed {run.seed}"
     columns, trained_on = (*tables.SCORES, "accuracy_by_running_statistics"), {"texture": texture._asdict()}
+    scores = tables.table(arms, f"{run.iterations} iterations: seed {run.seed}", columns)
     return Report(
         findings,
-        [
-            tables.table(arms, f"{run.iterations} iterations: seed {run.seed}", columns),
-            views.distance_table(arm.rows[0]),
-        ],
+        [scores] if diverged else [scores, views.distance_table(arm.rows[0])],
         {"curves": curves(arms, title), "predictions": predictions(lab.folder, run, steps, title)},
         arms,
         results={"best_possible": bounds.document(bound)},

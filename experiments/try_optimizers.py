@@ -145,8 +145,9 @@ def table(candidates: list[Candidate], grid: Grid, ranked: list[str], title: str
     rows = []
     for label in [*ranked, *grid.without_rate]:
         rate, loss, _ = grid.best[label]
-        result = ["diverged", "-"] if rate is None else [f"{loss:.4f}", exact(rate)]
-        rates = ", ".join(map(exact, by_label[label].rates))
+        is_ready = isinstance(import_paths.optimizer(by_label[label].optimizer), import_paths.Ready)
+        rates = "its own" if is_ready else ", ".join(map(exact, by_label[label].rates))
+        result = ["diverged", "-"] if rate is None else [f"{loss:.4f}", rates if is_ready else exact(rate)]
         rows.append([label, *result, rates, "; ".join(needs(by_label[label].optimizer))])
     note = "Loss: mean of the last tenth of the steps, at the best rate of those that were tried."
     headings = ("optimizer", "loss, last tenth", "rate", "rates tried", "what it needs")

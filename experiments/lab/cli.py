@@ -83,10 +83,10 @@ def run(main: Callable[[Options], None], options: type[Options], presets: Mappin
         # From jax's option jax_debug_nans.
         _exit(f"error: {str(error).partition(chr(10))[0]}")
     except RuntimeError as error:
-        # Of jax's many errors, the user can mend only these two.
+        # Of jax's many errors, the user can mend only these three.
         if match := re.search(r"out of memory.*?(?:\.(?!\d)|$)", str(error), re.IGNORECASE | re.MULTILINE):
             _exit(f"error: {match[0].rstrip('.')}: choose smaller sizes")
-        if match := re.search(r"Unable to initialize backend.*", str(error)):
+        if match := re.search(r"Unable to initialize backend.*|Disallowed \S+ transfer", str(error)):
             _exit(f"error: {match[0]}", 2)
         raise
     except OSError as error:

@@ -111,8 +111,10 @@ def finding(label: str, reference: str, decision: Decision) -> str:
     """A sentence: the verdict and the number of seeds that it took, or what it would take."""
     seeds, difference = len(decision.evidence), estimate_text(decision.difference, f"+{COLUMN.form}")
     if np.isnan(decision.difference.value):
-        difference = (
-            f"runs diverged, and {label} is better with probability {estimate_text(decision.probability, '.2f')}"
+        probability = estimate_text(decision.probability, ".2f")
+        equal = np.isnan(decision.probability.value)
+        difference = "runs diverged, and " + (
+            "no pair differs" if equal else f"{label} is better with probability {probability}"
         )
     if decision.decided_after is not None:
         return (

@@ -84,13 +84,13 @@ def test_diverged_runs_are_counted_and_their_seeds_are_in_no_mean(paths, tmp_pat
     """A mean of one rounding over other seeds than the next one's would differ by the seeds."""
     roundings = [{"sgd 1": runs, "adam 0.01": FIRST["adam 0.01"]} for runs in (FIRST["sgd 1"], [None, (0.3, 0.9)])]
     apart = [write(tmp_path, f"apart{number}", arms) for number, arms in enumerate(roundings)]
-    for files, row in (
-        (paths, ["sgd 1", "0.7000", "0.0000", "0.0000", "0.7000 to 0.7000", "1 of 4"]),
-        (apart, ["sgd 1", "-", "-", "-", "-", "2 of 4"]),
+    for files, row, num_arms in (
+        (paths, ["sgd 1", "0.7000", "0.0000", "0.0000", "0.7000 to 0.7000", "1 of 4"], 3),
+        (apart, ["sgd 1", "-", "-", "-", "-", "2 of 4"], 1),
     ):
-        means, verdicts, *choices = compare_roundings.answer(
-            parse(compare_roundings, "--results", *files), lab=None
-        ).tables
+        report = compare_roundings.answer(parse(compare_roundings, "--results", *files), lab=None)
+        means, verdicts, *choices = report.tables
+        assert f"median over {num_arms} arms" in report.findings[0]
         assert means.headings[-1] == "runs diverged"
         assert row in means.rows
         assert ["adam 0.01", "0.8500"] in [cells[:2] for cells in means.rows]

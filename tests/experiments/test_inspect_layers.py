@@ -29,15 +29,15 @@ def test_findings_compare_layers_and_channels():
     first, second, third = findings(*parts)
     assert "right on 0.900" in first
     assert "right on 0.550" in first
-    assert second.endswith("accuracy falls to 0.500 for a; others: 0.800 for b.")
+    assert second.endswith("accuracy is lowest, 0.500, for a; others: 0.800 for b.")
     assert third.startswith(
-        "If single channels are averaged, channel 1 of a costs most and leaves 0.700; 1 of 2 cost less"
+        "With a single channel averaged, accuracy is lowest, 0.700, for channel 1 of a; 1 of 2 cost less"
     )
 
 
 def test_layers_that_leave_as_little_are_named_together():
     parts = [("a", None, 0.4), ("b", None, 0.4), ("out", None, 0.6)]
-    assert findings(*parts)[1].endswith("falls to 0.500 for a or b.")
+    assert findings(*parts)[1].endswith("is lowest, 0.500, for a or b.")
 
 
 def test_kernels_are_numbered_as_the_channels_are():

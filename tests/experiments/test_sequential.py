@@ -65,6 +65,7 @@ def test_signs_decide_where_runs_diverged():
     both = decisions([None] * 3, [None] * 3)["b"]
     assert both.decided_after is None
     np.testing.assert_array_equal(both.evidence, 1)
+    assert sequential.finding("b", "a", both).endswith("after 3 seeds: runs diverged, and no pair differs.")
 
 
 def test_findings_and_the_table_say_how_many_seeds_it_took_or_would_take():

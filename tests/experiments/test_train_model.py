@@ -74,6 +74,8 @@ def test_a_network_that_diverged_is_saved_with_a_warning_and_not_used(tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "The training diverged: the network that is saved is of no use." in page
     assert "The model is saved" not in page
+    # The table of means shows no number of a run that diverged; nor does another.
+    assert "Where the errors lie" not in page
     with pytest.raises(UsageError, match="its training diverged: its parameters are not finite numbers"):
         execute(inspect_layers, "--model", tmp_path / "model.safetensors", "--out", tmp_path / "look")
 

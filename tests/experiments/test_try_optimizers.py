@@ -81,6 +81,15 @@ def test_the_best_of_its_rates_counts_and_the_lowest_loss_is_first():
     assert nothing.figures == {}
 
 
+def test_a_ready_transformation_has_its_own_rate_and_not_1(tmp_path, monkeypatch):
+    (tmp_path / "clips.py").write_text("import optax\nclipped = optax.chain(optax.clip(1.0), optax.adam(1e-3))")
+    monkeypatch.syspath_prepend(tmp_path)
+    options = parse(try_optimizers, *SHORT, "--optimizers", "mine=clips:clipped")
+    lab = lab_of(lambda run: result([0.4, 0.2], 0, run.learning_rate, optimizer=run.optimizer))
+    (table,) = try_optimizers.answer(options, lab).tables
+    assert table.rows[0][:4] == ["mine", "0.2000", "its own", "its own"]
+
+
 def test_a_name_that_a_person_types_must_be_an_optimizer(tmp_path):
     with pytest.raises(UsageError, match="--optimizers optax:lbfgs: 'optax:lbfgs' is no optimizer of one"):
         execute(try_optimizers, *SHORT, "--optimizers", "optax:lbfgs", "--out", tmp_path / "out")

@@ -30,6 +30,7 @@ LINES = {
     "warnings as errors": (f"PYTHONWARNINGS=error {RUN}", 0, ""),
     "no docstrings": (f"{PYTHON} -OO {WORDS}", 0, ""),
     "no such platform": (f"JAX_PLATFORMS=nonsense {RUN}", 2, "error: "),
+    "no transfers": (f"JAX_TRANSFER_GUARD=disallow {RUN}", 2, "error: Disallowed host-to-device transfer"),
     "a folder that is gone": (
         f"mkdir OUT && cd OUT && rmdir OUT && {RUN.replace('OUT', 'out')}",
         2,
