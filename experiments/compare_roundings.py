@@ -105,10 +105,10 @@ def answer(options: Options, lab: Lab) -> Report:
     flipped = [f"{sum(len(counts) > 1 for counts in group.values())} of {len(group)}" for group in (verdicts, chosen)]
     spreads = np.array([[*map(typical, group.values())] for group in (by_rounding, by_seed)])
     known = spreads[:, np.isfinite(spreads).all(axis=0)]
-    medians = np.median(known, axis=1)
+    medians = [f"{np.median(values):.4f}" if values.size else "-" for values in known]
     findings = [
-        f"Of one run, rounding moves the held-out IoU by {medians[0]:.4f}, another seed by "
-        f"{medians[1]:.4f} (standard deviations; median over {known.shape[1]} arms).",
+        f"Of one run, rounding moves the held-out IoU by {medians[0]}, another seed by {medians[1]} (standard "
+        f"deviations; median over {known.shape[1]} arms).",
         f"Under {roundings} roundings, {flipped[0]} verdicts against {reference} differ, and "
         f"{flipped[1]} choices of a rate ({seeds} seeds).",
     ]

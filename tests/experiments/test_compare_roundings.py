@@ -99,6 +99,13 @@ def test_diverged_runs_are_counted_and_their_seeds_are_in_no_mean(paths, tmp_pat
     assert not choices
 
 
+def test_without_a_run_that_did_not_diverge_there_is_no_median(tmp_path):
+    arms = {"sgd 1": [None, None], "adam 0.01": [None, None]}
+    files = [write(tmp_path, name, arms) for name in ("native", "xla")]
+    report = compare_roundings.answer(parse(compare_roundings, "--results", *files), lab=None)
+    assert "IoU by -, another seed by - (standard deviations; median over 0 arms)." in report.findings[0]
+
+
 def test_without_diverged_runs_there_is_no_column_for_them(tmp_path):
     arms = {label: FIRST[label] for label in ("adam 0.01", "adam 0.1")}
     ious = {label: np.array([[iou for _, iou in runs]] * 2) for label, runs in arms.items()}
