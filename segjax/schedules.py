@@ -113,14 +113,7 @@ def one_cycle(learning_rate: jax.typing.ArrayLike, num_steps: int) -> optax.Sche
 
 # name -> schedule, by the names of the commands.
 SCHEDULES = MappingProxyType(
-    {
-        "constant": constant,
-        "exponential": exponential,
-        "cosine": cosine,
-        "warmup": warmup,
-        "warmup_cosine": warmup_cosine,
-        "one_cycle": one_cycle,
-    }
+    {schedule.__name__: schedule for schedule in (constant, exponential, cosine, warmup, warmup_cosine, one_cycle)}
 )
 
 
