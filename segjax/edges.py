@@ -22,7 +22,7 @@ from segjax._checks import (
     check_pixels,
     check_positive,
 )
-from segjax.metrics import ratio
+from segjax.metrics import probability_of, ratio
 
 # Upper ends of the distance bands in pixels; a last band has no end.
 BANDS = (1, 2, 4, 8)
@@ -63,7 +63,7 @@ def count(logits: jax.Array, mask: jax.Array, tolerance: float = 2.0) -> EdgeCou
     check_pixels("mask", mask.size)
     if cast(float, check_concrete("tolerance", check_positive("tolerance", tolerance))) > BANDS[-1]:
         raise ValueError(f"tolerance must be at most {BANDS[-1]} pixels, got {tolerance}")
-    true, predicted = mask[..., 0] > 0.5, jax.nn.sigmoid(logits[..., 0]) > 0.5
+    true, predicted = mask[..., 0] > 0.5, probability_of(logits[..., 0]) > 0.5
     unknown = jnp.isnan(mask[..., 0]) | jnp.isnan(logits[..., 0])
     distance = edge_distance(true)
     band = jnp.sum(distance.ravel()[None] > jnp.array(BANDS, float)[:, None], axis=0)

@@ -55,8 +55,7 @@ def count(logits: jax.Array, mask: jax.Array) -> Counts:
     check_logits(logits, mask)
     check_pixels("mask", mask.size)
     # No thresholds on the logit: the notebook's 0.1 and 0.9 are thresholds on the probability, in float32.
-    # In at least float32: rounded to bfloat16, the sigmoid of 0.005 is 0.5. NumPy promotes under strict promotion too.
-    probability = jax.nn.sigmoid(logits.astype(np.promote_types(logits.dtype, np.float32)))
+    probability = probability_of(logits)
     # No `~true` and `~predicted`: a comparison with NaN is false, and a pixel of NaN would be a true negative.
     true, false = mask > 0.5, mask <= 0.5
     predicted, rejected = probability > 0.5, probability <= 0.5
@@ -190,6 +189,12 @@ def _pixels(counts: Counts) -> jax.Array:
 def _unsigned(counts: jax.Array) -> jax.Array:
     # Means of counts are floating, and are not changed.
     return jnp.asarray(counts, jnp.uint32) if jnp.result_type(counts) == jnp.int32 else counts
+
+
+def probability_of(logits: jax.Array) -> jax.Array:
+    """The sigmoid of logits, in at least float32: rounded to bfloat16, that of 0.005 is 0.5."""
+    # By NumPy, since jax promotes no types under strict promotion.
+    return jax.nn.sigmoid(logits.astype(np.promote_types(logits.dtype, np.float32)))
 
 
 def ratio(part: jax.Array, whole: jax.Array, empty: float = 1.0) -> jax.Array:

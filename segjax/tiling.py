@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from segjax._checks import check_array, check_callable, check_count, check_model, check_variables
+from segjax.metrics import probability_of
 from segjax.models import Variables, predict
 
 # Outliers lie beyond these quantiles by more than this multiple of their difference: training images of Gaussian
@@ -175,7 +176,7 @@ def outliers(image: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
 # Linen modules with equal fields are equal, so a second picture uses the compiled program of the first.
 @partial(jax.jit, static_argnums=0)
 def _probability(model: nn.Module, variables: Variables, tile: jax.Array) -> jax.Array:
-    return jax.nn.sigmoid(predict(model, variables, tile))
+    return probability_of(predict(model, variables, tile))
 
 
 def _parts(length: int, size: int, margin: int) -> Iterator[tuple[slice, slice]]:

@@ -147,6 +147,23 @@ def test_counts_of_half_precision_are_those_of_its_numbers_in_float32(dtype):
     mask = (jnp.arange(2001) % 3 > 0).astype(dtype)
     assert metrics.count(logits, mask) == metrics.count(logits.astype(jnp.float32), mask)
     assert metrics.count(jnp.array([0.005], dtype), mask[1:2]).true_positive == 1
+    images = [values.reshape(1, 3, 667, 1) for values in (logits / 500, mask)]
+    chex.assert_trees_all_equal(edges.count(*images), edges.count(images[0].astype(jnp.float32), images[1]))
+
+
+class Constant(nn.Module):
+    """A logit of 0.005 for each pixel, in half precision."""
+
+    margin, multiple, batch_statistics = 0, 1, False
+
+    @nn.compact
+    def __call__(self, image, train=False):
+        return jnp.full_like(image, 0.005, jnp.bfloat16) + self.param("zero", nn.initializers.zeros, (), jnp.bfloat16)
+
+
+def test_a_picture_of_half_precision_has_probabilities_of_float32():
+    variables = {"params": {"zero": jnp.zeros((), jnp.bfloat16)}}
+    assert (tiling.predict_tiled(Constant(), variables, PHOTOGRAPH) > 0.5).all()
 
 
 @pytest.mark.parametrize("name", segjax.LOSSES)
