@@ -96,6 +96,11 @@ def answer(options: Options, lab: Lab) -> Report:
     table = Table("Suggested rates", ("seed", "rate"), cells, f"{options.optimizer}, {options.architecture}")
     figures = {"range_test": drawing(options, rates, smoothed, suggested)}
     warnings = tables.seeds_warning(options.seeds.seeds)
+    if np.isfinite(means[lowest]) and is_noise(losses, smoothed):
+        warnings.append(
+            "From --low to --high the loss falls no further than its noise from batch to batch explains: the "
+            "suggestion means nothing. Try other rates, more --steps or a larger --batch-size."
+        )
     return Report(findings, [table], figures, results=results, rows=rows, warnings=warnings)
 
 
@@ -120,6 +125,21 @@ def train(options: Options, lab: Lab) -> np.ndarray:
 
             losses.append(np.asarray(fit(jax.random.key(seed), options.low, look)[1].loss))
     return np.stack(losses)
+
+
+def is_noise(losses: np.ndarray, smoothed: np.ndarray) -> bool:
+    """Whether the mean smoothed loss falls by at most five standard errors of its logarithm from the first step.
+
+    Args:
+        losses, smoothed: (seeds, steps), `smoothed` infinite after a divergence, but not in the first step.
+    """
+    logs = np.log(np.maximum(losses, np.finfo(np.float32).tiny))
+    # Two independent normal numbers differ by 0.954 standard deviations in the median, which ignores a divergence.
+    deviation = np.median(np.abs(np.diff(logs, axis=1)[np.isfinite(smoothed[:, 1:])])) / 0.954
+    # The mean of so many independent losses varies like a Gaussian mean over steps.
+    num_losses = max(1.0, 2 * np.sqrt(np.pi) * range_test.SMOOTHING * losses.shape[1]) * len(losses)
+    means = smoothed.mean(axis=0)
+    return bool(np.log(means[0] / means.min()) <= 5 * deviation / np.sqrt(num_losses))
 
 
 def regret_finding(regret: float | None, best_rate: float) -> str:

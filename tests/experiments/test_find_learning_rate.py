@@ -6,6 +6,7 @@ from small_runs import execute
 
 from experiments import find_learning_rate
 from experiments.lab.stops import UsageError
+from segjax import range_test
 
 RUN = {"optimizer": "adam", "objective": "mse", "architecture": "notebook", "diverged_at": None}
 RUN |= {"learning_rate": 0.1, "final_loss": 0.1}
@@ -43,7 +44,29 @@ def test_the_suggestion_is_compared_with_the_sweep(rates, finding, tmp_path, mon
     monkeypatch.setattr(find_learning_rate, "train", lambda *_: np.stack([losses] * options.seeds.seeds))
     report = find_learning_rate.answer(options, None)
     assert any(finding in sentence for sentence in report.findings)
+    assert not any("means nothing" in warning for warning in report.warnings)
     assert [row["suggested_rate"] for row in report.rows] == pytest.approx([1e-2 / 3] * 3, rel=0.1)
+
+
+@pytest.mark.parametrize("steps", [10, 40, 400])
+def test_a_fall_is_told_from_noise(steps):
+    rng = np.random.default_rng(0)
+    losses = np.exp(rng.normal(0, 0.3, (100, 2, steps)))
+    falls = np.exp(-3 * np.linspace(0, 1, steps))
+    constant, falling = (np.mean([is_noise(runs * fall) for runs in losses]) for fall in (1, falls))
+    assert constant > 0.9
+    assert falling == 0
+
+
+def test_a_suggestion_from_noise_has_a_warning(monkeypatch):
+    options = find_learning_rate.Options()
+    losses = np.exp(np.random.default_rng(0).normal(0, 0.3, (options.seeds.seeds, options.steps)))
+    monkeypatch.setattr(find_learning_rate, "train", lambda *_: losses)
+    assert any("means nothing" in warning for warning in find_learning_rate.answer(options, None).warnings)
+
+
+def is_noise(losses):
+    return find_learning_rate.is_noise(losses, np.stack([range_test.smooth(run) for run in losses]))
 
 
 def test_the_rates_rise(tmp_path):
