@@ -154,10 +154,9 @@ def strange(
     distance, negative_distance = (_nearest(pair, images) / limit).tolist()
     negative = negative_distance <= 1 and _is_negative(images, pair, scatter)
     # Pixels beyond the last whole square belong to it.
-    rows, columns = (
-        np.minimum(np.arange(length) // side, number - 1) for length, number in zip(image.shape, shape, strict=True)
-    )
-    return Strange(float(is_strange[counts].mean()), is_strange[np.ix_(rows, columns)], distance, negative)
+    beyond = [(0, length % side) for length in image.shape]
+    pixels = np.pad(is_strange.repeat(side, axis=0).repeat(side, axis=1), beyond, mode="edge")
+    return Strange(float(is_strange[counts].mean()), pixels, distance, negative)
 
 
 def _is_negative(images: np.ndarray, pair: np.ndarray, scatter: float) -> bool:
