@@ -57,6 +57,7 @@ SMALLEST_CROP = 32
 # Pictures whose largest numbers differ by a larger factor are on different scales.
 MAX_SCALE_RATIO = 10
 PICTURES_PER_ROW = 3
+TIMED = Timed()
 REGIONS = "FILE[:X,Y,WIDTH,HEIGHT] ..."
 
 
@@ -101,7 +102,7 @@ class Options(Command):
     max_megapixels: float = 50.0  # Larger photographs, in million pixels, are refused before they are unpacked.
     crops: Crops = Crops()
     seed: Seed = Seed()
-    timed: Timed = Timed()
+    timed: Timed = TIMED
     out: Path = Path("results/learn_textures")
 
     def inputs(self) -> list[Path]:
@@ -234,7 +235,9 @@ class Parts(NamedTuple):
 PRESETS = {
     "full": Options(),
     # As in train_best_model: compiling would take half of so short a time.
-    "quick": Options(crops=Crops(image_size=32), timed=Timed(seconds=10.0, count_compilation=False, held_out=128)),
+    "quick": Options(
+        crops=Crops(image_size=32), timed=replace(TIMED, seconds=10.0, count_compilation=False, held_out=128)
+    ),
 }
 
 

@@ -94,7 +94,7 @@ class Options(Command):
     @cached_property
     def paths(self) -> list[Path]:
         """The files that the command names, without duplicates."""
-        return photographs.find(list(self.images))
+        return photographs.search(self.images)[0]
 
     @cached_property
     def pictures(self) -> list[Source]:
@@ -364,8 +364,8 @@ def copies(pictures: Sequence[Segmented]) -> list[str]:
 
 def left_out(options: Options) -> list[str]:
     """Sentences on the folders without pictures, and on the pictures of other formats in the others."""
-    empty = [printable(str(path)) for path in options.images if not photographs.find([path])]
-    names = [printable(path.name) for path in photographs.left_out(list(options.images))]
+    empty = [printable(str(path)) for path in options.images if not photographs.search([path])[0]]
+    names = [printable(path.name) for path in photographs.search(options.images)[1]]
     sentences = [f"No picture is in {', '.join(empty)}."] if empty else []
     return sentences + ([f"Left out, since only PNG, JPEG and TIFF are read: {', '.join(names)}."] if names else [])
 

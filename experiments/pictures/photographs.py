@@ -157,33 +157,27 @@ def machine_errors(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} takes more memory than the device has; try a smaller --tile-size{again}") from error
 
 
-def find(paths: list[Path]) -> list[Path]:
-    """The files that the paths name, and the pictures in the folders that they name; those of a folder sorted by name.
+def search(paths: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """The files that the paths name and the pictures in their folders; and the pictures of other formats there.
 
-    A file that several paths or links lead to is listed once, under the first of them.
+    Those of a folder are sorted by name. A file that several paths or links lead to is listed once, under the first.
 
     Raises:
         ValueError: if a folder cannot be searched.
     """
-    files: dict[str, Path] = {}
+    files, others = dict[str, Path](), []
     for path in paths:
-        for file in _files(path):
+        try:
+            # Path.is_dir raises for a name that is too long; such a name must fail alone, not end the command.
+            inside = sorted(path.iterdir()) if os.path.isdir(path) else [path]
+        except OSError as error:
+            raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
+        for file in inside:
             if file == path or file.suffix.lower() in ENDINGS:
                 files.setdefault(os.path.realpath(file), file)
-    return list(files.values())
-
-
-def left_out(paths: list[Path]) -> list[Path]:
-    """The pictures of other formats in the folders that the paths name."""
-    return [file for path in paths for file in _files(path) if file != path and file.suffix.lower() in _OTHER_ENDINGS]
-
-
-def _files(path: Path) -> list[Path]:
-    try:
-        # Path.is_dir raises for a name that is too long; such a name must fail alone, not end the command.
-        return sorted(path.iterdir()) if os.path.isdir(path) else [path]
-    except OSError as error:
-        raise ValueError(f"{path} cannot be searched: {error.strerror}") from error
+            elif file.suffix.lower() in _OTHER_ENDINGS:
+                others.append(file)
+    return list(files.values()), others
 
 
 def label(path: Path) -> str:

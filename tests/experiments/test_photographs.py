@@ -148,12 +148,12 @@ def test_folders_are_searched_in_order(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "deeper").mkdir()
     pictures = [tmp_path / name for name in ("a.JPG", "b.png", "c.tiff")]
-    assert photographs.find([tmp_path]) == pictures
+    assert photographs.search([tmp_path])[0] == pictures
     for name in ("d.bmp", "e.GIF"):
         (tmp_path / name).touch()
-    assert photographs.left_out([tmp_path, tmp_path / "d.bmp"]) == [tmp_path / "d.bmp", tmp_path / "e.GIF"]
-    assert photographs.find([tmp_path]) == pictures
-    assert photographs.find([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"]) == [
+    assert photographs.search([tmp_path, tmp_path / "d.bmp"])[1] == [tmp_path / "d.bmp", tmp_path / "e.GIF"]
+    assert photographs.search([tmp_path])[0] == pictures
+    assert photographs.search([tmp_path / "notes.txt", tmp_path, tmp_path / "b.png"])[0] == [
         tmp_path / "notes.txt",
         *pictures,
     ]
@@ -165,13 +165,13 @@ def test_a_file_is_taken_once(tmp_path, monkeypatch):
     Path("a.png").touch()
     Path("inside/link.png").symlink_to("../a.png")
     ways = [Path("a.png"), tmp_path / "a.png", Path("inside/../a.png"), Path("inside")]
-    assert photographs.find(ways) == ways[:1]
-    assert photographs.find(ways[:0:-1]) == [Path("inside/link.png")]
+    assert photographs.search(ways)[0] == ways[:1]
+    assert photographs.search(ways[:0:-1])[0] == [Path("inside/link.png")]
 
 
 def test_a_name_that_is_too_long_is_no_folder(tmp_path):
     path = tmp_path / ("a" * 300)
-    assert photographs.find([path]) == [path]
+    assert photographs.search([path])[0] == [path]
 
 
 @pytest.mark.parametrize(
