@@ -173,11 +173,11 @@ class Options(Command):
         return replace(self.crops, image_size=size)
 
     @cached_property
-    def parts(self) -> list["Parts"]:
-        """The training parts and the held-out strips of each material."""
+    def parts(self) -> list[tuple[list[np.ndarray], list[np.ndarray]]]:
+        """The training parts and the held-out strips of each material, grey levels (height, width)."""
         size = self.fitting.image_size
         cuts = [[split(str(each), each.grey(self.pictures[each.path]), size) for each in part] for part in self.regions]
-        return [Parts(*map(list, zip(*pairs, strict=True))) for pairs in cuts]
+        return [([part for part, _ in pairs], [strip for _, strip in pairs]) for pairs in cuts]
 
 
 class Region(NamedTuple):
@@ -225,13 +225,6 @@ class Region(NamedTuple):
         return picture.grey[box.slices].astype(np.float32)
 
 
-class Parts(NamedTuple):
-    """The grey levels of a material, (height, width) each: what is trained on, and what is held out."""
-
-    training: list[np.ndarray]
-    strips: list[np.ndarray]
-
-
 PRESETS = {
     "full": Options(),
     # As in train_best_model: compiling would take half of so short a time.
@@ -243,11 +236,11 @@ PRESETS = {
 
 def answer(options: Options, lab: Lab) -> Report:
     crops, timed, seed = options.fitting, options.timed, options.seed.seed
-    first, second = options.parts
+    (first, first_strips), (second, second_strips) = options.parts
     draw = partial(generate_crops, contrast=crops.contrast, **crops.masks)
-    training = partial(draw, first=first.training, second=second.training)
+    training = partial(draw, first=first, second=second)
     # The strips keep their original contrast.
-    held_out = partial(draw, first=first.strips, second=second.strips, contrast=0.0)
+    held_out = partial(draw, first=first_strips, second=second_strips, contrast=0.0)
     snapshots = clock.train(timed, seed, partial(training, batch_size=crops.batch_size), lab)
     rows = clock.evaluate(timed, snapshots, held_out, lab)
     last, names = rows[-1], [name(regions) for regions in options.regions]
@@ -271,7 +264,7 @@ def answer(options: Options, lab: Lab) -> Report:
     }
     if any(region.box for region in options.all_regions):
         drawings["boxes"] = Drawing("The boxes on their pictures", boxed(options))
-    only_first, only_second = (partial(draw, first=part.training, second=part.training) for part in (first, second))
+    only_first, only_second = (partial(draw, first=material, second=material) for material in (first, second))
     reference = novelty.reference(training, only_first, only_second, crops.image_size)
     # Five digits are enough: the distances between squares are much larger.
     rounded = {"squares": reference.squares.round(5).tolist(), "images": reference.images.round(5).tolist()}
@@ -281,7 +274,7 @@ def answer(options: Options, lab: Lab) -> Report:
     if all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(variables)):
         predict = partial(tiling.segment, ARCHITECTURES[timed.architecture], variables, image_size=crops.image_size)
         sigma = crops.masks["sigma"]
-        error = areas.measure(predict, first.strips, second.strips, crops.image_size, sigma, crops.contrast)
+        error = areas.measure(predict, first_strips, second_strips, crops.image_size, sigma, crops.contrast)
         exemplars["area"] = error._asdict()
     return clock.report(timed, findings, drawings, snapshots, rows, {"exemplars": exemplars})
 
