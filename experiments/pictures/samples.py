@@ -47,17 +47,15 @@ class Samples(NamedTuple):
             UnreadableError: there is no such channel, there are several and none is chosen, or the picture is partly
                 transparent.
         """
-        number = self.array.shape[-1] - self.opacity
+        number, dtype = self.array.shape[-1] - self.opacity, np.result_type(self.array, np.float32)
         if self.opacity and (self.array[..., -1] != self.white).any():
             raise UnreadableError("is partly transparent; put it on a background first")
-        if channel is not None:
-            if channel > number:
-                raise UnreadableError(f"has {number} channel{'s' * (number > 1)}, and no channel {channel}")
-            levels = self._scaled(self.array[..., channel - 1])
-        elif number == 1:
-            levels = self._scaled(self.array[..., 0])
+        if channel and channel > number:
+            raise UnreadableError(f"has {number} channel{'s' * (number > 1)}, and no channel {channel}")
+        if channel or number == 1:
+            levels = self.array[..., (channel or 1) - 1].astype(dtype) / dtype.type(self.white)
         elif self.colours and number == 3:
-            levels = np.empty(self.array.shape[:2], np.result_type(self.array, np.float32))
+            levels = np.empty(self.array.shape[:2], dtype)
             for start in range(0, len(levels), _ROWS):
                 rows = slice(start, start + _ROWS)
                 levels[rows] = self.array[rows, :, :3] @ (_LUMA / np.float32(self.white))
@@ -89,10 +87,6 @@ class Samples(NamedTuple):
             correlations = np.abs(np.corrcoef(colours, rowvar=False))[np.triu_indices(3, 1)]
         # A constant colour has none.
         return float(np.nan_to_num(correlations, nan=1.0).max())
-
-    def _scaled(self, array: np.ndarray) -> np.ndarray:
-        dtype = np.result_type(array, np.float32)
-        return array.astype(dtype) / dtype.type(self.white)
 
 
 def in_8_bits(array: np.ndarray) -> Image.Image:
