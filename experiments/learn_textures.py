@@ -204,11 +204,6 @@ class Region(NamedTuple):
     def __str__(self) -> str:
         return f"{self.path}:{self.box}" if self.box else str(self.path)
 
-    @property
-    def label(self) -> str:
-        """The name of its file without the ending, and the box."""
-        return f"{photographs.label(self.path)} {self.box}" if self.box else photographs.label(self.path)
-
     def overlaps(self, other: "Region") -> bool:
         """Whether both have a pixel of one file, or of two copies of a file."""
         same = self.path == other.path or provenance.digest(self.path) == provenance.digest(other.path)
@@ -280,10 +275,10 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def name(regions: Sequence[Region]) -> str:
-    """The name of a material."""
-    if len(regions) == 1:
-        return regions[0].label
-    return f"{photographs.label(regions[0].path)} and {len(regions) - 1} more"
+    """The name of a material: its file without the ending, and its box; or how many regions there are more."""
+    (path, box), *more = regions
+    ending = f" and {len(more)} more" if more else f" {box}" if box else ""
+    return photographs.label(path) + ending
 
 
 def boxed(options: Options) -> Figure:
