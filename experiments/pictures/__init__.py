@@ -1,1 +1,1 @@
-"""Shared by questions about pictures: files of pictures, files of networks, and the novelty of a picture."""
+"""Shared by questions about pictures: files of pictures, files of networks, albums of results, and novelty."""
