@@ -98,8 +98,8 @@ def answer(options: Options, lab: Lab) -> Report:
     warnings = tables.seeds_warning(options.seeds.seeds)
     if np.isfinite(means[lowest]) and is_noise(losses, smoothed):
         warnings.append(
-            "From --low to --high the loss falls no further than its noise from batch to batch explains: the "
-            "suggestion means nothing. Try other rates, more --steps or a larger --batch-size."
+            "Between --low and --high the loss falls by no more than its noise from batch to batch explains, so the "
+            "suggestion means nothing; try other rates, more --steps or a larger --batch-size."
         )
     return Report(findings, [table], figures, results=results, rows=rows, warnings=warnings)
 
@@ -128,14 +128,16 @@ def train(options: Options, lab: Lab) -> np.ndarray:
 
 
 def is_noise(losses: np.ndarray, smoothed: np.ndarray) -> bool:
-    """Whether the mean smoothed loss falls by at most five standard errors of its logarithm from the first step.
+    """Whether the mean smoothed loss falls from its first step by at most five standard errors of its logarithm.
 
     Args:
         losses, smoothed: (seeds, steps), `smoothed` infinite after a divergence, but not in the first step.
     """
-    logs = np.log(np.maximum(losses, np.finfo(np.float32).tiny))
-    # Two independent normal numbers differ by 0.954 standard deviations in the median, which ignores a divergence.
-    deviation = np.median(np.abs(np.diff(logs, axis=1)[np.isfinite(smoothed[:, 1:])])) / 0.954
+    before_divergence = np.isfinite(smoothed)
+    logs = np.log(np.maximum(losses, np.finfo(np.float32).tiny), out=np.zeros(losses.shape), where=before_divergence)
+    changes = np.abs(np.diff(logs, axis=1)[before_divergence[:, 1:]])
+    # Two independent normal numbers differ by 0.954 standard deviations in the median.
+    deviation = np.median(changes) / 0.954 if changes.size else 0.0
     # The mean of so many independent losses varies like a Gaussian mean over steps.
     num_losses = max(1.0, 2 * np.sqrt(np.pi) * range_test.SMOOTHING * losses.shape[1]) * len(losses)
     means = smoothed.mean(axis=0)

@@ -291,8 +291,8 @@ def describe(
     row |= {"left_out_pixels": probability.size - total}
     row |= {f"{part}_share": float(count) / total for part, count in counts.items()}
     row |= {f"{part}_square_um": pixel_area and float(counts[part]) * pixel_area for part in ("first", "second")}
-    strange_share, _, distance, negative = strange or (None,) * 4
-    return {**row, "strange_share": strange_share, "distance": distance, "negative": negative}
+    row |= {"strange_share": strange and strange.share, "distance": strange and strange.distance}
+    return {**row, "negative": strange and strange.negative}
 
 
 def findings(rows: Sequence[Mapping[str, Any]], refused: Sequence[Mapping[str, str]], network: SavedModel) -> list[str]:

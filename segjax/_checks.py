@@ -146,16 +146,22 @@ def check_key(key: jax.Array) -> jax.Array:
     return key
 
 
-def check_array(name: str, array: Any) -> jax.Array:
+def check_array(name: str, array: Any, any_order: bool = False) -> jax.Array:
     """Returns `array`, a JAX or NumPy array of numbers; raises TypeError naming `name` otherwise.
 
     A list is refused, since it has no dtype.
+
+    Args:
+        any_order: whether its byte order may be that of another machine, for callers that compute with NumPy.
     """
     check_unmasked(name, array)
     if not isinstance(array, jax.Array | np.ndarray | np.generic):
         raise TypeError(f"{name} must be an array of numbers, got {describe(array)}")
     if not _is_any(array.dtype, *_NUMBERS):
         raise TypeError(f"{name} must be an array of numbers, got one of dtype {array.dtype}")
+    # Such as the arrays of a FITS file, which jax refuses in many lines.
+    if not (any_order or array.dtype.isnative):
+        raise TypeError(f"{name} must have the byte order of this machine, got {array.dtype.str}; convert with astype")
     return cast(jax.Array, array)
 
 
@@ -389,9 +395,6 @@ def check_floating(name: str, array: Any, shape: str = "...") -> jax.Array:
     # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(f"{name} must be of a floating dtype, got {array.dtype}")
-    # Such as those of a FITS file, which jax refuses in many lines.
-    if not array.dtype.isnative:
-        raise TypeError(f"{name} must have the byte order of this machine, got {array.dtype.str}; convert with astype")
     check_shape(name, array.shape, shape)
     return array
 

@@ -241,7 +241,7 @@ def _round_up(number: int, multiple: int) -> int:
 
 
 def _check_picture(image: Any, valid: Any = None) -> None:
-    check_array("image", image)
+    check_array("image", image, any_order=True)
     if image.ndim != 2 or not image.size:
         raise ValueError(f"image must have shape (height, width), got {image.shape}")
     if np.iscomplexobj(image) or not np.isfinite(image).all():

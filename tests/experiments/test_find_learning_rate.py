@@ -58,6 +58,11 @@ def test_a_fall_is_told_from_noise(steps):
     assert falling == 0
 
 
+@pytest.mark.parametrize("losses", [[[1, np.inf, np.inf]], [[1, 1, np.inf, np.inf, np.nan]], [[1, np.nan], [1, 1]]])
+def test_a_loss_that_only_diverges_does_not_fall(losses):
+    assert is_noise(np.array(losses, float))
+
+
 def test_a_suggestion_from_noise_has_a_warning(monkeypatch):
     options = find_learning_rate.Options()
     losses = np.exp(np.random.default_rng(0).normal(0, 0.3, (options.seeds.seeds, options.steps)))

@@ -523,6 +523,9 @@ ARGUMENTS = {
             "inputs": lambda array: segjax.convolution.conv2d(array[None, ..., None], np.ones((1, 1, 1, 1))),
             "first": lambda array: exemplars.generate_crops(KEY, array, array, **SMALL),
             "logits": lambda array: segjax.LOSSES["bce"](array, PHOTOGRAPH),
+            "mask": lambda array: segjax.LOSSES["mse"](PHOTOGRAPH, array),
+            "kernel": lambda array: segjax.convolution.conv2d(np.ones((1, 1, 1, 1), "f4"), array[None, None]),
+            "loss": lambda array: metrics.diverged_at(array[0]),
         }.items()
     },
     "evaluation weights of one argument": (
