@@ -134,13 +134,17 @@ def answer(options: Options, lab: Lab) -> Report:
         for name, document in zip(names, results, strict=True)
         for row in document.runs
     ]
-    warnings = [
+    figures = {"deviations": Drawing("Rounding beside the seeds", figure)}
+    return Report(findings, tables, figures, results=sections, rows=csv_rows, warnings=copies(names, results))
+
+
+def copies(names: Sequence[str], results: Sequence[Results]) -> list[str]:
+    """A warning for each rounding with the numbers of one before."""
+    return [
         f"{name} has every number of a rounding before: it is a copy, or changes nothing here."
         for index, name in enumerate(names)
         if results[index].runs in [other.runs for other in results[:index]]
     ]
-    figures = {"deviations": Drawing("Rounding beside the seeds", figure)}
-    return Report(findings, tables, figures, results=sections, rows=csv_rows, warnings=warnings)
 
 
 def values(results: Sequence[Results], column: Column, label: str) -> np.ndarray:
