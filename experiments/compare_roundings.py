@@ -107,7 +107,7 @@ def answer(options: Options, lab: Lab) -> Report:
     known = spreads[:, np.isfinite(spreads).all(axis=0)]
     medians = [f"{np.median(values):.4f}" if values.size else "-" for values in known]
     findings = [
-        f"Of one run, rounding moves the held-out IoU by {medians[0]}, another seed by {medians[1]} (standard "
+        f"Rounding moves the held-out IoU of a run by {medians[0]}, another seed by {medians[1]} (standard "
         f"deviations; median over {known.shape[1]} arms).",
         f"Under {roundings} roundings, {flipped[0]} verdicts against {reference} differ, and "
         f"{flipped[1]} choices of a rate ({seeds} seeds).",
