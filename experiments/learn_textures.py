@@ -275,7 +275,7 @@ def answer(options: Options, lab: Lab) -> Report:
 
 
 def name(regions: Sequence[Region]) -> str:
-    """The name of a material: its file without the ending, and its box; or how many regions there are more."""
+    """The name of a material: its file without the ending, and its box or the number of its other regions."""
     (path, box), *more = regions
     ending = f" and {len(more)} more" if more else f" {box}" if box else ""
     return photographs.label(path) + ending

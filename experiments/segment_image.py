@@ -228,7 +228,7 @@ def segment(
     """
     picture = photographs.read(source, options.max_megapixels, SMALLEST, PREVIEW_SIDE)
     grey = -picture.grey if options.invert else picture.grey
-    valid, outside = without(source, label, picture, options.boxes)
+    valid, outside = usable(source, label, picture, options.boxes)
     trained, image_size = (network.model, network.variables), network.image_size
     probability = tiling.segment(
         *trained, grey, image_size, options.tile_size, lambda done, total: count(completed=done, total=total), valid
@@ -255,7 +255,7 @@ def segment(
     return Segmented(0, "", prefix, row, previews, messages), contents
 
 
-def without(source: Source, label: str, picture: Picture, boxes: Sequence[Box]) -> tuple[np.ndarray | None, list[str]]:
+def usable(source: Source, label: str, picture: Picture, boxes: Sequence[Box]) -> tuple[np.ndarray | None, list[str]]:
     """The pixels of a picture that have data and lie in no box, (height, width) of bool, None if all do; and warnings.
 
     Raises:

@@ -170,7 +170,7 @@ def check_shape(name: str, shape: tuple[int, ...], allowed: str) -> None:
 
     Args:
         allowed: such as "(..., height, width)", "(seeds, 3), at least one seed", "(n,) or (runs, n), at least one
-            number". A word is any length, the same wherever it occurs.
+            number". A word stands for any length, the same wherever it occurs, and "..." for any number of axes.
     """
     forms, _, unit = allowed.partition(", at least one ")
     for form in forms.split(" or "):
@@ -187,7 +187,10 @@ def check_shape(name: str, shape: tuple[int, ...], allowed: str) -> None:
 
 
 def check_real(name: str, values: Any, shape: str = "...") -> np.ndarray:
-    """Returns `values`, real numbers of a shape for `check_shape`, as a float64 array of NumPy.
+    """Returns `values`, real numbers of an allowed shape, as a float64 array of NumPy.
+
+    Args:
+        shape: the allowed ones, as in `check_shape`.
 
     Raises:
         TypeError, ValueError: naming `name`.
@@ -353,7 +356,11 @@ def is_ready(optimizer: Any) -> bool:
 
 
 def check_optimizer(optimizer: Any, may_be_ready: bool = True) -> Any:
-    """Returns `optimizer`, a function of the learning rate or an optax transformation; raises TypeError otherwise."""
+    """Returns `optimizer`, a function of the learning rate or, if it `may_be_ready`, an optax transformation.
+
+    Raises:
+        TypeError: for anything else.
+    """
     if is_ready(optimizer) and not may_be_ready:
         raise TypeError(f"optimizer must be {_FACTORY}: pass the factory, optax.adam, and not optax.adam(1e-3)")
     if not callable(optimizer) and not is_ready(optimizer):
@@ -390,7 +397,7 @@ def check_options(caller: Callable[..., Any], function: Callable[..., Any], opti
 
 
 def check_floating(name: str, array: Any, shape: str = "...") -> jax.Array:
-    """Returns `array`, floating, of a shape for `check_shape`; raises TypeError or ValueError otherwise."""
+    """Returns `array`, floating, of a shape that `check_shape` allows; raises TypeError or ValueError otherwise."""
     array = check_array(name, array)
     # Not converted: only the caller knows whether 255 or 1 is white.
     if not jnp.issubdtype(array.dtype, jnp.floating):

@@ -192,8 +192,8 @@ def _unsigned(counts: jax.Array) -> jax.Array:
 
 
 def probability_of(logits: jax.Array) -> jax.Array:
-    """The sigmoid of logits, in at least float32: rounded to bfloat16, that of 0.005 is 0.5."""
-    # By NumPy, since jax promotes no types under strict promotion.
+    """The sigmoid of logits, in at least float32: in bfloat16, that of 0.005 is 0.5."""
+    # With NumPy, since jax refuses float64 and float32 under strict promotion.
     return jax.nn.sigmoid(logits.astype(np.promote_types(logits.dtype, np.float32)))
 
 

@@ -386,7 +386,7 @@ def predict(model: nn.Module, variables: Variables, image: jax.Array) -> jax.Arr
     """
     check_model(model, "batch_statistics")
     check_variables(variables)
-    # Here, since jax warns of NumPy's float64 wherever a layer takes its dtype.
+    # Converted once: jax would warn of NumPy's float64 in each layer that takes its dtype.
     image = jnp.asarray(check_images("image", image))
     check_layout("variables", variables, template_of(model, image), "model and these images", dtypes=False)
     if model.batch_statistics:

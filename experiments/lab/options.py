@@ -264,7 +264,7 @@ class Command(Group):
         return [value for value in super().flat.values() if isinstance(value, Group)]
 
     def group(self, kind: type[_Group]) -> _Group:
-        """The group of this kind; for a question without one the defaults."""
+        """The group of this kind, or its defaults for a question without one."""
         return next((group for group in self.groups if isinstance(group, kind)), kind())
 
     @property

@@ -52,7 +52,7 @@ def train_group(
 
     Args:
         look: called after each chunk.
-        folder: for the checkpoints, to which the runs are announced; without it a signal ends the training at once.
+        folder: of the checkpoints, which knows these runs; without it a signal ends the training at once.
         watch: called with the state after each chunk; for a single run.
         chunk_size: most steps of a chunk.
         log: called after each chunk with the history of all steps, leaves (steps,), or (runs, steps) for several runs.

@@ -1,6 +1,6 @@
 """The segmented pictures in a folder of results, one note for each: pictures can be added later, or by another command.
 
-A picture of which a file is gone no longer counts, and leaves its name to others.
+A picture that has lost a file no longer counts, and others can have its name.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ def label_of(source: Source, taken: Collection[str]) -> str:
 
 
 def read(folder: Folder) -> dict[str, Segmented]:
-    """The pictures by the names of their notes, in the order of time."""
+    """The pictures by the names of their notes, the oldest first."""
     pictures = {}
     for name in folder.notes(_NOTE):
         if note := folder.read_note(name):
