@@ -30,13 +30,13 @@ class _Lossy(io.FileIO):
 
     def write(self, content: Any) -> int:
         with contextlib.suppress(OSError):
-            if written := super().write(content):
-                return written
+            return super().write(content) or len(content)
         return len(content)
 
 
 def safe_stream(stream: TextIO | None) -> TextIO:
     """stdout or stderr, which a process may lack, as a stream that never stops a command."""
+    print(end="", file=stream, flush=True)  # The old stream's buffer, which nothing else would write.
     file = _Lossy(stream.fileno() if stream else os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
     encoding = stream.encoding if stream else "utf-8"
     # File names that are not UTF-8 are printed with escapes.

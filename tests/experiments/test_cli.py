@@ -174,6 +174,17 @@ def test_a_bug_is_not_hidden(error, command):
         command(main)
 
 
+def test_a_safe_stream_follows_the_text_before_it_and_drops_what_cannot_be_written(tmp_path):
+    path = tmp_path / "out"
+    with path.open("w", encoding="ascii") as stream:
+        stream.write("before, ")
+        print("\u00e9", file=cli.safe_stream(stream))
+        assert path.read_text() == "before, \\xe9\n"
+    with open("/dev/full", "w") as full:
+        print("lost", file=cli.safe_stream(full))
+    print("lost", file=cli.safe_stream(None))
+
+
 QUESTION = '''"""Is anybody there?"""
 
 from experiments.lab import question
