@@ -111,11 +111,8 @@ def finding(label: str, reference: str, decision: Decision) -> str:
     """A sentence: the verdict and the number of seeds that it took, or what it would take."""
     seeds, difference = len(decision.evidence), estimate_text(decision.difference, f"+{COLUMN.form}")
     if np.isnan(decision.difference.value):
-        probability = estimate_text(decision.probability, ".2f")
-        equal = np.isnan(decision.probability.value)
-        difference = "runs diverged, and " + (
-            "no pair differs" if equal else f"{label} is better with probability {probability}"
-        )
+        better = f"{label} is better with probability {estimate_text(decision.probability, '.2f')}"
+        difference = f"runs diverged, and {'no pair differs' if np.isnan(decision.probability.value) else better}"
     if decision.decided_after is not None:
         return (
             f"{label} is {decision.verdict} than {reference} in {COLUMN.title}: {difference}, decided after "
