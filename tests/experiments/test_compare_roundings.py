@@ -103,7 +103,7 @@ def test_without_a_run_that_did_not_diverge_there_is_no_median(tmp_path):
     arms = {"sgd 1": [None, None], "adam 0.01": [None, None]}
     files = [write(tmp_path, name, arms) for name in ("native", "xla")]
     report = compare_roundings.answer(parse(compare_roundings, "--results", *files), lab=None)
-    assert "IoU by -, another seed by - (standard deviations; median over 0 arms)." in report.findings[0]
+    assert "of a run by -, another seed by - (standard deviations; median over 0 arms)." in report.findings[0]
 
 
 def test_without_diverged_runs_there_is_no_column_for_them(tmp_path):
