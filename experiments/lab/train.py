@@ -27,7 +27,7 @@ Look = Callable[[str, int], None]
 
 
 def grouped(runs: Sequence[Run], width: int) -> list[Group]:
-    """Groups of at most `width` runs with one program, as equal as possible: nine runs at width 8 are five and four."""
+    """Groups of at most `width` runs with one program, as equal as possible: nine runs at width 8 are four and five."""
     programs: dict[Run, list[Run]] = {}
     for run in runs:
         programs.setdefault(run.program, []).append(run)
