@@ -36,8 +36,10 @@ class _Lossy(io.FileIO):
 
 def safe_stream(stream: TextIO | None) -> TextIO:
     """stdout or stderr, which a process may lack, as a stream that never stops a command."""
-    print(end="", file=stream, flush=True)  # The old stream's buffer, which nothing else would write.
     file = _Lossy(stream.fileno() if stream else os.open(os.devnull, os.O_WRONLY), "w", closefd=False)
+    # Text from before the command, which nothing else would write.
+    with contextlib.suppress(OSError):
+        print(end="", file=stream, flush=True)
     encoding = stream.encoding if stream else "utf-8"
     # File names that are not UTF-8 are printed with escapes.
     return io.TextIOWrapper(io.BufferedWriter(file), encoding, errors="backslashreplace", line_buffering=True)
