@@ -22,7 +22,7 @@ quick, a minute.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,12 +115,23 @@ PRESETS = {
 }
 
 
+class Error(NamedTuple):
+    """The error of a prediction on the evaluated pixels.
+
+    Attributes:
+        mean: share of wrong pixels.
+        standard_error: of the mean, over images.
+        by_distance: (5,), the mean at each distance to the true edge; NaN if no pixel is there.
+    """
+
+    mean: float
+    standard_error: float
+    by_distance: np.ndarray
+
+
 # The predictions: those of Bayes' rule have an expected error and an observed one.
 EXPECTED, OBSERVED = BAYES = ("Bayes' rule, expected", "Bayes' rule, observed")
 LABELS = (*BAYES, *NETWORKS)
-# Columns of a prediction: share of wrong pixels, its standard error over images, and the share at each distance to the
-# true edge, NaN if no pixel is there.
-Error = Mapping[str, float]
 # (prediction, side of its window or receptive field, sigma2) -> its error; for a network, one error per seed.
 Errors = Mapping[tuple[str, int, float], Sequence[Error]]
 
@@ -146,7 +157,9 @@ def answer(options: Options, lab: Lab) -> Report:
     }
     errors |= {key: [evaluate(options, each)[1] for each in predictions] for key, predictions in networks.items()}
     rows = [
-        {"what": label, "window": side, "sigma2": value, "seed": None if label in BAYES else seed, **error}
+        {"what": label, "window": side, "sigma2": value, "seed": None if label in BAYES else seed}
+        | {"error": error.mean, "standard_error": error.standard_error}
+        | dict(zip(ERRORS_AT, error.by_distance, strict=True))
         for (label, side, value), group in errors.items()
         for seed, error in zip(options.seeds, group, strict=False)
     ]
@@ -215,12 +228,11 @@ def evaluate(options: Options, probability: np.ndarray) -> tuple[Error, Error]:
     def error(wrong: np.ndarray) -> Error:
         wrong = wrong[inner].astype(float)
         bands = [wrong[band == index] for index in range(len(MIDDLES))]
-        by_distance = [pixels.mean() if pixels.size else np.nan for pixels in bands]
+        by_distance = np.array([pixels.mean() if pixels.size else np.nan for pixels in bands])
         # The pixels of one image are not independent.
         per_image = wrong.mean(axis=(1, 2))
         standard_error = per_image.std(ddof=1) / np.sqrt(len(per_image))
-        numbers = (per_image.mean(), standard_error, *by_distance)
-        return dict(zip(("error", "standard_error", *ERRORS_AT), map(float, numbers), strict=True))
+        return Error(float(per_image.mean()), float(standard_error), by_distance)
 
     return error(np.minimum(probability, 1 - probability)), error((probability > 0.5) != mask)
 
@@ -230,11 +242,11 @@ def findings(options: Options, errors: Errors) -> list[str]:
     (expected,), (observed,) = (errors[label, sides[label], sigma2] for label in BAYES)
     sentences = [
         f"sigma {sigma1:g} against {sigma2:g}: Bayes' rule on {sides[EXPECTED]} x {sides[EXPECTED]} pixels expects an "
-        f"error of {expected['error']:.2%} (+- {expected['standard_error']:.2%}); {observed['error']:.2%} is observed."
+        f"error of {expected.mean:.2%} (+- {expected.standard_error:.2%}); {observed.mean:.2%} is observed."
     ]
     for name in NETWORKS:
         error, field = means(errors[name, sides[name], sigma2]).mean(), sides[name]
-        ratio = f", {error / expected['error']:.1f} times what Bayes' rule expects" if expected["error"] > 0 else ""
+        ratio = f", {error / expected.mean:.1f} times what Bayes' rule expects" if expected.mean > 0 else ""
         sentences.append(f"{name}, with a receptive field of {field} x {field}, has an error of {error:.2%}{ratio}.")
     return sentences
 
@@ -245,10 +257,10 @@ def warnings(errors: Errors) -> list[str]:
     for window, sigma2 in [(window, sigma2) for label, window, sigma2 in errors if label == EXPECTED]:
         (expected,), (observed,) = (errors[label, window, sigma2] for label in BAYES)
         # With a limit of two standard errors, one report in seven would warn by chance: it has seven comparisons.
-        if observed["error"] - expected["error"] > 3 * np.hypot(expected["standard_error"], observed["standard_error"]):
+        if observed.mean - expected.mean > 3 * np.hypot(expected.standard_error, observed.standard_error):
             sentences.append(
                 f"At {window} x {window} pixels, sigma2 {sigma2:g}, more --num-masks are needed: Bayes' rule expects "
-                f"an error of {expected['error']:.2%}, and {observed['error']:.2%} is observed."
+                f"an error of {expected.mean:.2%}, and {observed.mean:.2%} is observed."
             )
     return sentences
 
@@ -290,10 +302,7 @@ def distance_table(options: Options, errors: Errors) -> Table:
 def distances(options: Options, errors: Errors) -> dict[str, np.ndarray]:
     """Prediction -> (seeds, 5), the errors at each distance."""
     sigma2, sides = options.data.sigma2, options.sides
-    groups = {label: errors[label, sides[label], sigma2] for label in LABELS}
-    return {
-        label: np.array([[error[name] for name in ERRORS_AT] for error in group]) for label, group in groups.items()
-    }
+    return {label: np.stack([error.by_distance for error in errors[label, sides[label], sigma2]]) for label in LABELS}
 
 
 def drawings(options: Options, errors: Errors) -> dict[str, Drawing]:
@@ -344,14 +353,14 @@ def first_image(options: Options, predictions: Mapping[str, np.ndarray]) -> Draw
 
 
 def means(errors: Sequence[Error]) -> np.ndarray:
-    return np.array([error["error"] for error in errors])
+    return np.array([error.mean for error in errors])
 
 
 def _cell(errors: Sequence[Error]) -> str:
     """The mean and range over seeds; for a single error, the error and its standard error."""
     if len(errors) > 1:
         return tables.spread(100 * means(errors), ".2f")
-    return f"{100 * errors[0]['error']:.2f}\n+- {100 * errors[0]['standard_error']:.2f}"
+    return f"{100 * errors[0].mean:.2f}\n+- {100 * errors[0].standard_error:.2f}"
 
 
 if __name__ == "__main__":

@@ -204,8 +204,10 @@ def removal_figure(removals: Sequence[Removal]) -> Figure:
     """Accuracy without each layer; the channels of a layer share one bar, with their range."""
     bars: dict[str, list[float]] = {}
     for removal in removals:
-        name = f"{removal.layer} averaged" if removal.layer else f"{removal.removed} removed"
-        name = name if removal.channel is None else f"{removal.layer}, one channel averaged"
+        if removal.channel is not None:
+            name = f"{removal.layer}, one channel averaged"
+        else:
+            name = f"{removal.layer} averaged" if removal.layer else f"{removal.removed} removed"
         bars.setdefault(name, []).append(removal.accuracy)
     return plotting.bars(
         {name: np.array(values) for name, values in bars.items()},

@@ -3,7 +3,7 @@ import pytest
 from small_runs import SHORT, execute, parse
 
 from experiments import best_possible
-from experiments.best_possible import EXPECTED, OBSERVED
+from experiments.best_possible import EXPECTED, OBSERVED, Error
 from experiments.lab.stops import UsageError
 from segjax import oracle
 
@@ -12,7 +12,7 @@ WORDS += ["--num-masks", "20", "--num-images", "2"]
 
 
 def error(mean, standard_error=0.001):
-    return {"error": mean, "standard_error": standard_error}
+    return Error(mean, standard_error, np.full(5, mean))
 
 
 @pytest.fixture(scope="module")
@@ -54,16 +54,16 @@ def test_errors_are_of_the_inner_pixels():
     options = parse(best_possible, *WORDS)
     mask = np.asarray(best_possible.images(options, 1.2, rescaled=False).mask[..., 0])
     right = best_possible.evaluate(options, mask)[1]
-    assert (right["error"], right["standard_error"]) == (0, 0)
+    assert (right.mean, right.standard_error) == (0, 0)
     wrong = mask.copy()
     # Wrong pixels at the border do not count.
     wrong[:, : options.margin] = 1 - wrong[:, : options.margin]
-    assert best_possible.evaluate(options, wrong)[1]["error"] == 0
+    assert best_possible.evaluate(options, wrong)[1].mean == 0
     wrong[0] = 1 - mask[0]
     half = best_possible.evaluate(options, wrong)[1]
-    assert half["error"] == pytest.approx(0.5)
-    assert half["standard_error"] == pytest.approx(0.5)
-    assert best_possible.evaluate(options, np.full_like(mask, 0.3))[0]["error"] == pytest.approx(0.3)
+    assert half.mean == pytest.approx(0.5)
+    assert half.standard_error == pytest.approx(0.5)
+    assert best_possible.evaluate(options, np.full_like(mask, 0.3))[0].mean == pytest.approx(0.3)
 
 
 def test_every_sigma2_has_the_same_masks():
